@@ -3,6 +3,7 @@
 //! Each image has a Cargo invocation of its own: built together, the images would share the union of the
 //! features that any of them asks for. [`Built`] is what the archive and QEMU work from.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use cargo_metadata::Message;
 
 use crate::images::{HYPERVISOR, Image, Images};
 use crate::project::{BARE_METAL, Project, run_to_end, spelled};
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
 use crate::{archive, symbols};
 
@@ -52,19 +53,15 @@ pub(crate) struct Built {
 pub(crate) fn build(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     setup::provide(project, NEEDS)?;
     let images = Images::of(&project.metadata(None)?);
+    let mut workshop = Workshop::new(project, &images);
     if arguments.images.is_empty() {
         for image in images.all() {
-            println!("{}", build_image(project, image)?.elf.display());
+            println!("{}", workshop.image(&image.name)?.elf.display());
         }
-        println!(
-            "{}",
-            boot_files(project, &images, &scenario::EXAMPLE)?
-                .archive
-                .display()
-        );
+        println!("{}", workshop.boot_files(&scenario::EXAMPLE)?.archive.display());
     } else {
         for name in &arguments.images {
-            println!("{}", build_image(project, images.named(name)?)?.elf.display());
+            println!("{}", workshop.image(name)?.elf.display());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -79,39 +76,68 @@ pub(crate) struct BootFiles {
     pub(crate) archive: PathBuf,
 }
 
-/// Builds the hypervisor and the images of a scenario's domains, and packs its boot archive.
-///
-/// # Errors
-///
-/// If an image is unknown or does not build, or the archive cannot be written.
-pub(crate) fn boot_files(
-    project: &Project,
-    images: &Images,
-    scenario: &scenario::Scenario,
-) -> Result<BootFiles> {
-    let hypervisor = build_image(project, images.named(HYPERVISOR)?)?;
-    let mut kernels: Vec<&str> = scenario.domains.iter().map(|domain| domain.kernel).collect();
-    kernels.sort_unstable();
-    kernels.dedup();
-    let mut built = Vec::new();
-    for kernel in kernels {
-        built.push(build_image(project, images.named(kernel)?)?);
+/// Builds images, each once however many scenarios use it.
+#[derive(Debug)]
+pub(crate) struct Workshop<'a> {
+    project: &'a Project,
+    images: &'a Images,
+    /// By name; what did not build is not tried again.
+    built: BTreeMap<String, Option<Built>>,
+}
+
+impl<'a> Workshop<'a> {
+    /// A workshop for these images; nothing is built yet.
+    pub(crate) fn new(project: &'a Project, images: &'a Images) -> Self {
+        Self {
+            project,
+            images,
+            built: BTreeMap::new(),
+        }
     }
-    let path = project.target(ARTEFACTS)?.join(format!("{}.tar", scenario.name));
-    archive::write(&path, scenario.domains, &hypervisor, &built)
-        .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
-    Ok(BootFiles {
-        hypervisor: hypervisor.elf,
-        archive: path,
-    })
+
+    /// The files of an image.
+    ///
+    /// # Errors
+    ///
+    /// If it is unknown or does not build.
+    pub(crate) fn image(&mut self, name: &str) -> Result<Built> {
+        if let Some(known) = self.built.get(name) {
+            return known
+                .clone()
+                .with_context(|| format!("image `{name}` does not build, as told above"));
+        }
+        let built = build_image(self.project, self.images.named(name)?);
+        self.built.insert(name.to_owned(), built.as_ref().ok().cloned());
+        built
+    }
+
+    /// The hypervisor, and the boot archive of a scenario with the images of its domains.
+    ///
+    /// # Errors
+    ///
+    /// If an image is unknown or does not build, or the archive cannot be written.
+    pub(crate) fn boot_files(&mut self, scenario: &Scenario) -> Result<BootFiles> {
+        let hypervisor = self.image(HYPERVISOR)?;
+        let kernels: BTreeSet<&str> = scenario.domains.iter().map(|domain| domain.kernel).collect();
+        let built = kernels
+            .into_iter()
+            .map(|kernel| self.image(kernel))
+            .collect::<Result<Vec<_>>>()?;
+        let path = self
+            .project
+            .target(ARTEFACTS)?
+            .join(format!("{}.tar", scenario.name));
+        archive::write(&path, scenario.domains, &hypervisor, &built)
+            .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
+        Ok(BootFiles {
+            hypervisor: hypervisor.elf,
+            archive: path,
+        })
+    }
 }
 
 /// Builds one image and leaves its files in `target/bulkhead/`.
-///
-/// # Errors
-///
-/// If Cargo fails, whose own messages have then been shown, or a file cannot be written.
-pub(crate) fn build_image(project: &Project, image: &Image) -> Result<Built> {
+fn build_image(project: &Project, image: &Image) -> Result<Built> {
     let executable = compile(project, image)?;
     let directory = project.target(ARTEFACTS)?;
     let built = Built {

@@ -10,13 +10,16 @@
 mod archive;
 mod bootlist;
 mod build;
+mod console;
 mod images;
+mod machine_tests;
 mod project;
 mod qemu;
 mod run;
 mod scenario;
 mod setup;
 mod symbols;
+mod test;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,8 @@ enum Verb {
     Build(build::Arguments),
     /// Boot a machine in QEMU with an interactive console, setting up what is missing first.
     Run(run::Arguments),
+    /// Check and test everything; what continuous integration runs.
+    Test(test::Arguments),
 }
 
 /// The command line makes no sense (`EX_USAGE` of sysexits.h).
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
     let outcome = match line.verb {
         Verb::Build(arguments) => build::build(&project, &arguments),
         Verb::Run(arguments) => run::run(&project, &arguments),
+        Verb::Test(arguments) => test::test(&project, &arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -15,7 +15,7 @@ use shared_child::SharedChild;
 use shared_child::unix::SharedChildExt as _;
 
 use crate::bootlist::is_size;
-use crate::build::{self, boot_files};
+use crate::build::{self, Workshop};
 use crate::images::Images;
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Clock, Console, Ending, Machine};
@@ -72,7 +72,7 @@ const TIMED_OUT: u8 = 2;
 pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
-    let files = boot_files(project, &images, &scenario::EXAMPLE)?;
+    let files = Workshop::new(project, &images).boot_files(&scenario::EXAMPLE)?;
     let machine = Machine {
         board: &arguments.machine,
         accelerator: &arguments.accel,

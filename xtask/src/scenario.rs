@@ -8,11 +8,13 @@ use crate::qemu::Machine;
 /// A machine and what boots on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
-    /// Names the scenario's boot archive; unique among all scenarios.
+    /// Names the scenario and its boot archive; unique among all scenarios.
     pub(crate) name: &'static str,
     /// The machine.
     pub(crate) machine: Machine<'static>,
-    /// Its domains, domain 0 first.
+    /// Words for the hypervisor's command line.
+    pub(crate) words: &'static [&'static str],
+    /// The domains, domain 0 first.
     pub(crate) domains: &'static [Domain],
 }
 
@@ -20,5 +22,6 @@ pub(crate) struct Scenario {
 pub(crate) const EXAMPLE: Scenario = Scenario {
     name: "example",
     machine: Machine::DEFAULT,
+    words: &[],
     domains: &[Domain::new("control", "control").memory("64M")],
 };
