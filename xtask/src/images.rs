@@ -6,6 +6,8 @@
 use anyhow::{Result, anyhow};
 use cargo_metadata::Metadata;
 
+use crate::licences::Policy;
+
 /// One bare-metal program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
@@ -13,13 +15,18 @@ pub(crate) struct Image {
     pub(crate) name: String,
     /// The Cargo package that it is the only program of.
     pub(crate) package: String,
+    /// Which licences its crates may have.
+    pub(crate) licences: Policy,
 }
 
 /// The name of the hypervisor's image.
 pub(crate) const HYPERVISOR: &str = "bulkhead";
 
-/// Images that every machine may use: name and package.
-const SERVICES: &[(&str, &str)] = &[(HYPERVISOR, "bulkhead-machine"), ("control", "bulkhead-control")];
+/// Images that every machine may use: name, package, licences.
+const SERVICES: &[(&str, &str, Policy)] = &[
+    (HYPERVISOR, "bulkhead-machine", Policy::Permissive),
+    ("control", "bulkhead-control", Policy::AlsoMpl),
+];
 
 /// Where test guests live, relative to the root of the source tree.
 const TEST_GUESTS: &str = "hypervisor/tests/";
@@ -31,9 +38,10 @@ pub(crate) struct Images(Vec<Image>);
 impl Images {
     /// Lists the images of the workspace that `metadata` describes.
     pub(crate) fn of(metadata: &Metadata) -> Self {
-        let services = SERVICES.iter().map(|&(name, package)| Image {
+        let services = SERVICES.iter().map(|&(name, package, licences)| Image {
             name: name.into(),
             package: package.into(),
+            licences,
         });
         let mut guests: Vec<Image> = metadata
             .workspace_packages()
@@ -72,6 +80,7 @@ fn test_guest(package: &str) -> Image {
     Image {
         name: name.into(),
         package: package.into(),
+        licences: Policy::Permissive,
     }
 }
 

@@ -1,8 +1,9 @@
 //! `cargo xtask`: the only entrance to building, running, testing and measuring Bulkhead.
 //!
-//! One module per verb ([`build`], [`run`]), and below them what they share: [`project`] knows where things
-//! lie and how to call Cargo, [`setup`] provides the tools, [`images`] lists what is built, [`archive`] packs
-//! it, [`qemu`] boots it. The tables that grow with the project stand in files of their own.
+//! One module per verb ([`build`], [`run`], [`test`], [`bench`]), and below them what they share: [`project`]
+//! knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] packs what is built,
+//! [`qemu`] boots it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
+//! [`machine_tests`], [`benches`].
 //!
 //! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
 //! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
@@ -12,6 +13,7 @@ mod bootlist;
 mod build;
 mod console;
 mod images;
+mod licences;
 mod machine_tests;
 mod project;
 mod qemu;

@@ -29,11 +29,6 @@ impl Project {
         }
     }
 
-    /// The root of the source tree.
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// The directory `target/NAME`, made if it is not there.
     ///
     /// # Errors
@@ -99,7 +94,11 @@ fn is_for_us_alone(name: &OsStr) -> bool {
 
 /// The command as one would type it, for messages.
 pub(crate) fn spelled(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    // Where a program lies is of no interest, and for Cargo very long.
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
     words
         .map(|word| match word.to_string_lossy() {
             word if word.is_empty() || word.contains([' ', '"', '*', ';']) => format!("'{word}'"),
@@ -175,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_spelled_command_can_be_typed_again() {
-        let mut command = Command::new("qemu");
+        let mut command = Command::new("/usr/bin/qemu");
         command.args(["-append", "debug-exit loglevel=info", "-smp", "2"]);
         assert_eq!(
             spelled(&command),

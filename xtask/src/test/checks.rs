@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::images::Images;
+use crate::licences;
 use crate::project::{BARE_METAL, Project, run_to_end};
 use crate::test::filter::{Filter, Group};
 use crate::test::tally::Tally;
@@ -19,7 +20,16 @@ pub(super) fn run(project: &Project, images: &Images, filter: &Filter, tally: &m
         tally.stage(&format!("check {name}"));
         record(tally, name, || run_to_end(&mut command));
     }
+    if filter.selects(Group::Check, LICENCES) {
+        tally.stage(&format!("check {LICENCES}"));
+        record(tally, LICENCES, || {
+            licences::check(&project.metadata(Some(BARE_METAL))?, images)
+        });
+    }
 }
+
+/// The check that is no command.
+const LICENCES: &str = "licences";
 
 /// Runs one check and counts it.
 fn record(tally: &mut Tally, name: &str, check: impl FnOnce() -> Result<()>) {
