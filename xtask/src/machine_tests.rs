@@ -10,22 +10,19 @@ use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
 use crate::qemu::{Ending, Machine};
 use crate::scenario::Scenario;
+use crate::trial::Expectation;
 
 /// One machine test.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineTest {
     /// The machine and its domains.
     pub(crate) scenario: Scenario,
-    /// What its console must show, beside [`ALWAYS_FORBIDDEN`].
-    pub(crate) script: Script,
-    /// How the machine must end.
-    pub(crate) ending: Ending,
-    /// How long it may take; many times what it takes on an idle machine.
-    pub(crate) limit: Duration,
+    /// What it must do.
+    pub(crate) expected: Expectation,
 }
 
-/// What no test's console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
-const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
+/// What no console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
+pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 
 /// A test of these domains on the default machine: no script yet, a clean end within a minute.
 const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
@@ -36,32 +33,34 @@ const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
             words: &[],
             domains,
         },
-        script: Script {
-            steps: &[],
-            forbidden: ALWAYS_FORBIDDEN,
-            checks: 0,
+        expected: Expectation {
+            script: Script {
+                steps: &[],
+                forbidden: ALWAYS_FORBIDDEN,
+                checks: 0,
+            },
+            ending: Ending::Clean,
+            limit: Duration::from_secs(60),
         },
-        ending: Ending::Clean,
-        limit: Duration::from_secs(60),
     }
 }
 
 impl MachineTest {
     /// With these steps awaited on the console.
     const fn steps(mut self, steps: &'static [Step]) -> Self {
-        self.script.steps = steps;
+        self.expected.script.steps = steps;
         self
     }
 
     /// With at least this many checks reported by its guests.
     const fn checks(mut self, count: usize) -> Self {
-        self.script.checks = count;
+        self.expected.script.checks = count;
         self
     }
 
     /// With another way to end than a clean one.
     const fn ends(mut self, ending: Ending) -> Self {
-        self.ending = ending;
+        self.expected.ending = ending;
         self
     }
 
@@ -179,7 +178,7 @@ mod tests {
     #[test]
     fn no_test_is_content_with_nothing() {
         for test in MACHINE_TESTS {
-            let script = test.script;
+            let script = test.expected.script;
             assert!(
                 !script.steps.is_empty() || script.checks > 0,
                 "{} expects nothing",

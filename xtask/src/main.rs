@@ -9,6 +9,8 @@
 //! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
 
 mod archive;
+mod bench;
+mod benches;
 mod bootlist;
 mod build;
 mod console;
@@ -22,6 +24,7 @@ mod scenario;
 mod setup;
 mod symbols;
 mod test;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -45,6 +48,8 @@ enum Verb {
     Run(run::Arguments),
     /// Check and test everything; what continuous integration runs.
     Test(test::Arguments),
+    /// Measure: print a table, and write JSON to target/bench/.
+    Bench(bench::Arguments),
 }
 
 /// The command line makes no sense (`EX_USAGE` of sysexits.h).
@@ -68,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::build(&project, &arguments),
         Verb::Run(arguments) => run::run(&project, &arguments),
         Verb::Test(arguments) => test::test(&project, &arguments),
+        Verb::Bench(arguments) => bench::bench(&project, &arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

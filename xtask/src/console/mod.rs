@@ -8,4 +8,4 @@ pub(crate) mod session;
 mod transcript;
 
 pub(crate) use pattern::Pattern;
-pub(crate) use transcript::{Script, Step, Transcript};
+pub(crate) use transcript::{Script, Step, Transcript, without_domain};

@@ -2,7 +2,6 @@
 
 use std::num::NonZero;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -12,16 +11,13 @@ use anyhow::Result;
 
 use crate::build::{BootFiles, Workshop};
 use crate::console::Transcript;
-use crate::console::session::{self, Finish};
 use crate::images::Images;
 use crate::machine_tests::{MACHINE_TESTS, MachineTest, OTHER_CPUS};
 use crate::project::Project;
-use crate::qemu::{self, Console, Ending, Machine};
+use crate::qemu::{self, Console, Machine};
 use crate::test::filter::{Filter, Group};
 use crate::test::tally::Tally;
-
-/// How much of its console a failed test shows; the rest stands in its log.
-const LINES_SHOWN: usize = 40;
+use crate::trial::{self, Failure};
 
 /// One run of a machine test.
 struct Case {
@@ -60,12 +56,11 @@ pub(super) fn run(
     }
     tally.stage("machine tests");
     let logs = project.target("machine-tests")?;
+    let log = |case: &Case| logs.join(format!("{}.log", case.name));
     in_parallel(
         &ready,
-        |(case, files)| boot(case, files, &logs),
-        |(case, _), outcome, time| {
-            report(tally, &case.name, &outcome, time, &logs);
-        },
+        |(case, files)| boot(case, files, &log(case)),
+        |(case, _), outcome, time| report(tally, &case.name, &outcome, time, &log(case)),
     );
     Ok(())
 }
@@ -91,80 +86,24 @@ fn cases(is_full: bool) -> Vec<Case> {
     cases
 }
 
-/// What one test came to: how many checks passed, or what was wrong and the end of its console.
-type Outcome = Result<usize, Failure>;
-
-/// What was wrong with a test.
-#[derive(Debug)]
-struct Failure {
-    complaints: Vec<String>,
-    last_lines: Vec<String>,
-}
-
-fn boot(case: &Case, files: &BootFiles, logs: &Path) -> Outcome {
+fn boot(case: &Case, files: &BootFiles, log: &Path) -> Result<Transcript, Failure> {
     let scenario = &case.test.scenario;
     let machine = Machine {
         cpu: case.cpu,
         ..scenario.machine
     };
     let mut command = qemu::command(&machine, files, scenario.words, Console::Plain);
-    attempt(&mut command, case.test, &logs.join(format!("{}.log", case.name)))
+    trial::run(&mut command, &case.test.expected, log)
 }
 
-/// Runs the command, which is QEMU except in tests of this function, and judges what it did.
-fn attempt(command: &mut Command, test: &MachineTest, log: &Path) -> Outcome {
-    let mut transcript = Transcript::new(test.script);
-    let finish = session::run(command, &mut transcript, log, test.limit);
-    let has_failed = transcript.has_failed();
-    let mut complaints = transcript.complaints();
-    match finish {
-        Ok(Finish::Ended(status)) => {
-            let ending = Ending::of(status);
-            if ending != test.ending {
-                complaints.push(format!(
-                    "{} Expected: {}",
-                    ending.sentence(),
-                    test.ending.sentence()
-                ));
-            }
-        }
-        Ok(Finish::Killed) if has_failed => complaints.push("it was stopped after this failure".into()),
-        Ok(Finish::Killed) => {
-            complaints.push(format!("it did not end within {} s", test.limit.as_secs_f64()))
-        }
-        Err(error) => complaints.push(format!("{error:#}")),
-    }
-    if complaints.is_empty() {
-        return Ok(transcript.checks_passed());
-    }
-    let lines = transcript.lines();
-    let last_lines = lines
-        .get(lines.len().saturating_sub(LINES_SHOWN)..)
-        .unwrap_or_default()
-        .to_vec();
-    Err(Failure {
-        complaints,
-        last_lines,
-    })
-}
-
-fn report(tally: &mut Tally, name: &str, outcome: &Outcome, time: Duration, logs: &Path) {
+fn report(tally: &mut Tally, name: &str, outcome: &Result<Transcript, Failure>, time: Duration, log: &Path) {
     let full_name = full_name(name);
-    match outcome {
+    match outcome.as_ref().map(Transcript::checks_passed) {
         Ok(0) => tally.pass(&full_name, time, ""),
         Ok(checks) => tally.pass(&full_name, time, &format!("{checks} checks")),
         Err(failure) => {
             tally.fail(&full_name, time, "");
-            for complaint in &failure.complaints {
-                println!("        {complaint}");
-            }
-            println!(
-                "        last lines of {}:",
-                logs.join(format!("{name}.log")).display()
-            );
-            for line in &failure.last_lines {
-                println!("        | {line}");
-            }
+            failure.print(log);
         }
     }
 }
@@ -207,108 +146,22 @@ fn in_parallel<T: Sync, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::{Pattern, Script, Step};
-    use crate::scenario;
-
-    const HELLO: MachineTest = MachineTest {
-        scenario: scenario::EXAMPLE,
-        script: Script {
-            steps: &[Step::Expect(Pattern("hello"))],
-            forbidden: &[Pattern("panicked")],
-            checks: 1,
-        },
-        ending: Ending::Clean,
-        limit: Duration::from_secs(60),
-    };
-
-    /// What the harness says of a machine that is a shell script.
-    fn judged(name: &str, shell: &str, test: &MachineTest) -> Outcome {
-        let log = std::env::temp_dir().join(format!("xtask-machine-{}-{name}.log", std::process::id()));
-        let outcome = attempt(Command::new("sh").args(["-c", shell]), test, &log);
-        std::fs::remove_file(&log).unwrap();
-        outcome
-    }
-
-    fn complaint(name: &str, shell: &str, test: &MachineTest) -> String {
-        let failure = judged(name, shell, test).unwrap_err();
-        assert_eq!(failure.complaints.len(), 1, "{:?}", failure.complaints);
-        failure.complaints[0].clone()
-    }
-
-    #[test]
-    fn a_machine_that_does_as_expected_passes_with_its_checks() {
-        assert_eq!(
-            judged("good", "echo hello; echo CHECK a ok; exit 33", &HELLO).unwrap(),
-            1
-        );
-    }
-
-    #[test]
-    fn a_wrong_exit_status_fails() {
-        let said = complaint("status", "echo hello; echo CHECK a ok; exit 35", &HELLO);
-        assert_eq!(
-            said,
-            "A domain crashed. Expected: All domains powered off cleanly."
-        );
-        complaint("reset", "echo hello; echo CHECK a ok; exit 0", &HELLO);
-    }
-
-    #[test]
-    fn a_missing_line_fails() {
-        assert_eq!(
-            complaint("missing", "echo CHECK a ok; exit 33", &HELLO),
-            "`hello` did not appear"
-        );
-    }
-
-    #[test]
-    fn a_forbidden_line_fails_even_with_a_clean_end() {
-        let said = complaint(
-            "forbidden",
-            "echo hello; echo CHECK a ok; echo panicked; exit 33",
-            &HELLO,
-        );
-        assert!(said.contains("panicked"), "{said}");
-    }
-
-    #[test]
-    fn a_failed_check_fails_the_test() {
-        let said = complaint(
-            "check",
-            "echo hello; echo CHECK a ok; echo CHECK b FAILED: no; exit 33",
-            &HELLO,
-        );
-        assert!(said.contains("CHECK b FAILED: no"), "{said}");
-    }
-
-    #[test]
-    fn a_machine_that_hangs_fails_when_its_time_is_over() {
-        let hasty = MachineTest {
-            limit: Duration::from_millis(500),
-            ..HELLO
-        };
-        let said = complaint("hang", "echo hello; echo CHECK a ok; exec sleep 1000", &hasty);
-        assert_eq!(said, "it did not end within 0.5 s");
-    }
-
-    #[test]
-    fn a_failure_shows_the_end_of_the_console() {
-        let failure = judged("tail", "seq 100; exit 33", &HELLO).unwrap_err();
-        assert_eq!(failure.last_lines.len(), LINES_SHOWN);
-        assert_eq!(failure.last_lines.last().unwrap(), "100");
-    }
 
     #[test]
     fn a_failed_machine_is_counted_as_one_failure() {
+        let failure = Failure {
+            complaints: vec!["it burns".into(), "it sinks".into()],
+            last_lines: Vec::new(),
+        };
         let mut tally = Tally::start();
         report(
             &mut tally,
             "hello",
-            &judged("count", "exit 33", &HELLO),
+            &Err(failure),
             Duration::ZERO,
-            Path::new("logs"),
+            Path::new("hello.log"),
         );
-        assert_eq!(tally.close(), std::process::ExitCode::FAILURE);
+        assert_eq!(tally.last_line(), "0 passed, 1 failed");
     }
 
     #[test]

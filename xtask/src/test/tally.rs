@@ -73,7 +73,8 @@ impl Tally {
         }
     }
 
-    fn last_line(&self) -> String {
+    /// The count in the words that those who read the output of a run look for.
+    pub(super) fn last_line(&self) -> String {
         format!("{} passed, {} failed", self.passed, self.failed)
     }
 }
