@@ -82,7 +82,7 @@ record! {
         3080 => pub wc_nsec: u32,
         /// Hypervisor: seconds, high half.
         3084 => pub wc_sec_hi: u32,
-        /// Guest: its largest PFN plus 1.
+        /// Guest: PFNs that its p2m list covers.
         3088 => pub max_pfn: u64,
         /// Guest: MFN of the top of the frame-list tree that tools read.
         3096 => pub pfn_to_mfn_frame_list_list: u64,

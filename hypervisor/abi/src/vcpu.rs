@@ -163,7 +163,7 @@ record! {
         /// Stack pointer for entries from guest user mode.
         4976 => pub kernel_sp: u64,
         /// Control registers 0 to 7. Of use are 0, 3 (MFN of the kernel table << 12), 1 (MFN of the user
-        /// table << 12, bit 0 set if there is one) and 4.
+        /// table << 12, or 0 if there is none) and 4.
         4984 => pub ctrlreg: [u64; 8],
         /// Debug registers 0 to 7.
         5048 => pub debugreg: [u64; 8],

@@ -30,7 +30,7 @@ pub mod ring {
     pub const RSP_PROD: usize = 2060;
     /// Server: [`FEATURE_RECONNECTION`](super::FEATURE_RECONNECTION) and so on.
     pub const SERVER_FEATURES: usize = 2064;
-    /// Both: 0 connected, 1 the guest asks to reconnect; the server sets it back.
+    /// Both: 0 is connected; the guest sets 1 to reconnect and waits until the server clears it.
     pub const CONNECTION: usize = 2068;
     /// Server: a [`RingError`](super::RingError).
     pub const ERROR: usize = 2072;
@@ -106,7 +106,7 @@ numbers! {
         SetPerms = 14, "SET_PERMS",
         /// Tells that a watched path changed.
         WatchEvent = 15, "WATCH_EVENT",
-        /// Refuses a request; the payload is an [`StoreError`] name.
+        /// Refuses a request; the payload is a [`StoreError`] name.
         Error = 16, "ERROR",
         /// Tells whether a domain is introduced.
         IsDomainIntroduced = 17, "IS_DOMAIN_INTRODUCED",
