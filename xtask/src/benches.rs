@@ -24,7 +24,7 @@ pub(crate) struct Bench {
 pub(crate) const BENCHES: &[Bench] = &[Bench {
     about: "the crossings between guest and hypervisor",
     scenario: Scenario {
-        name: "bench-crossings",
+        name: "crossings",
         machine: Machine::DEFAULT,
         words: &[],
         domains: &[

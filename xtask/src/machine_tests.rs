@@ -157,23 +157,7 @@ pub(crate) const OTHER_CPUS: &[(&str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::bootlist;
-
-    #[test]
-    fn every_test_has_a_name_of_its_own_and_a_boot_list_that_can_be_written() {
-        let mut names = BTreeSet::new();
-        for test in MACHINE_TESTS {
-            assert!(
-                names.insert(test.scenario.name),
-                "{} is there twice",
-                test.scenario.name
-            );
-            bootlist::text(test.scenario.domains).unwrap();
-        }
-    }
 
     #[test]
     fn no_test_is_content_with_nothing() {

@@ -1,6 +1,6 @@
 //! `cargo xtask`: the only entrance to building, running, testing and measuring Bulkhead.
 //!
-//! One module per verb ([`build`], [`run`], [`test`], [`bench`]), and below them what they share: [`project`]
+//! One module per verb ([`build`], [`run`], [`mod@test`], [`mod@bench`]), and below them what they share: [`project`]
 //! knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] packs what is built,
 //! [`qemu`] boots it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
 //! [`machine_tests`], [`benches`].

@@ -26,11 +26,11 @@ use crate::setup::{self, Need};
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Number of CPUs.
-    #[arg(long, default_value_t = Machine::DEFAULT.cpus, value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: u32,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
     /// Memory of the machine, such as 512M or 4G.
-    #[arg(long, value_name = "SIZE", default_value = Machine::DEFAULT.memory, value_parser = size)]
-    memory: String,
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<String>,
     /// Give up after this many seconds, with exit status 2.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -38,20 +38,41 @@ pub(crate) struct Arguments {
     #[arg(long)]
     icount: bool,
     /// QEMU's accelerator.
-    #[arg(long, value_name = "NAME", default_value = Machine::DEFAULT.accelerator, value_parser = ["tcg", "kvm"])]
-    accel: String,
+    #[arg(long, value_name = "NAME", value_parser = ["tcg", "kvm"])]
+    accel: Option<String>,
     /// QEMU's board.
-    #[arg(long, value_name = "NAME", default_value = Machine::DEFAULT.board, value_parser = ["q35", "pc"])]
-    machine: String,
+    #[arg(long, value_name = "NAME", value_parser = ["q35", "pc"])]
+    machine: Option<String>,
     /// QEMU's CPU model with its features, such as Skylake-Server or max,la57=off.
-    #[arg(long, value_name = "MODEL", default_value = Machine::DEFAULT.cpu)]
-    cpu: String,
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+    /// Boot what the machine test or benchmark of this name boots.
+    #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
+    scenario: String,
     /// No input: the console only goes to standard output.
     #[arg(long)]
     headless: bool,
     /// How much the hypervisor logs.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log: Option<String>,
+}
+
+impl Arguments {
+    /// The machine with what the arguments change of it.
+    fn on<'a>(&'a self, machine: &Machine<'a>) -> Machine<'a> {
+        Machine {
+            board: self.machine.as_deref().unwrap_or(machine.board),
+            accelerator: self.accel.as_deref().unwrap_or(machine.accelerator),
+            cpu: self.cpu.as_deref().unwrap_or(machine.cpu),
+            cpus: self.cpus.unwrap_or(machine.cpus),
+            memory: self.memory.as_deref().unwrap_or(machine.memory),
+            clock: if self.icount {
+                Clock::Instructions
+            } else {
+                machine.clock
+            },
+        }
+    }
 }
 
 fn size(text: &str) -> Result<String> {
@@ -72,28 +93,17 @@ const TIMED_OUT: u8 = 2;
 pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
-    let files = Workshop::new(project, &images).boot_files(&scenario::EXAMPLE)?;
-    let machine = Machine {
-        board: &arguments.machine,
-        accelerator: &arguments.accel,
-        cpu: &arguments.cpu,
-        cpus: arguments.cpus,
-        memory: &arguments.memory,
-        clock: if arguments.icount {
-            Clock::Instructions
-        } else {
-            Clock::Real
-        },
-    };
+    let scenario = scenario::named(&arguments.scenario)?;
+    let files = Workshop::new(project, &images).boot_files(&scenario)?;
     let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
-    let words: Vec<&str> = level.iter().map(String::as_str).collect();
+    let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
     // QEMU's keys would swallow a Ctrl-a of a script that drives the console through a pipe.
     let console = if !arguments.headless && stdin().is_terminal() {
         Console::Interactive
     } else {
         Console::Plain
     };
-    let mut command = qemu::command(&machine, &files, &words, console);
+    let mut command = qemu::command(&arguments.on(&scenario.machine), &files, &words, console);
     if !arguments.headless {
         command.stdin(std::process::Stdio::inherit());
     }

@@ -19,11 +19,30 @@ use crate::test::tally::Tally;
 /// # Errors
 ///
 /// If Cargo cannot be started.
-pub(super) fn run(project: &Project, filter: &Filter, tally: &mut Tally) -> Result<()> {
+pub(super) fn run(project: &Project, metadata: &Metadata, filter: &Filter, tally: &mut Tally) -> Result<()> {
     tally.stage("host tests");
+    let members = metadata.workspace_default_packages();
+    let names: Vec<&str> = members.iter().map(|package| package.name.as_str()).collect();
     let mut cargo = project.cargo();
-    cargo.args(["test", "--no-fail-fast", "--", filter.text()]);
+    cargo
+        .args(["test", "--no-fail-fast"])
+        .args(selection(&names, filter.text()));
     run_suites(&mut cargo, Group::Host, tally)
+}
+
+/// What tells Cargo to run the tests with `text` in their names: all of a package that has it in its own.
+fn selection(packages: &[&str], text: &str) -> Vec<String> {
+    let named = packages
+        .iter()
+        .filter(|package| !text.is_empty() && package.contains(text));
+    let arguments: Vec<String> = named
+        .flat_map(|package| ["--package".into(), (*package).into()])
+        .collect();
+    if arguments.is_empty() {
+        vec!["--".into(), text.into()]
+    } else {
+        arguments
+    }
 }
 
 /// Runs every test target that has `loom` in its name, compiled so that loom explores all interleavings.
@@ -283,6 +302,14 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     fn a_result_that_cannot_be_read_is_no_pass() {
         let output = "     Running unittests src/lib.rs (target/debug/deps/a-1)\ntest result: splendid\n";
         assert_eq!(suites(output, true).0, [("a (unit)".to_owned(), 0, 1)]);
+    }
+
+    #[test]
+    fn a_filter_selects_whole_packages_or_else_single_tests() {
+        let packages = ["bulkhead-abi", "bulkhead-core", "xtask"];
+        assert_eq!(selection(&packages, ""), ["--", ""]);
+        assert_eq!(selection(&packages, "core"), ["--package", "bulkhead-core"]);
+        assert_eq!(selection(&packages, "a_port_is_free"), ["--", "a_port_is_free"]);
     }
 
     #[test]

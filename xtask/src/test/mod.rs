@@ -24,6 +24,8 @@ use crate::test::tally::Tally;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// Only what has this in its name; `GROUP/TEXT` looks in one group only: check, host, loom or machine.
+    ///
+    /// The name of a host test is its own or that of its package.
     #[arg(value_parser = |text: &str| Ok::<_, std::convert::Infallible>(Filter::new(text)))]
     filter: Option<Filter>,
     /// The long matrix besides: every machine test on every CPU model.
@@ -54,7 +56,7 @@ pub(crate) fn test(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         checks::run(project, &Images::of(&metadata), &filter, &mut tally);
     }
     if filter.allows(Group::Host) {
-        host::run(project, &filter, &mut tally)?;
+        host::run(project, &metadata, &filter, &mut tally)?;
     }
     if filter.allows(Group::Loom) {
         host::run_loom(project, &metadata, &filter, &mut tally)?;
