@@ -145,6 +145,13 @@ impl<'a> VcpuInfoView<'a> {
         word & UPCALL_PENDING != 0 && word & UPCALL_MASK == 0
     }
 
+    /// Whether upcalls are masked.
+    #[must_use]
+    pub fn are_upcalls_masked(self) -> bool {
+        // Relaxed: only the vCPU itself masks and unmasks to any effect, and it is not running.
+        self.flags().load(Ordering::Relaxed) & UPCALL_MASK != 0
+    }
+
     /// Masks upcalls, and returns the mask byte as it was: what a bounce frame saves.
     pub fn mask_upcalls(self) -> u8 {
         // Acquire and release suffice: only this vCPU reads the mask to any effect, and it is not running.

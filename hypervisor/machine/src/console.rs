@@ -1,0 +1,115 @@
+//! The machine's console: the hypervisor's log and the bytes that go through to the operator.
+//!
+//! One lock guards the port for as long as a line or a block of bytes takes, so that lines never mix. The lock
+//! is a leaf: nothing is locked while it is held. An interrupt that cannot wait (NMI, machine check) may arrive
+//! while its own CPU holds the lock; its log lines are dropped, and a crash uses [`RawPort`](crate::serial::RawPort).
+
+use core::fmt::{self, Write};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use spin::Mutex;
+
+use crate::serial::Port;
+
+static CONSOLE: Mutex<Console> = Mutex::new(Console { port: None, last: 0 });
+
+/// The port, and what newline translation must remember.
+struct Console {
+    port: Option<Port>,
+    last: u8,
+}
+
+/// Opens the port and installs the log; levels below `level` are dropped.
+///
+/// Call once, first of all.
+pub(crate) fn init() {
+    // SAFETY: called once, at boot, and nobody else opens the port.
+    let port = unsafe { Port::open() };
+    CONSOLE.lock().port = port;
+    // The only error is that a log is installed already, and this is the only place that does it.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LevelFilter::Info);
+}
+
+/// Sends a guest's or the operator's bytes; `\n` becomes `\r\n` unless the `\r` is there already.
+///
+/// Waits for the lock, so it must not be called from NMI or machine-check context.
+#[expect(dead_code, reason = "for the console hypercall")]
+pub(crate) fn write_bytes(bytes: &[u8]) {
+    CONSOLE.lock().send(bytes);
+}
+
+/// Takes a byte that the operator typed, if there is one.
+#[expect(dead_code, reason = "for the console hypercall")]
+pub(crate) fn read_byte() -> Option<u8> {
+    CONSOLE.lock().port.as_mut()?.receive()
+}
+
+impl Console {
+    fn send(&mut self, bytes: &[u8]) {
+        let Some(port) = &mut self.port else { return };
+        let mut rest = bytes;
+        while let Some(newline) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, tail) = rest.split_at(newline);
+            port.send(line);
+            let before = line.last().copied().unwrap_or(self.last);
+            port.send(if before == b'\r' { b"\n" } else { b"\r\n" });
+            self.last = b'\n';
+            rest = tail.get(1..).unwrap_or_default();
+        }
+        port.send(rest);
+        self.last = rest.last().copied().unwrap_or(self.last);
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.send(text.as_bytes());
+        Ok(())
+    }
+}
+
+static LOGGER: Logger = Logger;
+
+/// Writes each record as `(bh) LEVEL module: text`.
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // The tar reader warns of each folder in an archive, which is no news.
+        !metadata.target().starts_with("tar_no_std")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let Some(mut console) = lock_unless_interrupted() else {
+            return;
+        };
+        let (level, module) = (record.level(), module_name(record.target()));
+        // The console itself never fails.
+        let _ = writeln!(console, "(bh) {level:<5} {module}: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// How often the lock is tried before a line is dropped: far longer than any line takes.
+const ATTEMPTS: u32 = 100_000_000;
+
+/// The console's lock, or `None` if it stays taken: then its holder is the code that we interrupted.
+fn lock_unless_interrupted() -> Option<spin::MutexGuard<'static, Console>> {
+    for _ in 0..ATTEMPTS {
+        if let Some(console) = CONSOLE.try_lock() {
+            return Some(console);
+        }
+        core::hint::spin_loop();
+    }
+    None
+}
+
+/// The module of a log target, without the name of its crate.
+fn module_name(target: &str) -> &str {
+    target.split_once("::").map_or("boot", |(_, module)| module)
+}

@@ -1,0 +1,171 @@
+//! The hypervisor's command line: words separated by blanks, each a switch or `key=value`.
+//!
+//! | word | means |
+//! |---|---|
+//! | `debug-exit` | end the emulator through its debug-exit port when the machine is done |
+//! | `loglevel=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` if not given |
+//! | `smap=on\|off\|auto` | whether the CPU's SMAP is used; `auto` leaves it off in emulators that mistreat it |
+//!
+//! A word that is not in the table, or a value that is not, changes nothing and is reported by name.
+
+use core::fmt;
+
+use log::LevelFilter;
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// End the emulator through its debug-exit port, with a status that tells how it went.
+    pub debug_exit: bool,
+    /// The least urgent level that the log shows.
+    pub log_level: LevelFilter,
+    /// Whether to use SMAP.
+    pub smap: Choice,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            debug_exit: false,
+            log_level: LevelFilter::Info,
+            smap: Choice::Auto,
+        }
+    }
+}
+
+/// A feature that can be forced either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Use it if the CPU has it.
+    On,
+    /// Do not use it.
+    Off,
+    /// The hypervisor knows best.
+    #[default]
+    Auto,
+}
+
+/// A word that could not be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem<'a> {
+    /// No option has this name.
+    UnknownWord(&'a str),
+    /// The option exists, but not with this value.
+    BadValue {
+        /// The whole word.
+        word: &'a str,
+        /// What would be right.
+        expected: &'static str,
+    },
+}
+
+impl fmt::Display for Problem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownWord(word) => write!(f, "`{word}` is not an option of the hypervisor"),
+            Self::BadValue { word, expected } => write!(f, "`{word}`: the value must be one of {expected}"),
+        }
+    }
+}
+
+impl Options {
+    /// Reads `text`; a later word wins over an earlier one. Each word that cannot be followed goes to `report`.
+    pub fn parse<'a>(text: &'a str, mut report: impl FnMut(Problem<'a>)) -> Self {
+        let mut options = Self::default();
+        for word in text.split_ascii_whitespace() {
+            if let Err(problem) = options.apply(word) {
+                report(problem);
+            }
+        }
+        options
+    }
+
+    fn apply<'a>(&mut self, word: &'a str) -> Result<(), Problem<'a>> {
+        let bad = |expected| Problem::BadValue { word, expected };
+        match word.split_once('=') {
+            None if word == "debug-exit" => self.debug_exit = true,
+            Some(("loglevel", value)) => {
+                self.log_level = value
+                    .parse()
+                    .map_err(|_| bad("off, error, warn, info, debug, trace"))?;
+            }
+            Some(("smap", value)) => self.smap = choice(value).ok_or(bad("on, off, auto"))?,
+            None | Some(_) => return Err(Problem::UnknownWord(word)),
+        }
+        Ok(())
+    }
+}
+
+fn choice(value: &str) -> Option<Choice> {
+    match value {
+        "on" => Some(Choice::On),
+        "off" => Some(Choice::Off),
+        "auto" => Some(Choice::Auto),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heapless::Vec;
+
+    fn parse(text: &str) -> (Options, Vec<Problem<'_>, 4>) {
+        let mut problems = Vec::new();
+        let options = Options::parse(text, |problem| problems.push(problem).unwrap());
+        (options, problems)
+    }
+
+    #[test]
+    fn an_empty_line_gives_the_defaults() {
+        assert_eq!(parse("  "), (Options::default(), Vec::new()));
+    }
+
+    #[test]
+    fn each_option_is_read() {
+        let (options, problems) = parse("debug-exit  loglevel=debug smap=off");
+        assert_eq!(
+            options,
+            Options {
+                debug_exit: true,
+                log_level: LevelFilter::Debug,
+                smap: Choice::Off
+            }
+        );
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn the_last_word_wins() {
+        assert_eq!(
+            parse("loglevel=debug loglevel=warn").0.log_level,
+            LevelFilter::Warn
+        );
+    }
+
+    #[test]
+    fn an_unknown_word_is_named_and_the_others_still_count() {
+        let (options, problems) = parse("quiet debug-exit debug-exit=1");
+        assert!(options.debug_exit);
+        assert_eq!(
+            problems,
+            [
+                Problem::UnknownWord("quiet"),
+                Problem::UnknownWord("debug-exit=1")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_value_says_what_would_be_right() {
+        let (options, problems) = parse("smap=maybe");
+        assert_eq!(options.smap, Choice::Auto);
+        assert_eq!(
+            problems,
+            [Problem::BadValue {
+                word: "smap=maybe",
+                expected: "on, off, auto"
+            }]
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! Pure functions over bytes and numbers, one module per format or calculation.
+
+pub mod archive;
+pub mod clock;
+pub mod command_line;
+pub mod memory_map;
+pub mod ranges;
+pub mod rtc;
+pub mod sleep_state;
+pub mod symbols;
