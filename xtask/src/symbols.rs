@@ -101,6 +101,8 @@ fn encode(functions: &BTreeMap<u64, Function>) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_machine::portable::symbols::Symbols;
+
     use super::*;
 
     fn function(size: u32, name: &str) -> Function {
@@ -125,6 +127,17 @@ mod tests {
         expected.extend_from_slice(&[0, 0x30, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
         expected.extend_from_slice(b"a\0b\0");
         assert_eq!(file, expected);
+    }
+
+    #[test]
+    fn the_hypervisor_finds_names_in_what_is_written() {
+        let functions = BTreeMap::from([(0x1000, function(16, "first")), (0x2000, function(0, "second"))]);
+        let file = encode(&functions).unwrap();
+        let symbols = Symbols::new(&file).unwrap();
+        let name = |address| symbols.find(address).map(|place| (place.name, place.offset));
+        assert_eq!(name(0x1008), Some(("first", 8)));
+        assert_eq!(name(0x2004), Some(("second", 4)));
+        assert_eq!((name(0xfff), name(0x1010)), (None, None));
     }
 
     #[test]
