@@ -1,0 +1,414 @@
+//! Making a domain: memory, page tables, and the state that its kernel starts in.
+//!
+//! This is the hypervisor's own small builder, for the domains of the boot list. Source of what a guest finds at its
+//! start: the guest ABI's section 2.
+
+use super::boot_list::Entry;
+use super::image::{Image, ImageError};
+use super::plan::{Mapping, Plan, PlanError};
+use super::{Domain, Holdings, Lifecycle, MAX_NAME};
+use crate::console::Line;
+use crate::events::EventTable;
+use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
+use crate::ids::{CpuId, VcpuId};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::paging::{Level, PagingError};
+use crate::try_box::TryBox;
+use crate::vcpu::{Context, InfoPlace, Vcpu};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bulkhead_abi::layout::{PAGE_OFFSET_MASK, PAGE_SHIFT, PAGE_SIZE};
+use bulkhead_abi::start_info::{self, StartInfo};
+use bulkhead_abi::{Buffered, DomId, hypercall_page, pte, shared_info};
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+use heapless::String;
+use spin::RwLock;
+use spin::mutex::TicketMutex;
+
+/// Why a domain could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// Its kernel is not one.
+    Image(ImageError),
+    /// It cannot be laid out.
+    Plan(PlanError),
+    /// There are not this many pages left.
+    NoMemory(u64),
+    /// The hypervisor has no memory for its own records.
+    NoHeap,
+    /// Its name is longer than [`MAX_NAME`] bytes.
+    LongName,
+    /// Its number is taken or too large.
+    NumberTaken,
+    /// The first page tables were refused: a bug in the builder.
+    Tables(PagingError),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => write!(f, "its kernel cannot be started: {error}"),
+            Self::Plan(error) => write!(f, "{error}"),
+            Self::NoMemory(pages) => write!(f, "there are not {}M of memory left for it", pages >> 8),
+            Self::NoHeap => f.write_str("the hypervisor has no memory left for its own records"),
+            Self::LongName => write!(f, "its name is longer than {MAX_NAME} bytes"),
+            Self::NumberTaken => f.write_str("there is no free domain number"),
+            Self::Tables(error) => write!(
+                f,
+                "its first page tables were refused ({error:?}): a bug in the builder"
+            ),
+        }
+    }
+}
+
+/// The frame of each page while a domain is built.
+struct Pages(Vec<u32>);
+
+impl Pages {
+    fn mfn(&self, pfn: u64) -> Option<Mfn> {
+        Mfn::new(u64::from(*self.0.get(usize::try_from(pfn).ok()?)?))
+    }
+}
+
+/// Makes a domain, ready to start on CPU `home`, with the number `id`.
+///
+/// # Errors
+///
+/// See [`BuildError`]; nothing is left behind then.
+pub fn build<M: Machine>(
+    memory: &Memory<M>,
+    id: DomId,
+    entry: &Entry<'_>,
+    kernel: &[u8],
+    ramdisk: Option<&[u8]>,
+    home: CpuId,
+) -> Result<Domain, BuildError> {
+    let name = String::try_from(entry.name).map_err(|_| BuildError::LongName)?;
+    let image = Image::parse(kernel).map_err(BuildError::Image)?;
+    let plan =
+        Plan::new(&image, entry.pages, ramdisk.map(|data| data.len() as u64)).map_err(BuildError::Plan)?;
+    let events = EventTable::new(id, entry.vcpus).map_err(|_| BuildError::NoHeap)?;
+
+    let mut frames = FrameList::new();
+    let made = Construction {
+        memory,
+        id,
+        plan: &plan,
+    }
+    .populate(&mut frames)
+    .and_then(|pages| {
+        Construction {
+            memory,
+            id,
+            plan: &plan,
+        }
+        .furnish(&pages, &image, entry, ramdisk)
+    })
+    .and_then(|start| {
+        Ok((
+            vcpus(entry.vcpus, home, start.shared_info, start.context)?,
+            start.shared_info,
+        ))
+    });
+    match made {
+        Ok((vcpus, shared_info)) => Ok(Domain {
+            id,
+            name,
+            shared_info,
+            vcpus,
+            events: RwLock::new(events),
+            memory: TicketMutex::new(Holdings {
+                frames,
+                limit: entry.pages,
+            }),
+            lifecycle: TicketMutex::new(Lifecycle::Building),
+            console: TicketMutex::new(Line::new()),
+        }),
+        Err(error) => {
+            while let Some(mfn) = frames.pop(memory.frames()) {
+                memory.release(mfn);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The vCPUs of a new domain. Only the first has a state; the guest gives the others theirs.
+fn vcpus(
+    count: u32,
+    home: CpuId,
+    shared_info: Mfn,
+    first: TryBox<Context>,
+) -> Result<Box<[Vcpu]>, BuildError> {
+    let mut vcpus = Vec::new();
+    vcpus
+        .try_reserve_exact(count as usize)
+        .map_err(|_| BuildError::NoHeap)?;
+    vcpus.extend((0..count).map(|n| {
+        let word = u16::try_from(n.saturating_mul(8)).unwrap_or(0);
+        Vcpu::new(
+            VcpuId::new(n),
+            home,
+            InfoPlace {
+                frame: shared_info,
+                word,
+            },
+        )
+    }));
+    if let Some(vcpu) = vcpus.first() {
+        vcpu.park(first);
+    }
+    Ok(vcpus.into_boxed_slice())
+}
+
+struct Construction<'a, M> {
+    memory: &'a Memory<M>,
+    id: DomId,
+    plan: &'a Plan,
+}
+
+/// What the first vCPU starts with.
+struct Start {
+    shared_info: Mfn,
+    context: TryBox<Context>,
+}
+
+impl<M: Machine> Construction<'_, M> {
+    /// Takes the domain's frames, in blocks as large as there are, and numbers them.
+    fn populate(&self, frames: &mut FrameList) -> Result<Pages, BuildError> {
+        let total = self.plan.pages;
+        let mut pages = Vec::new();
+        pages
+            .try_reserve_exact(usize::try_from(total).unwrap_or(usize::MAX))
+            .map_err(|_| BuildError::NoHeap)?;
+        let mut largest = MAX_ORDER;
+        loop {
+            let left = total.saturating_sub(pages.len() as u64);
+            if left == 0 {
+                return Ok(Pages(pages));
+            }
+            let order = largest.min(u8::try_from(left.ilog2()).unwrap_or(0));
+            let Some(first) = self.memory.allocate(order, self.id, frames) else {
+                largest = order.checked_sub(1).ok_or(BuildError::NoMemory(total))?;
+                continue;
+            };
+            for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
+                self.memory.set_pfn(mfn, Pfn::new(pages.len() as u64));
+                // The frame table ends below 2^32 frames.
+                pages.push(u32::try_from(mfn.raw()).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// Fills the domain's memory and builds what its first vCPU needs.
+    fn furnish(
+        &self,
+        pages: &Pages,
+        image: &Image<'_>,
+        entry: &Entry<'_>,
+        ramdisk: Option<&[u8]>,
+    ) -> Result<Start, BuildError> {
+        for segment in &image.segments {
+            self.write(pages, segment.va.wrapping_sub(self.plan.virt_base), segment.data);
+        }
+        if let Some(va) = image.hypercall_page {
+            let mut stubs = [0; PAGE_SIZE];
+            hypercall_page::fill(&mut stubs);
+            self.write(pages, va.wrapping_sub(self.plan.virt_base), &stubs);
+        }
+        if let (Some(data), Some(place)) = (ramdisk, &self.plan.ramdisk) {
+            self.write(pages, place.start << PAGE_SHIFT, data);
+        }
+        for (n, mfn) in pages.0.iter().enumerate() {
+            let at = (self.plan.p2m.start << PAGE_SHIFT).saturating_add((n as u64).saturating_mul(8));
+            self.write(pages, at, &u64::from(*mfn).to_le_bytes());
+        }
+
+        let shared_info = self
+            .memory
+            .allocate_shared(self.id)
+            .ok_or(BuildError::NoMemory(1))?;
+        let root = self.tables(pages).and_then(|root| {
+            self.memory
+                .pin(self.id, root, Kind::L4)
+                .map_err(BuildError::Tables)?;
+            // The pin is the guest's, to take off when it likes; the vCPU has a hold of its own.
+            self.memory
+                .get_as(root, self.id, Kind::L4)
+                .map_err(BuildError::Tables)?;
+            Ok(root)
+        });
+        let started = root.and_then(|root| {
+            self.share(shared_info);
+            let info = self.start_info(pages, shared_info, entry, ramdisk)?;
+            self.write(
+                pages,
+                self.plan.start_info << PAGE_SHIFT,
+                info.to_bytes().as_ref(),
+            );
+            let rsp = self.plan.va(self.plan.stack.saturating_add(1));
+            let context = Context::at_start(root, image.entry, rsp, self.plan.va(self.plan.start_info));
+            Ok(Start {
+                shared_info,
+                context: TryBox::new(context).ok_or(BuildError::NoHeap)?,
+            })
+        });
+        if started.is_err() {
+            self.memory.release(shared_info);
+        }
+        started
+    }
+
+    /// Copies `data` to the pages from byte `at` of the domain's memory on.
+    fn write(&self, pages: &Pages, at: u64, data: &[u8]) {
+        let (mut at, mut rest) = (at, data);
+        while !rest.is_empty() {
+            let offset = usize::try_from(at & PAGE_OFFSET_MASK).unwrap_or(0);
+            let room = PAGE_SIZE.saturating_sub(offset).min(rest.len());
+            let (now, later) = rest.split_at_checked(room).unwrap_or((rest, &[]));
+            // The plan has every part inside the domain.
+            if let Some(mfn) = pages.mfn(at >> PAGE_SHIFT) {
+                self.memory.machine().write_frame(mfn, offset, now);
+            }
+            at = at.saturating_add(room as u64);
+            rest = later;
+        }
+    }
+
+    /// Writes the first page tables as the guest itself would; pinning validates them. Returns the level 4 table.
+    fn tables(&self, pages: &Pages) -> Result<Mfn, BuildError> {
+        let broken = BuildError::Tables(PagingError::NotMapped);
+        let region = &self.plan.region;
+        let root = region.tables.start..region.l3.start;
+        for mapping in [Some(region), self.plan.p2m_mapping.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let Mapping {
+                va,
+                target,
+                l3,
+                l2,
+                l1,
+                ..
+            } = mapping;
+            self.hook(pages, Level::L4, *va, &root, l3).ok_or(broken)?;
+            self.hook(pages, Level::L3, *va, l3, l2).ok_or(broken)?;
+            self.hook(pages, Level::L2, *va, l2, l1).ok_or(broken)?;
+            self.hook(pages, Level::L1, *va, l1, target).ok_or(broken)?;
+        }
+        pages.mfn(root.start).ok_or(broken)
+    }
+
+    /// Lets the consecutive `tables` of `level` lead to `children`, of which the first covers `va`.
+    fn hook(
+        &self,
+        pages: &Pages,
+        level: Level,
+        va: u64,
+        tables: &Range<u64>,
+        children: &Range<u64>,
+    ) -> Option<()> {
+        let first_slot = va >> level.shift();
+        for (slot, child) in (first_slot..).zip(children.clone()) {
+            let table = tables
+                .start
+                .checked_add((slot >> 9).checked_sub(first_slot >> 9)?)?;
+            // Leaves belong to the guest kernel, and are not dirty yet; a page that is a table is read-only.
+            let flags = match level {
+                Level::L4 | Level::L3 | Level::L2 => {
+                    pte::PRESENT | pte::WRITABLE | pte::USER | pte::ACCESSED | pte::DIRTY
+                }
+                Level::L1 if self.plan.is_table(child) => pte::PRESENT | pte::ACCESSED,
+                Level::L1 => pte::PRESENT | pte::WRITABLE | pte::ACCESSED,
+            };
+            let index = usize::try_from(slot & 0x1ff).ok()?;
+            let words = self.memory.machine().frame(pages.mfn(table)?);
+            words
+                .get(index)?
+                .store(pages.mfn(child)?.maddr() | flags, Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    /// Makes the frame shared between hypervisor and guest ready, and writable for its owner for good.
+    fn share(&self, mfn: Mfn) {
+        let memory = self.memory;
+        // A use that is never given back: the guest may map it for writing, and never make a table of it.
+        let held = memory.get_as(mfn, self.id, Kind::Writable);
+        debug_assert_eq!(held, Ok(()), "the frame is fresh");
+        let words = memory.machine().frame(mfn);
+        for slot in words.iter().step_by(8).take(shared_info::LEGACY_VCPUS) {
+            slot.store(1 << 8, Ordering::Relaxed);
+        }
+        drop(words);
+        let (seconds, nanoseconds) = memory.machine().wall_clock_at_start();
+        let [low, high] = [seconds & 0xffff_ffff, seconds >> 32].map(|half| u32::try_from(half).unwrap_or(0));
+        let fields = [
+            (shared_info::offset::WC_VERSION, 2),
+            (shared_info::offset::WC_SEC, low),
+            (shared_info::offset::WC_NSEC, nanoseconds),
+            (shared_info::offset::WC_SEC_HI, high),
+        ];
+        for (offset, value) in fields {
+            memory
+                .machine()
+                .write_frame(mfn, offset, &u32::to_le_bytes(value));
+        }
+    }
+
+    fn start_info(
+        &self,
+        pages: &Pages,
+        shared_info: Mfn,
+        entry: &Entry<'_>,
+        ramdisk: Option<&[u8]>,
+    ) -> Result<StartInfo, BuildError> {
+        let plan = self.plan;
+        let broken = BuildError::Tables(PagingError::NotMapped);
+        let is_control = self.id == DomId::new(0);
+        let mut flags = 0;
+        if is_control {
+            flags |= start_info::SIF_PRIVILEGED | start_info::SIF_INITDOMAIN;
+        }
+        let mod_start = match &plan.ramdisk {
+            Some(place) if plan.ramdisk_by_pfn => {
+                flags |= start_info::SIF_MOD_START_PFN;
+                place.start
+            }
+            Some(place) => plan.va(place.start),
+            None => 0,
+        };
+        let mut info = StartInfo {
+            nr_pages: plan.pages,
+            shared_info: shared_info.maddr(),
+            flags,
+            store_mfn: pages.mfn(plan.store).ok_or(broken)?.raw(),
+            console_mfn: pages.mfn(plan.console).ok_or(broken)?.raw(),
+            pt_base: plan.va(plan.region.tables.start),
+            nr_pt_frames: plan.region.tables.end.saturating_sub(plan.region.tables.start),
+            mfn_list: plan.p2m_va(),
+            mod_start,
+            mod_len: ramdisk.map_or(0, |data| data.len() as u64),
+            ..StartInfo::default()
+        };
+        if let Some(mapping) = &plan.p2m_mapping {
+            info.first_p2m_pfn = plan.p2m.start;
+            info.nr_p2m_frames = mapping.tables.end.saturating_sub(plan.p2m.start);
+        }
+        fill(&mut info.magic, start_info::MAGIC);
+        fill(&mut info.cmd_line, entry.cmdline.as_bytes());
+        Ok(info)
+    }
+}
+
+/// Copies `text` into a field of zeros, leaving at least one zero behind it.
+fn fill(field: &mut [u8], text: &[u8]) {
+    let room = field.len().saturating_sub(1);
+    for (to, from) in field.iter_mut().take(room).zip(text) {
+        *to = *from;
+    }
+}

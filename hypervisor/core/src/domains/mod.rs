@@ -1,0 +1,74 @@
+//! Domains: what one is, how one is built, and how one ends.
+//!
+//! - [`Domain`] is everything that the hypervisor keeps for one guest; [`DomainTable`] finds it by its number.
+//! - [`Lifecycle`] says what a domain may do next.
+//! - [`boot_list`] names the domains that start with the machine; [`image`] reads a kernel, [`plan`] lays a domain out,
+//!   [`builder`] makes it.
+
+pub mod boot_list;
+pub mod builder;
+pub mod image;
+mod lifecycle;
+pub mod plan;
+mod table;
+
+pub use lifecycle::Lifecycle;
+pub use table::{DomainTable, MAX_DOMAINS};
+
+use crate::console::Line;
+use crate::events::EventTable;
+use crate::frames::{FrameList, Mfn};
+use crate::ids::VcpuId;
+use crate::vcpu::Vcpu;
+use alloc::boxed::Box;
+use bulkhead_abi::DomId;
+use heapless::String;
+use spin::RwLock;
+use spin::mutex::TicketMutex;
+
+/// The longest name of a domain, in bytes.
+pub const MAX_NAME: usize = 32;
+
+/// One guest.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its number.
+    pub id: DomId,
+    /// What the operator calls it.
+    pub name: String<MAX_NAME>,
+    /// The frame that it shares with the hypervisor.
+    pub shared_info: Mfn,
+    /// Its virtual CPUs, by number.
+    pub vcpus: Box<[Vcpu]>,
+    /// Its event channels.
+    pub events: RwLock<EventTable>,
+    /// Its memory.
+    pub memory: TicketMutex<Holdings>,
+    /// What it may do next.
+    pub lifecycle: TicketMutex<Lifecycle>,
+    /// What it has written of a line so far.
+    pub console: TicketMutex<Line>,
+}
+
+/// The frames that a domain owns.
+#[derive(Debug)]
+pub struct Holdings {
+    /// All of them, but for those that the hypervisor keeps for it.
+    pub frames: FrameList,
+    /// How many it may have.
+    pub limit: u64,
+}
+
+impl Domain {
+    /// The vCPU with this number.
+    #[must_use]
+    pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
+        self.vcpus.get(id.index())
+    }
+
+    /// Whether this is the control domain.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.id == DomId::new(0)
+    }
+}

@@ -1,0 +1,258 @@
+//! The records themselves: shared by all CPUs, changed only by compare-exchange.
+
+use super::Mfn;
+use super::words::{Kind, RefError, RefWord, TypeError, TypeGet, TypePut, TypeWord};
+use bulkhead_abi::DomId;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// What the hypervisor knows about one frame: 32 bytes, of which an all-zero pattern means "no RAM".
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct FrameRecord {
+    refs: AtomicU64,
+    typing: AtomicU64,
+    /// Neighbours in whatever list the frame is on; see [`super::FrameList`]. Guarded by that list's lock.
+    links: AtomicU64,
+    /// Reserved for the TLB clock at which the last use ended.
+    _stamp: AtomicU64,
+}
+
+const _: () = assert!(size_of::<FrameRecord>() == 32);
+
+/// The record of every frame below the machine's limit.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameTable {
+    records: &'static [FrameRecord],
+}
+
+/// What became of a frame when a reference to it was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a frame whose last reference goes must be freed"]
+pub enum Put {
+    /// Others still hold it.
+    Held,
+    /// That was the last reference: the frame is now the caller's, to scrub and free.
+    Last,
+}
+
+impl FrameTable {
+    /// Takes `records` as the table; record `n` is frame `n`.
+    #[must_use]
+    pub const fn new(records: &'static [FrameRecord]) -> Self {
+        Self { records }
+    }
+
+    /// One past the largest frame number that has a record.
+    #[must_use]
+    pub const fn limit(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    fn record(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
+        self.records.get(usize::try_from(mfn.raw()).ok()?)
+    }
+
+    /// Runs `step` on the frame's reference word until it takes, and returns the word before and after.
+    fn update_refs<E>(
+        &self,
+        mfn: Mfn,
+        missing: E,
+        step: impl Fn(RefWord) -> Result<RefWord, E>,
+    ) -> Result<(RefWord, RefWord), E> {
+        let word = &self.record(mfn).ok_or(missing)?.refs;
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let before = RefWord::unpack(seen);
+            let after = step(before)?;
+            // Acquire and Release: whoever sees the last reference go must also see all that its holder wrote.
+            match word.compare_exchange_weak(seen, after.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok((before, after)),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn update_type<T>(
+        &self,
+        mfn: Mfn,
+        step: impl Fn(TypeWord) -> Result<(TypeWord, T), TypeError>,
+    ) -> Result<T, TypeError> {
+        let word = &self.record(mfn).ok_or(TypeError::NoFrame)?.typing;
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let (after, result) = step(TypeWord::unpack(seen))?;
+            // Acquire pairs with the Release of whoever dropped the last use: the new user of the frame
+            // sees every write made under the old type. The write is a full barrier on x86, so that the new type is
+            // visible before the TLB flush which must follow a change of type (XSA-401).
+            match word.compare_exchange_weak(seen, after.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(result),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// The references and owner of `mfn` at this moment, or `None` if there is no such frame.
+    #[must_use]
+    pub fn refs(&self, mfn: Mfn) -> Option<RefWord> {
+        Some(RefWord::unpack(self.record(mfn)?.refs.load(Ordering::Acquire)))
+    }
+
+    /// The type of `mfn` at this moment, or `None` if there is no such frame.
+    #[must_use]
+    pub fn typing(&self, mfn: Mfn) -> Option<TypeWord> {
+        Some(TypeWord::unpack(self.record(mfn)?.typing.load(Ordering::Acquire)))
+    }
+
+    /// Gives a free frame to `owner` with its base reference, unused.
+    ///
+    /// # Errors
+    ///
+    /// [`RefError::NotOwner`] if the frame is not free.
+    pub fn assign(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) -> Result<(), RefError> {
+        let record = self.record(mfn).ok_or(RefError::NoFrame)?;
+        self.update_refs(mfn, RefError::NoFrame, |word| {
+            if word.count != 0 {
+                return Err(RefError::NotOwner);
+            }
+            Ok(RefWord {
+                count: 1,
+                owner,
+                is_allocated: true,
+                is_hypervisors,
+            })
+        })?;
+        record.typing.store(TypeWord::UNUSED.pack(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes a reference to a frame of `owner`'s.
+    ///
+    /// # Errors
+    ///
+    /// As [`RefWord::get`]; [`RefError::NoFrame`] if there is no such frame.
+    pub fn get(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
+        self.update_refs(mfn, RefError::NoFrame, |word| word.get(owner))
+            .map(|_| ())
+    }
+
+    /// Gives a reference back.
+    pub fn put(&self, mfn: Mfn) -> Put {
+        match self.update_refs(mfn, (), |word| word.put().ok_or(())) {
+            Ok((_, after)) if after.count == 0 => Put::Last,
+            Ok(_) => Put::Held,
+            Err(()) => {
+                // More puts than gets. Going on leaks a frame; a panic would hand a guest the machine.
+                debug_assert!(false, "{mfn:?}: a reference was put that nobody held");
+                Put::Held
+            }
+        }
+    }
+
+    /// Takes a use of `mfn` as `want`; the caller holds a reference to it already.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypeWord::get`].
+    pub fn get_type(&self, mfn: Mfn, want: Kind) -> Result<TypeGet, TypeError> {
+        self.update_type(mfn, |word| word.get(want))
+    }
+
+    /// Takes a use of `mfn` as the validated table that it is, and says of which kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`TypeWord::get_table`].
+    pub fn get_table(&self, mfn: Mfn) -> Result<Kind, TypeError> {
+        self.update_type(mfn, |word| Ok((word.get_table()?, word.kind)))
+    }
+
+    /// The contents of a frame that [`FrameTable::get_type`] left to be validated are good.
+    pub fn finish_validation(&self, mfn: Mfn) {
+        // Ignoring the error is right: the frame exists, or there would have been nothing to validate.
+        let _ = self.update_type(mfn, |word| Ok((word.finish_validation(), ())));
+    }
+
+    /// The contents of a frame were refused, or have been unpicked.
+    pub fn release_type(&self, mfn: Mfn) {
+        let _ = self.update_type(mfn, |word| Ok((word.release(), ())));
+    }
+
+    /// Gives a use back.
+    pub fn put_type(&self, mfn: Mfn) -> TypePut {
+        let put = self.update_type(mfn, |word| word.put().ok_or(TypeError::Overflow));
+        debug_assert!(put.is_ok(), "{mfn:?}: a use was put that nobody held");
+        put.unwrap_or(TypePut::Done)
+    }
+
+    /// Marks a use that the caller holds as the owner's pin.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeError::InUse`] if it is pinned already.
+    pub fn pin(&self, mfn: Mfn) -> Result<(), TypeError> {
+        self.update_type(mfn, |word| {
+            if word.is_pinned {
+                Err(TypeError::InUse(word.kind))
+            } else {
+                Ok((
+                    TypeWord {
+                        is_pinned: true,
+                        ..word
+                    },
+                    (),
+                ))
+            }
+        })
+    }
+
+    /// Takes the pin off, leaving the use behind it for the caller to put.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeError::InUse`] if it is not pinned.
+    pub fn unpin(&self, mfn: Mfn) -> Result<(), TypeError> {
+        self.update_type(mfn, |word| {
+            if word.is_pinned {
+                Ok((
+                    TypeWord {
+                        is_pinned: false,
+                        ..word
+                    },
+                    (),
+                ))
+            } else {
+                Err(TypeError::InUse(word.kind))
+            }
+        })
+    }
+
+    /// Marks `mfn` as RAM that nobody owns. Only the allocator and boot do this.
+    pub(super) fn mark_free(&self, mfn: Mfn, order: u8) {
+        if let Some(record) = self.record(mfn) {
+            record.refs.store(RefWord::FREE.pack(), Ordering::Release);
+            record
+                .typing
+                .store(FREE_BLOCK | u64::from(order), Ordering::Release);
+        }
+    }
+
+    /// The order of the free block that starts at `mfn`, if one does.
+    pub(super) fn free_block(&self, mfn: Mfn) -> Option<u8> {
+        let word = self.record(mfn)?.typing.load(Ordering::Acquire);
+        (word & FREE_BLOCK != 0).then(|| word.to_le_bytes()[0])
+    }
+
+    /// `mfn` starts no free block any more.
+    pub(super) fn unmark_free(&self, mfn: Mfn) {
+        if let Some(record) = self.record(mfn) {
+            record.typing.store(TypeWord::UNUSED.pack(), Ordering::Release);
+        }
+    }
+
+    pub(super) fn links(&self, mfn: Mfn) -> Option<&'static AtomicU64> {
+        Some(&self.record(mfn)?.links)
+    }
+}
+
+/// In the type word of the first frame of a free block: the low byte is then the block's order. No [`TypeWord`] has it.
+const FREE_BLOCK: u64 = 1 << 63;

@@ -1,0 +1,196 @@
+//! The table of hypercalls: numbers, handlers, and the errors that each may answer.
+//!
+//! One macro makes the dispatcher and the listing from the same rows, so that neither can know a call that the other
+//! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
+
+use super::{Answer, Call, console, event, memory, mmu, sched, traps, vcpu, version};
+use crate::machine::Machine;
+use bulkhead_abi::callback::CallbackOp;
+use bulkhead_abi::console::ConsoleIoOp;
+use bulkhead_abi::event::EventChannelOp;
+use bulkhead_abi::memory::MemoryOp;
+use bulkhead_abi::mmu::MmuExtOp;
+use bulkhead_abi::sched::SchedOp;
+use bulkhead_abi::vcpu::VcpuOp;
+use bulkhead_abi::version::VersionOp;
+use bulkhead_abi::{Errno, Hypercall};
+use core::fmt;
+
+/// One line of the listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The call.
+    pub call: Hypercall,
+    /// Its sub-operation, with the number.
+    pub op: Option<(&'static str, u32)>,
+    /// The errors that it may answer, besides those of every call (`ENOSYS` for what is not in the table).
+    pub errors: &'static [Errno],
+}
+
+/// The name of the check that a guest makes of it: `sched_op.yield`.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.call.name())?;
+        if let Some((name, _)) = self.op {
+            write!(f, ".{name}")?;
+        }
+        Ok(())
+    }
+}
+
+macro_rules! hypercalls {
+    (
+        whole { $( $call:ident => $handler:path, [$($error:ident),*]; )* }
+        by_first_argument { $( $group:ident: $ops:ident { $( $op:ident => $op_handler:path, [$($op_error:ident),*]; )* } )* }
+        by_list_element { $( $list:ident: $elements:ident { $( $element:ident, [$($element_error:ident),*]; )* } )* }
+    ) => {
+        /// Every call that is served.
+        pub const TABLE: &[Row] = &[
+            $( Row { call: Hypercall::$call, op: None, errors: &[$(Errno::$error),*] }, )*
+            $( $( Row {
+                call: Hypercall::$group,
+                op: Some(($ops::$op.name(), $ops::$op.raw())),
+                errors: &[$(Errno::$op_error),*],
+            }, )* )*
+            $( $( Row {
+                call: Hypercall::$list,
+                op: Some(($elements::$element.name(), $elements::$element.raw())),
+                errors: &[$(Errno::$element_error),*],
+            }, )* )*
+        ];
+
+        /// Finds the handler for a number and runs it. All 64 bits of the number count.
+        #[inline]
+        pub(super) fn dispatch<M: Machine>(call: &mut Call<'_, M>, number: u64) -> Answer {
+            match Hypercall::from_raw(number) {
+                $( Some(Hypercall::$call) => $handler(call), )*
+                $( Some(Hypercall::$group) => match $ops::from_raw(call.arg32::<0>()) {
+                    $( Some($ops::$op) => $op_handler(call), )*
+                    _ => Err(Errno::NoSys),
+                }, )*
+                _ => Err(Errno::NoSys),
+            }
+        }
+    };
+}
+
+hypercalls! {
+    whole {
+        SetTrapTable => traps::set_trap_table, [Fault, Inval];
+        MmuUpdate => mmu::update, [Fault, Inval, Busy, Perm, Srch];
+        StackSwitch => traps::stack_switch, [Inval];
+        SetCallbacks => traps::set_callbacks, [Inval];
+        MemoryOp => memory::memory_op, [Fault, Perm, Srch];
+        UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
+        SetTimerOp => vcpu::set_timer_op, [];
+        Iret => traps::iret, [];
+        MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
+    }
+    by_first_argument {
+        XenVersion: VersionOp {
+            Version => version::version, [];
+            Extraversion => version::extraversion, [Fault];
+            Capabilities => version::capabilities, [Fault];
+            PlatformParameters => version::platform_parameters, [Fault];
+            GetFeatures => version::get_features, [Fault, Inval];
+            Pagesize => version::page_size, [Inval];
+        }
+        ConsoleIo: ConsoleIoOp {
+            Write => console::write, [Fault];
+            Read => console::read, [Fault, Perm];
+        }
+        VcpuOp: VcpuOp {
+            IsUp => vcpu::is_up, [NoEnt];
+            StopPeriodicTimer => vcpu::stop_periodic_timer, [NoEnt];
+            SetSingleshotTimer => vcpu::set_singleshot_timer, [NoEnt, Inval, Fault, Time];
+            StopSingleshotTimer => vcpu::stop_singleshot_timer, [NoEnt, Inval];
+        }
+        SchedOp: SchedOp {
+            Yield => sched::yield_now, [];
+            Block => sched::block, [];
+            Shutdown => sched::shutdown, [Fault, Inval];
+            Poll => sched::poll, [Fault, Inval];
+            ShutdownCode => sched::shutdown_code, [Fault, Inval];
+        }
+        CallbackOp: CallbackOp {
+            Register => traps::register_callback, [Fault, Inval, NoSys];
+            Unregister => traps::unregister_callback, [Fault, Inval, NoSys];
+        }
+        EventChannelOp: EventChannelOp {
+            BindInterdomain => event::bind_interdomain, [Fault, Srch, Inval, NoSpc, NoMem];
+            BindVirq => event::bind_virq, [Fault, Inval, NoEnt, Exist, Busy, NoSpc, NoMem];
+            Close => event::close, [Fault, Inval];
+            Send => event::send, [Fault, Inval];
+            Status => event::status, [Fault, Perm, Srch, Inval];
+            AllocUnbound => event::alloc_unbound, [Fault, Perm, Srch, NoSpc, NoMem];
+            BindIpi => event::bind_ipi, [Fault, NoEnt, NoSpc, NoMem];
+            BindVcpu => event::bind_vcpu, [Fault, NoEnt, Inval];
+            Unmask => event::unmask, [Fault, Inval];
+            Reset => event::reset, [Fault, Perm, Srch];
+        }
+    }
+    by_list_element {
+        MemoryOp: MemoryOp {
+            MaximumRamPage, [];
+            CurrentReservation, [Fault, Perm, Srch];
+            MaximumReservation, [Fault, Perm, Srch];
+            MemoryMap, [Fault];
+            MachphysMapping, [Fault];
+        }
+        MmuextOp: MmuExtOp {
+            PinL1Table, [Inval];
+            PinL2Table, [Inval];
+            PinL3Table, [Inval];
+            PinL4Table, [Inval];
+            UnpinTable, [Inval];
+            NewBaseptr, [Inval];
+            TlbFlushLocal, [];
+            InvlpgLocal, [];
+            TlbFlushAll, [];
+            InvlpgAll, [];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::fmt::Write;
+
+    /// The reference as it stands in the docs.
+    fn listing() -> String {
+        let mut text = String::from(
+            "# Hypercalls that are served\n\nMade from the table in `core/src/hypercalls/table.rs`; a test keeps it \
+             true, and writes it anew with `BULKHEAD_BLESS=1`.\nAny other number or sub-operation answers `ENOSYS`.\n\n\
+             | number | sub-operation | check | errors |\n|---|---|---|---|\n",
+        );
+        for row in TABLE {
+            let op = row.op.map_or(String::new(), |(_, number)| number.to_string());
+            let errors: Vec<_> = row.errors.iter().map(|error| error.name()).collect();
+            writeln!(
+                text,
+                "| {} | {op} | `{row}` | {} |",
+                row.call.raw(),
+                errors.join(" ")
+            )
+            .unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_in_the_docs_is_that_of_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/hypercalls.md");
+        if std::env::var_os("BULKHEAD_BLESS").is_some() {
+            std::fs::write(path, listing()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), listing());
+    }
+
+    #[test]
+    fn no_check_is_named_twice() {
+        let names: BTreeSet<_> = TABLE.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), TABLE.len());
+    }
+}

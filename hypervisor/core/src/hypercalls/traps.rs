@@ -1,0 +1,146 @@
+//! Where a guest kernel is entered, and how it returns: trap table, callbacks, kernel stack, `iret`.
+
+use super::{Answer, BUDGET, Call};
+use crate::machine::Machine;
+use crate::traps::Fatal;
+use crate::vcpu::{Callback, Regs, is_entry_point};
+use bulkhead_abi::callback::{CALLBACK_MASK_EVENTS, CallbackRegister, CallbackType, CallbackUnregister};
+use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, VGCF_IN_SYSCALL};
+use bulkhead_abi::{Errno, Record, layout};
+
+pub(super) fn set_trap_table<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let mut at = call.arg::<0>();
+    if at == 0 {
+        call.current.context.traps.clear();
+        return Ok(0);
+    }
+    for _ in 0..BUDGET {
+        let TrapInfo {
+            vector,
+            flags,
+            address,
+            ..
+        } = call.read(at)?;
+        if address == 0 {
+            return Ok(0);
+        }
+        if !is_entry_point(address) {
+            return Err(Errno::Inval);
+        }
+        let masks_events = flags & TI_MASK_EVENTS != 0;
+        call.current
+            .context
+            .traps
+            .set(vector, address, flags & TI_DPL_MASK, masks_events);
+        at = at.wrapping_add(TrapInfo::SIZE as u64);
+    }
+    call.regs.rdi = at;
+    Call::<M>::restart()
+}
+
+pub(super) fn stack_switch<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let [ss0, ss1, ..] = call.arg::<0>().to_le_bytes();
+    let sp = call.arg::<1>();
+    if !layout::is_canonical(sp) {
+        return Err(Errno::Inval);
+    }
+    call.current.context.kernel_stack = (u16::from_le_bytes([ss0, ss1]) | 3, sp);
+    Ok(0)
+}
+
+pub(super) fn set_callbacks<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let [event, failsafe, syscall] = [call.arg::<0>(), call.arg::<1>(), call.arg::<2>()];
+    if ![event, failsafe, syscall].into_iter().all(is_entry_point) {
+        return Err(Errno::Inval);
+    }
+    let context = &mut call.current.context;
+    context.event_callback = Callback {
+        address: event,
+        masks_events: true,
+    };
+    context.failsafe_callback = Callback {
+        address: failsafe,
+        ..context.failsafe_callback
+    };
+    context.syscall_callback = Callback {
+        address: syscall,
+        masks_events: false,
+    };
+    Ok(0)
+}
+
+pub(super) fn register_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let CallbackRegister {
+        callback_type,
+        flags,
+        address,
+    } = call.read(call.arg::<1>())?;
+    let kind = CallbackType::from_raw(callback_type).ok_or(Errno::NoSys)?;
+    if !is_entry_point(address) {
+        return Err(Errno::Inval);
+    }
+    let callback = Callback {
+        address,
+        masks_events: flags & CALLBACK_MASK_EVENTS != 0,
+    };
+    let context = &mut call.current.context;
+    match kind {
+        CallbackType::Event => context.event_callback = callback,
+        CallbackType::Failsafe => context.failsafe_callback = callback,
+        CallbackType::Syscall => context.syscall_callback = callback,
+        CallbackType::SysenterDeprecated
+        | CallbackType::Nmi
+        | CallbackType::Sysenter
+        | CallbackType::Syscall32 => {
+            return Err(Errno::NoSys);
+        }
+    }
+    Ok(0)
+}
+
+pub(super) fn unregister_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let CallbackUnregister { callback_type, .. } = call.read(call.arg::<1>())?;
+    match CallbackType::from_raw(callback_type) {
+        Some(CallbackType::Event | CallbackType::Failsafe | CallbackType::Syscall) => Err(Errno::Inval),
+        Some(
+            CallbackType::SysenterDeprecated
+            | CallbackType::Nmi
+            | CallbackType::Sysenter
+            | CallbackType::Syscall32,
+        )
+        | None => Err(Errno::NoSys),
+    }
+}
+
+/// Returns from a handler to where the frame on the guest's kernel stack says.
+pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let Ok(frame) = call.read::<IretFrame>(call.regs.rsp) else {
+        return Ok(crash(call));
+    };
+    // Going to a program needs page tables for programs, which cannot be given yet; and no CPU goes to an address that is
+    // not canonical: it would fault in the hypervisor instead.
+    if frame.cs & 3 == 3 || !layout::is_canonical(frame.rip) {
+        return Ok(crash(call));
+    }
+    let events_masked = frame.rflags & Regs::FLAG_IF == 0;
+    call.regs
+        .return_to(frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss);
+    if frame.flags & VGCF_IN_SYSCALL == 0 {
+        call.regs.r11 = frame.r11;
+        call.regs.rcx = frame.rcx;
+    }
+    let vcpu = call.vcpu()?;
+    call.hv.with_info(vcpu, |info| {
+        if events_masked {
+            info.mask_upcalls();
+        } else {
+            info.unmask_upcalls();
+        }
+    });
+    Ok(frame.rax)
+}
+
+fn crash<M: Machine>(call: &Call<'_, M>) -> u64 {
+    call.hv.crash(call.current, call.regs, Fatal::BadReturn);
+    0
+}

@@ -1,0 +1,80 @@
+//! `vcpu_op` and `set_timer_op`: what a guest does with its processors.
+
+use super::{Answer, Call};
+use crate::ids::VcpuId;
+use crate::machine::Machine;
+use crate::time::Purpose;
+use crate::vcpu::{Run, Vcpu};
+use bulkhead_abi::Errno;
+use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, SetSingleshotTimer};
+
+/// A deadline further away than this is taken for a mistake of the guest's clock, and comes early instead of never.
+const IMPLAUSIBLE_NS: u64 = 1 << 50;
+
+/// What such a deadline is shortened to.
+const SHORT_NS: u64 = 100_000_000;
+
+pub(super) fn is_up<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    Ok(u64::from(named(call)?.run() != Run::Offline))
+}
+
+/// There are no periodic timers, so none runs on.
+pub(super) fn stop_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    named(call)?;
+    Ok(0)
+}
+
+pub(super) fn set_singleshot_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = own(call)?;
+    let SetSingleshotTimer {
+        timeout_abs_ns,
+        flags,
+    } = call.read(call.arg::<2>())?;
+    if flags & SINGLESHOT_FUTURE != 0 && timeout_abs_ns < call.hv.machine().now() {
+        return Err(Errno::Time);
+    }
+    call.hv
+        .set_deadline(call.domain(), vcpu, Purpose::Timer, Some(timeout_abs_ns));
+    Ok(0)
+}
+
+pub(super) fn stop_singleshot_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = own(call)?;
+    call.hv.set_deadline(call.domain(), vcpu, Purpose::Timer, None);
+    Ok(0)
+}
+
+pub(super) fn set_timer_op<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = match call.arg::<0>() {
+        0 => None,
+        at => {
+            let now = call.hv.machine().now();
+            let is_implausible = at.saturating_sub(now) > IMPLAUSIBLE_NS;
+            Some(if is_implausible {
+                now.saturating_add(SHORT_NS)
+            } else {
+                at
+            })
+        }
+    };
+    call.hv
+        .set_deadline(call.domain(), call.vcpu()?, Purpose::Timer, at);
+    Ok(0)
+}
+
+/// The vCPU that argument 1 names.
+fn named<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
+    call.domain()
+        .vcpu(VcpuId::new(call.arg32::<1>()))
+        .ok_or(Errno::NoEnt)
+}
+
+/// The same, where it must be the caller itself.
+fn own<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
+    let vcpu = named(call)?;
+    if vcpu.id == call.current.vcpu {
+        Ok(vcpu)
+    } else {
+        Err(Errno::Inval)
+    }
+}

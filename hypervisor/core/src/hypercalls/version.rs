@@ -1,0 +1,68 @@
+//! `xen_version`: who we say we are.
+
+use super::{Answer, Call};
+use crate::machine::Machine;
+use bulkhead_abi::version::{FeatureInfo, PlatformParameters, REPORTED_FEATURES, REPORTED_VERSION, len};
+use bulkhead_abi::{Errno, layout};
+
+/// What stands behind the version in a guest's banner.
+const EXTRAVERSION: &str = "-bulkhead";
+
+/// Which guests there can be.
+const CAPABILITIES: &str = "xen-3.0-x86_64 ";
+
+pub(super) fn version<M: Machine>(_call: &mut Call<'_, M>) -> Answer {
+    Ok(u64::from(REPORTED_VERSION))
+}
+
+pub(super) fn extraversion<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    write_text::<M, { len::EXTRAVERSION }>(call, EXTRAVERSION)
+}
+
+pub(super) fn capabilities<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    write_text::<M, { len::CAPABILITIES }>(call, CAPABILITIES)
+}
+
+pub(super) fn platform_parameters<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    call.write(
+        call.arg::<1>(),
+        &PlatformParameters {
+            virt_start: layout::HYPERVISOR.start,
+        },
+    )?;
+    Ok(0)
+}
+
+pub(super) fn get_features<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let info: FeatureInfo = call.read(at)?;
+    if info.submap_idx != 0 {
+        return Err(Errno::Inval);
+    }
+    call.write(
+        at,
+        &FeatureInfo {
+            submap: REPORTED_FEATURES,
+            ..info
+        },
+    )?;
+    Ok(0)
+}
+
+pub(super) fn page_size<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if call.arg::<1>() == 0 {
+        Ok(layout::PAGE_SIZE as u64)
+    } else {
+        Err(Errno::Inval)
+    }
+}
+
+/// Writes `text` into the guest's field of `N` bytes, padded with zeros.
+fn write_text<M: Machine, const N: usize>(call: &Call<'_, M>, text: &str) -> Answer {
+    let mut field = [0; N];
+    for (to, from) in field.iter_mut().take(N.saturating_sub(1)).zip(text.bytes()) {
+        *to = from;
+    }
+    call.write_bytes(call.arg::<1>(), &field)?;
+    Ok(0)
+}

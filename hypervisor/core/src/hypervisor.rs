@@ -1,0 +1,298 @@
+//! The hypervisor whole: all modules tied together, and the doors through which the machine layer comes in.
+
+use crate::domains::boot_list::Entry;
+use crate::domains::builder::{self, BuildError};
+use crate::domains::{Domain, DomainTable};
+use crate::events::GlobalVirqs;
+use crate::events::bits::{self, SharedInfoView, VcpuInfoView, Wake};
+use crate::events::{Raise, Target};
+use crate::ids::{CpuId, VcpuId};
+use crate::machine::{Machine, Outcome, Trace};
+use crate::memory::Memory;
+use crate::schedule::RunQueue;
+use crate::try_box::TryBox;
+use crate::vcpu::{Context, Vcpu};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bulkhead_abi::event::Virq;
+use bulkhead_abi::sched::ShutdownReason;
+use bulkhead_abi::{DomId, shared_info};
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::mutex::TicketMutex;
+
+/// When the machine stops by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndPolicy {
+    /// When the control domain ends.
+    ControlDomain,
+    /// When no domain is left.
+    LastDomain,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Hypervisor<M> {
+    pub(crate) memory: Memory<M>,
+    pub(crate) domains: DomainTable,
+    pub(crate) cpus: Box<[Shared]>,
+    pub(crate) global_virqs: TicketMutex<GlobalVirqs>,
+    end_policy: EndPolicy,
+    has_crashed: AtomicBool,
+}
+
+/// What other CPUs may touch of a physical CPU's state.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Who waits to run there, and what is due.
+    pub(crate) queue: TicketMutex<RunQueue>,
+    /// Whether it should look at its queue again before it goes on with its guest.
+    pub(crate) must_schedule: AtomicBool,
+}
+
+/// What a physical CPU alone touches: which vCPU it runs.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    id: CpuId,
+    pub(crate) current: Option<Current>,
+}
+
+/// The vCPU that a CPU runs, with its state.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) vcpu: VcpuId,
+    pub(crate) context: TryBox<Context>,
+}
+
+impl Cpu {
+    /// A CPU that has run nothing yet.
+    #[must_use]
+    pub const fn new(id: CpuId) -> Self {
+        Self { id, current: None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> CpuId {
+        self.id
+    }
+
+    /// The domain and vCPU that it runs.
+    #[must_use]
+    pub fn running(&self) -> Option<(DomId, VcpuId)> {
+        self.current
+            .as_ref()
+            .map(|current| (current.domain.id, current.vcpu))
+    }
+}
+
+impl Current {
+    pub(crate) fn vcpu(&self) -> Option<&Vcpu> {
+        self.domain.vcpu(self.vcpu)
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// A hypervisor with no domains, for `cpus` physical CPUs; `None` if there is no memory for its tables.
+    #[must_use]
+    pub fn new(memory: Memory<M>, cpus: usize, end_policy: EndPolicy) -> Option<Self> {
+        let mut shared = Vec::new();
+        shared.try_reserve_exact(cpus).ok()?;
+        shared.resize_with(cpus, Shared::default);
+        Some(Self {
+            memory,
+            domains: DomainTable::new()?,
+            cpus: shared.into_boxed_slice(),
+            global_virqs: TicketMutex::new(GlobalVirqs::new(DomId::new(0))),
+            end_policy,
+            has_crashed: AtomicBool::new(false),
+        })
+    }
+
+    /// The hardware.
+    pub fn machine(&self) -> &M {
+        self.memory.machine()
+    }
+
+    /// The machine's memory.
+    pub fn memory(&self) -> &Memory<M> {
+        &self.memory
+    }
+
+    /// Makes a domain with the number `id` and lets it run. It starts on `home`.
+    ///
+    /// # Errors
+    ///
+    /// See [`BuildError`]; nothing is left behind then.
+    pub fn create_domain(
+        &self,
+        id: DomId,
+        entry: &Entry<'_>,
+        kernel: &[u8],
+        ramdisk: Option<&[u8]>,
+        home: CpuId,
+    ) -> Result<(), BuildError> {
+        let queue = self.cpus.get(home.index()).ok_or(BuildError::NoHeap)?;
+        if !queue.queue.lock().reserve(entry.vcpus as usize) {
+            return Err(BuildError::NoHeap);
+        }
+        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk, home)?);
+        self.domains
+            .insert(Arc::clone(&domain))
+            .map_err(|_| BuildError::NumberTaken)?;
+        domain.lifecycle.lock().start();
+        if let Some(vcpu) = domain.vcpus.first() {
+            self.start_vcpu(&domain, vcpu);
+        }
+        Ok(())
+    }
+
+    /// Raises a port. The lock of the event table that gave `raise` is still held.
+    pub(crate) fn deliver(&self, domain: &Domain, raise: Raise) {
+        let Some(vcpu) = domain.vcpu(raise.vcpu) else {
+            return;
+        };
+        self.memory.machine().trace(
+            Trace::Send,
+            u64::from(domain.id.raw()),
+            u64::from(raise.port.raw()),
+        );
+        let shared = self.memory.machine().frame(domain.shared_info);
+        let wake = self.with_info(vcpu, |info| {
+            bits::raise(SharedInfoView::new(&shared), info, raise.port)
+        });
+        self.wake(domain, vcpu, wake.unwrap_or(Wake::Nobody));
+    }
+
+    /// Passes on what the event bits ask for.
+    pub(crate) fn wake(&self, domain: &Domain, vcpu: &Vcpu, wake: Wake) {
+        match wake {
+            Wake::Nobody => return,
+            Wake::Pollers => {}
+            Wake::Vcpu => self.wake_vcpu(domain, vcpu),
+        }
+        for poller in domain.vcpus.iter().filter(|vcpu| vcpu.is_polling()) {
+            self.wake_vcpu(domain, poller);
+        }
+    }
+
+    /// Shows `vcpu`'s `vcpu_info` to `look`.
+    pub(crate) fn with_info<T>(&self, vcpu: &Vcpu, look: impl FnOnce(VcpuInfoView<'_>) -> T) -> Option<T> {
+        let place = vcpu.info();
+        let frame = self.memory.machine().frame(place.frame);
+        VcpuInfoView::new(&frame, usize::from(place.word).saturating_mul(8)).map(look)
+    }
+
+    /// Raises a virtual interrupt of a vCPU, if its domain listens.
+    pub(crate) fn raise_virq(&self, domain: &Domain, vcpu: VcpuId, virq: Virq) {
+        let events = domain.events.read();
+        if let Some(raise) = events.virq(virq, vcpu) {
+            self.deliver(domain, raise);
+        }
+    }
+
+    /// Delivers what a send on a port of `domain` brings about.
+    pub(crate) fn send(
+        &self,
+        domain: &Domain,
+        port: crate::events::Port,
+    ) -> Result<(), crate::events::EventError> {
+        let events = domain.events.read();
+        match events.send(port)? {
+            Target::Own(raise) => self.deliver(domain, raise),
+            Target::Nobody => {}
+            Target::Peer {
+                domain: peer,
+                delivery,
+            } => {
+                // One lock at a time: the peer's table says whether it is still connected to us.
+                drop(events);
+                if let Some(peer) = self.domains.get(peer) {
+                    let events = peer.events.read();
+                    if let Some(raise) = events.receive(delivery) {
+                        self.deliver(&peer, raise);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a domain. Its vCPUs stop; its memory stays as it is.
+    pub(crate) fn shut_down(&self, domain: &Domain, reason: ShutdownReason) {
+        if !domain.lifecycle.lock().shut_down(reason) {
+            return;
+        }
+        self.memory.machine().trace(
+            Trace::Shutdown,
+            u64::from(domain.id.raw()),
+            u64::from(reason.raw()),
+        );
+        for vcpu in &domain.vcpus {
+            self.stop_vcpu(domain, vcpu);
+        }
+        match reason {
+            ShutdownReason::Crash | ShutdownReason::Watchdog => {
+                self.has_crashed.store(true, Ordering::Relaxed);
+                log::error!("domain {} ({}) is gone: {reason}", domain.id.raw(), domain.name);
+            }
+            ShutdownReason::Poweroff
+            | ShutdownReason::Reboot
+            | ShutdownReason::Suspend
+            | ShutdownReason::SoftReset => {
+                log::info!("domain {} ({}): {reason}", domain.id.raw(), domain.name)
+            }
+        }
+        self.raise_global(Virq::DomExc);
+        if self.is_over(domain) {
+            let crashed = self.has_crashed.load(Ordering::Relaxed);
+            self.memory.machine().stop(if crashed {
+                Outcome::DomainCrashed
+            } else {
+                Outcome::Clean
+            });
+        }
+    }
+
+    fn is_over(&self, ended: &Domain) -> bool {
+        match self.end_policy {
+            EndPolicy::ControlDomain => ended.is_control(),
+            EndPolicy::LastDomain => self
+                .domains
+                .iter()
+                .all(|domain| domain.lifecycle.lock().has_ended()),
+        }
+    }
+
+    /// Raises a virtual interrupt that tells about the whole machine, at whoever handles it.
+    pub(crate) fn raise_global(&self, virq: Virq) {
+        let handler = self.global_virqs.lock().handler(virq);
+        if let Some(domain) = handler.and_then(|id| self.domains.get(id)) {
+            self.raise_virq(&domain, VcpuId::BOOT, virq);
+        }
+    }
+
+    /// Writes the clock to the guest's copy, by the version protocol of the ABI's section 9.1.
+    pub(crate) fn write_clock(&self, vcpu: &Vcpu) {
+        let machine = self.memory.machine();
+        let (now, scale) = (machine.clock(), machine.tsc_scale());
+        let place = vcpu.info();
+        let frame = machine.frame(place.frame);
+        let first = usize::from(place.word).saturating_add(shared_info::offset::TIME / 8);
+        let Some([version, tsc, ns, scaling]) = frame.get(first..).and_then(|words| words.first_chunk())
+        else {
+            return;
+        };
+        // The guest cannot make us wait: whatever version stands there, we write an odd one and then the next even one.
+        let odd = version.load(Ordering::Relaxed) & 0xffff_ffff | 1;
+        version.store(odd, Ordering::Relaxed);
+        // Release: a reader on another CPU that sees a new field also sees the odd version, or a later one.
+        core::sync::atomic::fence(Ordering::Release);
+        tsc.store(now.tsc, Ordering::Relaxed);
+        ns.store(now.ns, Ordering::Relaxed);
+        let [shift] = scale.shift.to_le_bytes();
+        scaling.store(u64::from(scale.mul) | u64::from(shift) << 32, Ordering::Relaxed);
+        version.store(odd.wrapping_add(1) & 0xffff_ffff, Ordering::Release);
+    }
+}

@@ -1,0 +1,36 @@
+//! The state machines of the Bulkhead hypervisor: who owns a frame, what it may be used as, which
+//! event goes where, who runs next, what a hypercall means.
+//!
+//! Everything here is safe Rust and runs anywhere. The hardware stands behind one trait, [`Machine`]; the
+//! bare-metal binary implements it with page tables and interrupt controllers, the host tests with a
+//! simulation. [`Hypervisor`] ties the modules together: the machine layer calls it when a guest enters
+//! (a hypercall, an exception, an interrupt) and it leaves by [`Hypervisor::leave`].
+//!
+//! Lock order, outermost first: domain memory, event tables (two of them in domain-id order), run queue,
+//! frame allocator. Frame counts and types are atomics and take no lock.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod console;
+pub mod domains;
+pub mod events;
+pub mod frames;
+pub mod hypercalls;
+mod hypervisor;
+pub mod ids;
+pub mod machine;
+pub mod memory;
+pub mod paging;
+mod schedule;
+pub mod sync;
+pub mod time;
+mod traps;
+pub mod try_box;
+pub mod vcpu;
+
+pub use hypervisor::{Cpu, EndPolicy, Hypervisor, Shared};
+pub use machine::Machine;
+pub use traps::Exception;

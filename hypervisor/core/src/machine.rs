@@ -1,0 +1,166 @@
+//! What the core needs of the hardware, as one trait.
+//!
+//! The bare-metal binary implements it with page tables, interrupt controllers and a serial line; the host tests with a
+//! simulation that keeps TLBs stale until they are flushed.
+
+use crate::frames::Mfn;
+use crate::ids::CpuId;
+use crate::sync::{AtomicU64, Ordering};
+use crate::vcpu::Segments;
+use core::ops::Deref;
+
+/// The 512 words of a frame, as the only view of its contents: a guest may write at any instant, and atomics bear that.
+pub type FrameWords = [AtomicU64; 512];
+
+/// The guest address that could not be read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestFault(pub u64);
+
+/// A moment, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// The time-stamp counter.
+    pub tsc: u64,
+    /// Nanoseconds since the machine started.
+    pub ns: u64,
+}
+
+/// How a machine ends, as the world outside sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Every domain that ended did so by its own will.
+    Clean,
+    /// A domain crashed.
+    DomainCrashed,
+}
+
+/// Which translations a flush forgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// All of them, and everything cached of the tables on the way.
+    All,
+    /// Those of the page at this linear address, in the current address space.
+    Page(u64),
+}
+
+/// What one CPU did last that is worth a line in its trace ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Trace {
+    /// A hypercall begins: number, first argument.
+    Hypercall = 1,
+    /// A trap was handed to the guest: vector, where it happened.
+    Bounce = 2,
+    /// An event upcall was made: where the guest was interrupted.
+    Upcall = 3,
+    /// The CPU changes vCPU: domain, vCPU.
+    Switch = 4,
+    /// The CPU has nothing to run.
+    Idle = 5,
+    /// A domain ended: domain, reason.
+    Shutdown = 6,
+    /// An event was sent: domain, port of the receiver.
+    Send = 7,
+}
+
+/// The hardware, as the core sees it. Methods act on the CPU that calls them unless they say otherwise.
+pub trait Machine: Sync + 'static {
+    /// A view of one frame, valid while it lives.
+    type Frame<'a>: Deref<Target = FrameWords>
+    where
+        Self: 'a;
+
+    /// Shows the contents of `mfn`, which must be RAM below the frame table's limit.
+    fn frame(&self, mfn: Mfn) -> Self::Frame<'_>;
+
+    /// Copies `bytes` into `mfn` from byte `offset` on; what would not fit is left out.
+    fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]);
+
+    /// Fills `mfn` with zeros.
+    fn zero_frame(&self, mfn: Mfn) {
+        for word in self.frame(mfn).iter() {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies from `from`, an address in the current guest address space, as the guest kernel would read it.
+    ///
+    /// The caller has checked that the range touches nothing of the hypervisor's.
+    ///
+    /// # Errors
+    ///
+    /// The first address that could not be read; part of `into` may have been written.
+    fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault>;
+
+    /// Copies to `to`, an address in the current guest address space, as the guest kernel would write it.
+    ///
+    /// The caller has checked that the range touches nothing of the hypervisor's.
+    ///
+    /// # Errors
+    ///
+    /// The first address that could not be written; part of `from` may have been stored.
+    fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault>;
+
+    /// Sets the machine-to-pseudo-physical entry of `mfn`, which guests read.
+    fn set_m2p(&self, mfn: Mfn, value: u64);
+
+    /// Reads the machine-to-pseudo-physical entry of `mfn`.
+    fn m2p(&self, mfn: Mfn) -> u64;
+
+    /// The entry that slot `index` (256 to 271) of every level 4 table holds: the hypervisor's own.
+    fn hypervisor_slot(&self, index: usize) -> u64;
+
+    /// Loads the address space whose level 4 table is `root`. Forgets all earlier translations on this CPU.
+    fn load_root(&self, root: Mfn);
+
+    /// Loads an address space of the hypervisor's alone: for idling, when no guest's tables may be relied upon.
+    fn load_idle_root(&self);
+
+    /// Forgets translations on this CPU and on all others that may hold them; returns when it is done.
+    fn flush(&self, what: Flush);
+
+    /// Loads a vCPU's segment selectors and bases. A selector that cannot be loaded becomes null.
+    ///
+    /// Returns whether all could be loaded.
+    fn load_segments(&self, segments: &Segments) -> bool;
+
+    /// Reads back the segment state, which a guest may have changed without telling.
+    fn save_segments(&self, segments: &mut Segments);
+
+    /// The clock at this moment: the same on every CPU.
+    fn clock(&self) -> Clock;
+
+    /// Nanoseconds since the machine started.
+    fn now(&self) -> u64 {
+        self.clock().ns
+    }
+
+    /// How ticks of the time-stamp counter become nanoseconds.
+    fn tsc_scale(&self) -> bulkhead_abi::shared_info::TscScale;
+
+    /// Seconds and nanoseconds since 1970 at [`Machine::now`] = 0.
+    fn wall_clock_at_start(&self) -> (u64, u32);
+
+    /// Asks for a timer interrupt at `deadline` (ns, on the clock of [`Machine::now`]), or for none. A deadline
+    /// in the past means at once.
+    fn set_timer(&self, deadline: Option<u64>);
+
+    /// Interrupts `cpu`, so that it looks at its run queue and its guest's events again.
+    fn kick(&self, cpu: CpuId);
+
+    /// Waits for an interrupt with nothing to run, and handles it.
+    /// Returns after it, or at once if one is due. Says whether the machine goes on; only a simulation's may not.
+    fn wait_for_interrupt(&self) -> bool;
+
+    /// Writes to the operator's line, without any other CPU's output in between.
+    fn console_write(&self, bytes: &[u8]);
+
+    /// Takes one byte that the operator typed.
+    fn console_read(&self) -> Option<u8>;
+
+    /// Stops the machine. Returns only in a simulation.
+    fn stop(&self, outcome: Outcome);
+
+    /// Leaves a line in this CPU's trace ring.
+    fn trace(&self, what: Trace, a: u64, b: u64);
+}

@@ -1,0 +1,72 @@
+//! Direct paging: guests own their page tables and read them freely; every change goes through here.
+//!
+//! The law: a frame that is a page table is never writable by any guest, and no guest entry reaches the hypervisor
+//! or another domain's frame. It follows from counting: a present entry in a validated table holds a reference
+//! to its frame and a use of it as what the entry makes it, a writable page or a table of the level below; a
+//! frame has one type at a time.
+//!
+//! [`entry`] has the rules for single entries; [`validate`] takes and drops whole tables; [`update`] changes one entry
+//! of a live table.
+
+pub mod entry;
+mod update;
+mod validate;
+
+use crate::frames::{RefError, TypeError};
+use bulkhead_abi::Errno;
+pub use entry::Level;
+pub(crate) use update::AccessedDirty;
+
+/// Why a change to page tables is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PagingError {
+    /// An entry has bits that no guest may set; these.
+    Flags(u64),
+    /// An entry leads to a frame that is no RAM of this machine.
+    NoFrame,
+    /// An entry leads to a frame that is not the caller's.
+    Foreign,
+    /// The table to change is not a frame of the caller's.
+    NotOwnTable,
+    /// A frame is in use as something that excludes this.
+    Type(TypeError),
+    /// The slot belongs to the hypervisor.
+    HypervisorSlot,
+    /// There is no table on the way to this address.
+    NotMapped,
+    /// Others change the same entry all the time.
+    Contended,
+}
+
+impl From<TypeError> for PagingError {
+    fn from(error: TypeError) -> Self {
+        match error {
+            TypeError::NoFrame => Self::NoFrame,
+            TypeError::InUse(_) | TypeError::Busy | TypeError::Overflow => Self::Type(error),
+        }
+    }
+}
+
+impl From<RefError> for PagingError {
+    fn from(error: RefError) -> Self {
+        match error {
+            RefError::NoFrame => Self::NoFrame,
+            RefError::NotOwner => Self::Foreign,
+            RefError::Overflow => Self::Type(TypeError::Overflow),
+        }
+    }
+}
+
+impl From<PagingError> for Errno {
+    fn from(error: PagingError) -> Self {
+        match error {
+            PagingError::Foreign | PagingError::Contended => Self::Busy,
+            PagingError::Flags(_)
+            | PagingError::NoFrame
+            | PagingError::NotOwnTable
+            | PagingError::Type(_)
+            | PagingError::HypervisorSlot
+            | PagingError::NotMapped => Self::Inval,
+        }
+    }
+}

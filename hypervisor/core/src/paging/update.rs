@@ -1,0 +1,220 @@
+//! Changing one entry of a live page table.
+
+use super::PagingError;
+use super::entry::{self, Level, is_present};
+use crate::frames::{Kind, Mfn};
+use crate::machine::{Flush, Machine};
+use crate::memory::Memory;
+use bulkhead_abi::DomId;
+use bulkhead_abi::{Errno, layout, pte};
+use core::sync::atomic::Ordering;
+
+/// Whether the accessed and dirty bits that the CPU set in the old entry are carried over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessedDirty {
+    /// The new entry says what they are.
+    Replace,
+    /// What was set stays set.
+    Preserve,
+}
+
+/// How often an entry may change under us before we give up: the guest's other vCPUs, or the accessed bit.
+const TRIES: usize = 16;
+
+impl<M: Machine> Memory<M> {
+    /// Writes entry `index` of the page table `table`, a frame of `owner`'s.
+    ///
+    /// # Errors
+    ///
+    /// See [`PagingError`]; nothing has changed then.
+    pub(crate) fn update_entry(
+        &self,
+        owner: DomId,
+        table: Mfn,
+        index: usize,
+        new: u64,
+        accessed_dirty: AccessedDirty,
+    ) -> Result<(), PagingError> {
+        self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
+        // The use keeps the frame a validated table while we write.
+        let result = self
+            .frames
+            .get_table(table)
+            .map_err(PagingError::from)
+            .and_then(|kind| {
+                let updated = Level::of(kind)
+                    .ok_or(PagingError::NotOwnTable)
+                    .and_then(|level| self.update_held(owner, table, level, index, new, accessed_dirty));
+                self.put_type(table);
+                updated
+            });
+        self.put(table);
+        result
+    }
+
+    /// Writes word `index` of a frame of `owner`'s on its behalf: a page-table entry if it is a table, or just a word
+    /// if the frame could be written by its owner anyway.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::update_entry`].
+    pub(crate) fn write_word(
+        &self,
+        owner: DomId,
+        mfn: Mfn,
+        index: usize,
+        value: u64,
+        accessed_dirty: AccessedDirty,
+    ) -> Result<(), Errno> {
+        let kind =
+            self.frames.typing(mfn).map_or(
+                Kind::None,
+                |word| if word.count == 0 { Kind::None } else { word.kind },
+            );
+        if kind.is_table() {
+            return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty)?);
+        }
+        self.get_as(mfn, owner, Kind::Writable)
+            .map_err(|_| Errno::Inval)?;
+        if let Some(word) = self.machine.frame(mfn).get(index) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.put_as(mfn);
+        Ok(())
+    }
+
+    fn update_held(
+        &self,
+        owner: DomId,
+        table: Mfn,
+        level: Level,
+        index: usize,
+        new: u64,
+        accessed_dirty: AccessedDirty,
+    ) -> Result<(), PagingError> {
+        if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
+            return Err(PagingError::HypervisorSlot);
+        }
+        let new = entry::adjust(level, new)?;
+        let words = self.machine.frame(table);
+        let word = words.get(index).ok_or(PagingError::NotMapped)?;
+        for _ in 0..TRIES {
+            let old = word.load(Ordering::Relaxed);
+            let carried = match accessed_dirty {
+                AccessedDirty::Replace => 0,
+                AccessedDirty::Preserve => old & (pte::ACCESSED | pte::DIRTY),
+            };
+            let next = if is_present(new) { new | carried } else { new };
+            let is_harmless = entry::is_harmless_change(old, next);
+            if !is_harmless {
+                self.get_target(next, owner, level)?;
+            }
+            // The CPU may set bits in it, and another vCPU may write it: only what we looked at is replaced.
+            if word
+                .compare_exchange(old, next, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                if !is_harmless {
+                    self.put_target(next, level);
+                }
+                continue;
+            }
+            if level != Level::L1 && is_present(old) && old != next {
+                // CPUs cache the upper levels by themselves; the guest is not asked to know that.
+                self.machine.flush(Flush::All);
+            }
+            if !is_harmless {
+                self.put_target(old, level);
+            }
+            return Ok(());
+        }
+        Err(PagingError::Contended)
+    }
+
+    /// Finds the level 1 table and the index in it through which `va` goes in the address space of `root`.
+    ///
+    /// The caller holds `root` as a level 4 table. What is returned is an allegation by the time that it
+    /// is used: another vCPU may have changed the tables.
+    pub(crate) fn walk(&self, root: Mfn, va: u64) -> Result<(Mfn, usize), PagingError> {
+        if layout::is_hypervisor(va) || !layout::is_canonical(va) {
+            return Err(PagingError::NotMapped);
+        }
+        let mut table = root;
+        for level in [Level::L4, Level::L3, Level::L2] {
+            let words = self.machine.frame(table);
+            let entry = words
+                .get(level.index(va))
+                .map_or(0, |word| word.load(Ordering::Relaxed));
+            let next = entry::frame(entry);
+            // A table could be freed and its frame reused while we walk it; RAM below the limit can be read in any case.
+            if !is_present(entry) || next.raw() >= self.frames.limit() {
+                return Err(PagingError::NotMapped);
+            }
+            table = next;
+        }
+        Ok((table, Level::L1.index(va)))
+    }
+
+    /// Writes the level 1 entry of `va` in the address space of `root`.
+    ///
+    /// # Errors
+    ///
+    /// [`PagingError::NotMapped`] if there is no level 1 table for `va`; else as [`Memory::update_entry`].
+    pub(crate) fn update_va(&self, owner: DomId, root: Mfn, va: u64, new: u64) -> Result<(), PagingError> {
+        let (table, index) = self.walk(root, va)?;
+        self.get_as_table(owner, table, Kind::L1)?;
+        let updated = self.update_held(owner, table, Level::L1, index, new, AccessedDirty::Replace);
+        self.put_as(table);
+        updated
+    }
+
+    /// Takes a reference to and a use of a frame that is a validated table of `kind` already.
+    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind) -> Result<(), PagingError> {
+        self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
+        match self.frames.get_table(table) {
+            Ok(found) if found == kind => Ok(()),
+            Ok(_) => {
+                self.put_as(table);
+                Err(PagingError::NotMapped)
+            }
+            Err(error) => {
+                self.put(table);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Pins `mfn` as a table of `kind`: it stays one until it is unpinned, whether or not anything refers to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]; a frame that is pinned already is refused.
+    pub(crate) fn pin(&self, owner: DomId, mfn: Mfn, kind: Kind) -> Result<(), PagingError> {
+        self.get_as(mfn, owner, kind).map_err(|error| {
+            if error == PagingError::Foreign {
+                PagingError::NotOwnTable
+            } else {
+                error
+            }
+        })?;
+        self.frames.pin(mfn).map_err(|error| {
+            self.put_as(mfn);
+            error.into()
+        })
+    }
+
+    /// Takes the pin off.
+    ///
+    /// # Errors
+    ///
+    /// [`PagingError::NotOwnTable`] if the frame is not the owner's, [`PagingError::Type`] if it is not pinned.
+    pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn) -> Result<(), PagingError> {
+        self.get(mfn, owner).map_err(|_| PagingError::NotOwnTable)?;
+        let unpinned = self.frames.unpin(mfn);
+        if unpinned.is_ok() {
+            self.put_as(mfn);
+        }
+        self.put(mfn);
+        Ok(unpinned?)
+    }
+}

@@ -1,0 +1,229 @@
+//! The way into a guest: exceptions that are handed to it, events that are delivered, and what happens when it
+//! cannot be entered.
+
+use crate::domains::Domain;
+use crate::hypervisor::{Cpu, Current, Hypervisor};
+use crate::machine::{Machine, Trace};
+use crate::vcpu::bounce::{self, Interrupted};
+use crate::vcpu::{Callback, Mode, Regs, Run};
+use bulkhead_abi::layout;
+use bulkhead_abi::sched::ShutdownReason;
+use bulkhead_abi::shared_info;
+use bulkhead_abi::trap::{PF_RESERVED, PF_USER, Vector};
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+/// An exception that a guest caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Which.
+    pub vector: u8,
+    /// What the CPU said about it; zero if it said nothing.
+    pub error_code: u32,
+    /// For a page fault: the address that was touched.
+    pub address: u64,
+}
+
+/// Why a domain was ended by the hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fatal {
+    /// It caused an exception that it has no handler for.
+    Unhandled(Exception),
+    /// It has masked no events and registered no callback for them.
+    NoEventCallback,
+    /// A frame could not be written to its kernel stack, here.
+    BadStack(u64),
+    /// It returned from a handler with a frame that could not be read, or that no CPU would take.
+    BadReturn,
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unhandled(exception) => {
+                let Exception {
+                    vector,
+                    error_code,
+                    address,
+                } = exception;
+                match Vector::from_raw(*vector) {
+                    Some(Vector::PageFault) => {
+                        write!(
+                            f,
+                            "unhandled #PF at address {address:#x}, error code {error_code:#x}"
+                        )
+                    }
+                    Some(known) => write!(f, "unhandled {known}, error code {error_code:#x}"),
+                    None => write!(f, "unhandled vector {vector}"),
+                }
+            }
+            Self::NoEventCallback => f.write_str("an event is due and no event callback registered"),
+            Self::BadStack(sp) => write!(f, "its kernel stack at {sp:#x} cannot take a frame (overflow?)"),
+            Self::BadReturn => f.write_str("it returned from a handler with an unusable frame"),
+        }
+    }
+}
+
+/// How many return addresses of a dead guest are shown.
+const BACKTRACE: usize = 16;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Hands an exception of the running guest to it.
+    pub fn exception(&self, cpu: &mut Cpu, regs: &mut Regs, exception: Exception) {
+        let Some(current) = cpu.current.as_mut() else {
+            return;
+        };
+        let handler = current.context.traps.get(exception.vector);
+        let mut error_code = exception.error_code;
+        let vector = Vector::from_raw(exception.vector);
+        if vector == Some(Vector::PageFault) {
+            // To the CPU guest kernels are users. A reserved bit means that an entry of ours is strange: not the guest's affair.
+            error_code &= !PF_RESERVED;
+            if current.context.mode == Mode::Kernel {
+                error_code &= !PF_USER;
+            }
+            self.write_cr2(current, exception.address);
+        }
+        let error_code = vector.is_some_and(Vector::has_error_code).then_some(error_code);
+        if handler.address == 0 {
+            let unhandled = Exception {
+                error_code: error_code.unwrap_or(0),
+                ..exception
+            };
+            return self.crash(current, regs, Fatal::Unhandled(unhandled));
+        }
+        self.machine()
+            .trace(Trace::Bounce, u64::from(exception.vector), regs.rip);
+        self.enter(current, regs, handler, error_code);
+    }
+
+    fn write_cr2(&self, current: &Current, address: u64) {
+        let Some(vcpu) = current.vcpu() else { return };
+        let place = vcpu.info();
+        let frame = self.machine().frame(place.frame);
+        let at = usize::from(place.word).saturating_add(shared_info::offset::CR2 / 8);
+        if let Some(word) = frame.get(at) {
+            word.store(address, Ordering::Relaxed);
+        }
+    }
+
+    /// Builds a frame on the guest kernel's stack and lets the guest go on at `handler`.
+    fn enter(&self, current: &mut Current, regs: &mut Regs, handler: Callback, error_code: Option<u32>) {
+        let Some(events_masked) = current
+            .vcpu()
+            .and_then(|vcpu| self.with_info(vcpu, |info| info.are_upcalls_masked()))
+        else {
+            return;
+        };
+        let context = &mut *current.context;
+        let from = Interrupted {
+            regs,
+            mode: context.mode,
+            kernel_sp: context.kernel_stack.1,
+            events_masked,
+        };
+        let built = bounce::bounce(&from, handler, error_code);
+        let Ok((frame, entered)) = built else {
+            return self.crash(current, regs, Fatal::BadStack(regs.rsp));
+        };
+        let (bytes, len) = frame.bytes();
+        let bytes = bytes.get(..len).unwrap_or(&bytes);
+        if self.machine().copy_to_guest(frame.address, bytes).is_err() {
+            return self.crash(current, regs, Fatal::BadStack(frame.address));
+        }
+        *regs = entered;
+        if handler.masks_events
+            && let Some(vcpu) = current.vcpu()
+        {
+            self.with_info(vcpu, |info| info.mask_upcalls());
+        }
+    }
+
+    /// The last thing before a guest goes on: runs another if it must, and delivers events.
+    pub fn leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        loop {
+            if self.must_schedule(cpu) {
+                self.schedule(cpu, regs);
+            }
+            let Some(current) = cpu.current.as_mut() else {
+                return;
+            };
+            let wanted = current
+                .vcpu()
+                .and_then(|vcpu| self.with_info(vcpu, |info| info.upcall_wanted()));
+            if wanted != Some(true) {
+                return;
+            }
+            let callback = current.context.event_callback;
+            if callback.address == 0 {
+                self.crash(current, regs, Fatal::NoEventCallback);
+                continue;
+            }
+            self.machine().trace(Trace::Upcall, regs.rip, 0);
+            self.enter(
+                current,
+                regs,
+                Callback {
+                    masks_events: true,
+                    ..callback
+                },
+                None,
+            );
+        }
+    }
+
+    fn must_schedule(&self, cpu: &Cpu) -> bool {
+        let asked = self
+            .cpus
+            .get(cpu.id().index())
+            .is_some_and(|shared| shared.must_schedule.load(Ordering::Acquire));
+        asked
+            || cpu
+                .current
+                .as_ref()
+                .and_then(Current::vcpu)
+                .is_none_or(|vcpu| vcpu.run() != Run::Running)
+    }
+
+    /// Ends the running domain for what it did, and says so with its registers and the way that it came.
+    pub(crate) fn crash(&self, current: &Current, regs: &Regs, why: Fatal) {
+        let domain: &Domain = &current.domain;
+        log::error!(
+            "domain {} ({}) vCPU {}: {why}",
+            domain.id.raw(),
+            domain.name,
+            current.vcpu.raw()
+        );
+        for row in regs.rows() {
+            log::error!("  {row}");
+        }
+        self.log_backtrace(regs);
+        self.shut_down(domain, ShutdownReason::Crash);
+    }
+
+    /// Follows the guest's frame pointers: each points at the caller's, with the return address above it.
+    fn log_backtrace(&self, regs: &Regs) {
+        log::error!("  backtrace: {:#x}", regs.rip);
+        let mut frame = regs.rbp;
+        for _ in 0..BACKTRACE {
+            let mut words = [0; 16];
+            if frame & 7 != 0 || !layout::is_guest_range(frame, 16) {
+                return;
+            }
+            if self.machine().copy_from_guest(frame, &mut words).is_err() {
+                return;
+            }
+            let (next, address) = words.split_at_checked(8).unwrap_or_default();
+            let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+            if word(address) == 0 {
+                return;
+            }
+            log::error!("             {:#x}", word(address));
+            // Stacks grow down, so callers are above; anything else is not a stack.
+            if word(next) <= frame {
+                return;
+            }
+            frame = word(next);
+        }
+    }
+}

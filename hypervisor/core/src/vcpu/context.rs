@@ -1,0 +1,173 @@
+//! Everything that is needed to run a vCPU.
+
+use super::Regs;
+use crate::frames::Mfn;
+use crate::ids::CpuId;
+use bulkhead_abi::layout;
+use bulkhead_abi::selectors;
+
+/// Which half of a guest runs. Both run in ring 3; their page tables differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The guest's kernel.
+    Kernel,
+    /// A program of the guest's.
+    User,
+}
+
+/// Segment selectors, and the bases that long mode uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// Data segment selector.
+    pub ds: u16,
+    /// Extra segment selector.
+    pub es: u16,
+    /// FS selector.
+    pub fs: u16,
+    /// GS selector.
+    pub gs: u16,
+    /// Base of FS.
+    pub fs_base: u64,
+    /// Base of GS in the mode that the vCPU is in.
+    pub gs_base: u64,
+    /// Base of GS in the other mode.
+    pub gs_base_other: u64,
+}
+
+/// A guest address that the hypervisor enters, and whether it masks events as it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Callback {
+    /// Where; zero means that none is registered.
+    pub address: u64,
+    /// Whether events are masked on entry.
+    pub masks_events: bool,
+}
+
+/// One trap handler, in a word: the low 48 bits of a canonical address, the gate's flags above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Gate(u64);
+
+/// The handlers that a guest kernel registered for exceptions and software interrupts.
+#[derive(Clone, Debug)]
+pub struct Traps([Gate; 256]);
+
+const GATE_ADDRESS: u64 = (1 << 48) - 1;
+const GATE_DPL_SHIFT: u32 = 48;
+const GATE_MASKS: u64 = 1 << 50;
+
+impl Traps {
+    /// No handler at all.
+    pub const NONE: Self = Self([Gate(0); 256]);
+
+    /// Registers a handler. `address` is canonical; `dpl` (0 to 3) says who may raise it by software.
+    pub fn set(&mut self, vector: u8, address: u64, dpl: u8, masks_events: bool) {
+        if let Some(gate) = self.0.get_mut(usize::from(vector)) {
+            let masks = if masks_events { GATE_MASKS } else { 0 };
+            *gate = Gate(address & GATE_ADDRESS | u64::from(dpl & 3) << GATE_DPL_SHIFT | masks);
+        }
+    }
+
+    /// The handler for `vector`; its address is zero if there is none.
+    #[must_use]
+    pub fn get(&self, vector: u8) -> Callback {
+        let Gate(word) = self.0.get(usize::from(vector)).copied().unwrap_or_default();
+        // Sign-extend: the address was canonical.
+        let address = (word << 16).cast_signed() >> 16;
+        Callback {
+            address: address.cast_unsigned(),
+            masks_events: word & GATE_MASKS != 0,
+        }
+    }
+
+    /// Forgets all handlers.
+    pub fn clear(&mut self) {
+        *self = Self::NONE;
+    }
+}
+
+/// A vCPU's state.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Registers, while it does not run.
+    pub regs: Regs,
+    /// Segments, while it does not run.
+    pub segments: Segments,
+    /// Which half of the guest runs.
+    pub mode: Mode,
+    /// The guest kernel's level 4 table; this holds a reference to it and a use of it.
+    pub kernel_root: Mfn,
+    /// Stack that the guest kernel is entered on from user mode: selector and pointer.
+    pub kernel_stack: (u16, u64),
+    /// Exception handlers.
+    pub traps: Traps,
+    /// Where events are delivered.
+    pub event_callback: Callback,
+    /// Where a guest is told that its segments could not be loaded.
+    pub failsafe_callback: Callback,
+    /// Where system calls of guest programs arrive.
+    pub syscall_callback: Callback,
+    /// The CPU for which the guest's copy of the clock was last written.
+    pub clock_written_for: Option<CpuId>,
+}
+
+impl Context {
+    /// A vCPU about to execute its first instruction, as the ABI's section 2.5 says.
+    #[must_use]
+    pub fn at_start(kernel_root: Mfn, rip: u64, rsp: u64, rsi: u64) -> Self {
+        let ss = selectors::FLAT_RING3_SS;
+        Self {
+            regs: Regs {
+                rip,
+                rsp,
+                rsi,
+                cs: u64::from(selectors::FLAT_RING3_CS64),
+                ss: u64::from(ss),
+                rflags: super::regs::flags::IF | super::regs::flags::FIXED,
+                ..Regs::default()
+            },
+            segments: Segments::default(),
+            mode: Mode::Kernel,
+            kernel_root,
+            kernel_stack: (ss, rsp),
+            traps: Traps::NONE,
+            event_callback: Callback::default(),
+            failsafe_callback: Callback::default(),
+            syscall_callback: Callback::default(),
+            clock_written_for: None,
+        }
+    }
+}
+
+/// Whether the hypervisor may enter a guest at `address`: anywhere that a CPU accepts. In the hypervisor's own range
+/// it would fault in ring 3, which is the guest's affair.
+#[must_use]
+pub fn is_entry_point(address: u64) -> bool {
+    layout::is_canonical(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trap_handler_reads_back_as_it_was_set() {
+        let mut traps = Traps::NONE;
+        traps.set(14, 0xffff_ffff_8100_1234, 0, true);
+        traps.set(3, 0x0000_7fff_0000_1000, 3, false);
+        assert_eq!(
+            traps.get(14),
+            Callback {
+                address: 0xffff_ffff_8100_1234,
+                masks_events: true
+            }
+        );
+        assert_eq!(
+            traps.get(3),
+            Callback {
+                address: 0x0000_7fff_0000_1000,
+                masks_events: false
+            }
+        );
+        assert_eq!(traps.get(13), Callback::default());
+    }
+}

@@ -1,0 +1,131 @@
+//! The registers of an interrupted guest, in the ABI's order.
+
+use core::fmt;
+
+/// A guest's general registers and where it was, as the entry code saves them on the CPU's stack.
+///
+/// The order is that of the ABI's `cpu_user_regs` as far as it goes; the entry assembly takes its offsets from here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the fields are the CPU's registers")]
+pub struct Regs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// The error code of an exception; nothing otherwise.
+    pub error_code: u32,
+    /// The vector that was taken; [`Regs::HYPERCALL`] for a SYSCALL.
+    pub entry_vector: u32,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+const _: () = assert!(size_of::<Regs>() == 168);
+
+impl Regs {
+    /// What stands in [`Regs::entry_vector`] after a SYSCALL: no vector has this number.
+    pub const HYPERCALL: u32 = 0x100;
+
+    /// The interrupt flag: what a guest puts there when it returns says whether events are masked.
+    pub(crate) const FLAG_IF: u64 = flags::IF;
+
+    /// Goes on where a guest says. Its privilege stays what it is: selectors are forced to ring 3, and of the flags it
+    /// gets only those that are its own to choose. `rip` must be canonical.
+    pub(crate) fn return_to(&mut self, rip: u64, cs: u64, rflags: u64, rsp: u64, ss: u64) {
+        self.rip = rip;
+        self.cs = cs & 0xffff | 3;
+        self.rflags = rflags & flags::GUEST | flags::IF | flags::FIXED;
+        self.rsp = rsp;
+        self.ss = ss & 0xffff | 3;
+    }
+}
+
+/// The flag register's bits that the hypervisor deals in (Intel SDM vol. 1, section 3.4.3).
+pub(crate) mod flags {
+    /// Single step.
+    pub(crate) const TF: u64 = 1 << 8;
+    /// Interrupts are taken. In hardware always set while a guest runs.
+    pub(crate) const IF: u64 = 1 << 9;
+    /// I/O privilege level.
+    pub(crate) const IOPL: u64 = 3 << 12;
+    /// Nested task.
+    pub(crate) const NT: u64 = 1 << 14;
+    /// Resume: no breakpoint at the next instruction.
+    pub(crate) const RF: u64 = 1 << 16;
+    /// Virtual 8086 mode.
+    pub(crate) const VM: u64 = 1 << 17;
+    /// Alignment check.
+    pub(crate) const AC: u64 = 1 << 18;
+    /// What a guest may choose: the arithmetic flags, TF, DF, AC, RF, ID.
+    pub(crate) const GUEST: u64 = 0xcd5 | TF | RF | AC | 1 << 21;
+    /// The bit that always reads one.
+    pub(crate) const FIXED: u64 = 1 << 1;
+}
+
+impl Regs {
+    /// The registers in rows, as they are shown to people.
+    pub fn rows(&self) -> impl Iterator<Item = impl fmt::Display> {
+        let Self {
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+            ..
+        } = *self;
+        [
+            [("rip", rip), ("rsp", rsp), ("cs ", cs), ("ss ", ss)],
+            [
+                ("rax", self.rax),
+                ("rbx", self.rbx),
+                ("rcx", self.rcx),
+                ("rdx", self.rdx),
+            ],
+            [
+                ("rsi", self.rsi),
+                ("rdi", self.rdi),
+                ("rbp", self.rbp),
+                ("flg", rflags),
+            ],
+            [
+                ("r8 ", self.r8),
+                ("r9 ", self.r9),
+                ("r10", self.r10),
+                ("r11", self.r11),
+            ],
+            [
+                ("r12", self.r12),
+                ("r13", self.r13),
+                ("r14", self.r14),
+                ("r15", self.r15),
+            ],
+        ]
+        .into_iter()
+        .map(Row)
+    }
+}
+
+/// Four registers with their names.
+struct Row([(&'static str, u64); 4]);
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([(a, av), (b, bv), (c, cv), (d, dv)]) = self;
+        write!(f, "{a} {av:016x}  {b} {bv:016x}  {c} {cv:016x}  {d} {dv:016x}")
+    }
+}

@@ -1,0 +1,112 @@
+//! Packs the boot archive: everything that a machine boots with beside the hypervisor, as one ustar file.
+//!
+//! PVH hands the hypervisor one module only, so the boot list, the domains' images and the symbol files travel
+//! together. The archive of one commit is the same byte for byte wherever it is packed: no times, no owners.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tar::{Builder, EntryType, Header};
+
+use crate::bootlist::{self, Domain};
+use crate::build::Built;
+
+/// The longest file name, in bytes, that ustar holds in one field; the hypervisor reads no other.
+const NAME_LIMIT: usize = 100;
+
+/// Writes the boot archive of a machine with these domains to `path`.
+///
+/// `images` are the domains' images, each once.
+///
+/// # Errors
+///
+/// If the boot list cannot be written, or a file cannot be read or written.
+pub(crate) fn write(path: &Path, domains: &[Domain], hypervisor: &Built, images: &[Built]) -> Result<()> {
+    let mut files = vec![("boot.list".to_owned(), bootlist::text(domains)?.into_bytes())];
+    files.push((format!("{}.sym", hypervisor.name), read(&hypervisor.symbols)?));
+    for image in images {
+        files.push((image.name.clone(), read(&image.stripped)?));
+        files.push((format!("{}.sym", image.name), read(&image.symbols)?));
+    }
+    pack(BufWriter::new(File::create(path)?), &files)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Writes `files`, in their order, as a ustar archive.
+fn pack(sink: impl Write, files: &[(String, Vec<u8>)]) -> Result<()> {
+    let mut archive = Builder::new(sink);
+    let mut seen: Vec<&str> = Vec::new();
+    for (name, content) in files {
+        if name.len() > NAME_LIMIT {
+            bail!("the file name `{name}` is longer than {NAME_LIMIT} bytes");
+        }
+        if seen.contains(&name.as_str()) {
+            bail!("the file `{name}` would be there twice");
+        }
+        seen.push(name);
+        let mut header = Header::new_ustar();
+        header
+            .set_path(name)
+            .with_context(|| format!("`{name}` cannot be a file name"))?;
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o444);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len().try_into()?);
+        header.set_cksum();
+        archive.append(&header, content.as_slice())?;
+    }
+    archive.into_inner()?.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn what_is_packed_can_be_unpacked() {
+        let files = [
+            ("boot.list".to_owned(), b"domain a".to_vec()),
+            ("big".to_owned(), vec![7; 100_000]),
+        ];
+        let mut bytes = Vec::new();
+        pack(&mut bytes, &files).unwrap();
+        assert_eq!(&bytes[257..263], b"ustar\0");
+        let mut unpacked = Vec::new();
+        for entry in tar::Archive::new(bytes.as_slice()).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            unpacked.push((entry.path().unwrap().to_str().unwrap().to_owned(), content));
+        }
+        assert_eq!(unpacked, files);
+    }
+
+    #[test]
+    fn an_archive_repeats_byte_for_byte() {
+        let files = [("boot.list".to_owned(), b"domain a".to_vec())];
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        pack(&mut first, &files).unwrap();
+        pack(&mut second, &files).unwrap();
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn names_that_are_too_long_or_taken_are_refused() {
+        let long = [("n".repeat(NAME_LIMIT + 1), Vec::new())];
+        assert!(pack(Vec::new(), &long).is_err());
+        let longest = [("n".repeat(NAME_LIMIT), Vec::new())];
+        assert!(pack(Vec::new(), &longest).is_ok());
+        let twice = [("a".to_owned(), Vec::new()), ("a".to_owned(), Vec::new())];
+        assert!(pack(Vec::new(), &twice).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! The boot list: which domains the hypervisor builds at boot, as text that people can read.
+//!
+//! `boot.list` in the boot archive has one domain a line, the first being domain 0; `#` starts a comment:
+//!
+//! ```text
+//! domain NAME kernel=FILE [ramdisk=FILE] memory=SIZE [vcpus=N] [weight=N] [cmdline="..."]
+//! ```
+//!
+//! `SIZE` is a number with `K`, `M` or `G`; in `cmdline` a `"` and a `\` have a `\` before them. This side only
+//! writes; [`Domain`] can be made in a constant, so that machines stand in tables.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+
+/// One domain of a machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Domain {
+    /// What the hypervisor's messages call it.
+    pub(crate) name: &'static str,
+    /// The image that it runs; a file in the boot archive.
+    pub(crate) kernel: &'static str,
+    memory: &'static str,
+    vcpus: u32,
+    weight: Option<u32>,
+    command_line: &'static str,
+}
+
+impl Domain {
+    /// A domain of one vCPU and 16 MiB that runs the image `kernel` without a command line.
+    pub(crate) const fn new(name: &'static str, kernel: &'static str) -> Self {
+        Self {
+            name,
+            kernel,
+            memory: "16M",
+            vcpus: 1,
+            weight: None,
+            command_line: "",
+        }
+    }
+
+    /// With the command line `words`.
+    pub(crate) const fn command_line(self, words: &'static str) -> Self {
+        Self {
+            command_line: words,
+            ..self
+        }
+    }
+
+    /// With another size of memory, such as `64M`.
+    pub(crate) const fn memory(self, size: &'static str) -> Self {
+        Self { memory: size, ..self }
+    }
+
+    /// The domain's line, without its end.
+    fn line(&self) -> Result<String> {
+        for word in [self.name, self.kernel] {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if word.is_empty() || !word.chars().all(is_plain) {
+                bail!("`{word}` cannot be a name in the boot list");
+            }
+        }
+        if !is_size(self.memory) {
+            bail!(
+                "domain {}: memory `{}` is not a number with K, M or G",
+                self.name,
+                self.memory
+            );
+        }
+        let mut line = format!(
+            "domain {} kernel={} memory={}",
+            self.name, self.kernel, self.memory
+        );
+        if self.vcpus != 1 {
+            write!(line, " vcpus={}", self.vcpus)?;
+        }
+        if let Some(weight) = self.weight {
+            write!(line, " weight={weight}")?;
+        }
+        if !self.command_line.is_empty() {
+            write!(line, " cmdline={}", quoted(self.command_line)?)?;
+        }
+        Ok(line)
+    }
+}
+
+/// The text of the boot list.
+///
+/// # Errors
+///
+/// If there is no domain, or a field cannot be written so that it would be read back as it is.
+pub(crate) fn text(domains: &[Domain]) -> Result<String> {
+    if domains.is_empty() {
+        bail!("a machine needs at least one domain");
+    }
+    let mut text = String::from("# The domains that are built at boot; the first is domain 0.\n");
+    for domain in domains {
+        text.push_str(&domain.line()?);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Whether `text` is a size: digits, not all zero, and one of K, M, G.
+pub(crate) fn is_size(text: &str) -> bool {
+    let digits = text.strip_suffix(['K', 'M', 'G']);
+    digits
+        .and_then(|digits| digits.parse::<u32>().ok())
+        .is_some_and(|number| number > 0)
+}
+
+fn quoted(words: &str) -> Result<String> {
+    if words.chars().any(char::is_control) {
+        bail!("the command line {words:?} has a control character");
+    }
+    Ok(format!(
+        "\"{}\"",
+        words.replace('\\', "\\\\").replace('"', "\\\"")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_one_line_with_only_what_differs_from_the_default() {
+        let domains = [
+            Domain::new("control", "control").memory("64M"),
+            Domain {
+                vcpus: 2,
+                weight: Some(512),
+                ..Domain::new("client", "events").command_line("role=client peer=0")
+            },
+        ];
+        let text = text(&domains).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            [
+                "domain control kernel=control memory=64M",
+                "domain client kernel=events memory=16M vcpus=2 weight=512 cmdline=\"role=client peer=0\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn quotes_and_backslashes_of_a_command_line_are_escaped() {
+        assert_eq!(quoted(r#"say="a\b""#).unwrap(), r#""say=\"a\\b\"""#);
+        assert!(quoted("two\nlines").is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_refused() {
+        assert!(text(&[]).is_err());
+        assert!(text(&[Domain::new("two words", "hello")]).is_err());
+        assert!(text(&[Domain::new("hello", "")]).is_err());
+        assert!(text(&[Domain::new("hello", "hello").memory("16")]).is_err());
+    }
+
+    #[test]
+    fn a_size_is_a_number_with_a_unit() {
+        assert!(["4K", "16M", "2G"].into_iter().all(is_size));
+        assert!(
+            !["", "M", "16", "0M", "1.5G", "16m", "-1M", "16MB"]
+                .into_iter()
+                .any(is_size)
+        );
+    }
+}

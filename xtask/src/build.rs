@@ -1,0 +1,200 @@
+//! `cargo xtask build`: images and their symbol files, into `target/bulkhead/`.
+//!
+//! Each image has a Cargo invocation of its own: built together, the images would share the union of the
+//! features that any of them asks for. [`Built`] is what the archive and QEMU work from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::Message;
+
+use crate::images::{HYPERVISOR, Image, Images};
+use crate::project::{BARE_METAL, Project, run_to_end, spelled};
+use crate::scenario::{self, Scenario};
+use crate::setup::{self, Need};
+use crate::{archive, symbols};
+
+/// The directory below `target/` that artefacts go to.
+const ARTEFACTS: &str = "bulkhead";
+
+/// What a build needs.
+pub(crate) const NEEDS: &[Need] = &[Need::BareMetalTarget, Need::LlvmTools];
+
+/// The arguments of `cargo xtask build`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// Images to build, such as `bulkhead` or `hello`; all of them, and the boot archive of the example
+    /// machine, if none is named.
+    images: Vec<String>,
+}
+
+/// The files of a built image.
+#[derive(Clone, Debug)]
+pub(crate) struct Built {
+    /// The image's name.
+    pub(crate) name: String,
+    /// The ELF file with all of its symbols, for debuggers.
+    pub(crate) elf: PathBuf,
+    /// The same without symbols and debugging data, for the boot archive.
+    pub(crate) stripped: PathBuf,
+    /// The symbol file, for backtraces.
+    pub(crate) symbols: PathBuf,
+}
+
+/// Builds what the arguments name and says where it lies.
+///
+/// # Errors
+///
+/// If a tool is missing, an image is unknown or does not build.
+pub(crate) fn build(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
+    setup::provide(project, NEEDS)?;
+    let images = Images::of(&project.metadata(None)?);
+    let mut workshop = Workshop::new(project, &images);
+    if arguments.images.is_empty() {
+        for image in images.all() {
+            println!("{}", workshop.image(&image.name)?.elf.display());
+        }
+        println!("{}", workshop.boot_files(&scenario::EXAMPLE)?.archive.display());
+    } else {
+        for name in &arguments.images {
+            println!("{}", workshop.image(name)?.elf.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What QEMU loads.
+#[derive(Clone, Debug)]
+pub(crate) struct BootFiles {
+    /// The hypervisor.
+    pub(crate) hypervisor: PathBuf,
+    /// The boot archive.
+    pub(crate) archive: PathBuf,
+}
+
+/// Builds images, each once however many scenarios use it.
+#[derive(Debug)]
+pub(crate) struct Workshop<'a> {
+    project: &'a Project,
+    images: &'a Images,
+    /// By name; what did not build is not tried again.
+    built: BTreeMap<String, Option<Built>>,
+}
+
+impl<'a> Workshop<'a> {
+    /// A workshop for these images; nothing is built yet.
+    pub(crate) fn new(project: &'a Project, images: &'a Images) -> Self {
+        Self {
+            project,
+            images,
+            built: BTreeMap::new(),
+        }
+    }
+
+    /// The files of an image.
+    ///
+    /// # Errors
+    ///
+    /// If it is unknown or does not build.
+    pub(crate) fn image(&mut self, name: &str) -> Result<Built> {
+        if let Some(known) = self.built.get(name) {
+            return known
+                .clone()
+                .with_context(|| format!("image `{name}` does not build, as told above"));
+        }
+        let built = build_image(self.project, self.images.named(name)?);
+        self.built.insert(name.to_owned(), built.as_ref().ok().cloned());
+        built
+    }
+
+    /// The hypervisor, and the boot archive of a scenario with the images of its domains.
+    ///
+    /// # Errors
+    ///
+    /// If an image is unknown or does not build, or the archive cannot be written.
+    pub(crate) fn boot_files(&mut self, scenario: &Scenario) -> Result<BootFiles> {
+        let hypervisor = self.image(HYPERVISOR)?;
+        let kernels: BTreeSet<&str> = scenario.domains.iter().map(|domain| domain.kernel).collect();
+        let built = kernels
+            .into_iter()
+            .map(|kernel| self.image(kernel))
+            .collect::<Result<Vec<_>>>()?;
+        let path = self
+            .project
+            .target(ARTEFACTS)?
+            .join(format!("{}.tar", scenario.name));
+        archive::write(&path, scenario.domains, &hypervisor, &built)
+            .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
+        Ok(BootFiles {
+            hypervisor: hypervisor.elf,
+            archive: path,
+        })
+    }
+}
+
+/// Builds one image and leaves its files in `target/bulkhead/`.
+fn build_image(project: &Project, image: &Image) -> Result<Built> {
+    let executable = compile(project, image)?;
+    let directory = project.target(ARTEFACTS)?;
+    let built = Built {
+        name: image.name.clone(),
+        elf: directory.join(&image.name),
+        stripped: directory.join(format!("{}.stripped", image.name)),
+        symbols: directory.join(format!("{}.sym", image.name)),
+    };
+    fs::copy(&executable, &built.elf).with_context(|| format!("cannot write {}", built.elf.display()))?;
+    let elf = fs::read(&built.elf).with_context(|| format!("cannot read {}", built.elf.display()))?;
+    let table = symbols::of_elf(&elf).with_context(|| format!("in {}", built.elf.display()))?;
+    fs::write(&built.symbols, table).with_context(|| format!("cannot write {}", built.symbols.display()))?;
+    let objcopy = setup::llvm_tool(project, "llvm-objcopy")?;
+    run_to_end(
+        project
+            .tool(objcopy)
+            .arg("--strip-all")
+            .arg(&built.elf)
+            .arg(&built.stripped),
+    )?;
+    Ok(built)
+}
+
+/// Has Cargo compile the image; returns the program's path as Cargo reports it.
+fn compile(project: &Project, image: &Image) -> Result<PathBuf> {
+    let mut cargo = project.cargo();
+    cargo
+        .args([
+            "build",
+            "--package",
+            &image.package,
+            "--target",
+            BARE_METAL,
+            "--release",
+        ])
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped());
+    let mut child = cargo
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", spelled(&cargo)))?;
+    let mut executable = None;
+    if let Some(output) = child.stdout.take() {
+        for message in Message::parse_stream(BufReader::new(output)) {
+            if let Message::CompilerArtifact(artifact) = message.context("cannot read Cargo's messages")? {
+                // Libraries and build scripts have none, or are not the last.
+                executable = artifact.executable.or(executable);
+            }
+        }
+    }
+    let status = child.wait().context("cannot await Cargo")?;
+    if !status.success() {
+        bail!(
+            "image `{}` (package {}) does not build",
+            image.name,
+            image.package
+        );
+    }
+    let executable = executable.with_context(|| format!("package {} has no program", image.package))?;
+    Ok(executable.into_std_path_buf())
+}

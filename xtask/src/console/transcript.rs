@@ -1,0 +1,404 @@
+//! Follows a script over a console's bytes: what has been seen, what is still awaited, what was wrong.
+//!
+//! A pure state machine: [`Transcript::feed`] takes bytes in pieces of any size and says what to type;
+//! [`Transcript::complaints`] gives the verdict when the machine has ended. Lines are matched as they grow, so that
+//! a prompt without an end of line can be awaited too; no text is matched twice. Terminal escapes and carriage
+//! returns are dropped first.
+//!
+//! A guest reports its own checks as lines `CHECK name ok` and `CHECK name FAILED: why`, after the prefix `(dN) `
+//! that the hypervisor gives to the lines of every domain but the first.
+
+use crate::console::Pattern;
+
+/// One step of a script.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Await this text.
+    Expect(Pattern),
+    /// Await all of these, in any order: what several domains print at the same time.
+    ExpectAll(&'static [Pattern]),
+    /// Type this, including the end of line.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "no guest reads its console before the control domain's shell"
+        )
+    )]
+    Type(&'static str),
+}
+
+/// What a console must show.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Script {
+    /// What is awaited and typed, in this order.
+    pub(crate) steps: &'static [Step],
+    /// Text that must not appear.
+    pub(crate) forbidden: &'static [Pattern],
+    /// How many checks must be reported at least: a guest that reports none has tested nothing.
+    pub(crate) checks: usize,
+}
+
+/// More than this on one console is a machine that will not stop talking.
+const OUTPUT_LIMIT: usize = 16 << 20;
+
+/// What a console has shown so far, measured against its script.
+#[derive(Debug)]
+pub(crate) struct Transcript {
+    script: Script,
+    /// Index of the step that is awaited.
+    step: usize,
+    /// Which patterns of an `ExpectAll` that is awaited have been found.
+    found: Vec<bool>,
+    lines: Vec<String>,
+    /// The line that is being written; its bytes may end in the middle of a character.
+    current: Vec<u8>,
+    /// How much of `current` earlier steps have used up.
+    used: usize,
+    escape: Escape,
+    bytes_seen: usize,
+    checks_passed: usize,
+    /// Complaints that do not wait for the end.
+    wrong: Vec<String>,
+}
+
+/// How far a terminal escape sequence has been read (ECMA-48, section 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    Outside,
+    /// After ESC.
+    Started,
+    /// After ESC and `[`, until a final byte.
+    Parameters,
+}
+
+impl Transcript {
+    /// An empty console.
+    pub(crate) fn new(script: Script) -> Self {
+        Self {
+            script,
+            step: 0,
+            found: Vec::new(),
+            lines: Vec::new(),
+            current: Vec::new(),
+            used: 0,
+            escape: Escape::Outside,
+            bytes_seen: 0,
+            checks_passed: 0,
+            wrong: Vec::new(),
+        }
+    }
+
+    /// Takes what the console has written; returns what is to be typed now.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Vec<&'static str> {
+        let mut typed = Vec::new();
+        self.bytes_seen = self.bytes_seen.saturating_add(bytes.len());
+        if self.is_flooded() {
+            return typed;
+        }
+        // A script may begin by typing.
+        self.advance(&mut typed);
+        for &byte in bytes {
+            if let Some(byte) = self.visible(byte) {
+                if byte == b'\n' {
+                    self.advance(&mut typed);
+                    self.end_line();
+                } else {
+                    self.current.push(byte);
+                }
+            }
+        }
+        self.advance(&mut typed);
+        typed
+    }
+
+    /// Whether something has gone wrong that no later output can put right.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.wrong.is_empty() || self.is_flooded()
+    }
+
+    /// How many checks have been reported as passed.
+    pub(crate) fn checks_passed(&self) -> usize {
+        self.checks_passed
+    }
+
+    /// The lines so far.
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Closes the console; what was wrong with it, in sentences. Empty if the script was fulfilled.
+    pub(crate) fn complaints(&mut self) -> Vec<String> {
+        if !self.current.is_empty() {
+            self.end_line();
+        }
+        let mut complaints = self.wrong.clone();
+        if self.is_flooded() {
+            complaints.push(format!("the console wrote more than {OUTPUT_LIMIT} bytes"));
+        }
+        if let Some(awaited) = self.awaited() {
+            complaints.push(format!("`{awaited}` did not appear"));
+        }
+        if self.checks_passed < self.script.checks {
+            let expected = self.script.checks;
+            complaints.push(format!(
+                "{} checks passed, at least {expected} were expected",
+                self.checks_passed
+            ));
+        }
+        complaints
+    }
+
+    fn is_flooded(&self) -> bool {
+        self.bytes_seen > OUTPUT_LIMIT
+    }
+
+    /// The text that the script waits for; `None` at its end.
+    fn awaited(&self) -> Option<&'static str> {
+        match self.script.steps.get(self.step)? {
+            Step::Expect(pattern) => Some(pattern.0),
+            Step::ExpectAll(patterns) => {
+                let is_found = |index: usize| self.found.get(index).copied().unwrap_or(false);
+                patterns
+                    .iter()
+                    .enumerate()
+                    .find(|(index, _)| !is_found(*index))
+                    .map(|(_, pattern)| pattern.0)
+            }
+            Step::Type(text) => Some(text),
+        }
+    }
+
+    /// Takes as many steps as the current line allows.
+    fn advance(&mut self, typed: &mut Vec<&'static str>) {
+        let line = String::from_utf8_lossy(&self.current).into_owned();
+        while let Some(step) = self.script.steps.get(self.step) {
+            let rest = line.get(self.used..).unwrap_or_default();
+            match step {
+                Step::Type(text) => typed.push(text),
+                Step::Expect(pattern) => match pattern.find(rest) {
+                    Some(end) => self.used = self.used.saturating_add(end),
+                    None => return,
+                },
+                Step::ExpectAll(patterns) => {
+                    self.found.resize(patterns.len(), false);
+                    for (pattern, found) in patterns.iter().zip(&mut self.found) {
+                        *found |= pattern.find(rest).is_some();
+                    }
+                    if self.found.contains(&false) {
+                        return;
+                    }
+                    self.found.clear();
+                    self.used = line.len();
+                }
+            }
+            self.step = self.step.saturating_add(1);
+        }
+    }
+
+    /// Files the current line, with the checks and the forbidden text in it.
+    fn end_line(&mut self) {
+        let line = String::from_utf8_lossy(&self.current).into_owned();
+        if self
+            .script
+            .forbidden
+            .iter()
+            .any(|pattern| pattern.find(&line).is_some())
+        {
+            self.wrong.push(format!("this must not appear: {line}"));
+        }
+        match check_in(&line) {
+            Some(Check::Passed) => self.checks_passed = self.checks_passed.saturating_add(1),
+            Some(Check::Failed) => self.wrong.push(format!("a check failed: {line}")),
+            Some(Check::Garbled) => self.wrong.push(format!("a check without a verdict: {line}")),
+            None => {}
+        }
+        self.lines.push(line);
+        self.current.clear();
+        self.used = 0;
+    }
+
+    /// The byte, unless it is a carriage return or part of an escape sequence.
+    fn visible(&mut self, byte: u8) -> Option<u8> {
+        let (next, shown) = match (self.escape, byte) {
+            (_, 0x1b) => (Escape::Started, None),
+            (Escape::Outside, b'\r') => (Escape::Outside, None),
+            (Escape::Outside, byte) => (Escape::Outside, Some(byte)),
+            (Escape::Started, b'[') => (Escape::Parameters, None),
+            (Escape::Started, _) => (Escape::Outside, None),
+            (Escape::Parameters, 0x20..=0x3f) => (Escape::Parameters, None),
+            (Escape::Parameters, _) => (Escape::Outside, None),
+        };
+        self.escape = next;
+        shown
+    }
+}
+
+/// The verdict of a line that a guest reports a check with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Passed,
+    Failed,
+    /// Cut off or torn by another line.
+    Garbled,
+}
+
+fn check_in(line: &str) -> Option<Check> {
+    let report = without_domain(line).strip_prefix("CHECK ")?;
+    if report.contains(" FAILED") {
+        return Some(Check::Failed);
+    }
+    let is_named = report
+        .strip_suffix(" ok")
+        .is_some_and(|name| !name.trim().is_empty());
+    Some(if is_named { Check::Passed } else { Check::Garbled })
+}
+
+/// A console line without the prefix `(dN) ` of the domain that wrote it.
+pub(crate) fn without_domain(line: &str) -> &str {
+    let number_and_text = line.strip_prefix("(d").and_then(|rest| rest.split_once(") "));
+    match number_and_text {
+        Some((number, text)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            text
+        }
+        _ => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCRIPT: Script = Script {
+        steps: &[
+            Step::Expect(Pattern("> ")),
+            Step::Type("list\n"),
+            Step::Expect(Pattern("bye")),
+        ],
+        forbidden: &[Pattern("panicked")],
+        checks: 0,
+    };
+
+    fn complaints(script: Script, console: &str) -> Vec<String> {
+        let mut transcript = Transcript::new(script);
+        transcript.feed(console.as_bytes());
+        transcript.complaints()
+    }
+
+    fn only_checks(checks: usize) -> Script {
+        Script {
+            steps: &[],
+            checks,
+            ..SCRIPT
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_answered_before_its_line_ends() {
+        let mut transcript = Transcript::new(SCRIPT);
+        assert!(transcript.feed(b"\x1b[2Jbulkhead>").is_empty());
+        assert_eq!(transcript.feed(b" "), ["list\n"]);
+        assert!(transcript.feed(b"list\r\nb").is_empty());
+        transcript.feed(b"ye\r\n");
+        assert_eq!(transcript.complaints(), [""; 0]);
+        assert_eq!(transcript.lines(), ["bulkhead> list", "bye"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(
+            complaints(SCRIPT, "> list\ngood night\n"),
+            ["`bye` did not appear"]
+        );
+    }
+
+    #[test]
+    fn lines_in_the_wrong_order_do_not_count() {
+        assert_eq!(complaints(SCRIPT, "bye\n> \n"), ["`bye` did not appear"]);
+    }
+
+    #[test]
+    fn text_that_matched_is_used_up() {
+        const TWICE: Script = Script {
+            steps: &[Step::Expect(Pattern("tick")), Step::Expect(Pattern("tick"))],
+            forbidden: &[],
+            checks: 0,
+        };
+        assert_eq!(complaints(TWICE, "tick\n").len(), 1);
+        assert_eq!(complaints(TWICE, "tick tick\n").len(), 0);
+        assert_eq!(complaints(TWICE, "tick\ntick\n").len(), 0);
+    }
+
+    #[test]
+    fn lines_of_several_domains_may_come_in_any_order() {
+        const BOTH: Script = Script {
+            steps: &[
+                Step::ExpectAll(&[Pattern("(d1) up"), Pattern("(d2) up")]),
+                Step::Expect(Pattern("done")),
+            ],
+            forbidden: &[],
+            checks: 0,
+        };
+        assert_eq!(complaints(BOTH, "(d2) up\n(d1) up\ndone\n").len(), 0);
+        assert_eq!(
+            complaints(BOTH, "(d1) up\n(d1) up\ndone\n"),
+            ["`(d2) up` did not appear"]
+        );
+    }
+
+    #[test]
+    fn forbidden_text_is_a_failure_at_once() {
+        let mut transcript = Transcript::new(SCRIPT);
+        transcript.feed(b"> \nkernel panicked at x.rs\n");
+        assert!(transcript.has_failed());
+        transcript.feed(b"bye\n");
+        assert_eq!(
+            transcript.complaints(),
+            ["this must not appear: kernel panicked at x.rs"]
+        );
+    }
+
+    #[test]
+    fn checks_of_every_domain_are_counted() {
+        assert_eq!(
+            complaints(only_checks(2), "CHECK one ok\r\n(d12) CHECK two ok\r\n").len(),
+            0
+        );
+        assert_eq!(
+            complaints(only_checks(2), "CHECK one ok\n"),
+            ["1 checks passed, at least 2 were expected"]
+        );
+    }
+
+    #[test]
+    fn a_failed_or_torn_check_fails_the_test() {
+        let failed = "(d1) CHECK one FAILED: got 3";
+        assert_eq!(
+            complaints(only_checks(0), &format!("{failed}\n")),
+            [format!("a check failed: {failed}")]
+        );
+        assert_eq!(
+            complaints(only_checks(0), "CHECK o"),
+            ["a check without a verdict: CHECK o"]
+        );
+        assert_eq!(complaints(only_checks(0), "CHECK  ok\n").len(), 1);
+    }
+
+    #[test]
+    fn a_console_that_never_stops_is_cut_off() {
+        let mut transcript = Transcript::new(only_checks(0));
+        let piece = vec![b'x'; OUTPUT_LIMIT];
+        transcript.feed(&piece);
+        assert!(!transcript.has_failed());
+        transcript.feed(b"x");
+        assert!(transcript.has_failed());
+        assert_eq!(transcript.complaints().len(), 1);
+    }
+
+    #[test]
+    fn only_a_domain_number_is_taken_off() {
+        assert_eq!(without_domain("(d3) text"), "text");
+        assert_eq!(without_domain("(bh) INFO boot: text"), "(bh) INFO boot: text");
+        assert_eq!(without_domain("(dx) text"), "(dx) text");
+    }
+}

@@ -1,0 +1,105 @@
+//! The images: what is built, from which package, under which name it lies in `target/bulkhead/`.
+//!
+//! The hypervisor and the service domains stand in a table. Test guests are found: every package below
+//! `hypervisor/tests/` is one, so that adding a guest is adding a directory.
+
+use anyhow::{Result, anyhow};
+use cargo_metadata::Metadata;
+
+use crate::licences::Policy;
+
+/// One bare-metal program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// Its name in `target/bulkhead/` and in the boot archive.
+    pub(crate) name: String,
+    /// The Cargo package that it is the only program of.
+    pub(crate) package: String,
+    /// Which licences its crates may have.
+    pub(crate) licences: Policy,
+}
+
+/// The name of the hypervisor's image.
+pub(crate) const HYPERVISOR: &str = "bulkhead";
+
+/// Images that every machine may use: name, package, licences.
+const SERVICES: &[(&str, &str, Policy)] = &[
+    (HYPERVISOR, "bulkhead-machine", Policy::Permissive),
+    ("control", "bulkhead-control", Policy::AlsoMpl),
+];
+
+/// Where test guests live, relative to the root of the source tree.
+const TEST_GUESTS: &str = "hypervisor/tests/";
+
+/// Every image of the project.
+#[derive(Debug)]
+pub(crate) struct Images(Vec<Image>);
+
+impl Images {
+    /// Lists the images of the workspace that `metadata` describes.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        let services = SERVICES.iter().map(|&(name, package, licences)| Image {
+            name: name.into(),
+            package: package.into(),
+            licences,
+        });
+        let mut guests: Vec<Image> = metadata
+            .workspace_packages()
+            .into_iter()
+            .filter(|package| {
+                let place = package.manifest_path.strip_prefix(&metadata.workspace_root);
+                place.is_ok_and(|place| place.as_str().starts_with(TEST_GUESTS))
+            })
+            .map(|package| test_guest(package.name.as_str()))
+            .collect();
+        guests.sort_by(|left, right| left.name.cmp(&right.name));
+        Self(services.chain(guests).collect())
+    }
+
+    /// All of them, the hypervisor first.
+    pub(crate) fn all(&self) -> &[Image] {
+        &self.0
+    }
+
+    /// The image called `name`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none; the message lists those that there are.
+    pub(crate) fn named(&self, name: &str) -> Result<&Image> {
+        self.0.iter().find(|image| image.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.0.iter().map(|image| image.name.as_str()).collect();
+            anyhow!("there is no image `{name}`; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// The image of a test guest: package `test-hello` gives image `hello`.
+fn test_guest(package: &str) -> Image {
+    let name = package.strip_prefix("test-").unwrap_or(package);
+    Image {
+        name: name.into(),
+        package: package.into(),
+        licences: Policy::Permissive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_guest_is_named_without_its_packages_prefix() {
+        assert_eq!(test_guest("test-hello").name, "hello");
+        assert_eq!(test_guest("test-hello").package, "test-hello");
+        assert_eq!(test_guest("odd").name, "odd");
+    }
+
+    #[test]
+    fn an_unknown_image_is_refused_with_the_list_of_known_ones() {
+        let images = Images(vec![test_guest("test-hello"), test_guest("test-events")]);
+        assert_eq!(images.named("events").unwrap().package, "test-events");
+        let message = images.named("even").unwrap_err().to_string();
+        assert!(message.contains("hello, events"), "{message}");
+    }
+}

@@ -1,0 +1,82 @@
+//! `cargo xtask`: the only entrance to building, running, testing and measuring Bulkhead.
+//!
+//! One module per verb ([`build`], [`run`], [`mod@test`], [`mod@bench`]), and below them what they share: [`project`]
+//! knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] packs what is built,
+//! [`qemu`] boots it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
+//! [`machine_tests`], [`benches`].
+//!
+//! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
+//! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
+
+mod archive;
+mod bench;
+mod benches;
+mod bootlist;
+mod build;
+mod console;
+mod images;
+mod licences;
+mod machine_tests;
+mod project;
+mod qemu;
+mod run;
+mod scenario;
+mod setup;
+mod symbols;
+mod test;
+mod trial;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+
+/// Build, run, test and measure the Bulkhead hypervisor.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the images and their symbol files into target/bulkhead/.
+    Build(build::Arguments),
+    /// Boot a machine in QEMU with an interactive console, setting up what is missing first.
+    Run(run::Arguments),
+    /// Check and test everything; what continuous integration runs.
+    Test(test::Arguments),
+    /// Measure: print a table, and write JSON to target/bench/.
+    Bench(bench::Arguments),
+}
+
+/// The command line makes no sense (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+/// The tool could not do its work (`EX_SOFTWARE` of sysexits.h).
+const FAILURE: u8 = 70;
+
+fn main() -> ExitCode {
+    let line = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(problem) => {
+            // Clap's own exit status for a bad command line is 2, which `run` gives to a timeout.
+            let status = if problem.use_stderr() { USAGE } else { 0 };
+            // Nothing is left to tell anybody if the terminal is gone.
+            let _ = problem.print();
+            return ExitCode::from(status);
+        }
+    };
+    let project = Project::of_this_tool();
+    let outcome = match line.verb {
+        Verb::Build(arguments) => build::build(&project, &arguments),
+        Verb::Run(arguments) => run::run(&project, &arguments),
+        Verb::Test(arguments) => test::test(&project, &arguments),
+        Verb::Bench(arguments) => bench::bench(&project, &arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(FAILURE)
+    })
+}

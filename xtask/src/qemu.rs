@@ -1,0 +1,207 @@
+//! QEMU: the machine that it is asked to be, its command line, and what its exit status says.
+//!
+//! The hypervisor ends a machine by writing its verdict to QEMU's debug-exit device, which makes the odd exit
+//! status `verdict * 2 + 1`; [`Ending`] is that status understood.
+
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use crate::build::BootFiles;
+
+/// How the guest's clock runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// With the host's.
+    Real,
+    /// With the instructions executed, 2 ns each; while all CPUs are idle, with the host's.
+    Instructions,
+    /// With the instructions executed, skipping idle time: repeats exactly, for benchmarks that are CPU-bound.
+    InstructionsOnly,
+}
+
+/// The machine that QEMU is to be. All strings are QEMU's own names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine<'a> {
+    /// The board.
+    pub(crate) board: &'a str,
+    /// The accelerator.
+    pub(crate) accelerator: &'a str,
+    /// The CPU model, with its features.
+    pub(crate) cpu: &'a str,
+    /// How many CPUs.
+    pub(crate) cpus: u32,
+    /// Its memory, such as `512M`.
+    pub(crate) memory: &'a str,
+    /// How its clock runs.
+    pub(crate) clock: Clock,
+}
+
+impl Machine<'_> {
+    /// The machine that everything runs on unless it says otherwise.
+    pub(crate) const DEFAULT: Self = Machine {
+        board: "q35",
+        accelerator: "tcg",
+        cpu: "qemu64",
+        cpus: 1,
+        memory: "512M",
+        clock: Clock::Real,
+    };
+}
+
+/// What the guest's serial line is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Console {
+    /// The terminal, with QEMU's own keys: Ctrl-a x ends the machine, Ctrl-a h lists the others.
+    Interactive,
+    /// Standard output; standard input is whatever the caller makes it.
+    Plain,
+}
+
+/// The command that boots `files` on `machine`, with `words` added to the hypervisor's command line.
+pub(crate) fn command(machine: &Machine<'_>, files: &BootFiles, words: &[&str], console: Console) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args([
+        "-machine",
+        machine.board,
+        "-accel",
+        machine.accelerator,
+        "-cpu",
+        machine.cpu,
+    ]);
+    command.args(["-m", machine.memory, "-smp", &machine.cpus.to_string()]);
+    match machine.clock {
+        Clock::Real => {}
+        Clock::Instructions => drop(command.args(["-icount", "shift=1"])),
+        Clock::InstructionsOnly => drop(command.args(["-icount", "shift=1,sleep=off"])),
+    }
+    command.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    match console {
+        Console::Interactive => drop(command.args(["-serial", "mon:stdio"])),
+        Console::Plain => drop(command.args(["-serial", "stdio", "-monitor", "none"])),
+    }
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    command
+        .arg("-kernel")
+        .arg(&files.hypervisor)
+        .arg("-initrd")
+        .arg(in_option(&files.archive));
+    let mut line = String::from("debug-exit");
+    for word in words {
+        line.push(' ');
+        line.push_str(word);
+    }
+    command.arg("-append").arg(line);
+    if console == Console::Plain {
+        command.stdin(Stdio::null());
+    }
+    command
+}
+
+/// A path as an element of one of QEMU's comma-separated lists.
+fn in_option(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All domains powered off cleanly.
+    Clean,
+    /// Some domain crashed.
+    DomainCrashed,
+    /// The hypervisor panicked.
+    HypervisorPanicked,
+    /// QEMU ended without a verdict: told to by its user, or because the machine reset itself.
+    NoVerdict,
+    /// QEMU failed by itself with this status.
+    EmulatorFailed(i32),
+    /// A signal ended QEMU.
+    Killed,
+}
+
+impl Ending {
+    /// What QEMU's exit status says.
+    pub(crate) fn of(status: ExitStatus) -> Self {
+        match status.code() {
+            // (verdict << 1) | 1, for the verdicts 0x10, 0x11, 0x12.
+            Some(33) => Self::Clean,
+            Some(35) => Self::DomainCrashed,
+            Some(37) => Self::HypervisorPanicked,
+            Some(0) => Self::NoVerdict,
+            Some(other) => Self::EmulatorFailed(other),
+            None => Self::Killed,
+        }
+    }
+
+    /// The same in a sentence.
+    pub(crate) fn sentence(self) -> String {
+        match self {
+            Self::Clean => "All domains powered off cleanly.".into(),
+            Self::DomainCrashed => "A domain crashed.".into(),
+            Self::HypervisorPanicked => "The hypervisor panicked.".into(),
+            Self::NoVerdict => "The machine ended without a verdict.".into(),
+            Self::EmulatorFailed(status) => format!("QEMU failed with status {status}."),
+            Self::Killed => "QEMU was killed.".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(machine: &Machine<'_>, console: Console) -> String {
+        let files = BootFiles {
+            hypervisor: "hv".into(),
+            archive: "a,b.tar".into(),
+        };
+        crate::project::spelled(&command(machine, &files, &["loglevel=debug"], console))
+    }
+
+    fn ending(status: u8) -> Ending {
+        Ending::of(
+            Command::new("sh")
+                .args(["-c", &format!("exit {status}")])
+                .status()
+                .unwrap(),
+        )
+    }
+
+    #[test]
+    fn verdicts_are_read_from_the_exit_status() {
+        assert_eq!(ending(33), Ending::Clean);
+        assert_eq!(ending(35), Ending::DomainCrashed);
+        assert_eq!(ending(37), Ending::HypervisorPanicked);
+        assert_eq!(ending(0), Ending::NoVerdict);
+        assert_eq!(ending(1), Ending::EmulatorFailed(1));
+        let killed = Command::new("sh").args(["-c", "kill -9 $$"]).status().unwrap();
+        assert_eq!(Ending::of(killed), Ending::Killed);
+    }
+
+    #[test]
+    fn the_machine_and_the_command_line_reach_qemu() {
+        let machine = Machine {
+            cpus: 2,
+            cpu: "max,la57=off",
+            clock: Clock::InstructionsOnly,
+            ..Machine::DEFAULT
+        };
+        let line = words(&machine, Console::Plain);
+        for part in [
+            "-machine q35 -accel tcg -cpu max,la57=off -m 512M -smp 2",
+            "-icount shift=1,sleep=off",
+            "-serial stdio -monitor none",
+            "-initrd a,,b.tar",
+            "-append 'debug-exit loglevel=debug'",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+    }
+
+    #[test]
+    fn only_an_interactive_machine_has_qemus_keys() {
+        assert!(words(&Machine::DEFAULT, Console::Interactive).contains("-serial mon:stdio"));
+        assert!(!words(&Machine::DEFAULT, Console::Plain).contains("mon:"));
+        assert!(!words(&Machine::DEFAULT, Console::Plain).contains("-icount"));
+    }
+}

@@ -1,0 +1,192 @@
+//! `cargo xtask run`: builds, boots a machine in QEMU, and connects the terminal to its console.
+//!
+//! Exit statuses: 0 a clean end, 1 a domain crashed, 2 the time was over, 3 the hypervisor panicked or the
+//! machine reset itself.
+
+use std::io::{IsTerminal, stdin};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use shared_child::SharedChild;
+use shared_child::unix::SharedChildExt as _;
+
+use crate::bootlist::is_size;
+use crate::build::{self, Workshop};
+use crate::images::Images;
+use crate::project::{Project, spelled};
+use crate::qemu::{self, Clock, Console, Ending, Machine};
+use crate::scenario;
+use crate::setup::{self, Need};
+
+/// The arguments of `cargo xtask run`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// Number of CPUs.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Memory of the machine, such as 512M or 4G.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<String>,
+    /// Give up after this many seconds, with exit status 2.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Deterministic time: the machine's clock advances with its instructions.
+    #[arg(long)]
+    icount: bool,
+    /// QEMU's accelerator.
+    #[arg(long, value_name = "NAME", value_parser = ["tcg", "kvm"])]
+    accel: Option<String>,
+    /// QEMU's board.
+    #[arg(long, value_name = "NAME", value_parser = ["q35", "pc"])]
+    machine: Option<String>,
+    /// QEMU's CPU model with its features, such as Skylake-Server or max,la57=off.
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+    /// Boot what the machine test or benchmark of this name boots.
+    #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
+    scenario: String,
+    /// No input: the console only goes to standard output.
+    #[arg(long)]
+    headless: bool,
+    /// How much the hypervisor logs.
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    log: Option<String>,
+}
+
+impl Arguments {
+    /// The machine with what the arguments change of it.
+    fn on<'a>(&'a self, machine: &Machine<'a>) -> Machine<'a> {
+        Machine {
+            board: self.machine.as_deref().unwrap_or(machine.board),
+            accelerator: self.accel.as_deref().unwrap_or(machine.accelerator),
+            cpu: self.cpu.as_deref().unwrap_or(machine.cpu),
+            cpus: self.cpus.unwrap_or(machine.cpus),
+            memory: self.memory.as_deref().unwrap_or(machine.memory),
+            clock: if self.icount {
+                Clock::Instructions
+            } else {
+                machine.clock
+            },
+        }
+    }
+}
+
+fn size(text: &str) -> Result<String> {
+    if !is_size(text) {
+        bail!("a size is a number with K, M or G, such as 512M");
+    }
+    Ok(text.to_owned())
+}
+
+/// The exit status for a time that was over.
+const TIMED_OUT: u8 = 2;
+
+/// Sets up, builds, boots, and says how the machine ended.
+///
+/// # Errors
+///
+/// If the machine could not be booted at all.
+pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
+    setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
+    let images = Images::of(&project.metadata(None)?);
+    let scenario = scenario::named(&arguments.scenario)?;
+    let files = Workshop::new(project, &images).boot_files(&scenario)?;
+    let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
+    let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
+    // QEMU's keys would swallow a Ctrl-a of a script that drives the console through a pipe.
+    let console = if !arguments.headless && stdin().is_terminal() {
+        Console::Interactive
+    } else {
+        Console::Plain
+    };
+    let mut command = qemu::command(&arguments.on(&scenario.machine), &files, &words, console);
+    if !arguments.headless {
+        command.stdin(std::process::Stdio::inherit());
+    }
+    eprintln!("{}", spelled(&command));
+    if console == Console::Interactive {
+        eprintln!("The console follows. Ctrl-a x ends the machine, Ctrl-a h lists QEMU's other keys.");
+    }
+    let child = SharedChild::spawn(&mut command).context("cannot start qemu-system-x86_64")?;
+    let Some(ending) = await_end(child, arguments.timeout.map(Duration::from_secs))? else {
+        eprintln!("\nThe machine did not end in time.");
+        return Ok(ExitCode::from(TIMED_OUT));
+    };
+    eprintln!("\n{}", ending.sentence());
+    Ok(ExitCode::from(exit_status(ending, console)))
+}
+
+/// Awaits the end of QEMU; `None` if it was not reached within `limit`, and QEMU was told to end.
+fn await_end(child: SharedChild, limit: Option<Duration>) -> Result<Option<Ending>> {
+    let child = Arc::new(child);
+    let (report, ended) = mpsc::channel();
+    let waiter = thread::spawn({
+        let child = Arc::clone(&child);
+        // The receiver is gone after a timeout only, when nobody asks any more.
+        move || drop(report.send(child.wait()))
+    });
+    let status = match limit {
+        None => ended.recv().context("the thread that awaits QEMU is gone")?,
+        Some(limit) => match ended.recv_timeout(limit) {
+            Ok(status) => status,
+            Err(RecvTimeoutError::Disconnected) => bail!("the thread that awaits QEMU is gone"),
+            Err(RecvTimeoutError::Timeout) => {
+                // Asked to end, QEMU gives the terminal back as it found it; killed, it does not.
+                child.send_signal(SIGTERM).context("cannot end QEMU")?;
+                drop(waiter.join());
+                return Ok(None);
+            }
+        },
+    };
+    Ok(Some(Ending::of(status.context("cannot await QEMU")?)))
+}
+
+/// The signal that asks a process to end (POSIX.1, the same number on every Linux).
+const SIGTERM: i32 = 15;
+
+fn exit_status(ending: Ending, console: Console) -> u8 {
+    match ending {
+        Ending::Clean => 0,
+        Ending::DomainCrashed => 1,
+        Ending::HypervisorPanicked => 3,
+        // On a terminal it is Ctrl-a x; without one nobody was there to press it.
+        Ending::NoVerdict if console == Console::Interactive => 0,
+        Ending::NoVerdict | Ending::EmulatorFailed(_) | Ending::Killed => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn fake(script: &str) -> SharedChild {
+        SharedChild::spawn(Command::new("sh").args(["-c", script])).unwrap()
+    }
+
+    #[test]
+    fn an_ending_within_the_time_is_understood() {
+        let ending = await_end(fake("exit 35"), Some(Duration::from_secs(60))).unwrap();
+        assert_eq!(ending, Some(Ending::DomainCrashed));
+        assert_eq!(await_end(fake("exit 33"), None).unwrap(), Some(Ending::Clean));
+    }
+
+    #[test]
+    fn a_machine_that_does_not_end_is_told_to() {
+        assert_eq!(
+            await_end(fake("exec sleep 1000"), Some(Duration::from_millis(50))).unwrap(),
+            None
+        );
+    }
+
+    #[test]
+    fn a_reset_without_an_operator_is_no_success() {
+        assert_eq!(exit_status(Ending::NoVerdict, Console::Interactive), 0);
+        assert_eq!(exit_status(Ending::NoVerdict, Console::Plain), 3);
+    }
+}

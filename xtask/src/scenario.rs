@@ -1,0 +1,74 @@
+//! A scenario: the machine that QEMU is to be, and the domains that boot on it.
+//!
+//! Tests and benchmarks each have one; [`EXAMPLE`] is what `cargo xtask run` boots unless it is given another.
+
+use anyhow::{Result, anyhow};
+
+use crate::benches::BENCHES;
+use crate::bootlist::Domain;
+use crate::machine_tests::MACHINE_TESTS;
+use crate::qemu::Machine;
+
+/// A machine and what boots on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    /// Names the scenario and its boot archive; unique among all scenarios.
+    pub(crate) name: &'static str,
+    /// The machine.
+    pub(crate) machine: Machine<'static>,
+    /// Words for the hypervisor's command line.
+    pub(crate) words: &'static [&'static str],
+    /// The domains, domain 0 first.
+    pub(crate) domains: &'static [Domain],
+}
+
+/// The machine that `cargo xtask run` boots.
+pub(crate) const EXAMPLE: Scenario = Scenario {
+    name: "example",
+    machine: Machine::DEFAULT,
+    words: &[],
+    domains: &[Domain::new("control", "control").memory("64M")],
+};
+
+/// Every scenario.
+fn all() -> impl Iterator<Item = Scenario> {
+    let tests = MACHINE_TESTS.iter().map(|test| test.scenario);
+    let benches = BENCHES.iter().map(|bench| bench.scenario);
+    [EXAMPLE].into_iter().chain(tests).chain(benches)
+}
+
+/// The scenario called `name`.
+///
+/// # Errors
+///
+/// If there is none; the message lists those that there are.
+pub(crate) fn named(name: &str) -> Result<Scenario> {
+    all().find(|scenario| scenario.name == name).ok_or_else(|| {
+        let names: Vec<&str> = all().map(|scenario| scenario.name).collect();
+        anyhow!("there is no scenario `{name}`; there are {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::bootlist;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_a_boot_list_that_can_be_written() {
+        let mut names = BTreeSet::new();
+        for scenario in all() {
+            assert!(names.insert(scenario.name), "{} is there twice", scenario.name);
+            bootlist::text(scenario.domains).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_scenario_is_refused_with_the_list_of_known_ones() {
+        assert_eq!(named("example").unwrap().domains.len(), EXAMPLE.domains.len());
+        let message = named("no-such").unwrap_err().to_string();
+        assert!(message.contains("example, "), "{message}");
+    }
+}

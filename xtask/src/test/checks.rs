@@ -1,0 +1,89 @@
+//! The group `check`: what can be said about the code without running it.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::images::Images;
+use crate::licences;
+use crate::project::{BARE_METAL, Project, run_to_end};
+use crate::test::filter::{Filter, Group};
+use crate::test::tally::Tally;
+
+/// Runs the checks that `filter` selects; one that cannot be run has failed.
+pub(super) fn run(project: &Project, images: &Images, filter: &Filter, tally: &mut Tally) {
+    for (name, mut command) in commands(project, images) {
+        if !filter.selects(Group::Check, name) {
+            continue;
+        }
+        tally.stage(&format!("check {name}"));
+        record(tally, name, || run_to_end(&mut command));
+    }
+    if filter.selects(Group::Check, LICENCES) {
+        tally.stage(&format!("check {LICENCES}"));
+        record(tally, LICENCES, || {
+            licences::check(&project.metadata(Some(BARE_METAL))?, images)
+        });
+    }
+}
+
+/// The check that is no command.
+const LICENCES: &str = "licences";
+
+/// Runs one check and counts it.
+fn record(tally: &mut Tally, name: &str, check: impl FnOnce() -> Result<()>) {
+    let started = Instant::now();
+    let outcome = check();
+    let name = format!("{}/{name}", Group::Check.name());
+    match outcome {
+        Ok(()) => tally.pass(&name, started.elapsed(), ""),
+        Err(error) => tally.fail(&name, started.elapsed(), &format!("{error:#}")),
+    }
+}
+
+/// The checks that are commands.
+fn commands(project: &Project, images: &Images) -> Vec<(&'static str, Command)> {
+    let mut format = project.cargo();
+    format.args(["fmt", "--all", "--check"]);
+
+    let mut clippy_host = project.cargo();
+    clippy_host.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
+
+    let mut clippy_images = project.cargo();
+    clippy_images
+        .args(["clippy", "--quiet"])
+        .args(for_images(images))
+        .args(["--", "-D", "warnings"]);
+
+    let mut docs_host = project.cargo();
+    docs_host
+        .args(["doc", "--quiet", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+
+    let mut docs_images = project.cargo();
+    docs_images
+        .args(["doc", "--quiet", "--no-deps"])
+        .args(for_images(images));
+    docs_images.env("RUSTDOCFLAGS", "-D warnings");
+
+    vec![
+        ("format", format),
+        ("clippy-host", clippy_host),
+        ("clippy-images", clippy_images),
+        ("docs-host", docs_host),
+        ("docs-images", docs_images),
+    ]
+}
+
+/// Arguments that select every image's package. That their features are united does not matter for looking.
+fn for_images(images: &Images) -> Vec<String> {
+    let packages = images
+        .all()
+        .iter()
+        .flat_map(|image| ["--package".to_owned(), image.package.clone()]);
+    ["--target".to_owned(), BARE_METAL.to_owned()]
+        .into_iter()
+        .chain(packages)
+        .collect()
+}
