@@ -28,7 +28,6 @@ pub(crate) fn open(bytes: &'static [u8]) {
 }
 
 /// The content of the file `name` of the boot archive.
-#[expect(dead_code, reason = "for the builder of the first domain")]
 pub(crate) fn file(name: &str) -> Option<&'static [u8]> {
     ARCHIVE.get()?.file(name)
 }

@@ -8,5 +8,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod layout;
 pub mod portable;

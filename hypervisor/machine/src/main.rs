@@ -8,6 +8,8 @@
 
 extern crate alloc;
 
+mod acpi;
+mod apic;
 mod archive;
 mod boot;
 mod console;
@@ -17,20 +19,24 @@ mod panic;
 mod platform;
 mod power;
 mod serial;
+mod time;
+mod trace;
 
 use core::convert::Infallible;
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
 
-use bulkhead_machine::layout::{PAGE_SHIFT, word};
+use bulkhead_machine::layout::{MAX_CPUS, PAGE_SHIFT, word};
 use bulkhead_machine::portable::command_line::Options;
 use bulkhead_machine::portable::memory_map::MemoryMap;
 use bulkhead_machine::portable::ranges::Full;
+use heapless::Vec;
 use spin::Once;
 
 use crate::boot::entry::EarlyTables;
 use crate::boot::firmware::{COMMAND_LINE_SIZE, FirmwareInfo};
+use crate::cpu::features::Features;
 use crate::memory::Memory;
 use crate::memory::frames::OutOfMemory;
 use crate::platform::Platform;
@@ -46,6 +52,10 @@ pub(crate) enum BootError {
     OutOfMemory,
     /// The CPU lacks the named feature.
     MissingFeature(&'static str),
+    /// No clock of the machine tells how fast the TSC runs.
+    NoClock,
+    /// The local APIC cannot be reached, or its timer stands still.
+    NoLocalApic,
 }
 
 impl fmt::Display for BootError {
@@ -55,6 +65,8 @@ impl fmt::Display for BootError {
             Self::TooManyRanges => f.write_str("the memory map is in too many pieces"),
             Self::OutOfMemory => f.write_str("the machine has too little memory"),
             Self::MissingFeature(name) => write!(f, "the CPU has no {name}"),
+            Self::NoClock => f.write_str("no clock of the machine tells how fast the TSC runs"),
+            Self::NoLocalApic => f.write_str("the local APIC does not work"),
         }
     }
 }
@@ -92,21 +104,38 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     log::info!("CPU: {}", cpu::features::model_name());
     log::debug!("CPU features: {features:?}");
     let map = read_memory_map(&firmware)?;
+    let acpi = acpi::read(&early, firmware.rsdp);
 
     let protections = cpu::control::protect(features, options.smap)?;
-    let huge_pages = features.contains(cpu::features::Features::HUGE_PAGES);
+    let huge_pages = features.contains(Features::HUGE_PAGES);
     let mut memory = Memory::build(early, &protections, map, firmware.module.as_ref(), huge_pages)?;
     let heap = memory::heap::init(&mut memory)?;
     memory.map_frame_tables()?;
-    memory.map_stacks(0)?;
     log::info!("page tables in force; heap of {} MiB", heap >> 20);
-
     let archive = module_bytes(&memory, firmware.module);
     archive::open(archive);
+    trace::init(0);
+    power::init(acpi.fixed);
 
+    apic::mask_8259s();
+    let clock = time::start(&acpi).ok_or(BootError::NoClock)?;
+    let wall_clock_ns = time::date::at_boot(acpi.fixed.century, time::now_ns());
+    apic::init(features, acpi.controllers.local_apic).ok_or(BootError::NoLocalApic)?;
+    apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
+
+    trace::record(trace::Event::CpuStarted, u64::from(apic::id().unwrap_or(0)), 0);
+
+    let cpus = boot_cpu_first(&acpi.controllers.cpus).ok_or(BootError::NoLocalApic)?;
+    for cpu in 0..cpus.len() {
+        memory.map_stacks(cpu)?;
+    }
     let (l4, map) = (memory.l4(), memory.map().clone());
     let free = memory.into_free();
-    log::info!("{} MiB free", free.len() >> (20_u32.saturating_sub(PAGE_SHIFT)));
+    log::info!(
+        "{} MiB free; booted in {} us",
+        mebibytes(free.len()),
+        time::now_ns() / 1000
+    );
     hand_over(Platform {
         free,
         map,
@@ -115,6 +144,10 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
         options,
         l4,
         features,
+        cpus,
+        acpi,
+        clock,
+        wall_clock_ns,
     })
 }
 
@@ -162,6 +195,17 @@ fn read_memory_map(firmware: &FirmwareInfo) -> Result<MemoryMap, BootError> {
         log::warn!("{} modules: only the first is used", firmware.modules);
     }
     Ok(map)
+}
+
+/// The APIC ids of the CPUs, this one's first. Without ACPI tables it is the only one.
+fn boot_cpu_first(listed: &[u32]) -> Option<Vec<u32, MAX_CPUS>> {
+    let own = apic::id()?;
+    let others = listed.iter().copied().filter(|&id| id != own);
+    Some(core::iter::once(own).chain(others).take(MAX_CPUS).collect())
+}
+
+const fn mebibytes(frames: u64) -> u64 {
+    frames >> (20_u32.saturating_sub(PAGE_SHIFT))
 }
 
 /// The boot archive as the direct map shows it.

@@ -1,10 +1,14 @@
 //! What the boot found and prepared, handed to the hypervisor proper.
 
+use bulkhead_machine::layout::MAX_CPUS;
 use bulkhead_machine::portable::command_line::Options;
 use bulkhead_machine::portable::memory_map::{MAX_RANGES, MemoryMap};
 use bulkhead_machine::portable::ranges::Ranges;
+use heapless::Vec;
 
+use crate::acpi::AcpiInfo;
 use crate::cpu::features::Features;
+use crate::time::TscClock;
 
 /// The machine after the boot. Frame numbers are of 4 KiB frames.
 #[derive(Debug)]
@@ -23,4 +27,12 @@ pub(crate) struct Platform {
     pub(crate) l4: u64,
     /// What the CPUs have.
     pub(crate) features: Features,
+    /// The APIC id of each CPU; CPU 0 is the one that booted. All have their stacks mapped.
+    pub(crate) cpus: Vec<u32, MAX_CPUS>,
+    /// What the ACPI tables tell.
+    pub(crate) acpi: AcpiInfo,
+    /// The TSC's rate, and the clock that it makes.
+    pub(crate) clock: TscClock,
+    /// Nanoseconds from 1970 to the moment when the clock showed 0, if the machine knows the date.
+    pub(crate) wall_clock_ns: Option<u64>,
 }

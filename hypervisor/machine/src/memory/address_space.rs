@@ -63,7 +63,7 @@ impl Memory {
         // at the same addresses as before, and all RAM in the direct map; nothing holds a pointer into the low
         // half, which goes away.
         unsafe { control::load_page_tables(l4.frame()) };
-        drop(early);
+        early.end();
         // SAFETY: the tables just loaded show all RAM in the direct map.
         unsafe { frames.reach_all() };
         Ok(Self { l4, frames, map })

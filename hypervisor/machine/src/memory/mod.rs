@@ -21,10 +21,6 @@ pub(crate) mod window;
 use bulkhead_machine::layout::{DIRECT_MAP, DIRECT_MAP_SIZE, word};
 
 pub(crate) use address_space::Memory;
-#[expect(
-    unused_imports,
-    reason = "for drivers of devices that the hypervisor itself uses"
-)]
 pub(crate) use window::map_mmio;
 
 /// Where the direct map shows the byte of RAM at physical address `phys`, which must be below

@@ -8,3 +8,4 @@ pub mod ranges;
 pub mod rtc;
 pub mod sleep_state;
 pub mod symbols;
+pub mod trace;

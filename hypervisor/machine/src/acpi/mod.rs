@@ -1,0 +1,113 @@
+//! What the ACPI tables tell: CPUs, interrupt controllers, timers, and how to power off.
+//!
+//! Everything is read and copied under the early page tables, which show the tables wherever firmware put them;
+//! after the boot nobody looks at the tables again. AML is not interpreted (the one value that we need from it is
+//! looked up by [`sleep_state`](bulkhead_machine::portable::sleep_state)).
+
+mod controllers;
+mod fixed;
+mod handler;
+
+use ::acpi::mcfg::Mcfg;
+use ::acpi::{AcpiTables, HpetInfo};
+use heapless::Vec;
+
+pub(crate) use controllers::Controllers;
+pub(crate) use fixed::{Fixed, Register};
+
+use crate::boot::entry::EarlyTables;
+
+/// Most PCI configuration regions that are kept.
+const MAX_REGIONS: usize = 4;
+
+/// The machine as the ACPI tables describe it. What a table would have told is empty if the table is missing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AcpiInfo {
+    /// CPUs and interrupt controllers.
+    pub(crate) controllers: Controllers,
+    /// Fixed hardware: the power-management timer, power off, reset.
+    pub(crate) fixed: Fixed,
+    /// The physical address of the HPET's registers.
+    pub(crate) hpet: Option<u64>,
+    /// Memory-mapped PCI configuration space.
+    pub(crate) pci: Vec<PciRegion, MAX_REGIONS>,
+}
+
+/// Memory-mapped configuration space of a range of PCI buses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PciRegion {
+    /// The PCI segment group.
+    pub(crate) segment: u16,
+    /// Its first bus.
+    pub(crate) first_bus: u8,
+    /// Its last bus.
+    pub(crate) last_bus: u8,
+    /// The physical address of bus 0, whether or not bus 0 is in the range: 1 MiB for each bus.
+    pub(crate) base: u64,
+}
+
+/// Reads the tables that hang from the root pointer at physical address `rsdp`. Without a root pointer, or with
+/// broken tables, the log says so and the result is empty: the machine runs with one CPU and slow timers.
+pub(crate) fn read(early: &EarlyTables, rsdp: Option<u64>) -> AcpiInfo {
+    let Some(rsdp) = rsdp.and_then(|address| usize::try_from(address).ok()) else {
+        log::warn!("the boot loader passed no ACPI root pointer");
+        return AcpiInfo::default();
+    };
+    // SAFETY: the boot loader promises a root pointer there, and the early tables are in force for as long as
+    // the handler that `early` allows is used, which is in this function alone.
+    let tables = match unsafe { AcpiTables::from_rsdp(handler::EarlyHandler::new(early), rsdp) } {
+        Ok(tables) => tables,
+        Err(error) => {
+            log::warn!("the ACPI tables are unreadable: {error:?}");
+            return AcpiInfo::default();
+        }
+    };
+    let mut info = AcpiInfo {
+        controllers: controllers::read(&tables),
+        fixed: fixed::read(early, &tables),
+        ..AcpiInfo::default()
+    };
+    info.hpet = HpetInfo::new(&tables).ok().map(|hpet| hpet.base_address as u64);
+    if let Ok(mcfg) = tables.find_table::<Mcfg>() {
+        for entry in mcfg.entries().iter().take(MAX_REGIONS) {
+            let region = PciRegion {
+                segment: entry.pci_segment_group,
+                first_bus: entry.bus_number_start,
+                last_bus: entry.bus_number_end,
+                base: entry.base_address,
+            };
+            // No more than the list takes.
+            let _ = info.pci.push(region);
+        }
+    }
+    report(&info);
+    info
+}
+
+fn report(info: &AcpiInfo) {
+    let AcpiInfo {
+        controllers,
+        fixed,
+        hpet,
+        pci,
+    } = info;
+    log::info!(
+        "ACPI: {} CPUs, {} I/O APICs",
+        controllers.cpus.len(),
+        controllers.io_apics.len()
+    );
+    if controllers.cpus_left_out > 0 {
+        log::warn!(
+            "{} CPUs are left out: the hypervisor drives no more",
+            controllers.cpus_left_out
+        );
+    }
+    for io_apic in &controllers.io_apics {
+        log::debug!("  {io_apic:x?}");
+    }
+    for moved in &controllers.overrides {
+        log::debug!("  {moved:?}");
+    }
+    log::debug!("  {fixed:x?}");
+    log::debug!("  HPET {hpet:x?}, PCI {pci:x?}");
+}

@@ -1,0 +1,33 @@
+//! Interrupt controllers: each CPU's local APIC, and the two old 8259s that are put to sleep.
+//!
+//! The `x2apic` crate was the first choice. It hands out one object that only its creating CPU may use, mutably,
+//! where we need a handle that every CPU and every interrupt handler shares; and it brings second copies of two
+//! of our dependencies. The registers that we need fit on a page.
+
+mod legacy;
+mod local;
+mod registers;
+mod timer;
+
+pub(crate) use legacy::mask as mask_8259s;
+#[expect(unused_imports, reason = "for the hypervisor proper")]
+pub(crate) use local::{Ipi, eoi, id, send_ipi};
+pub(crate) use local::{init, nmi_to_others};
+pub(crate) use timer::calibrate;
+#[expect(unused_imports, reason = "for the scheduler")]
+pub(crate) use timer::{set_timer, stop_timer};
+
+/// Interrupt vectors of the local APIC.
+///
+/// The APIC ranks interrupts by the upper half of the vector; the timer goes before what devices and guests
+/// cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Vector {
+    /// The one-shot timer.
+    Timer = 0xf0,
+    /// Errors of the APIC itself.
+    Error = 0xfe,
+    /// An interrupt that went away while the CPU asked for it. Gets no end-of-interrupt.
+    Spurious = 0xff,
+}
