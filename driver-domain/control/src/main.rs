@@ -1,7 +1,7 @@
 //! The control domain: domain 0's program.
 //!
-//! It says who it is and what it runs on, and then waits for events; with `once` on its command line it powers off
-//! instead.
+//! It says who it is and what it runs on, and then waits for events; with `once` on its command line it
+//! powers off instead.
 
 #![no_std]
 #![no_main]

@@ -44,7 +44,8 @@ pub fn version() -> Result<Version, Failure> {
     })
 }
 
-/// Enters the hypervisor and comes back, with as little done there as can be: what any hypercall costs at least.
+/// Enters the hypervisor and comes back, with as little done there as can be: what any hypercall costs at
+/// least.
 #[inline]
 pub fn null_call() {
     // What the version is does not matter, and this call has no way to fail.

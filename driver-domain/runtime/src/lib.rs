@@ -16,18 +16,20 @@
 //! }
 //! ```
 //!
-//! Its manifest names `link.rs` of this package as its build script. The runtime speaks Xen's 64-bit PV ABI and runs
-//! on any hypervisor that has it.
+//! Its manifest names `link.rs` of this package as its build script. The runtime speaks Xen's 64-bit PV ABI
+//! and runs on any hypervisor that has it.
 //!
 //! # What a program may rely on
 //!
-//! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's memory.
-//! - Nothing interrupts it: events are handled where it waits for them ([`event`]). Exceptions do, and end the guest
-//!   unless it asked for them ([`trap`]).
+//! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's
+//!   memory.
+//! - Nothing interrupts it: events are handled where it waits for them ([`event`]). Exceptions do, and end
+//!   the guest unless it asked for them ([`trap`]).
 //! - Its code cannot be written and its data cannot be executed ([`memory`]).
 //! - No floating point: the target has none, so the hypervisor need not keep FPU state for the guest.
 //!
-//! All the `unsafe` that a guest needs is here, at the edge to the hypervisor, so that programs can do without.
+//! All the `unsafe` that a guest needs is here, at the edge to the hypervisor, so that programs can do
+//! without.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(
@@ -60,7 +62,8 @@ pub use bulkhead_abi::{DomId, Errno, errno::Failure, event::Virq, sched::Shutdow
 
 pub use self::{command_line::CommandLine, environment::Environment};
 
-/// Names the program's main function, a `fn(&Environment) -> ShutdownReason`. The domain ends when it returns.
+/// Names the program's main function, a `fn(&Environment) -> ShutdownReason`. The domain ends when it
+/// returns.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {

@@ -1,7 +1,7 @@
 //! The shared_info page: what hypervisor and guest write for each other.
 //!
-//! The page appears at an address inside the image that the link script keeps for it. Its words are only ever seen as
-//! atomics, because the hypervisor may write any of them at any time.
+//! The page appears at an address inside the image that the link script keeps for it. Its words are only ever
+//! seen as atomics, because the hypervisor may write any of them at any time.
 
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -19,8 +19,8 @@ use crate::{
 
 /// The page at its address.
 ///
-/// Before [`map`](Self::map) it shows the zeroed frame of the image that lies there, so an early look is wrong but
-/// harmless.
+/// Before [`map`](Self::map) it shows the zeroed frame of the image that lies there, so an early look is
+/// wrong but harmless.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedInfo(());
 
@@ -32,8 +32,8 @@ const TIME: usize = VCPU + offset::TIME;
 impl SharedInfo {
     /// Maps the frame at machine address `maddr`, which start_info names.
     pub(crate) fn map(maddr: u64) -> Self {
-        // SAFETY: the page at `image::shared_info` is set aside by the link script for this mapping; what uses it are the
-        // atomics below, for which one zeroed or shared frame is as good as another.
+        // SAFETY: the page at `image::shared_info` is set aside by the link script for this mapping; what
+        // uses it are the atomics below, for which one zeroed or shared frame is as good as another.
         let mapped =
             unsafe { hypercall::update_va_mapping(image::shared_info().addr(), Rights::Data.entry(maddr)) };
         if let Err(error) = mapped {
@@ -113,8 +113,9 @@ impl SharedInfo {
 
 /// A pointer to the `T` at `OFFSET` in the page.
 ///
-/// It is aligned and lies in the page, which is checked here; the page stays mapped writable for the life of the
-/// guest; and everybody accesses it atomically, the hypervisor too. That is what a reference to an atomic needs.
+/// It is aligned and lies in the page, which is checked here; the page stays mapped writable for the life of
+/// the guest; and everybody accesses it atomically, the hypervisor too. That is what a reference to an atomic
+/// needs.
 fn field<T, const OFFSET: usize>() -> *mut T {
     const {
         assert!(OFFSET.is_multiple_of(align_of::<T>()));

@@ -47,7 +47,8 @@ impl EventBits<'_> {
         }
     }
 
-    /// Calls `fire` once for each port that is pending and not masked, having cleared it; returns their number.
+    /// Calls `fire` once for each port that is pending and not masked, having cleared it; returns their
+    /// number.
     pub(super) fn scan(self, mut fire: impl FnMut(u32)) -> usize {
         let mut fired = 0_usize;
         // The flag goes first: a raise after this point sets it again. SeqCst on both keeps the order
@@ -64,8 +65,9 @@ impl EventBits<'_> {
                 if mask.load(Ordering::Relaxed) & (1 << bit) != 0 {
                     continue;
                 }
-                // Cleared before it is handled, so that a raise from now on counts as a new one. Acquire pairs
-                // with the raiser's store: what the peer wrote before it notified us is visible to the handler.
+                // Cleared before it is handled, so that a raise from now on counts as a new one. Acquire
+                // pairs with the raiser's store: what the peer wrote before it notified us is visible to the
+                // handler.
                 pending.fetch_and(!(1 << bit), Ordering::Acquire);
                 fired = fired.saturating_add(1);
                 fire(index.saturating_mul(u64::BITS).saturating_add(bit));

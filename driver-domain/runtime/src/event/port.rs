@@ -13,8 +13,8 @@ static HANDLERS: Mutex<HandlerTable> = Mutex::new(HandlerTable::new());
 
 /// An event channel's local end, and the right to use it: dropping it closes the channel.
 ///
-/// Its handler runs in [`wait`](super::wait) whenever the port fires: once for any number of notifications since it
-/// last ran, which is all that event channels promise.
+/// Its handler runs in [`wait`](super::wait) whenever the port fires: once for any number of notifications
+/// since it last ran, which is all that event channels promise.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Port {
     number: u32,
@@ -36,7 +36,8 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if there is no such domain, `EINVAL` if its port does not wait for this one, `ENOSPC` if no port is free.
+    /// `ESRCH` if there is no such domain, `EINVAL` if its port does not wait for this one, `ENOSPC` if no
+    /// port is free.
     pub fn bind_interdomain(
         remote: DomId,
         remote_port: u32,

@@ -1,8 +1,8 @@
 //! Which handler a port has.
 //!
-//! A handler runs outside the table's lock, so it may bind and close ports, its own included. While it runs its place
-//! holds [`Slot::Running`]; it goes back only if that is still there. If the port was closed meanwhile, and perhaps
-//! bound again with another handler, the old handler is dropped.
+//! A handler runs outside the table's lock, so it may bind and close ports, its own included. While it runs
+//! its place holds [`Slot::Running`]; it goes back only if that is still there. If the port was closed
+//! meanwhile, and perhaps bound again with another handler, the old handler is dropped.
 
 use alloc::{boxed::Box, vec::Vec};
 

@@ -17,7 +17,11 @@ trait Operation {
 }
 
 macro_rules! operations {
-    ($($record:ident),+) => { $(impl Operation for $record { const OP: EventChannelOp = EventChannelOp::$record; })+ };
+    ($($record:ident),+) => {$(
+        impl Operation for $record {
+            const OP: EventChannelOp = EventChannelOp::$record;
+        }
+    )+};
 }
 
 operations!(
@@ -31,8 +35,8 @@ operations!(
 );
 
 fn event_channel_op<R: Operation>(record: &mut R) -> Result<(), Failure> {
-    // SAFETY: the record is the one that the ABI gives this operation (`Operation`), borrowed for the call; event
-    // channels change no mappings.
+    // SAFETY: the record is the one that the ABI gives this operation (`Operation`), borrowed for the call;
+    // event channels change no mappings.
     unsafe { call2(Hypercall::EventChannelOp, u64::from(R::OP.raw()), in_out(record)) }.map(|_| ())
 }
 

@@ -13,7 +13,8 @@ pub(crate) fn version() -> Answer {
 
 /// Asks for one of the texts of `xen_version`, NUL-terminated unless it fills `text`.
 ///
-/// `N` must be the length that the ABI gives the text of `op`, which is why it is checked here and not left to callers.
+/// `N` must be the length that the ABI gives the text of `op`, which is why it is checked here and not left
+/// to callers.
 pub(crate) fn read_version_text<const N: usize>(op: VersionOp, text: &mut [u8; N]) -> Answer {
     use bulkhead_abi::version::len;
     let length = match op {
@@ -30,7 +31,8 @@ pub(crate) fn read_version_text<const N: usize>(op: VersionOp, text: &mut [u8; N
         | VersionOp::BuildId => usize::MAX,
     };
     assert!(length <= N, "{op} does not fit in {N} bytes");
-    // SAFETY: the hypervisor writes at most the `length` bytes of the text, into a buffer that is borrowed for the call.
+    // SAFETY: the hypervisor writes at most the `length` bytes of the text, into a buffer that is borrowed
+    // for the call.
     unsafe { call2(Hypercall::XenVersion, u64::from(op.raw()), in_out(text)) }
 }
 

@@ -12,11 +12,11 @@ use super::raw::{call3, call4, input};
 ///
 /// # Safety
 ///
-/// No page that Rust uses may lose its frame or the rights that Rust needs on it, and no two writable mappings of
-/// one frame may come to overlap what Rust takes for separate memory.
+/// No page that Rust uses may lose its frame or the rights that Rust needs on it, and no two writable
+/// mappings of one frame may come to overlap what Rust takes for separate memory.
 pub(crate) unsafe fn mmu_update(updates: &[MmuUpdate]) -> Result<(), Failure> {
-    // SAFETY: the hypervisor reads the updates from a borrowed slice (their number fits the 31 bits that the call has for
-    // it: they are in memory); done is not asked for. What the updates do is the caller's.
+    // SAFETY: the hypervisor reads the updates from a borrowed slice (their number fits the 31 bits that the
+    // call has for it: they are in memory); done is not asked for. What the updates do is the caller's.
     unsafe {
         call4(
             Hypercall::MmuUpdate,

@@ -1,7 +1,7 @@
 //! Hypercalls with types: what the rest of the runtime asks of the hypervisor.
 //!
-//! Each function fills the call's record and picks the result out of it. Functions that cannot harm Rust's view of
-//! memory are safe; those that change mappings or entry points say what their callers owe.
+//! Each function fills the call's record and picks the result out of it. Functions that cannot harm Rust's
+//! view of memory are safe; those that change mappings or entry points say what their callers owe.
 
 pub(crate) mod event;
 mod info;

@@ -22,8 +22,8 @@ pub(crate) fn block() {
 pub(crate) fn shutdown(reason: ShutdownReason) -> ! {
     let record = Shutdown { reason: reason.raw() };
     loop {
-        // SAFETY: the record is borrowed for the call. It does not return, except from a suspension, which the loop turns
-        // into another attempt to stop.
+        // SAFETY: the record is borrowed for the call. It does not return, except from a suspension, which
+        // the loop turns into another attempt to stop.
         let _: Answer = unsafe {
             call2(
                 Hypercall::SchedOp,
@@ -48,8 +48,8 @@ pub(crate) fn stop_periodic_timer() -> Result<(), Failure> {
     .map(|_| ())
 }
 
-/// Raises the timer interrupt at system time `deadline_ns`, once, instead of at any earlier set time. A time in the past
-/// is now.
+/// Raises the timer interrupt at system time `deadline_ns`, once, instead of at any earlier set time. A time
+/// in the past is now.
 pub(crate) fn set_singleshot_timer(deadline_ns: u64) -> Result<(), Failure> {
     let record = SetSingleshotTimer {
         timeout_abs_ns: deadline_ns,

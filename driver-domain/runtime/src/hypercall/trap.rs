@@ -13,14 +13,15 @@ use super::raw::{call1, call2, input};
 ///
 /// # Safety
 ///
-/// Each address must be an entry point that takes its vector's bounce frame and returns to the interrupted code as
-/// Rust expects of an exception that it did not see, or not at all.
+/// Each address must be an entry point that takes its vector's bounce frame and returns to the interrupted
+/// code as Rust expects of an exception that it did not see, or not at all.
 pub(crate) unsafe fn set_trap_table(list: &[TrapInfo]) -> Result<(), Failure> {
     assert!(
         list.last().is_some_and(|end| end.address == 0),
         "a trap list needs its end"
     );
-    // SAFETY: the hypervisor reads the list up to its end, which is inside the slice; the entry points are the caller's.
+    // SAFETY: the hypervisor reads the list up to its end, which is inside the slice; the entry points are
+    // the caller's.
     unsafe { call1(Hypercall::SetTrapTable, input(list)) }.map(|_| ())
 }
 
@@ -28,8 +29,8 @@ pub(crate) unsafe fn set_trap_table(list: &[TrapInfo]) -> Result<(), Failure> {
 ///
 /// # Safety
 ///
-/// `address` must be an entry point that takes the callback's frame and returns to the interrupted code with all
-/// registers as they were.
+/// `address` must be an entry point that takes the callback's frame and returns to the interrupted code with
+/// all registers as they were.
 pub(crate) unsafe fn register_callback(callback: CallbackType, address: u64) -> Result<(), Failure> {
     let record = CallbackRegister {
         callback_type: callback.raw(),

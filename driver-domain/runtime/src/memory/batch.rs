@@ -21,7 +21,8 @@ impl Batch {
         }
     }
 
-    /// Adds the update of the entry at machine address `maddr` to `entry`; makes all collected updates if there is no room.
+    /// Adds the update of the entry at machine address `maddr` to `entry`; makes all collected updates if
+    /// there is no room.
     ///
     /// # Safety
     ///

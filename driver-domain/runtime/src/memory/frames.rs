@@ -25,8 +25,8 @@ pub(super) unsafe fn init([low, high]: [Range<u64>; 2]) {
         panic!("no memory for the frame map");
     };
     let map = core::ptr::with_exposed_provenance_mut::<u64>(map.address());
-    // SAFETY: the pages from `map` to `map_end` hold `words` words; they are nobody's, and from now on the map's alone.
-    // Any bits are a u64, and the map clears them first.
+    // SAFETY: the pages from `map` to `map_end` hold `words` words; they are nobody's, and from now on the
+    // map's alone. Any bits are a u64, and the map clears them first.
     let map = unsafe { core::slice::from_raw_parts_mut(map, words) };
     let mut frames = FrameMap::new(map);
     frames.release(to_usize(low.start)..to_usize(low.end));

@@ -46,7 +46,8 @@ unsafe impl Source for FreeFrames {
             .ok_or(())?;
         let size = count.saturating_mul(PAGE_SIZE);
         let start = core::ptr::with_exposed_provenance_mut::<u8>(first.address());
-        // SAFETY: the frames were free, are mapped writable at neighbouring addresses, and are the heap's for ever.
+        // SAFETY: the frames were free, are mapped writable at neighbouring addresses, and are the heap's for
+        // ever.
         unsafe { heap.claim(start, size) }.ok_or(())?;
         SIZE.fetch_add(size, Ordering::Relaxed);
         Ok(())
@@ -83,12 +84,14 @@ unsafe impl GlobalAlloc for Heap {
         if unsafe { self.0.lock().try_realloc_in_place(block, layout, new_size) } {
             return block;
         }
-        // SAFETY: the trait demands that `new_size`, rounded up to the alignment, is no larger than isize::MAX.
+        // SAFETY: the trait demands that `new_size`, rounded up to the alignment, is no larger than
+        // isize::MAX.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         // SAFETY: the layout has a size.
         let new_block = unsafe { self.alloc(new_layout) };
         if !new_block.is_null() {
-            // SAFETY: both blocks are live and apart, and each has at least the smaller size; then the old one is given back.
+            // SAFETY: both blocks are live and apart, and each has at least the smaller size; then the old
+            // one is given back.
             unsafe {
                 new_block.copy_from_nonoverlapping(block, layout.size().min(new_size));
                 self.dealloc(block, layout);

@@ -1,14 +1,16 @@
-//! Memory: all of the domain's frames mapped, no page writable and executable, a heap and whole frames to take.
+//! Memory: all of the domain's frames mapped, no page writable and executable, a heap and whole frames to
+//! take.
 //!
 //! The builder maps only as much as it needs itself, everything writable and executable. At start the runtime
 //!
-//! 1. finds the end of that mapping in the page tables and takes rights away page by page ([`Rights`]);
-//! 2. maps the rest of the domain's memory behind it, linearly ([`frame`]), making page tables from what is free;
+//! 1. finds the end of that mapping in the page tables and takes rights away page by page;
+//! 2. maps the rest of the domain's memory behind it, linearly ([`frame`]), making page tables from what is
+//!    free;
 //! 3. gives all frames that nobody uses to the frame map, from which the heap and [`Page`]s come.
 //!
-//! Frames up to the end of the builder's boot stack stay as they are: low memory is free, then come the image, the p2m
-//! list, start_info and the builder's page tables. Domains get no more than 1 GiB this way; the rest is left alone, which
-//! the guest is told.
+//! Frames up to the end of the builder's boot stack stay as they are: low memory is free, then come the
+//! image, the p2m list, start_info and the builder's page tables. Domains get no more than 1 GiB this way;
+//! the rest is left alone, which the guest is told.
 //!
 //! Lock order: heap, then frames.
 
@@ -66,7 +68,8 @@ pub fn usage() -> Usage {
 /// Takes the domain's memory into use. After this there is a heap.
 pub(crate) fn init(start: &StartInfo, boot_stack_top: usize) {
     let total = start.nr_pages.min(LINEAR_FRAMES);
-    // SAFETY: start_info says that the list is there, in the initial mapping; it is left out of what `frames` gets.
+    // SAFETY: start_info says that the list is there, in the initial mapping; it is left out of what `frames`
+    // gets.
     unsafe { p2m::init(to_usize(start.mfn_list), to_usize(total)) };
     let Some((layout, first_free)) = layout(start, boot_stack_top) else {
         panic!("the builder did not put image and page tables into the linear mapping");
@@ -118,16 +121,16 @@ fn confine(layout: &Layout, tables: &LinearTables, mapped: u64) -> Result<(), Fa
         let Some(maddr) = tables.entry_maddr(pfn) else {
             continue;
         };
-        // SAFETY: the page keeps showing its frame and keeps the rights that its use needs; the guard page, which loses all,
-        // is no object's.
+        // SAFETY: the page keeps showing its frame and keeps the rights that its use needs; the guard page,
+        // which loses all, is no object's.
         unsafe { batch.push(maddr, rights.entry(mfn.maddr())) }?;
     }
     batch.flush()?;
     hypercall::flush_local_tlb()
 }
 
-/// Maps all frames from `free.end` to before `total`, taking page tables from the frames `free`, which are mapped; returns
-/// the frames that are mapped and free then.
+/// Maps all frames from `free.end` to before `total`, taking page tables from the frames `free`, which are
+/// mapped; returns the frames that are mapped and free then.
 fn extend(tables: &LinearTables, free: Range<u64>, total: u64) -> Result<Range<u64>, Failure> {
     let Range {
         start: mut next,

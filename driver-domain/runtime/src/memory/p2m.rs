@@ -15,11 +15,12 @@ static P2M: Once<&'static [AtomicU64]> = Once::new();
 ///
 /// # Safety
 ///
-/// There must be a list of `frames` elements, mapped for the life of the guest, and nothing else may use that memory.
+/// There must be a list of `frames` elements, mapped for the life of the guest, and nothing else may use that
+/// memory.
 pub(super) unsafe fn init(address: usize, frames: usize) {
     let list = core::ptr::with_exposed_provenance::<AtomicU64>(address);
-    // SAFETY: the caller says that the elements are there, for ever, and that only this reference will be used; the page
-    // that starts a list is aligned.
+    // SAFETY: the caller says that the elements are there, for ever, and that only this reference will be
+    // used; the page that starts a list is aligned.
     P2M.call_once(|| unsafe { core::slice::from_raw_parts(list, frames) });
 }
 
@@ -39,8 +40,8 @@ pub fn machine_frame(pfn: Pfn) -> Option<Mfn> {
 
 /// The pseudo-physical frame of `mfn`, or `None` if it is not one of the domain's.
 ///
-/// The hypervisor's table may say anything about frames of others, so the answer counts only if the domain's own list
-/// agrees.
+/// The hypervisor's table may say anything about frames of others, so the answer counts only if the domain's
+/// own list agrees.
 #[must_use]
 pub fn pseudo_physical_frame(mfn: Mfn) -> Option<Pfn> {
     let offset = mfn.raw().checked_mul(size_of::<u64>() as u64)?;

@@ -11,9 +11,9 @@ use super::{
 
 /// A page of this domain, owned: a ring, a buffer, anything whose frame somebody else must name.
 ///
-/// Because others may write it at any time, no Rust reference to its bytes exists; they are copied in and out, and
-/// indices are atomics. Dropping the page gives the frame back, so whatever lets others reach it must have ended by
-/// then.
+/// Because others may write it at any time, no Rust reference to its bytes exists; they are copied in and
+/// out, and indices are atomics. Dropping the page gives the frame back, so whatever lets others reach it
+/// must have ended by then.
 #[derive(Debug)]
 pub struct Page {
     pfn: Pfn,
@@ -53,8 +53,8 @@ impl Page {
     #[must_use]
     pub fn word(&self, offset: usize) -> Option<&AtomicU32> {
         let fits = offset.is_multiple_of(size_of::<u32>()) && Self::contains(offset, size_of::<u32>());
-        // SAFETY: aligned and in the page, which is mapped while `self` lives; all access to it is atomic or volatile, by
-        // other domains too.
+        // SAFETY: aligned and in the page, which is mapped while `self` lives; all access to it is atomic or
+        // volatile, by other domains too.
         fits.then(|| unsafe { AtomicU32::from_ptr(self.pointer().add(offset).cast()) })
     }
 
@@ -65,7 +65,8 @@ impl Page {
             return None;
         }
         for (byte, at) in bytes.iter_mut().zip(offset..) {
-            // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is read, no more.
+            // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is
+            // read, no more.
             *byte = unsafe { self.pointer().add(at).read_volatile() };
         }
         Some(())

@@ -1,7 +1,9 @@
-//! The page tables of the linear mapping, as far as the runtime touches them: one level-2 table and its level-1 tables.
+//! The page tables of the linear mapping, as far as the runtime touches them: one level-2 table and its
+//! level-1 tables.
 //!
-//! Tables are read in place, through the linear mapping, and written by hypercalls only: a frame that is a page table has
-//! no writable mapping anywhere. The builder's tables are found by following the real entries down from the top one.
+//! Tables are read in place, through the linear mapping, and written by hypercalls only: a frame that is a
+//! page table has no writable mapping anywhere. The builder's tables are found by following the real entries
+//! down from the top one.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,8 +36,9 @@ impl Table {
     /// The frame must be a page table in use, in the linear mapping, for the life of the guest.
     unsafe fn at(pfn: Pfn) -> Option<Self> {
         let entries = core::ptr::with_exposed_provenance::<[AtomicU64; ENTRIES]>(pfn.address());
-        // SAFETY: the frame is mapped read-only for ever and only the processor (accessed and dirty bits) and the hypervisor
-        // write it; relaxed atomic loads, which is all that is done, are allowed on such memory.
+        // SAFETY: the frame is mapped read-only for ever and only the processor (accessed and dirty bits) and
+        // the hypervisor write it; relaxed atomic loads, which is all that is done, are allowed on such
+        // memory.
         let entries = unsafe { &*entries };
         Some(Self {
             mfn: p2m::machine_frame(pfn)?,
@@ -56,7 +59,8 @@ impl Table {
             return None;
         }
         let pfn = p2m::pseudo_physical_frame(Mfn::in_entry(entry))?;
-        // SAFETY: a present entry of a table in use points to a table in use. The runtime never takes a table out of use.
+        // SAFETY: a present entry of a table in use points to a table in use. The runtime never takes a table
+        // out of use.
         unsafe { Self::at(pfn) }
     }
 
@@ -80,7 +84,8 @@ pub(super) struct LinearTables {
 }
 
 impl LinearTables {
-    /// Follows the builder's tables from the level-4 table in frame `top` to the one that covers [`VIRT_BASE`].
+    /// Follows the builder's tables from the level-4 table in frame `top` to the one that covers
+    /// [`VIRT_BASE`].
     ///
     /// # Safety
     ///
@@ -115,13 +120,13 @@ impl LinearTables {
             .map(|table| table.entry_maddr(pfn.index() % ENTRIES))
     }
 
-    /// Makes frame `table` the level-1 table that shows `first` and the up to 511 frames after it, as data, as far as
-    /// the domain has memory there (before `end`).
+    /// Makes frame `table` the level-1 table that shows `first` and the up to 511 frames after it, as data,
+    /// as far as the domain has memory there (before `end`).
     ///
     /// # Safety
     ///
-    /// The frame `table` must be mapped writable and be nobody's; it is the tables' from now on. Nothing may be mapped at
-    /// the addresses of the frames that it will show.
+    /// The frame `table` must be mapped writable and be nobody's; it is the tables' from now on. Nothing may
+    /// be mapped at the addresses of the frames that it will show.
     pub(super) unsafe fn add_table(&self, table: Pfn, first: Pfn, end: u64) -> Result<(), Failure> {
         let mut entries = [0_u64; ENTRIES];
         for (entry, pfn) in entries.iter_mut().zip(Pfn::range(first.raw()..end)) {
@@ -140,7 +145,8 @@ impl LinearTables {
             ptr: self.level2.entry_maddr(first.index() / ENTRIES),
             val: mfn.maddr() | pte::PRESENT | pte::WRITABLE | pte::USER | pte::ACCESSED | pte::DIRTY,
         };
-        // The entry itself gives the frame its type; a pin would only be a second reference that nobody drops.
+        // The entry itself gives the frame its type; a pin would only be a second reference that nobody
+        // drops.
         // SAFETY: addresses that showed nothing now show frames of the domain that no other mapping shows.
         unsafe { hypercall::mmu_update(&[update]) }
     }

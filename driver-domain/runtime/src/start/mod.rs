@@ -1,7 +1,7 @@
 //! From the first instruction to the guest's main function, and to the end.
 //!
-//! The steps in their order: traps, so that a mistake is reported; shared_info and events; memory; time; logging; the
-//! program. Each step may use the ones before it.
+//! The steps in their order: traps, so that a mistake is reported; shared_info and events; memory; time;
+//! logging; the program. Each step may use the ones before it.
 
 #[cfg(target_os = "none")]
 mod entry;
@@ -22,7 +22,8 @@ unsafe extern "Rust" {
     safe fn bulkhead_guest_main(environment: &Environment) -> ShutdownReason;
 }
 
-/// Starts the guest. `start_page` is the address of the start_info page, `boot_stack_top` ends the builder's stack.
+/// Starts the guest. `start_page` is the address of the start_info page, `boot_stack_top` ends the builder's
+/// stack.
 extern "C" fn begin(start_page: usize, boot_stack_top: usize) -> ! {
     // SAFETY: the entry stub passes on what the hypervisor put in rsi, the address of a mapped page.
     let start = unsafe { environment::read_start_info(start_page) };

@@ -1,7 +1,7 @@
 //! ELF notes: what the domain builder must know about the image.
 //!
-//! The hypercall page is not asked for, as hypercalls are inline `syscall`s; the p2m list and a ramdisk stay where they
-//! are easiest to use, in the initial mapping.
+//! The hypercall page is not asked for, as hypercalls are inline `syscall`s; the p2m list and a ramdisk stay
+//! where they are easiest to use, in the initial mapping.
 
 use bulkhead_abi::elfnote::{ElfNote, OWNER, XEN_VERSION};
 

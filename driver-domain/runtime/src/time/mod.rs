@@ -1,6 +1,7 @@
 //! Time: the hypervisor's clock, the wall clock, and sleeping.
 //!
-//! System time counts nanoseconds since the hypervisor started, in steps of the TSC, and never goes back on a vCPU.
+//! System time counts nanoseconds since the hypervisor started, in steps of the TSC, and never goes back on a
+//! vCPU.
 
 mod record;
 mod timer;
@@ -65,8 +66,8 @@ pub fn wall_clock() -> Duration {
 /// The processor's time-stamp counter, read after everything before it.
 #[must_use]
 pub fn read_tsc() -> u64 {
-    // SAFETY: every x86-64 processor has both instructions, and the ABI lets guests use RDTSC. LFENCE keeps the read
-    // from being executed early.
+    // SAFETY: every x86-64 processor has both instructions, and the ABI lets guests use RDTSC. LFENCE keeps
+    // the read from being executed early.
     unsafe {
         core::arch::x86_64::_mm_lfence();
         _rdtsc()

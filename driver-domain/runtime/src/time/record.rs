@@ -1,7 +1,8 @@
 //! Reading the time records while the hypervisor may be rewriting them.
 //!
-//! Both have a version: odd while a write is under way, and another even number after it. A reader takes a copy
-//! between two looks at the version and starts over if they differ or are odd. No copy is ever a mixture.
+//! Both have a version: odd while a write is under way, and another even number after it. A reader takes a
+//! copy between two looks at the version and starts over if they differ or are odd. No copy is ever a
+//! mixture.
 
 use core::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
@@ -63,8 +64,8 @@ impl WallClockRecord<'_> {
 /// What `copy` returns when no write overlapped it.
 fn consistent<T>(version: &AtomicU32, copy: impl Fn() -> T) -> T {
     loop {
-        // Acquire: the copy is not taken before this look. It pairs with the barrier that the writer has between its
-        // fields and the even version.
+        // Acquire: the copy is not taken before this look. It pairs with the barrier that the writer has
+        // between its fields and the even version.
         let before = version.load(Ordering::Acquire);
         let value = copy();
         // The copy is complete before the second look; pairs with the barrier after the writer's odd version.

@@ -1,7 +1,8 @@
 //! The vCPU's one-shot timer, and sleeping on it.
 //!
-//! There is one timer and one waiter: the code that runs. A wait with a deadline arms the timer and then looks at the
-//! clock after every round of events, so a timer left over from an earlier wait costs one look and no more.
+//! There is one timer and one waiter: the code that runs. A wait with a deadline arms the timer and then
+//! looks at the clock after every round of events, so a timer left over from an earlier wait costs one look
+//! and no more.
 
 use core::time::Duration;
 

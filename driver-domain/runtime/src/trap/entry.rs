@@ -1,18 +1,18 @@
 //! Where the hypervisor enters the guest for an exception, and the way back.
 //!
 //! The hypervisor puts a bounce frame on the current stack (a guest kernel has only one): rcx, r11, the error
-//! code of vectors that have one, then rip, cs, rflags, rsp, ss. The stubs turn it into a [`TrapFrame`], whatever
-//! the vector, and call [`dispatch`].
+//! code of vectors that have one, then rip, cs, rflags, rsp, ss. The stubs turn it into a [`TrapFrame`],
+//! whatever the vector, and call [`dispatch`].
 //!
-//! The way back is a plain `iretq`, though the ABI has a hypercall for it. That call exists for returns to user
-//! mode and for returns that unmask events, which must happen in one step or an upcall nests. Neither happens
-//! here: we return to the same ring, and event delivery is masked before and after (see
-//! [`event`](crate::event)). The frame's cs says "kernel" by RPL 0, which the processor does not accept from ring 3,
-//! so the real selector is put back.
+//! The way back is a few moves, `popfq` and `ret`. The ABI has a hypercall for it, but that is for returns to
+//! user mode and for returns that unmask events, which must happen in one step or an upcall nests. Neither
+//! happens here: we return to the same ring, and event delivery is masked before and after (see
+//! [`event`](crate::event)). Nor is `iretq` needed to change stacks: flags and rip are put right below the
+//! interrupted stack pointer. They overwrite at most the frame's own rsp and ss, as the hypervisor aligns its
+//! frame just below the interrupted stack, and nothing else lies there, because the target has no red zone.
+//! (`iretq` would do as well on a real processor. QEMU 7.2 refuses it in ring 3 when SMAP is on.)
 
-use core::arch::naked_asm;
-
-use bulkhead_abi::selectors::FLAT_RING3_CS64;
+use core::{arch::naked_asm, mem::offset_of};
 
 use super::{dispatch, frame::TrapFrame};
 
@@ -71,6 +71,14 @@ unsafe extern "C" fn common() -> ! {
         "cld",
         "mov rdi, rsp",
         "call {dispatch}",
+        // Flags and rip for the last two instructions, and where they are for the one before.
+        "mov rax, [rsp + {rsp}]",
+        "sub rax, 16",
+        "mov rcx, [rsp + {rflags}]",
+        "mov rdx, [rsp + {rip}]",
+        "mov [rax], rcx",
+        "mov [rax + 8], rdx",
+        "mov [rsp + {vector}], rax",
         "pop r15",
         "pop r14",
         "pop r13",
@@ -86,13 +94,13 @@ unsafe extern "C" fn common() -> ! {
         "pop rdx",
         "pop rsi",
         "pop rdi",
-        "add rsp, {rip} - {vector}",
-        "mov qword ptr [rsp + {cs} - {rip}], {selector}",
-        "iretq",
+        "pop rsp",
+        "popfq",
+        "ret",
         dispatch = sym dispatch,
-        vector = const core::mem::offset_of!(TrapFrame, vector),
-        rip = const core::mem::offset_of!(TrapFrame, rip),
-        cs = const core::mem::offset_of!(TrapFrame, cs),
-        selector = const FLAT_RING3_CS64,
+        vector = const offset_of!(TrapFrame, vector),
+        rip = const offset_of!(TrapFrame, rip),
+        rflags = const offset_of!(TrapFrame, rflags),
+        rsp = const offset_of!(TrapFrame, rsp),
     )
 }

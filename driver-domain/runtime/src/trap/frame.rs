@@ -27,9 +27,9 @@ pub struct TrapFrame {
     pub(super) vector: u64,
     error_code: u64,
     pub(super) rip: u64,
-    pub(super) cs: u64,
-    rflags: u64,
-    rsp: u64,
+    cs: u64,
+    pub(super) rflags: u64,
+    pub(super) rsp: u64,
     ss: u64,
 }
 
@@ -61,8 +61,8 @@ impl TrapFrame {
     ///
     /// # Safety
     ///
-    /// The code at `rip` must take over from the interrupted instruction, with its stack, and with any values in
-    /// rax and rdx.
+    /// The code at `rip` must take over from the interrupted instruction, with its stack, and with any values
+    /// in rax and rdx.
     pub(super) const unsafe fn resume_at(&mut self, rip: u64, rax: u64, rdx: u64) {
         self.rip = rip;
         self.rax = rax;
@@ -73,8 +73,8 @@ impl TrapFrame {
     ///
     /// # Safety
     ///
-    /// The instruction at [`rip`](Self::rip) must be `length` bytes long, and leaving it out must be as good as
-    /// executing it to the code around it.
+    /// The instruction at [`rip`](Self::rip) must be `length` bytes long, and leaving it out must be as good
+    /// as executing it to the code around it.
     pub const unsafe fn skip(&mut self, length: u64) {
         self.rip = self.rip.wrapping_add(length);
     }

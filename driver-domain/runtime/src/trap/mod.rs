@@ -1,11 +1,12 @@
 //! Exceptions: handlers by vector, a report for the rest.
 //!
-//! An exception interrupts the code that caused it, on that code's stack. A [probe](probe_read) is told about it; else
-//! the vector's [`Handler`] decides; else the guest prints registers and a backtrace and ends as crashed.
+//! An exception interrupts the code that caused it, on that code's stack. A [probe](probe_read) is told about
+//! it; else the vector's [`Handler`] decides; else the guest prints registers and a backtrace and ends as
+//! crashed.
 //!
-//! **Stack overflow** ends otherwise. There is one stack, so the hypervisor must deliver the page fault on the very
-//! stack that has no room; it cannot write the frame and crashes the domain. The report of a stack overflow is the
-//! hypervisor's: a fault next to the guard page below the stack, with rsp in it.
+//! **Stack overflow** ends otherwise. There is one stack, so the hypervisor must deliver the page fault on
+//! the very stack that has no room; it cannot write the frame and crashes the domain. The report of a stack
+//! overflow is the hypervisor's: a fault next to the guard page below the stack, with rsp in it.
 
 mod entry;
 mod frame;
@@ -25,9 +26,9 @@ use crate::{hypercall, panic, shared_info::SharedInfo};
 
 /// What a guest does about an exception.
 ///
-/// It runs in the middle of whatever was interrupted, so it takes no lock that the interrupted code may hold, the
-/// heap's included. When it returns, the code goes on where the frame says: after the instruction for a trap such as
-/// a breakpoint, at the same instruction, which may fault again, for a fault.
+/// It runs in the middle of whatever was interrupted, so it takes no lock that the interrupted code may hold,
+/// the heap's included. When it returns, the code goes on where the frame says: after the instruction for a
+/// trap such as a breakpoint, at the same instruction, which may fault again, for a fault.
 pub type Handler = fn(&mut TrapFrame);
 
 /// Vectors that the processor uses, one past the highest.
@@ -44,8 +45,8 @@ pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> 
 
 /// Executes a breakpoint instruction, which the handler of [`Vector::Breakpoint`] sees.
 pub fn breakpoint() {
-    // SAFETY: INT3 raises an exception whose entry preserves all registers and returns after the instruction; what the
-    // handler does to memory the compiler must expect, as no option denies it.
+    // SAFETY: INT3 raises an exception whose entry preserves all registers and returns after the instruction;
+    // what the handler does to memory the compiler must expect, as no option denies it.
     unsafe { core::arch::asm!("int3") };
 }
 
@@ -60,8 +61,8 @@ pub(crate) fn init() {
             address: stub(*vector) as usize as u64,
         };
     }
-    // SAFETY: each address is the stub that `entry` made for that vector, with or without error code as the processor
-    // has it; it restores what it interrupted. The last record is the end.
+    // SAFETY: each address is the stub that `entry` made for that vector, with or without error code as the
+    // processor has it; it restores what it interrupted. The last record is the end.
     if let Err(error) = unsafe { hypercall::set_trap_table(&table) } {
         panic!("the hypervisor refused the trap table: {error}");
     }
@@ -86,8 +87,8 @@ const fn stub(vector: Vector) -> entry::Stub {
     stubs!(
         DivideError, Debug, Nmi, Breakpoint, Overflow, BoundRange, InvalidOpcode, DeviceNotAvailable, X87,
         MachineCheck, Simd;
-        DoubleFault, InvalidTss, SegmentNotPresent, StackSegment, GeneralProtection, PageFault, AlignmentCheck,
-        ControlProtection
+        DoubleFault, InvalidTss, SegmentNotPresent, StackSegment, GeneralProtection, PageFault,
+        AlignmentCheck, ControlProtection
     )
 }
 

@@ -1,7 +1,7 @@
 //! Accesses that may fault: one load or one store, with the fault as a result.
 //!
-//! The instruction that may fault is the first one of a naked function, so "did the probe fault?" is a comparison
-//! of rip with the function's address, and nothing but the return address is on the stack.
+//! The instruction that may fault is the first one of a naked function, so "did the probe fault?" is a
+//! comparison of rip with the function's address, and nothing but the return address is on the stack.
 
 use core::arch::naked_asm;
 
@@ -20,15 +20,15 @@ pub struct Fault {
 
 /// Reads the 8 bytes at `address`, or tells why they cannot be read.
 ///
-/// Any address may be asked for: what is there is copied as bits, and an address where nothing is mapped is the
-/// error. Mind device registers, which may act on being read.
+/// Any address may be asked for: what is there is copied as bits, and an address where nothing is mapped is
+/// the error. Mind device registers, which may act on being read.
 ///
 /// # Errors
 ///
 /// The fault that the load ran into.
 pub fn probe_read(address: usize) -> Result<u64, Fault> {
-    // SAFETY: the load happens in assembly: it copies 8 bytes of whatever is there, creates no Rust reference, and
-    // comes back through `recover` if it faults.
+    // SAFETY: the load happens in assembly: it copies 8 bytes of whatever is there, creates no Rust
+    // reference, and comes back through `recover` if it faults.
     unsafe { load(address) }.into_result()
 }
 
@@ -42,8 +42,8 @@ pub fn probe_read(address: usize) -> Result<u64, Fault> {
 ///
 /// If the address turns out to be writable, the 8 bytes there must be the caller's to change.
 pub unsafe fn probe_write(address: usize, value: u64) -> Result<(), Fault> {
-    // SAFETY: the store happens in assembly and comes back through `recover` if it faults; if it does not, the
-    // caller owns the bytes.
+    // SAFETY: the store happens in assembly and comes back through `recover` if it faults; if it does not,
+    // the caller owns the bytes.
     unsafe { store(address, value) }.into_result().map(|_| ())
 }
 

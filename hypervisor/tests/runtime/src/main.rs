@@ -1,5 +1,5 @@
-//! Checks the runtime from inside, and with it what the hypervisor promises a guest: memory, rights, traps, events,
-//! time. Needs one domain.
+//! Checks the runtime from inside, and with it what the hypervisor promises a guest: memory, rights, traps,
+//! events, time. Needs one domain.
 
 #![no_std]
 #![no_main]

@@ -52,8 +52,8 @@ fn page_fault(error_code: u64) -> Option<Fault> {
 
 /// The fault that writing to `address` meets.
 fn write_to(address: usize) -> Option<Fault> {
-    // SAFETY: if the write succeeds where it must not, the check has failed and the guest ends soon; the value written is
-    // the one that was there.
+    // SAFETY: if the write succeeds where it must not, the check has failed and the guest ends soon; the
+    // value written is the one that was there.
     probe_read(address)
         .and_then(|value| unsafe { probe_write(address, value) })
         .err()
