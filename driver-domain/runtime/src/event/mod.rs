@@ -1,10 +1,10 @@
 //! Event channels: ports with handlers, and waiting without losing a wake-up.
 //!
-//! **Run to completion.** Event delivery stays masked while guest code runs. Events are looked for in one place,
-//! [`wait`]: it runs the handlers of pending ports in ordinary context and, if there were none, blocks. So a handler
-//! may allocate, take locks and call anything but `wait`; nothing is ever interrupted by an event; and the
-//! only race is between the last look and going to sleep, which `SCHEDOP_block` decides: it unmasks and sleeps in one
-//! step, and does not sleep if an event came.
+//! **Run to completion.** Event delivery stays masked while guest code runs. Events are looked for in one
+//! place, [`wait`]: it runs the handlers of pending ports in ordinary context and, if there were none,
+//! blocks. So a handler may allocate, take locks and call anything but `wait`; nothing is ever interrupted by
+//! an event; and the only race is between the last look and going to sleep, which `SCHEDOP_block` decides: it
+//! unmasks and sleeps in one step, and does not sleep if an event came.
 //!
 //! ```text
 //!   wait:  look ──── some ──> handlers ──> return
@@ -15,6 +15,7 @@
 //! One vCPU is assumed: its slot in shared_info is the one that is read.
 
 mod bits;
+mod link;
 mod port;
 mod table;
 mod upcall;
@@ -24,7 +25,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use bulkhead_abi::callback::CallbackType;
 
 pub(crate) use self::bits::EventBits;
-pub use self::port::{Port, Signal};
+pub use self::{
+    link::{Link, LinkError},
+    port::{Port, Signal},
+};
 use crate::{hypercall, shared_info::SharedInfo};
 
 /// Whether handlers are running.
@@ -44,8 +48,8 @@ pub(crate) fn init(shared: SharedInfo) {
 
 /// Runs the handlers of all pending ports; blocks until there is one.
 ///
-/// Returns once at least one port has fired. Whoever waits for something in particular looks whether it has happened,
-/// waits, and looks again ([`wait_for`]).
+/// Returns once at least one port has fired. Whoever waits for something in particular looks whether it has
+/// happened, waits, and looks again ([`wait_for`]).
 ///
 /// # Panics
 ///
