@@ -39,7 +39,7 @@ pub(super) extern "C" fn guest_trap() {
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
-            apic::Interrupt::Kick | apic::Interrupt::Spurious => {}
+            apic::Interrupt::Other => {}
         },
         vector => {
             let vector = vector.to_le_bytes()[0];

@@ -49,6 +49,63 @@ global_asm!(
     "ret",
 );
 
+unsafe extern "C" {
+    /// Loads the four data segment registers. Returns 0, or 1 if one could not be loaded and is null now.
+    fn load_guest_selectors(ds: u64, es: u64, fs: u64, gs: u64) -> u64;
+    /// The instructions of it that may fault, and where each goes on.
+    static load_ds: u8;
+    static load_es: u8;
+    static load_fs: u8;
+    static load_gs: u8;
+    static load_ds_fixup: u8;
+    static load_es_fixup: u8;
+    static load_fs_fixup: u8;
+    static load_gs_fixup: u8;
+}
+
+global_asm!(
+    // In: edi, esi, edx, ecx the selectors. Null ones are not loaded twice: they are common, and loading is slow.
+    ".text",
+    ".globl load_guest_selectors",
+    "load_guest_selectors:",
+    "xor eax, eax",
+    ".irp segment, ds, es, fs, gs",
+    ".globl load_\\segment",
+    ".globl load_\\segment\\()_fixup",
+    ".ifc \\segment, ds",
+    "mov r8d, edi",
+    ".endif",
+    ".ifc \\segment, es",
+    "mov r8d, esi",
+    ".endif",
+    ".ifc \\segment, fs",
+    "mov r8d, edx",
+    ".endif",
+    ".ifc \\segment, gs",
+    "mov r8d, ecx",
+    ".endif",
+    "load_\\segment:",
+    "mov \\segment, r8d",
+    ".endr",
+    "ret",
+    ".irp segment, ds, es, fs, gs",
+    "load_\\segment\\()_fixup:",
+    "mov eax, 1",
+    "xor r8d, r8d",
+    "jmp load_\\segment",
+    ".endr",
+);
+
+/// Loads the data segment registers of a guest. One that the CPU refuses becomes null. Says whether all were loaded.
+///
+/// # Safety
+///
+/// The segment bases are lost and must be loaded anew.
+pub(crate) unsafe fn load_selectors(ds: u16, es: u16, fs: u16, gs: u16) -> bool {
+    // SAFETY: data segments mean nothing in ring 0; each load that faults has a fixup.
+    unsafe { load_guest_selectors(ds.into(), es.into(), fs.into(), gs.into()) == 0 }
+}
+
 /// Whether ring 0 must say so before it touches guest memory.
 static SMAP: AtomicBool = AtomicBool::new(false);
 
@@ -62,7 +119,16 @@ pub(crate) fn use_smap() {
 pub(super) fn fixup(rip: u64) -> Option<u64> {
     let start = guest_copy as *const () as usize as u64;
     let end = (&raw const guest_copy_end).addr() as u64;
-    (start..end).contains(&rip).then(|| (&raw const guest_copy_fixup).addr() as u64)
+    if (start..end).contains(&rip) {
+        return Some((&raw const guest_copy_fixup).addr() as u64);
+    }
+    let loads = [
+        (&raw const load_ds, &raw const load_ds_fixup),
+        (&raw const load_es, &raw const load_es_fixup),
+        (&raw const load_fs, &raw const load_fs_fixup),
+        (&raw const load_gs, &raw const load_gs_fixup),
+    ];
+    loads.into_iter().find(|(load, _)| load.addr() as u64 == rip).map(|(_, fixup)| fixup.addr() as u64)
 }
 
 /// An access faulted.

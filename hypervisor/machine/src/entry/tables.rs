@@ -33,8 +33,8 @@ const OWN_PAGE: u16 = selectors::FIRST_RESERVED_GDT_ENTRY * 8;
 const GDT_LIMIT: u16 = TSS_SELECTOR + 15;
 
 /// Ring 0 code and data, marked as used already, so that the CPU never writes to the table.
-const CS64: u64 = 0x00af_9b00_0000_ffff;
-const DS: u64 = 0x00cf_9300_0000_ffff;
+const CODE: u64 = 0x00af_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
 
 /// Interrupt stack numbers, as they stand in gates.
 #[derive(Clone, Copy)]
@@ -117,8 +117,8 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
     let limit = (size_of::<TaskStateSegment>() as u64).saturating_sub(1);
     let available_tss = 0x89_u64 << 40;
     let entries = [
-        (selectors::HYPERVISOR_CS64, CS64),
-        (selectors::HYPERVISOR_DS, DS),
+        (selectors::HYPERVISOR_CS64, CODE),
+        (selectors::HYPERVISOR_DS, DATA),
         (selectors::FLAT_RING3_CS32, selectors::FLAT_RING3_CS32_DESCRIPTOR),
         (selectors::FLAT_RING3_SS, selectors::FLAT_RING3_SS_DESCRIPTOR),
         (selectors::FLAT_RING3_CS64, selectors::FLAT_RING3_CS64_DESCRIPTOR),
