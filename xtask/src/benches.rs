@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::bootlist::Domain;
+use crate::machine_tests::UNTIL_ALL_ENDED;
 use crate::qemu::Machine;
 use crate::scenario::Scenario;
 
@@ -27,7 +28,7 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
         scenario: Scenario {
             name,
             machine: Machine::DEFAULT,
-            words: &[],
+            words: UNTIL_ALL_ENDED,
             domains,
         },
         limit: Duration::from_secs(120),

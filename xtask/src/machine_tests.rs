@@ -24,13 +24,16 @@ pub(crate) struct MachineTest {
 /// What no console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
 pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 
+/// Keeps the machine on after domain 0 has ended, until no domain is left to report anything.
+pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
+
 /// A test of these domains on the default machine: no script yet, a clean end within a minute.
 const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
             name,
             machine: Machine::DEFAULT,
-            words: &[],
+            words: UNTIL_ALL_ENDED,
             domains,
         },
         expected: Expectation {

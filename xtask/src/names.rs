@@ -49,6 +49,8 @@ impl Names {
                     .unwrap_or(0),
             )
         };
+        // An address alone on its line is an element of a backtrace; the first of one may be where it happened.
+        let is_backtrace = addresses(line).count() == 1 && !line.contains("backtrace:");
         let images = [
             is_hypervisors.then_some(&self.hypervisor),
             domain.and_then(|domain| self.domains.get(domain)),
@@ -59,8 +61,13 @@ impl Names {
                 .flatten()
                 .find_map(|functions| functions.find(address))
         };
+        let name = |address: u64| match address.checked_sub(1) {
+            // A return address follows its call, and with it perhaps the whole function.
+            Some(call) if is_backtrace => find(call).map(|(name, offset)| (name, offset.saturating_add(1))),
+            _ => find(address),
+        };
         let names: Vec<String> = addresses(line)
-            .filter_map(find)
+            .filter_map(name)
             .map(|(name, offset)| format!("{name}+{offset:#x}"))
             .collect();
         if names.is_empty() {
@@ -119,6 +126,21 @@ mod tests {
         assert_eq!(names.annotated(plain), format!("{plain}   <- one::main+0x10"));
         let own = "(bh) ERROR panic: rip ffff82d080000004 rsp ffff82d0a0020000";
         assert_eq!(names.annotated(own), format!("{own}   <- hypervisor::start+0x4"));
+    }
+
+    #[test]
+    fn a_return_address_belongs_to_the_function_that_called() {
+        let mut names = names();
+        let after_the_last_call = "   1: 0xffffffff80100100";
+        assert_eq!(
+            names.annotated(after_the_last_call),
+            format!("{after_the_last_call}   <- zero::main+0x100")
+        );
+        let first_instruction = "backtrace: 0xffffffff80100000";
+        assert_eq!(
+            names.annotated(first_instruction),
+            format!("{first_instruction}   <- zero::main+0x0")
+        );
     }
 
     #[test]
