@@ -34,13 +34,11 @@ pub(crate) fn init() {
 /// Sends a guest's or the operator's bytes; `\n` becomes `\r\n` unless the `\r` is there already.
 ///
 /// Waits for the lock, so it must not be called from NMI or machine-check context.
-#[expect(dead_code, reason = "for the console hypercall")]
 pub(crate) fn write_bytes(bytes: &[u8]) {
     CONSOLE.lock().send(bytes);
 }
 
 /// Takes a byte that the operator typed, if there is one.
-#[expect(dead_code, reason = "for the console hypercall")]
 pub(crate) fn read_byte() -> Option<u8> {
     CONSOLE.lock().port.as_mut()?.receive()
 }

@@ -123,7 +123,11 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     apic::init(features, acpi.controllers.local_apic).ok_or(BootError::NoLocalApic)?;
     apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
 
-    trace::record(trace::Event::CpuStarted, u64::from(apic::id().unwrap_or(0)), 0);
+    trace::record(
+        trace::Event::CpuStarted as u16,
+        u64::from(apic::id().unwrap_or(0)),
+        0,
+    );
 
     let cpus = boot_cpu_first(&acpi.controllers.cpus).ok_or(BootError::NoLocalApic)?;
     for cpu in 0..cpus.len() {

@@ -10,11 +10,9 @@ mod registers;
 mod timer;
 
 pub(crate) use legacy::mask as mask_8259s;
-#[expect(unused_imports, reason = "for the hypervisor proper")]
 pub(crate) use local::{Ipi, eoi, id, send_ipi};
 pub(crate) use local::{init, nmi_to_others};
 pub(crate) use timer::calibrate;
-#[expect(unused_imports, reason = "for the scheduler")]
 pub(crate) use timer::{set_timer, stop_timer};
 
 /// Interrupt vectors of the local APIC.

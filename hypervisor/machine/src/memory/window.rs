@@ -90,7 +90,6 @@ pub(crate) fn map_mmio(phys: u64, bytes: u64) -> Result<NonNull<u8>, WindowFull>
 
 /// The L1 entries of the two descriptor-table windows of CPU `cpu`, which alone may change them and must flush
 /// its TLB after that. `None` if there is no such CPU or the tables are not made yet.
-#[expect(dead_code, reason = "for the context switch")]
 pub(crate) fn gdt_window(cpu: usize) -> Option<&'static [AtomicU64]> {
     let first = cpu.checked_mul(GDT_ENTRIES)?;
     let table = TABLES.get()?.gdt.get(first >> 9)?;

@@ -17,7 +17,6 @@ pub(crate) enum Status {
     /// Everything ended as it should.
     Clean = 0x10,
     /// A domain crashed.
-    #[expect(dead_code, reason = "for the end of the last domain")]
     DomainCrashed = 0x11,
     /// The hypervisor itself gave up.
     Panic = 0x12,
