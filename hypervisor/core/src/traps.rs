@@ -172,6 +172,13 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// The CPU would not go where the running guest wanted to return to: its selectors name no segments of its.
+    pub fn failed_return(&self, cpu: &Cpu, regs: &Regs) {
+        if let Some(current) = cpu.current.as_ref() {
+            self.crash(current, regs, Fatal::BadReturn);
+        }
+    }
+
     fn must_schedule(&self, cpu: &Cpu) -> bool {
         let asked = self
             .cpus

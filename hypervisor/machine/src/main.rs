@@ -14,6 +14,9 @@ mod archive;
 mod boot;
 mod console;
 mod cpu;
+mod domains;
+mod entry;
+mod hw;
 mod memory;
 mod panic;
 mod platform;
@@ -244,10 +247,8 @@ fn hand_over(platform: Platform) -> ! {
 
 /// The machine is ready: from here on the hypervisor proper runs.
 fn start(platform: Platform) -> ! {
-    log::info!(
-        "ready: L4 in frame {:#x}, {} ranges of free memory",
-        platform.l4,
-        platform.free.iter().count()
-    );
-    power::exit(power::Status::Clean)
+    match domains::start(platform) {
+        Ok(()) => entry::dispatch::run_guests(),
+        Err(error) => panic!("cannot start: {error}"),
+    }
 }

@@ -10,10 +10,10 @@ mod registers;
 mod timer;
 
 pub(crate) use legacy::mask as mask_8259s;
-pub(crate) use local::{Ipi, eoi, id, send_ipi};
-pub(crate) use local::{init, nmi_to_others};
-pub(crate) use timer::calibrate;
-pub(crate) use timer::{set_timer, stop_timer};
+#[expect(unused_imports, reason = "for the other CPUs")]
+pub(crate) use local::{Ipi, send_ipi};
+pub(crate) use local::{eoi, id, init, nmi_to_others};
+pub(crate) use timer::{calibrate, set_timer, stop_timer};
 
 /// Interrupt vectors of the local APIC.
 ///
@@ -28,4 +28,27 @@ pub(crate) enum Vector {
     Error = 0xfe,
     /// An interrupt that went away while the CPU asked for it. Gets no end-of-interrupt.
     Spurious = 0xff,
+}
+
+/// What an interrupt was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// The one-shot timer has fired.
+    Timer,
+    /// Nothing that anybody waits for.
+    Other,
+}
+
+/// Tells the APIC that the interrupt with `vector` is served, and the caller what it was.
+pub(crate) fn acknowledge(vector: u32) -> Interrupt {
+    crate::trace::record(crate::trace::Event::Interrupt as u16, vector.into(), 0);
+    if vector == Vector::Spurious as u32 {
+        return Interrupt::Other;
+    }
+    eoi();
+    if vector == Vector::Timer as u32 {
+        return Interrupt::Timer;
+    }
+    log::warn!("an interrupt that nobody asked for: vector {vector:#x}");
+    Interrupt::Other
 }

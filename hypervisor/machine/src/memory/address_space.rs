@@ -111,6 +111,21 @@ impl Memory {
                 byte_len(&pages),
             )?;
         }
+        self.map_frame_table_holes()
+    }
+
+    /// Shows one page of zeros wherever the frame table has nothing else below the last frame: a guest may name any
+    /// number, and the record of what is no RAM says that nobody owns it.
+    fn map_frame_table_holes(&mut self) -> Result<(), OutOfMemory> {
+        let zeros = self.frames.take_zeroed()?;
+        let mut next = 0;
+        for pages in table_pages(&self.map, FRAME_RECORD_SIZE).iter().cloned() {
+            for page in next..pages.start {
+                let address = FRAME_TABLE.saturating_add(page << PAGE_SHIFT);
+                self.l4.map(address, zeros, PageSize::Small, READ_ONLY, &mut self.frames)?;
+            }
+            next = pages.end;
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! | word | means |
 //! |---|---|
 //! | `debug-exit` | end the emulator through its debug-exit port when the machine is done |
+//! | `end=domain0\|last` | when the machine is done: when domain 0 ends, or when no domain is left; `domain0` if not given |
 //! | `loglevel=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` if not given |
 //! | `smap=on\|off\|auto` | whether the CPU's SMAP is used; `auto` leaves it off in emulators that mistreat it |
 //!
@@ -17,6 +18,8 @@ use log::LevelFilter;
 pub struct Options {
     /// End the emulator through its debug-exit port, with a status that tells how it went.
     pub debug_exit: bool,
+    /// When the machine is done.
+    pub end: End,
     /// The least urgent level that the log shows.
     pub log_level: LevelFilter,
     /// Whether to use SMAP.
@@ -27,10 +30,20 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             debug_exit: false,
+            end: End::Domain0,
             log_level: LevelFilter::Info,
             smap: Choice::Auto,
         }
     }
+}
+
+/// When the machine is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// When domain 0 ends.
+    Domain0,
+    /// When no domain is left.
+    Last,
 }
 
 /// A feature that can be forced either way.
@@ -84,6 +97,9 @@ impl Options {
         let bad = |expected| Problem::BadValue { word, expected };
         match word.split_once('=') {
             None if word == "debug-exit" => self.debug_exit = true,
+            Some(("end", "domain0")) => self.end = End::Domain0,
+            Some(("end", "last")) => self.end = End::Last,
+            Some(("end", _)) => return Err(bad("domain0, last")),
             Some(("loglevel", value)) => {
                 self.log_level = value
                     .parse()

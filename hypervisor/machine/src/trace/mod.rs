@@ -25,6 +25,10 @@ pub(crate) enum Event {
     CpuStarted = 0x100,
     /// A panic began: where, frame pointer.
     Panic = 0x101,
+    /// This CPU's TLB was flushed: 1 for one page, 0 for all.
+    TlbFlush = 0x102,
+    /// An interrupt from outside: vector.
+    Interrupt = 0x103,
 }
 
 /// Makes the ring of CPU `cpu`; until then, what happens there is not recorded. Needs the heap.
@@ -68,7 +72,7 @@ impl fmt::Display for Line {
             Trace::Shutdown,
             Trace::Send,
         ];
-        let own = [Event::CpuStarted, Event::Panic];
+        let own = [Event::CpuStarted, Event::Panic, Event::TlbFlush, Event::Interrupt];
         if let Some(known) = cores.into_iter().find(|&known| known as u16 == event) {
             write!(f, "{known:?}")?;
         } else if let Some(known) = own.into_iter().find(|&known| known as u16 == event) {

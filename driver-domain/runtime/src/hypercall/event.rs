@@ -1,0 +1,93 @@
+//! `event_channel_op`.
+
+use bulkhead_abi::{
+    DomId, Hypercall,
+    errno::Failure,
+    event::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, Close, EventChannelOp, Send, Unmask, Virq},
+};
+
+use super::raw::{call2, in_out};
+
+/// The only vCPU there is.
+const VCPU: u32 = 0;
+
+/// An operation and the record that the ABI gives it.
+trait Operation {
+    const OP: EventChannelOp;
+}
+
+macro_rules! operations {
+    ($($record:ident),+) => {$(
+        impl Operation for $record {
+            const OP: EventChannelOp = EventChannelOp::$record;
+        }
+    )+};
+}
+
+operations!(
+    AllocUnbound,
+    BindInterdomain,
+    BindIpi,
+    BindVirq,
+    Close,
+    Send,
+    Unmask
+);
+
+fn event_channel_op<R: Operation>(record: &mut R) -> Result<(), Failure> {
+    // SAFETY: the record is the one that the ABI gives this operation (`Operation`), borrowed for the call;
+    // event channels change no mappings.
+    unsafe { call2(Hypercall::EventChannelOp, u64::from(R::OP.raw()), in_out(record)) }.map(|_| ())
+}
+
+/// Allocates a port that waits for `remote` to bind to it.
+pub(crate) fn alloc_unbound(remote: DomId) -> Result<u32, Failure> {
+    let mut record = AllocUnbound {
+        dom: DomId::SELF,
+        remote_dom: remote,
+        port: 0,
+    };
+    event_channel_op(&mut record).map(|()| record.port)
+}
+
+/// Binds a new port to one that waits for this domain.
+pub(crate) fn bind_interdomain(remote: DomId, remote_port: u32) -> Result<u32, Failure> {
+    let mut record = BindInterdomain {
+        remote_dom: remote,
+        remote_port,
+        local_port: 0,
+    };
+    event_channel_op(&mut record).map(|()| record.local_port)
+}
+
+/// Binds a new port to a virtual interrupt.
+pub(crate) fn bind_virq(virq: Virq) -> Result<u32, Failure> {
+    let mut record = BindVirq {
+        virq: virq.raw(),
+        vcpu: VCPU,
+        port: 0,
+    };
+    event_channel_op(&mut record).map(|()| record.port)
+}
+
+/// Binds a new port to the vCPU itself.
+pub(crate) fn bind_ipi() -> Result<u32, Failure> {
+    let mut record = BindIpi { vcpu: VCPU, port: 0 };
+    event_channel_op(&mut record).map(|()| record.port)
+}
+
+/// Closes a port.
+pub(crate) fn close(port: u32) -> Result<(), Failure> {
+    event_channel_op(&mut Close { port })
+}
+
+/// Raises the other end of a port.
+#[inline]
+pub(crate) fn send(port: u32) -> Result<(), Failure> {
+    event_channel_op(&mut Send { port })
+}
+
+/// Unmasks a port and raises it again if it is pending.
+pub(crate) fn unmask(port: u32) -> Result<(), Failure> {
+    event_channel_op(&mut Unmask { port })
+}

@@ -1,0 +1,49 @@
+//! `set_trap_table` and `callback_op`: where the hypervisor enters the guest.
+
+use bulkhead_abi::{
+    Hypercall,
+    callback::{CallbackOp, CallbackRegister, CallbackType},
+    errno::Failure,
+    trap::TrapInfo,
+};
+
+use super::raw::{call1, call2, input};
+
+/// Sets trap handlers. The list ends at the first record with address 0, which must be there.
+///
+/// # Safety
+///
+/// Each address must be an entry point that takes its vector's bounce frame and returns to the interrupted
+/// code as Rust expects of an exception that it did not see, or not at all.
+pub(crate) unsafe fn set_trap_table(list: &[TrapInfo]) -> Result<(), Failure> {
+    assert!(
+        list.last().is_some_and(|end| end.address == 0),
+        "a trap list needs its end"
+    );
+    // SAFETY: the hypervisor reads the list up to its end, which is inside the slice; the entry points are
+    // the caller's.
+    unsafe { call1(Hypercall::SetTrapTable, input(list)) }.map(|_| ())
+}
+
+/// Registers an entry point.
+///
+/// # Safety
+///
+/// `address` must be an entry point that takes the callback's frame and returns to the interrupted code with
+/// all registers as they were.
+pub(crate) unsafe fn register_callback(callback: CallbackType, address: u64) -> Result<(), Failure> {
+    let record = CallbackRegister {
+        callback_type: callback.raw(),
+        flags: 0,
+        address,
+    };
+    // SAFETY: the record is the operation's own, borrowed for the call; the entry point is the caller's.
+    unsafe {
+        call2(
+            Hypercall::CallbackOp,
+            u64::from(CallbackOp::Register.raw()),
+            input(&record),
+        )
+    }
+    .map(|_| ())
+}

@@ -1,0 +1,76 @@
+//! Boots a Rust program as a paravirtual guest.
+//!
+//! A guest is a program with a main function and nothing else:
+//!
+//! ```text
+//! #![no_std]
+//! #![no_main]
+//!
+//! use bulkhead_runtime::{Environment, ShutdownReason, println};
+//!
+//! bulkhead_runtime::entry!(main);
+//!
+//! fn main(environment: &Environment) -> ShutdownReason {
+//!     println!("hello, {}", environment.command_line().as_str());
+//!     ShutdownReason::Poweroff
+//! }
+//! ```
+//!
+//! Its manifest names `link.rs` of this package as its build script. The runtime speaks Xen's 64-bit PV ABI
+//! and runs on any hypervisor that has it.
+//!
+//! # What a program may rely on
+//!
+//! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's
+//!   memory.
+//! - Nothing interrupts it: events are handled where it waits for them ([`event`]). Exceptions do, and end
+//!   the guest unless it asked for them ([`trap`]).
+//! - Its code cannot be written and its data cannot be executed ([`memory`]).
+//! - No floating point: the target has none, so the hypervisor need not keep FPU state for the guest.
+//!
+//! All the `unsafe` that a guest needs is here, at the edge to the hypervisor, so that programs can do
+//! without.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    not(target_os = "none"),
+    expect(
+        dead_code,
+        reason = "without the entry point nothing starts a guest; the host only runs tests"
+    )
+)]
+
+extern crate alloc;
+
+mod backtrace;
+mod command_line;
+pub mod console;
+mod environment;
+pub mod event;
+mod hypercall;
+pub mod hypervisor;
+mod logging;
+pub mod memory;
+mod panic;
+pub mod report;
+mod shared_info;
+mod start;
+pub mod time;
+pub mod trap;
+
+pub use bulkhead_abi::{DomId, Errno, errno::Failure, event::Virq, sched::ShutdownReason, trap::Vector};
+
+pub use self::{command_line::CommandLine, environment::Environment};
+
+/// Names the program's main function, a `fn(&Environment) -> ShutdownReason`. The domain ends when it
+/// returns.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        fn bulkhead_guest_main(environment: &$crate::Environment) -> $crate::ShutdownReason {
+            let main: fn(&$crate::Environment) -> $crate::ShutdownReason = $main;
+            main(environment)
+        }
+    };
+}

@@ -1,0 +1,104 @@
+//! Whole pages, to be shared with other domains.
+
+use core::sync::atomic::AtomicU32;
+
+use bulkhead_abi::layout::PAGE_SIZE;
+
+use super::{
+    frame::{Mfn, Pfn},
+    frames, p2m,
+};
+
+/// A page of this domain, owned: a ring, a buffer, anything whose frame somebody else must name.
+///
+/// Because others may write it at any time, no Rust reference to its bytes exists; they are copied in and
+/// out, and indices are atomics. Dropping the page gives the frame back, so whatever lets others reach it
+/// must have ended by then.
+#[derive(Debug)]
+pub struct Page {
+    pfn: Pfn,
+}
+
+impl Page {
+    /// Takes a page and fills it with zeros, or returns `None` if memory is used up.
+    #[must_use]
+    pub fn zeroed() -> Option<Self> {
+        let page = Self {
+            pfn: frames::take(1)?,
+        };
+        // SAFETY: the frame was free and is mapped writable; it is this page's now.
+        unsafe { page.pointer().write_bytes(0, PAGE_SIZE) };
+        Some(page)
+    }
+
+    /// The page's pseudo-physical frame.
+    #[must_use]
+    pub const fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+
+    /// The machine frame behind the page now, which is what grants and page tables name.
+    #[must_use]
+    pub fn mfn(&self) -> Option<Mfn> {
+        p2m::machine_frame(self.pfn)
+    }
+
+    /// The page's address.
+    #[must_use]
+    pub const fn address(&self) -> usize {
+        self.pfn.address()
+    }
+
+    /// The word at `offset`, or `None` if it is not aligned or not in the page.
+    #[must_use]
+    pub fn word(&self, offset: usize) -> Option<&AtomicU32> {
+        let fits = offset.is_multiple_of(size_of::<u32>()) && Self::contains(offset, size_of::<u32>());
+        // SAFETY: aligned and in the page, which is mapped while `self` lives; all access to it is atomic or
+        // volatile, by other domains too.
+        fits.then(|| unsafe { AtomicU32::from_ptr(self.pointer().add(offset).cast()) })
+    }
+
+    /// Copies the bytes from `offset` on into `bytes`; `None`, and nothing copied, if they leave the page.
+    #[must_use = "nothing is copied if the range leaves the page"]
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Option<()> {
+        if !Self::contains(offset, bytes.len()) {
+            return None;
+        }
+        for (byte, at) in bytes.iter_mut().zip(offset..) {
+            // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is
+            // read, no more.
+            *byte = unsafe { self.pointer().add(at).read_volatile() };
+        }
+        Some(())
+    }
+
+    /// Copies `bytes` into the page from `offset` on; `None`, and nothing copied, if they do not fit.
+    #[must_use = "nothing is copied if the range leaves the page"]
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Option<()> {
+        if !Self::contains(offset, bytes.len()) {
+            return None;
+        }
+        for (byte, at) in bytes.iter().zip(offset..) {
+            // SAFETY: in the page, which is mapped writable and of which no Rust reference exists.
+            unsafe { self.pointer().add(at).write_volatile(*byte) };
+        }
+        Some(())
+    }
+
+    const fn contains(offset: usize, len: usize) -> bool {
+        match offset.checked_add(len) {
+            Some(end) => end <= PAGE_SIZE,
+            None => false,
+        }
+    }
+
+    fn pointer(&self) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(self.address())
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        frames::release(self.pfn);
+    }
+}

@@ -1,0 +1,131 @@
+//! What the entry stubs call: from here on it is Rust.
+
+use core::fmt;
+
+use bulkhead_abi::trap::Vector;
+use bulkhead_core::Exception;
+use bulkhead_core::vcpu::Regs;
+use x86_64::registers::control::Cr2;
+
+use super::info::CpuInfo;
+use super::{guest_memory, info, stubs};
+use crate::hw::hypervisor;
+use crate::{apic, panic};
+
+/// The first vector that is no exception.
+const FIRST_INTERRUPT: u32 = 32;
+
+/// The record of this CPU, for as long as the hypervisor works for the guest that it was entered from.
+fn entered_from_guest() -> &'static mut CpuInfo {
+    // SAFETY: the record was written before the CPU met a guest. The hypervisor was entered from ring 3 and interrupts
+    // are off, so no other such reference of this CPU is alive: `hypervisor_trap`, which can interrupt this, makes one
+    // only where a return to a guest failed, when the last one is no longer used.
+    unsafe { &mut *info::this() }
+}
+
+/// A hypercall. The registers are in the CPU's record.
+pub(super) extern "C" fn guest_hypercall() {
+    let CpuInfo { regs, core, .. } = entered_from_guest();
+    let hypervisor = hypervisor();
+    hypervisor.hypercall(core, regs);
+    hypervisor.leave(core, regs);
+}
+
+/// An exception or interrupt while a guest ran. The registers are in the CPU's record.
+pub(super) extern "C" fn guest_trap() {
+    let address = Cr2::read_raw();
+    let CpuInfo { regs, core, .. } = entered_from_guest();
+    let hypervisor = hypervisor();
+    match regs.entry_vector {
+        vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
+            apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
+            apic::Interrupt::Other => {}
+        },
+        vector => {
+            let vector = vector.to_le_bytes()[0];
+            match Vector::from_raw(vector) {
+                Some(Vector::Nmi) => log::warn!("a non-maskable interrupt, for no known reason"),
+                Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
+                _ => hypervisor.exception(core, regs, Exception { vector, error_code: regs.error_code, address }),
+            }
+        }
+    }
+    hypervisor.leave(core, regs);
+}
+
+/// An exception or interrupt while the hypervisor ran. Returns the registers to go on with.
+pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
+    let address = Cr2::read_raw();
+    // SAFETY: the stub passes its own frame, which nobody else refers to.
+    let regs = unsafe { &mut *frame };
+    if regs.entry_vector >= FIRST_INTERRUPT {
+        // Interrupts are on only while this CPU waits for one; who waits looks for what is due.
+        let _ = apic::acknowledge(regs.entry_vector);
+        return frame;
+    }
+    if let Some(fixup) = guest_memory::fixup(regs.rip) {
+        regs.rip = fixup;
+        return frame;
+    }
+    if stubs::is_guest_iret(regs.rip) {
+        return failed_return(*regs);
+    }
+    match u8::try_from(regs.entry_vector).ok().and_then(Vector::from_raw) {
+        // A breakpoint of the guest's that waited for the end of an instruction which entered the hypervisor.
+        Some(Vector::Debug) => frame,
+        Some(Vector::Nmi) => {
+            log::warn!("a non-maskable interrupt, for no known reason");
+            frame
+        }
+        _ => die(regs, address),
+    }
+}
+
+/// The CPU refused to return to the guest: its selectors are bad. `general` has the guest's general registers, and its
+/// stack pointer shows what the CPU should have loaded.
+fn failed_return(general: Regs) -> *mut Regs {
+    let CpuInfo { regs, core, .. } = entered_from_guest();
+    // What was to be loaded is still in its place, at the end of the record; the rest was saved again by the fault, lower down
+    // and over the first fields.
+    *regs = Regs { rip: regs.rip, cs: regs.cs, rflags: regs.rflags, rsp: regs.rsp, ss: regs.ss, ..general };
+    let hypervisor = hypervisor();
+    hypervisor.failed_return(core, regs);
+    hypervisor.leave(core, regs);
+    regs
+}
+
+/// A trap that the hypervisor cannot survive.
+fn die(regs: &Regs, address: u64) -> ! {
+    panic::die(format_args!("{}", Fatal { regs, address }), regs.rip, regs.rbp)
+}
+
+/// The registers of a trap, for people.
+struct Fatal<'a> {
+    regs: &'a Regs,
+    address: u64,
+}
+
+impl fmt::Display for Fatal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { regs, address } = self;
+        let vector = u8::try_from(regs.entry_vector).ok().and_then(Vector::from_raw);
+        match vector {
+            Some(vector) => write!(f, "{vector}")?,
+            None => write!(f, "vector {}", regs.entry_vector)?,
+        }
+        writeln!(f, " in the hypervisor, error code {:#x}, cr2 {address:#x}", regs.error_code)?;
+        for row in regs.rows() {
+            writeln!(f, "  {row}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs guests on this CPU, for ever.
+pub(crate) fn run_guests() -> ! {
+    // SAFETY: this CPU has its record and meets its first guest here: nothing else refers to the record.
+    let record = unsafe { &mut *info::this() };
+    hypervisor().leave(&mut record.core, &mut record.regs);
+    // SAFETY: `leave` put a guest's registers there, and this function's stack is not needed any more.
+    unsafe { stubs::start_guest(&raw const record.regs) }
+}

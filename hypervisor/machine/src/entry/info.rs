@@ -1,0 +1,61 @@
+//! The record at the top of each CPU's main stack.
+
+use core::arch::asm;
+use core::mem::offset_of;
+
+use bulkhead_core::vcpu::Regs;
+use bulkhead_core::Cpu;
+use bulkhead_machine::layout::{STACK_STRIDE, Stack};
+use x86_64::structures::tss::TaskStateSegment;
+
+use crate::cpu::stack::CPU_INFO_SIZE;
+
+/// What belongs to one CPU.
+#[derive(Debug)]
+#[repr(C, align(16))]
+pub(crate) struct CpuInfo {
+    /// Makes the end of `regs` a multiple of 16: the CPU aligns its stack pointer to that before it pushes.
+    align: u64,
+    /// The interrupted guest's registers. Its end is where an interrupt from ring 3 starts to push.
+    pub(crate) regs: Regs,
+    /// What the core knows of this CPU.
+    pub(crate) core: Cpu,
+    /// Tells the hardware which stacks to use.
+    pub(crate) tss: TaskStateSegment,
+}
+
+const _: () = assert!(size_of::<CpuInfo>() <= CPU_INFO_SIZE as usize);
+
+/// Where the record starts, as an offset into a CPU's stack area.
+pub(super) const INFO_OFFSET: u64 = STACK_STRIDE - CPU_INFO_SIZE;
+
+/// Where an interrupt from ring 3 starts to push, as an offset into a CPU's stack area.
+pub(super) const ENTRY_OFFSET: u64 = INFO_OFFSET + (offset_of!(CpuInfo, regs) + size_of::<Regs>()) as u64;
+
+const _: () = assert!(ENTRY_OFFSET.is_multiple_of(16));
+
+impl CpuInfo {
+    /// The record of CPU `cpu` before it has run anything.
+    pub(super) fn new(core: Cpu, tss: TaskStateSegment) -> Self {
+        Self { align: 0, regs: Regs::default(), core, tss }
+    }
+}
+
+/// Where the record of CPU `cpu` lies. Valid once its stacks are mapped.
+pub(super) fn of(cpu: usize) -> *mut CpuInfo {
+    let address = Stack::Main.top(cpu).saturating_sub(CPU_INFO_SIZE);
+    core::ptr::with_exposed_provenance_mut(bulkhead_machine::layout::word(address))
+}
+
+/// The record of the CPU that runs this code, found from the stack pointer.
+///
+/// Only the entry points in [`super::dispatch`] make a reference of it, one at a time: they are entered from a guest, with
+/// interrupts off, and code that interrupts the hypervisor itself does not touch it.
+#[inline]
+pub(super) fn this() -> *mut CpuInfo {
+    let rsp: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    let address = (rsp | (STACK_STRIDE - 1)).wrapping_add(1).wrapping_sub(CPU_INFO_SIZE);
+    core::ptr::with_exposed_provenance_mut(bulkhead_machine::layout::word(address))
+}

@@ -1,0 +1,19 @@
+//! The way between guests and the hypervisor.
+//!
+//! - [`info`]: the record at the top of each CPU's main stack; whoever runs on one of the CPU's stacks finds it from
+//!   the stack pointer. Guests own the GS base, so nothing here uses it.
+//! - [`tables`]: the descriptor tables that decide where the CPU goes.
+//! - [`stubs`]: the first and last instructions.
+//! - [`dispatch`]: what they call.
+//! - [`guest_memory`]: copies that may fault.
+//!
+//! A guest's registers lie in the record while the hypervisor works for it. There is one stack for all guests of a CPU:
+//! to run another, the hypervisor exchanges the registers and returns.
+
+pub(crate) mod dispatch;
+pub(crate) mod guest_memory;
+pub(crate) mod info;
+mod stubs;
+mod tables;
+
+pub(crate) use tables::{TableFrames, init_cpu};

@@ -1,0 +1,218 @@
+//! Descriptor tables: GDT, IDT, TSS, and the MSRs that SYSCALL goes by.
+//!
+//! Each CPU has a window for a GDT of sixteen pages. The first fourteen will show the running guest's own; the next has the
+//! hypervisor's entries, at the selectors that the guest ABI fixes (section 2.6).
+
+use core::sync::atomic::Ordering;
+
+use bulkhead_abi::selectors;
+use bulkhead_core::Cpu;
+use bulkhead_core::ids::CpuId;
+use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, Stack};
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::registers::control::{Efer, EferFlags};
+use x86_64::registers::model_specific::Msr;
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::SegmentSelector;
+use x86_64::structures::tss::TaskStateSegment;
+use x86_64::{PrivilegeLevel, VirtAddr};
+
+use super::info::{self, CpuInfo, ENTRY_OFFSET};
+use super::stubs;
+use crate::memory::page_table::{READ_ONLY, READ_WRITE, leaf};
+use crate::memory::window::gdt_window;
+
+/// The selector of the task-state segment.
+const TSS_SELECTOR: u16 = 0xe040;
+
+/// The first entry of the hypervisor's page of the GDT, as a byte offset into the window.
+const OWN_PAGE: u16 = selectors::FIRST_RESERVED_GDT_ENTRY * 8;
+
+/// One past the last byte of the task-state descriptor, which is the last entry.
+const GDT_LIMIT: u16 = TSS_SELECTOR + 15;
+
+/// Ring 0 code and data, marked as used already, so that the CPU never writes to the table.
+const CODE: u64 = 0x00af_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
+
+/// Interrupt stack numbers, as they stand in gates.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Ist {
+    None = 0,
+    Nmi = 1,
+    DoubleFault = 2,
+    MachineCheck = 3,
+    Debug = 4,
+}
+
+/// A gate of the IDT (Intel SDM volume 3A, section 6.14.1).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(16))]
+struct Gate {
+    low: u64,
+    high: u64,
+}
+
+impl Gate {
+    /// An interrupt gate to `handler`, which `dpl` and below may reach by an instruction.
+    const fn new(handler: u64, ist: Ist, dpl: u64) -> Self {
+        const PRESENT_INTERRUPT_GATE: u64 = 0x8e << 40;
+        let low = (handler & 0xffff)
+            | (selectors::HYPERVISOR_CS64 as u64) << 16
+            | (ist as u64) << 32
+            | PRESENT_INTERRUPT_GATE
+            | dpl << 45
+            | (handler >> 16 & 0xffff) << 48;
+        Self { low, high: handler >> 32 }
+    }
+}
+
+/// The frames that a CPU's GDT window needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableFrames {
+    /// Zeros, to be shown where a guest has no descriptors. All CPUs may share it.
+    pub(crate) empty: u64,
+    /// The hypervisor's entries. Each CPU has its own, for its task-state segment.
+    pub(crate) own: u64,
+}
+
+/// Gives CPU `cpu`, which runs this on its main stack, its record and its tables.
+///
+/// # Safety
+///
+/// Once for each CPU, before it meets a guest. Both frames must be zeroed and used for nothing else.
+pub(crate) unsafe fn init_cpu(cpu: usize, id: CpuId, frames: TableFrames) {
+    let record = info::of(cpu);
+    // SAFETY: the record's place is above this CPU's main stack, mapped with it, and nobody else's.
+    unsafe { record.write(CpuInfo::new(Cpu::new(id), task_state(cpu))) };
+    // SAFETY: the record was written just now, and `tss` stays where it is.
+    let tss = unsafe { &raw const (*record).tss }.addr() as u64;
+    map_gdt(cpu, frames, tss);
+    // SAFETY: the caller's promises are these functions'.
+    unsafe {
+        load_segments(cpu);
+        load_idt();
+        enable_syscall(cpu);
+    }
+}
+
+fn task_state(cpu: usize) -> TaskStateSegment {
+    let mut tss = TaskStateSegment::new();
+    let [ring0, ..] = &mut tss.privilege_stack_table.map(|_| VirtAddr::zero());
+    *ring0 = VirtAddr::new_truncate(layout::cpu_area(cpu).wrapping_add(ENTRY_OFFSET));
+    tss.privilege_stack_table = [*ring0, VirtAddr::zero(), VirtAddr::zero()];
+    let stacks = [Stack::Nmi, Stack::DoubleFault, Stack::MachineCheck, Stack::Debug];
+    let mut table = tss.interrupt_stack_table;
+    for (slot, stack) in table.iter_mut().zip(stacks) {
+        *slot = VirtAddr::new_truncate(stack.top(cpu));
+    }
+    tss.interrupt_stack_table = table;
+    tss
+}
+
+/// Fills the hypervisor's page of the GDT and shows it in the CPU's window.
+fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
+    let limit = (size_of::<TaskStateSegment>() as u64).saturating_sub(1);
+    let available_tss = 0x89_u64 << 40;
+    let entries = [
+        (selectors::HYPERVISOR_CS64, CODE),
+        (selectors::HYPERVISOR_DS, DATA),
+        (selectors::FLAT_RING3_CS32, selectors::FLAT_RING3_CS32_DESCRIPTOR),
+        (selectors::FLAT_RING3_SS, selectors::FLAT_RING3_SS_DESCRIPTOR),
+        (selectors::FLAT_RING3_CS64, selectors::FLAT_RING3_CS64_DESCRIPTOR),
+        (TSS_SELECTOR, limit | (tss & 0xff_ffff) << 16 | available_tss | (tss >> 24 & 0xff) << 56),
+        (TSS_SELECTOR + 8, tss >> 32),
+    ];
+    let page = crate::hw::frame_words(frames.own);
+    for (selector, descriptor) in entries {
+        if let Some(word) = page.get(usize::from(selector.wrapping_sub(OWN_PAGE) >> 3)) {
+            word.store(descriptor, Ordering::Relaxed);
+        }
+    }
+    let Some(window) = gdt_window(cpu) else { return };
+    let own_page = usize::from(OWN_PAGE) >> layout::PAGE_SHIFT;
+    for (n, entry) in window.iter().enumerate() {
+        // No TLB holds the entry: the window was not mapped. Empty pages are null descriptors, which no selector can load.
+        let (frame, rights) = if n == own_page { (frames.own, READ_WRITE) } else { (frames.empty, READ_ONLY) };
+        entry.store(leaf(frame, rights), Ordering::Relaxed);
+    }
+}
+
+/// Loads GDT, segments and task register.
+///
+/// # Safety
+///
+/// The CPU's window must show its GDT.
+unsafe fn load_segments(cpu: usize) {
+    let base = GDT_WINDOWS.wrapping_add((cpu as u64).wrapping_mul(2 * GDT_WINDOW_SIZE));
+    let pointer = DescriptorTablePointer { limit: GDT_LIMIT, base: VirtAddr::new_truncate(base) };
+    let null = SegmentSelector::new(0, PrivilegeLevel::Ring0);
+    // SAFETY: the table is mapped for good and has flat ring 0 segments at these selectors; data segments may be null in
+    // 64-bit mode. The task-state segment lies in the CPU's record, for good.
+    unsafe {
+        lgdt(&pointer);
+        CS::set_reg(SegmentSelector(selectors::HYPERVISOR_CS64));
+        SS::set_reg(SegmentSelector(selectors::HYPERVISOR_DS));
+        DS::set_reg(null);
+        ES::set_reg(null);
+        FS::set_reg(null);
+        GS::set_reg(null);
+        load_tss(SegmentSelector(TSS_SELECTOR));
+    }
+}
+
+/// Loads the IDT, which all CPUs share.
+///
+/// # Safety
+///
+/// The segments of [`load_segments`] must be in force.
+unsafe fn load_idt() {
+    static IDT: spin::Once<[Gate; 256]> = spin::Once::new();
+    let idt = IDT.call_once(|| {
+        core::array::from_fn(|vector| {
+            let (ist, dpl) = match vector {
+                1 => (Ist::Debug, 0),
+                2 => (Ist::Nmi, 0),
+                8 => (Ist::DoubleFault, 0),
+                18 => (Ist::MachineCheck, 0),
+                // INT3 and INTO are for programs; any other INT n from a guest is looked at first.
+                3 | 4 => (Ist::None, 3),
+                _ => (Ist::None, 0),
+            };
+            Gate::new(stubs::vector_stub(vector), ist, dpl)
+        })
+    });
+    let limit = u16::try_from(size_of_val(idt)).unwrap_or(u16::MAX).wrapping_sub(1);
+    let pointer = DescriptorTablePointer { limit, base: VirtAddr::from_ptr(idt) };
+    // SAFETY: the table is static and every gate leads to a stub that handles its vector.
+    unsafe { lidt(&pointer) };
+}
+
+const MSR_STAR: u32 = 0xc000_0081;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const MSR_CSTAR: u32 = 0xc000_0083;
+const MSR_SFMASK: u32 = 0xc000_0084;
+
+/// Flags that SYSCALL clears: TF, IF, DF, IOPL, NT, RF, AC.
+const SYSCALL_CLEARS: u64 = 0x5_7700;
+
+/// Lets guests enter by SYSCALL, on this CPU's own stub.
+///
+/// # Safety
+///
+/// As [`init_cpu`].
+unsafe fn enable_syscall(cpu: usize) {
+    // SYSRET takes SS from the slot after this selector and CS from the one after that.
+    let star = u64::from(selectors::FLAT_RING3_CS32) << 48 | u64::from(selectors::HYPERVISOR_CS64) << 32;
+    let stub = stubs::syscall_stub(cpu);
+    // SAFETY: the stub is for this CPU and the selectors are those of its GDT. A 32-bit SYSCALL arrives at the same stub.
+    unsafe {
+        Msr::new(MSR_STAR).write(star);
+        Msr::new(MSR_LSTAR).write(stub);
+        Msr::new(MSR_CSTAR).write(stub);
+        Msr::new(MSR_SFMASK).write(SYSCALL_CLEARS);
+        Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
+    }
+}

@@ -1,0 +1,237 @@
+//! The hardware, as the core wants it: the one implementation of [`Machine`].
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use bulkhead_abi::shared_info::TscScale;
+use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
+use bulkhead_core::ids::CpuId;
+use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
+use bulkhead_core::vcpu::Segments;
+use bulkhead_core::{Hypervisor, Machine};
+use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
+use spin::Once;
+use x86_64::VirtAddr;
+use x86_64::instructions::tlb;
+use x86_64::registers::control::Cr3;
+use x86_64::registers::model_specific::Msr;
+
+use crate::entry::guest_memory;
+use crate::cpu::control::load_page_tables;
+use crate::memory::direct;
+use crate::time::{TscClock, tsc};
+use crate::trace::{self, Event};
+use crate::{apic, console, power};
+
+static HYPERVISOR: Once<Hypervisor<Hw>> = Once::new();
+
+/// The hypervisor. Only what runs after [`install`] may call this.
+#[inline]
+pub(crate) fn hypervisor() -> &'static Hypervisor<Hw> {
+    match HYPERVISOR.get() {
+        Some(hypervisor) => hypervisor,
+        None => unreachable!("no guest runs before there is a hypervisor"),
+    }
+}
+
+/// Makes `hypervisor` the one that the entry code works for.
+pub(crate) fn install(hypervisor: Hypervisor<Hw>) -> &'static Hypervisor<Hw> {
+    HYPERVISOR.call_once(|| hypervisor)
+}
+
+/// The bare machine.
+#[derive(Debug)]
+pub(crate) struct Hw {
+    /// The hypervisor's own level 4 table: a frame number.
+    l4: u64,
+    clock: TscClock,
+    wall_clock_ns: u64,
+}
+
+impl Hw {
+    /// The machine whose page tables start in frame `l4`.
+    pub(crate) fn new(l4: u64, clock: TscClock, wall_clock_ns: Option<u64>) -> Self {
+        Self { l4, clock, wall_clock_ns: wall_clock_ns.unwrap_or(0) }
+    }
+}
+
+/// The records of the frames below `limit`, as the boot mapped them: zeroed.
+pub(crate) fn frame_table(limit: u64) -> FrameTable {
+    let records = core::ptr::with_exposed_provenance::<FrameRecord>(word(FRAME_TABLE));
+    // SAFETY: `Memory::map_frame_tables` mapped a record for each frame below the limit, for good. A record is made of
+    // atomics, of which zeros are valid; those of holes in memory are in a shared read-only page, and nothing is ever written to
+    // the record of a frame that nobody owns and that was not handed to the allocator.
+    FrameTable::new(unsafe { core::slice::from_raw_parts(records, word(limit)) })
+}
+
+/// The words of a frame of RAM, in the direct map.
+pub(crate) fn frame_words(frame: u64) -> &'static FrameWords {
+    debug_assert!(frame << PAGE_SHIFT < DIRECT_MAP_SIZE, "frame {frame:#x} is not in the direct map");
+    // SAFETY: the direct map shows all RAM, for good, and the callers (the core's contract) ask for RAM only. Others may write
+    // at the same time: guests with their own instructions, and Rust code through the same atomics.
+    unsafe { &*direct(frame << PAGE_SHIFT).cast::<FrameWords>() }
+}
+
+/// The machine-to-pseudo-physical entry of `mfn`.
+fn m2p(mfn: Mfn) -> &'static AtomicU64 {
+    let address = M2P_RW.saturating_add(mfn.raw().saturating_mul(8));
+    // SAFETY: the core asks for frames of RAM that somebody owns, and the boot mapped an entry for each.
+    unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(word(address)) }
+}
+
+const MSR_FS_BASE: u32 = 0xc000_0100;
+const MSR_GS_BASE: u32 = 0xc000_0101;
+const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+impl Machine for Hw {
+    type Frame<'a> = &'a FrameWords;
+
+    #[inline]
+    fn frame(&self, mfn: Mfn) -> &FrameWords {
+        frame_words(mfn.raw())
+    }
+
+    fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
+        let Some(room) = PAGE_SIZE.checked_sub(offset) else { return };
+        let len = bytes.len().min(room);
+        let frame = direct(mfn.maddr());
+        // SAFETY: the frame is RAM in the direct map, and the copy stays inside it. No Rust reference covers plain bytes of
+        // a frame; if a guest writes at the same time, it spoils its own memory.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), frame.add(offset), len) };
+    }
+
+    fn zero_frame(&self, mfn: Mfn) {
+        // SAFETY: as in `write_frame`.
+        unsafe { direct(mfn.maddr()).write_bytes(0, PAGE_SIZE) };
+    }
+
+    #[inline]
+    fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
+        // SAFETY: the core has checked that the range is a guest's.
+        unsafe { guest_memory::read(from, into) }.map_err(|_| GuestFault(from))
+    }
+
+    #[inline]
+    fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
+        // SAFETY: the core has checked that the range is a guest's.
+        unsafe { guest_memory::write(to, from) }.map_err(|_| GuestFault(to))
+    }
+
+    fn set_m2p(&self, mfn: Mfn, value: u64) {
+        // Relaxed: guests read it without any order either.
+        m2p(mfn).store(value, Ordering::Relaxed);
+    }
+
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        m2p(mfn).load(Ordering::Relaxed)
+    }
+
+    fn hypervisor_slot(&self, index: usize) -> u64 {
+        frame_words(self.l4).get(index).map_or(0, |entry| entry.load(Ordering::Relaxed))
+    }
+
+    fn load_root(&self, root: Mfn) {
+        // SAFETY: the core loads validated level 4 tables only, and their upper slots are ours.
+        unsafe { load_page_tables(root.raw()) };
+    }
+
+    fn load_idle_root(&self) {
+        // SAFETY: our own table.
+        unsafe { load_page_tables(self.l4) };
+    }
+
+    fn flush(&self, what: Flush) {
+        trace::record(Event::TlbFlush as u16, matches!(what, Flush::Page(_)).into(), 0);
+        match what {
+            // No entry is global, so this forgets all of them.
+            Flush::All => {
+                let (frame, flags) = Cr3::read();
+                // SAFETY: the table in force stays in force.
+                unsafe { Cr3::write(frame, flags) };
+            }
+            Flush::Page(address) => tlb::flush(VirtAddr::new_truncate(address)),
+        }
+    }
+
+    fn load_segments(&self, segments: &Segments) -> bool {
+        let Segments { ds, es, fs, gs, fs_base, gs_base, gs_base_other } = *segments;
+        // SAFETY: in ring 0 these selectors mean nothing, and the bases are the guest's: the core took them from this CPU or has
+        // checked that they are canonical.
+        unsafe {
+            let loaded = guest_memory::load_selectors(ds, es, fs, gs);
+            Msr::new(MSR_FS_BASE).write(fs_base);
+            Msr::new(MSR_GS_BASE).write(gs_base);
+            Msr::new(MSR_KERNEL_GS_BASE).write(gs_base_other);
+            loaded
+        }
+    }
+
+    fn save_segments(&self, segments: &mut Segments) {
+        let (ds, es, fs, gs): (u16, u16, u16, u16);
+        // SAFETY: reads registers.
+        unsafe {
+            asm!(
+                "mov {ds:x}, ds", "mov {es:x}, es", "mov {fs:x}, fs", "mov {gs:x}, gs",
+                ds = out(reg) ds, es = out(reg) es, fs = out(reg) fs, gs = out(reg) gs,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        // SAFETY: every 64-bit CPU has these registers.
+        let [fs_base, gs_base, gs_base_other] =
+            [MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE].map(|msr| unsafe { Msr::new(msr).read() });
+        *segments = Segments { ds, es, fs, gs, fs_base, gs_base, gs_base_other };
+    }
+
+    fn clock(&self) -> Clock {
+        let tsc = tsc();
+        Clock { tsc, ns: self.clock.ns_at(tsc) }
+    }
+
+    fn tsc_scale(&self) -> TscScale {
+        TscScale { mul: self.clock.scale.mul, shift: self.clock.scale.shift }
+    }
+
+    fn wall_clock_at_start(&self) -> (u64, u32) {
+        const NS_PER_S: u64 = 1_000_000_000;
+        let nanoseconds = u32::try_from(self.wall_clock_ns % NS_PER_S).unwrap_or(0);
+        (self.wall_clock_ns / NS_PER_S, nanoseconds)
+    }
+
+    fn set_timer(&self, deadline: Option<u64>) {
+        match deadline {
+            Some(ns) => apic::set_timer(self.clock.tsc_at(ns)),
+            None => apic::stop_timer(),
+        }
+    }
+
+    fn kick(&self, _cpu: CpuId) {
+        // There is one CPU, and it looks at its queue before it goes back to a guest.
+    }
+
+    fn wait_for_interrupt(&self) -> bool {
+        // An interrupt that comes between the two is taken after HLT begins, and ends it.
+        x86_64::instructions::interrupts::enable_and_hlt();
+        x86_64::instructions::interrupts::disable();
+        true
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        console::write_bytes(bytes);
+    }
+
+    fn console_read(&self) -> Option<u8> {
+        console::read_byte()
+    }
+
+    fn stop(&self, outcome: Outcome) {
+        power::exit(match outcome {
+            Outcome::Clean => power::Status::Clean,
+            Outcome::DomainCrashed => power::Status::DomainCrashed,
+        })
+    }
+
+    #[inline]
+    fn trace(&self, what: Trace, a: u64, b: u64) {
+        trace::record(what as u16, a, b);
+    }
+}

@@ -1,0 +1,126 @@
+//! All memory is there, and no page allows more than its use needs.
+
+use alloc::vec::Vec;
+
+use bulkhead_runtime::{
+    Environment, Vector,
+    memory::{Page, Pfn, machine_frame, pseudo_physical_frame},
+    report::Checks,
+    trap::{Fault, probe_read, probe_write},
+};
+
+const PAGE_SIZE: u64 = 4096;
+
+/// Error code of a write to a page that is there.
+const WRITE_TO_PRESENT: u64 = 0b11;
+/// Error code of a read where nothing is.
+const READ_OF_ABSENT: u64 = 0;
+
+static CONSTANT: u64 = 0x0123_4567_89ab_cdef;
+
+pub(super) fn check(checks: &mut Checks, environment: &Environment) {
+    checks.equal(
+        "constants-are-read-only",
+        write_to((&raw const CONSTANT).addr()),
+        page_fault(WRITE_TO_PRESENT),
+    );
+    checks.equal(
+        "code-is-read-only",
+        write_to(check as *const () as usize),
+        page_fault(WRITE_TO_PRESENT),
+    );
+    checks.equal(
+        "address-0-is-unmapped",
+        probe_read(0).err(),
+        page_fault(READ_OF_ABSENT),
+    );
+    checks.report("every-frame-is-mapped", every_frame_is_mapped(environment));
+    checks.report("m2p-inverts-p2m", m2p_inverts_p2m(environment));
+    checks.report("pages-are-apart", pages_are_apart());
+    checks.report(
+        "much-memory-can-be-allocated",
+        much_memory_can_be_allocated(environment),
+    );
+}
+
+fn page_fault(error_code: u64) -> Option<Fault> {
+    Some(Fault {
+        vector: Vector::PageFault,
+        error_code,
+    })
+}
+
+/// The fault that writing to `address` meets.
+fn write_to(address: usize) -> Option<Fault> {
+    // SAFETY: if the write succeeds where it must not, the check has failed and the guest ends soon; the
+    // value written is the one that was there.
+    probe_read(address)
+        .and_then(|value| unsafe { probe_write(address, value) })
+        .err()
+}
+
+fn frames(environment: &Environment) -> impl Iterator<Item = Pfn> {
+    (0..environment.memory().total / PAGE_SIZE).filter_map(Pfn::new)
+}
+
+/// All but the guard page can be read.
+fn every_frame_is_mapped(environment: &Environment) -> Result<(), usize> {
+    let unmapped = frames(environment)
+        .filter(|pfn| probe_read(pfn.address()).is_err())
+        .count();
+    if unmapped == 1 { Ok(()) } else { Err(unmapped) }
+}
+
+fn m2p_inverts_p2m(environment: &Environment) -> Result<(), Pfn> {
+    match frames(environment).find(|pfn| machine_frame(*pfn).and_then(pseudo_physical_frame) != Some(*pfn)) {
+        None => Ok(()),
+        Some(pfn) => Err(pfn),
+    }
+}
+
+/// Pages hold what was written to each of them, and come back when dropped.
+fn pages_are_apart() -> Result<(), &'static str> {
+    let pages: Vec<Page> = (0..100).map_while(|_| Page::zeroed()).collect();
+    if pages.len() != 100 {
+        return Err("out of pages");
+    }
+    for (number, page) in (0_u64..).zip(&pages) {
+        let mut before = [0xff; 8];
+        page.read(4088, &mut before)
+            .ok_or("the end of a page cannot be read")?;
+        if before != [0; 8] {
+            return Err("a new page is not zero");
+        }
+        page.write(4088, &number.to_le_bytes())
+            .ok_or("the end of a page cannot be written")?;
+    }
+    for (number, page) in (0_u64..).zip(&pages) {
+        let mut bytes = [0; 8];
+        page.read(4088, &mut bytes)
+            .ok_or("the end of a page cannot be read")?;
+        if u64::from_le_bytes(bytes) != number {
+            return Err("a page holds another page's bytes");
+        }
+    }
+    if pages.iter().any(|page| page.read(4089, &mut [0; 8]).is_some()) {
+        Err("a read left its page")
+    } else {
+        Ok(())
+    }
+}
+
+/// A block of half of the free memory, twice in a row: the heap grows, and what is freed can be used again.
+fn much_memory_can_be_allocated(environment: &Environment) -> Result<(), &'static str> {
+    let bytes = usize::try_from(environment.memory().free / 2).map_err(|_| "too much memory")?;
+    for value in [0x5a, 0xa5] {
+        let mut block: Vec<u8> = Vec::new();
+        block
+            .try_reserve_exact(bytes)
+            .map_err(|_| "half of what is free cannot be had")?;
+        block.resize(bytes, value);
+        if block.iter().step_by(1021).any(|byte| *byte != value) {
+            return Err("a byte was lost");
+        }
+    }
+    Ok(())
+}
