@@ -141,7 +141,7 @@ impl Machine for Hw {
     }
 
     fn flush(&self, what: Flush) {
-        trace::record(Event::TlbFlush, matches!(what, Flush::Page(_)).into(), 0);
+        trace::record(Event::TlbFlush as u16, matches!(what, Flush::Page(_)).into(), 0);
         match what {
             // No entry is global, so this forgets all of them.
             Flush::All => {
@@ -232,15 +232,6 @@ impl Machine for Hw {
 
     #[inline]
     fn trace(&self, what: Trace, a: u64, b: u64) {
-        let event = match what {
-            Trace::Hypercall => Event::Hypercall,
-            Trace::Bounce => Event::Trap,
-            Trace::Upcall => Event::Upcall,
-            Trace::Switch => Event::Switch,
-            Trace::Idle => Event::Idle,
-            Trace::Shutdown => Event::Domain,
-            Trace::Send => Event::EventSent,
-        };
-        trace::record(event, a, b);
+        trace::record(what as u16, a, b);
     }
 }

@@ -41,6 +41,7 @@ use crate::boot::entry::EarlyTables;
 use crate::boot::firmware::{COMMAND_LINE_SIZE, FirmwareInfo};
 use crate::cpu::features::Features;
 use crate::memory::Memory;
+use crate::memory::audit::Violation;
 use crate::memory::frames::OutOfMemory;
 use crate::platform::Platform;
 
@@ -53,6 +54,8 @@ pub(crate) enum BootError {
     TooManyRanges,
     /// Not even the hypervisor fits.
     OutOfMemory,
+    /// The page tables break a law.
+    PageTables(Violation),
     /// The CPU lacks the named feature.
     MissingFeature(&'static str),
     /// No clock of the machine tells how fast the TSC runs.
@@ -67,6 +70,7 @@ impl fmt::Display for BootError {
             Self::NoStartInfo => f.write_str("the boot loader passed no PVH start-info record"),
             Self::TooManyRanges => f.write_str("the memory map is in too many pieces"),
             Self::OutOfMemory => f.write_str("the machine has too little memory"),
+            Self::PageTables(violation) => write!(f, "{violation}"),
             Self::MissingFeature(name) => write!(f, "the CPU has no {name}"),
             Self::NoClock => f.write_str("no clock of the machine tells how fast the TSC runs"),
             Self::NoLocalApic => f.write_str("the local APIC does not work"),
@@ -126,12 +130,18 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     apic::init(features, acpi.controllers.local_apic).ok_or(BootError::NoLocalApic)?;
     apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
 
-    trace::record(trace::Event::CpuStarted, u64::from(apic::id().unwrap_or(0)), 0);
+    trace::record(
+        trace::Event::CpuStarted as u16,
+        u64::from(apic::id().unwrap_or(0)),
+        0,
+    );
 
     let cpus = boot_cpu_first(&acpi.controllers.cpus).ok_or(BootError::NoLocalApic)?;
     for cpu in 0..cpus.len() {
         memory.map_stacks(cpu)?;
     }
+    let leaves = memory.audit().map_err(BootError::PageTables)?;
+    log::debug!("page tables: {leaves} leaf entries keep the laws");
     let (l4, map) = (memory.l4(), memory.map().clone());
     let free = memory.into_free();
     log::info!(

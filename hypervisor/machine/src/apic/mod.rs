@@ -41,7 +41,7 @@ pub(crate) enum Interrupt {
 
 /// Tells the APIC that the interrupt with `vector` is served, and the caller what it was.
 pub(crate) fn acknowledge(vector: u32) -> Interrupt {
-    crate::trace::record(crate::trace::Event::Interrupt, vector.into(), 0);
+    crate::trace::record(crate::trace::Event::Interrupt as u16, vector.into(), 0);
     if vector == Vector::Spurious as u32 {
         return Interrupt::Other;
     }

@@ -6,19 +6,18 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use bulkhead_machine::portable::clock::agree;
+
 use super::Vector;
 use super::local::access;
 use super::registers::{Access, Lvt, Register};
 use crate::cpu::features::Features;
-use crate::time::{TscClock, tsc};
+use crate::time::{ATTEMPTS, MEASUREMENTS_PER_SECOND, TscClock, beside_tsc, tsc};
 
 /// Timer ticks per TSC tick, times 2^32. 0: not calibrated. [`DEADLINE_MODE`]: not needed.
 static RATIO: AtomicU64 = AtomicU64::new(0);
 /// The value of [`RATIO`] in TSC-deadline mode.
 const DEADLINE_MODE: u64 = u64::MAX;
-
-/// One measurement takes a part in so many of a second.
-const MEASUREMENTS_PER_SECOND: u64 = 200;
 
 /// Finds out how to set the timer; call once, on the boot CPU, when its APIC is on. `None` if the timer stands
 /// still.
@@ -30,32 +29,43 @@ pub(crate) fn calibrate(features: Features, clock: &TscClock) -> Option<()> {
         log::debug!("APIC timer: TSC deadline");
         return Some(());
     }
+    let hz = (0..ATTEMPTS).find_map(|_| measure_thrice(access, clock))?;
+    log::debug!("APIC timer: {} kHz", hz / 1000);
+    let ratio = (u128::from(hz) << 32).checked_div(u128::from(clock.hz))?;
+    RATIO.store(
+        u64::try_from(ratio).ok().filter(|&ratio| ratio != 0)?,
+        Ordering::Relaxed,
+    );
+    Some(())
+}
+
+/// The timer's rate, by three measurements that agree.
+fn measure_thrice(access: Access, clock: &TscClock) -> Option<u64> {
+    let mut estimates = [0; 3];
+    for estimate in &mut estimates {
+        *estimate = measure_hz(access, clock)?;
+    }
+    agree(&mut estimates)
+}
+
+/// The timer's rate, by the TSC; `None` if it stands still.
+fn measure_hz(access: Access, clock: &TscClock) -> Option<u64> {
+    let count = || u64::from(access.read(Register::CurrentCount));
     // SAFETY: the timer's entry is masked, so that nothing comes of its running down.
     unsafe { access.write(Register::InitialCount, u32::MAX) };
-    let (start, first) = read_pair(access);
+    let (start, first) = beside_tsc(count);
     let wanted = clock.hz / MEASUREMENTS_PER_SECOND;
     while tsc().saturating_sub(start) < wanted {
         core::hint::spin_loop();
     }
-    let (end, last) = read_pair(access);
+    let (end, last) = beside_tsc(count);
     // SAFETY: stops the timer.
     unsafe { access.write(Register::InitialCount, 0) };
-    let ticks = u64::from(first.checked_sub(last)?);
-    let ratio = (ticks << 32).checked_div(end.saturating_sub(start))?;
-    if ratio == 0 {
-        return None;
-    }
-    RATIO.store(ratio, Ordering::Relaxed);
-    let khz = (u128::from(clock.hz).saturating_mul(u128::from(ratio)) >> 32) / 1000;
-    log::debug!("APIC timer: {khz} kHz");
-    Some(())
-}
-
-/// The TSC and the timer's count at one time, as nearly as it goes.
-fn read_pair(access: Access) -> (u64, u32) {
-    let before = tsc();
-    let count = access.read(Register::CurrentCount);
-    (before.midpoint(tsc()), count)
+    let ticks = u128::from(first.checked_sub(last)?);
+    let hz = ticks
+        .checked_mul(u128::from(clock.hz))?
+        .checked_div(u128::from(end.saturating_sub(start)))?;
+    u64::try_from(hz).ok()
 }
 
 /// Lets this CPU's timer interrupt (vector [`Vector::Timer`]) come when the TSC reaches `deadline`, or at once if

@@ -16,7 +16,6 @@ pub(crate) fn online() -> usize {
 }
 
 /// Counts one more CPU; called by itself, when it can take an NMI.
-#[expect(dead_code, reason = "for the start of further CPUs")]
 pub(crate) fn mark_online() {
     ONLINE.fetch_add(1, Ordering::Relaxed);
 }

@@ -13,6 +13,7 @@ use bulkhead_machine::portable::memory_map::{MAX_RANGES, MemoryMap};
 use bulkhead_machine::portable::ranges::Ranges;
 use x86_64::structures::paging::PageTableFlags as Flags;
 
+use super::audit::{self, Violation};
 use super::frames::{BootFrames, OutOfMemory, frames_of};
 use super::page_table::{CODE, PageSize, READ_ONLY, READ_WRITE, Reach, Table, USER_READ_ONLY};
 use super::{image, window};
@@ -126,6 +127,15 @@ impl Memory {
             next = pages.end;
         }
         Ok(())
+    }
+
+    /// Checks the laws of the page tables; returns how many leaf entries there are.
+    ///
+    /// # Errors
+    ///
+    /// The first entry that breaks a law.
+    pub(crate) fn audit(&self) -> Result<u64, Violation> {
+        audit::check(self.l4)
     }
 
     /// Ends the boot's allocations: the frames that nobody uses, as ranges.

@@ -6,12 +6,14 @@
 //! - [`address_space`]: builds the final tables and moves to them.
 //! - [`window`]: what may be mapped after the boot (device registers, descriptor-table windows).
 //! - [`heap`]: the global allocator.
+//! - [`audit`]: checks the laws below on the tables as they are.
 //!
 //! Laws: a page is writable or executable, never both, and the direct map shows code and constants read-only;
 //! everything is for ring 0 alone except the read-only machine-to-physical table; no entry is global; and
 //! nothing of ours lies outside L4 slots 256 to 271.
 
 pub(crate) mod address_space;
+pub(crate) mod audit;
 pub(crate) mod frames;
 pub(crate) mod heap;
 pub(crate) mod image;

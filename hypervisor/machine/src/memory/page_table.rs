@@ -15,7 +15,7 @@ use super::direct;
 use super::frames::{BootFrames, OutOfMemory};
 
 /// Bits of an entry that hold the physical address.
-const ADDRESS_MASK: u64 = 0x000f_ffff_ffff_f000;
+pub(super) const ADDRESS_MASK: u64 = 0x000f_ffff_ffff_f000;
 
 /// Rights that every entry starts from. The accessed and dirty bits are set beforehand: nobody reads them, and
 /// the CPU need not.
@@ -86,6 +86,13 @@ impl Table {
         })
     }
 
+    /// The table that `entry`, a present entry of one of our tables and no leaf, points to.
+    pub(super) const fn of_entry(entry: u64) -> Self {
+        Self {
+            frame: (entry & ADDRESS_MASK) >> PAGE_SHIFT,
+        }
+    }
+
     /// The frame number, for CR3 or another table.
     pub(crate) const fn frame(self) -> u64 {
         self.frame
@@ -93,8 +100,8 @@ impl Table {
 
     /// Its 512 entries. The CPU reads them at any time.
     pub(crate) fn entries(self) -> &'static [AtomicU64; 512] {
-        // SAFETY: `new` is the only way to make a `Table`: the frame is RAM in the direct map, page-aligned,
-        // initialised, and never used for anything else; all access is atomic.
+        // SAFETY: `new` makes a `Table`, and `of_entry` finds one again: the frame is RAM in the direct map,
+        // page-aligned, initialised, and never used for anything else; all access is atomic.
         unsafe { &*direct(self.frame << PAGE_SHIFT).cast() }
     }
 
@@ -117,9 +124,7 @@ impl Table {
                 !held.contains(Flags::HUGE_PAGE),
                 "{address:#x} is inside a larger page already"
             );
-            return Ok(Self {
-                frame: (held.bits() & ADDRESS_MASK) >> PAGE_SHIFT,
-            });
+            return Ok(Self::of_entry(held.bits()));
         }
         let table = Self::new(frames)?;
         let rights = Flags::PRESENT | Flags::WRITABLE | Flags::ACCESSED;

@@ -15,7 +15,7 @@ use self::backtrace::{Frames, describe};
 use crate::cpu::stack::{frame_pointer, this_cpu};
 use crate::power::{Status, exit};
 use crate::serial::RawPort;
-use crate::trace::{self, Event};
+use crate::trace::{self, Event, Line};
 use crate::{apic, cpu};
 
 /// How many trace records the dump shows.
@@ -52,7 +52,7 @@ pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
     }
     match ENTRIES.fetch_add(1, Ordering::Relaxed) {
         0 => {
-            trace::record(Event::Panic, rip, rbp);
+            trace::record(Event::Panic as u16, rip, rbp);
             if cpu::online() > 1 {
                 apic::nmi_to_others();
             }
@@ -68,7 +68,6 @@ pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
 }
 
 /// Whether a CPU writes its dump: the NMI handler of the others then calls [`stand_still`].
-#[expect(dead_code, reason = "for the NMI handler")]
 pub(crate) fn is_under_way() -> bool {
     OWNER.load(Ordering::Relaxed) != NOBODY
 }
@@ -98,7 +97,7 @@ fn dump(out: &mut impl Write, cpu: usize, message: fmt::Arguments<'_>, rip: u64,
     if let Some(ring) = trace::ring(cpu) {
         writeln!(out, "(bh) last events on this CPU, oldest first:")?;
         for record in ring.last(TRACE_RECORDS) {
-            writeln!(out, "(bh) {record}")?;
+            writeln!(out, "(bh) {}", Line(record))?;
         }
     }
     Ok(())

@@ -5,90 +5,17 @@
 //! sequence number and left out.
 
 use alloc::boxed::Box;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-
-/// What happened. The numbers appear in dumps; they never change their meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Event {
-    /// The CPU runs. First argument: its APIC id.
-    CpuStarted = 1,
-    /// A trap or exception. Arguments: vector, address of the instruction.
-    Trap = 2,
-    /// A hypercall begins. Arguments: number, first argument.
-    Hypercall = 3,
-    /// A hypercall ends. Arguments: number, result.
-    HypercallDone = 4,
-    /// An interrupt from outside. First argument: vector.
-    Interrupt = 5,
-    /// A vCPU begins to run here. Arguments: domain and vCPU (`domain << 16 | vcpu`), virtual time.
-    Switch = 6,
-    /// The CPU is idle.
-    Idle = 7,
-    /// The timer was set. First argument: deadline in ns since boot.
-    TimerSet = 8,
-    /// The timer fired. First argument: ns since boot.
-    TimerFired = 9,
-    /// An event channel was notified. Arguments: domain, port.
-    EventSent = 10,
-    /// Control goes to a guest's event callback. First argument: domain and vCPU.
-    Upcall = 11,
-    /// The TLB was flushed. Arguments: scope, reason.
-    TlbFlush = 12,
-    /// A grant was used. Arguments: grantor's domain, reference.
-    Grant = 13,
-    /// A domain changed its state. Arguments: domain, new state.
-    Domain = 14,
-    /// An interrupt was sent to another CPU. Arguments: CPU, vector.
-    IpiSent = 15,
-    /// A panic began. First argument: address of the instruction.
-    Panic = 16,
-}
-
-impl Event {
-    /// Every event, for decoding.
-    const ALL: [Self; 16] = [
-        Self::CpuStarted,
-        Self::Trap,
-        Self::Hypercall,
-        Self::HypercallDone,
-        Self::Interrupt,
-        Self::Switch,
-        Self::Idle,
-        Self::TimerSet,
-        Self::TimerFired,
-        Self::EventSent,
-        Self::Upcall,
-        Self::TlbFlush,
-        Self::Grant,
-        Self::Domain,
-        Self::IpiSent,
-        Self::Panic,
-    ];
-
-    /// The event of this number.
-    fn from_number(number: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|&event| event as u64 == number)
-    }
-}
 
 /// One thing that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The TSC when it happened.
     pub tsc: u64,
-    /// What it was.
-    pub event: Event,
-    /// What [`Event`] says about it.
+    /// What it was; whoever records gives the numbers their meaning.
+    pub event: u16,
+    /// What is to be said about it.
     pub arguments: [u64; 2],
-}
-
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, second] = self.arguments;
-        write!(f, "{:>20} {:?} {first:#x} {second:#x}", self.tsc, self.event)
-    }
 }
 
 /// An entry, 32 bytes: the TSC, sequence number and event (`sequence << 16 | event`), two arguments.
@@ -120,9 +47,9 @@ impl Ring {
         }
     }
 
-    /// Notes that `event` happened when the TSC showed `tsc`.
+    /// Notes that `event`, any number but 0, happened when the TSC showed `tsc`.
     #[inline]
-    pub fn record(&self, tsc: u64, event: Event, arguments: [u64; 2]) {
+    pub fn record(&self, tsc: u64, event: u16, arguments: [u64; 2]) {
         // Relaxed throughout: the writer is this CPU alone, interrupted by itself at most, and a reader checks
         // the sequence number, which is wrong until the entry is whole: the first store destroys it, the last
         // one makes it, with Release for the reader's Acquire.
@@ -136,7 +63,7 @@ impl Ring {
         let [one, two] = arguments;
         first.store(one, Ordering::Relaxed);
         second.store(two, Ordering::Relaxed);
-        what.store(tag(sequence, event as u64), Ordering::Release);
+        what.store(tag(sequence, event), Ordering::Release);
     }
 
     /// The last `count` records, oldest first; those that are being written are left out.
@@ -151,7 +78,8 @@ impl Ring {
         let Slot([when, what, first, second]) = self.slots.get(index(sequence & self.mask))?;
         // Acquire pairs with the Release of the last store in `record`.
         let before = what.load(Ordering::Acquire);
-        let event = Event::from_number(before & EVENT_MASK)?;
+        let [low, high, ..] = before.to_le_bytes();
+        let event = u16::from_le_bytes([low, high]);
         let record = Record {
             tsc: when.load(Ordering::Relaxed),
             event,
@@ -160,15 +88,13 @@ impl Ring {
         // Pairs with the Release fence in `record`: if any of the three was overwritten, so is the tag.
         core::sync::atomic::fence(Ordering::Acquire);
         let after = what.load(Ordering::Relaxed);
-        (before == tag(sequence, event as u64) && before == after).then_some(record)
+        (event != 0 && before == tag(sequence, event) && before == after).then_some(record)
     }
 }
 
-const EVENT_MASK: u64 = 0xffff;
-
 /// Sequence number and event in one word. The sequence is cut to 48 bits: years, at a million records a second.
-const fn tag(sequence: u64, event: u64) -> u64 {
-    sequence << 16 | event
+const fn tag(sequence: u64, event: u16) -> u64 {
+    sequence << 16 | event as u64
 }
 
 const fn index(number: u64) -> usize {
@@ -184,14 +110,14 @@ mod tests {
     #[test]
     fn records_come_back_oldest_first() {
         let ring = Ring::new(8);
-        ring.record(100, Event::Trap, [14, 0x1000]);
-        ring.record(200, Event::Hypercall, [1, 2]);
+        ring.record(100, 2, [14, 0x1000]);
+        ring.record(200, 3, [1, 2]);
         let records: Vec<_> = ring.last(8).collect();
         assert_eq!(
             records[0],
             Record {
                 tsc: 100,
-                event: Event::Trap,
+                event: 2,
                 arguments: [14, 0x1000]
             }
         );
@@ -199,7 +125,7 @@ mod tests {
             records[1],
             Record {
                 tsc: 200,
-                event: Event::Hypercall,
+                event: 3,
                 arguments: [1, 2]
             }
         );
@@ -210,7 +136,7 @@ mod tests {
     fn a_full_ring_keeps_the_newest() {
         let ring = Ring::new(4);
         for tsc in 0..10 {
-            ring.record(tsc, Event::Idle, [tsc, 0]);
+            ring.record(tsc, 7, [tsc, 0]);
         }
         assert!(ring.last(100).map(|record| record.tsc).eq(6..10));
         assert!(ring.last(2).map(|record| record.tsc).eq(8..10));
@@ -219,8 +145,8 @@ mod tests {
     #[test]
     fn an_entry_that_is_being_written_is_left_out() {
         let ring = Ring::new(4);
-        ring.record(1, Event::Idle, [0, 0]);
-        ring.record(2, Event::Idle, [0, 0]);
+        ring.record(1, 7, [0, 0]);
+        ring.record(2, 7, [0, 0]);
         // What `record` does first.
         ring.slots[0].0[1].store(0, Ordering::Relaxed);
         assert!(ring.last(4).map(|record| record.tsc).eq([2]));
@@ -232,7 +158,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 0..200_000_u64 {
-                    ring.record(round, Event::Grant, [round, !round]);
+                    ring.record(round, 9, [round, !round]);
                 }
             });
             for _ in 0..2_000 {
@@ -241,13 +167,5 @@ mod tests {
                 }
             }
         });
-    }
-
-    #[test]
-    fn every_event_is_decoded_by_its_number() {
-        for event in Event::ALL {
-            assert_eq!(Event::from_number(event as u64), Some(event));
-        }
-        assert_eq!(Event::from_number(0), None);
     }
 }

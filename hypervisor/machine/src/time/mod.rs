@@ -6,7 +6,8 @@
 pub(crate) mod date;
 mod reference;
 
-use bulkhead_machine::portable::clock::{Measurement, TscScale, agree, is_plausible};
+use bulkhead_abi::shared_info::TscScale;
+use bulkhead_machine::portable::clock::{Measurement, agree, is_plausible, ticks};
 use raw_cpuid::CpuId;
 use spin::Once;
 
@@ -39,18 +40,23 @@ pub(crate) fn start(acpi: &AcpiInfo) -> Option<TscClock> {
 
 /// Nanoseconds since the boot; 0 before the clock runs.
 pub(crate) fn now_ns() -> u64 {
-    CLOCK.get().map_or(0, |clock| clock.ns_at(tsc()))
+    ns_at(tsc())
+}
+
+/// Nanoseconds since the boot when the TSC showed `tsc`; 0 if the clock did not run yet.
+pub(crate) fn ns_at(tsc: u64) -> u64 {
+    CLOCK.get().map_or(0, |clock| clock.ns_at(tsc))
 }
 
 impl TscClock {
     /// Nanoseconds since the boot when the TSC showed `tsc`; 0 if that was before.
     pub(crate) fn ns_at(&self, tsc: u64) -> u64 {
-        self.scale.to_ns(tsc.saturating_sub(self.start))
+        self.scale.ns(tsc.saturating_sub(self.start))
     }
 
     /// The TSC's value at the earliest tick that is at or after `ns` nanoseconds since the boot.
     pub(crate) fn tsc_at(&self, ns: u64) -> u64 {
-        self.start.saturating_add(self.scale.to_ticks(ns))
+        self.start.saturating_add(ticks(self.scale, ns))
     }
 }
 
@@ -63,7 +69,9 @@ pub(crate) fn tsc() -> u64 {
 
 /// How long one measurement takes: a 200th of a second. Ours are off by a microsecond at worst, so that the rate
 /// is good to 200 in a million, and three of them agree or are not believed.
-const MEASUREMENTS_PER_SECOND: u64 = 200;
+pub(crate) const MEASUREMENTS_PER_SECOND: u64 = 200;
+/// How often three measurements are made until they agree.
+pub(crate) const ATTEMPTS: usize = 4;
 
 /// The TSC's rate in Hz: as the CPU tells it, or measured against the best other clock.
 fn calibrate(acpi: &AcpiInfo) -> Option<u64> {
@@ -89,8 +97,13 @@ fn told_by_cpu() -> Option<u64> {
     is_plausible(hz).then_some(hz)
 }
 
-/// Measures the TSC three times against `reference`.
+/// Measures the TSC against `reference`, again if a busy host disturbed it.
 fn measure(reference: &mut impl Reference) -> Option<u64> {
+    (0..ATTEMPTS).find_map(|_| measure_thrice(reference))
+}
+
+/// Measures the TSC three times; `None` if the results disagree.
+fn measure_thrice(reference: &mut impl Reference) -> Option<u64> {
     let mut estimates = [0; 3];
     for estimate in &mut estimates {
         *estimate = measure_once(reference)?.tsc_hz()?;
@@ -109,11 +122,11 @@ fn measure(reference: &mut impl Reference) -> Option<u64> {
 fn measure_once(reference: &mut impl Reference) -> Option<Measurement> {
     let reference_hz = reference.hz();
     let wanted = reference_hz / MEASUREMENTS_PER_SECOND;
-    let (first_tsc, first) = read_pair(reference);
+    let (first_tsc, first) = beside_tsc(|| reference.read());
     // A counter that stands still must not stop the boot: some seconds on any machine.
     for _ in 0..10_000_000_u32 {
         if reference.since(first) >= wanted {
-            let (last_tsc, last) = read_pair(reference);
+            let (last_tsc, last) = beside_tsc(|| reference.read());
             return Some(Measurement {
                 tsc_ticks: last_tsc.checked_sub(first_tsc)?,
                 reference_ticks: reference.between(first, last),
@@ -125,13 +138,14 @@ fn measure_once(reference: &mut impl Reference) -> Option<Measurement> {
     None
 }
 
-/// Reads both counters at one time, as nearly as it goes: the tightest of a few tries.
-fn read_pair(reference: &mut impl Reference) -> (u64, u64) {
+/// Reads another counter and the TSC at one time, as nearly as it goes: the tightest of a few tries. Returns the
+/// TSC's value first.
+pub(crate) fn beside_tsc(mut read: impl FnMut() -> u64) -> (u64, u64) {
     let mut best = (0, 0);
     let mut tightest = u64::MAX;
     for _ in 0..5 {
         let before = tsc();
-        let value = reference.read();
+        let value = read();
         let after = tsc();
         let gap = after.saturating_sub(before);
         if gap < tightest {

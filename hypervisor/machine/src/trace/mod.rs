@@ -1,18 +1,35 @@
 //! The trace rings of this machine's CPUs; [`Ring`](bulkhead_machine::portable::trace::Ring) is the mechanism.
+//!
+//! Events of the core have the core's numbers ([`Trace`]); those of the machine ([`Event`]) begin at 0x100.
 
+use core::fmt;
+
+use bulkhead_core::machine::Trace;
 use bulkhead_machine::layout::MAX_CPUS;
-use bulkhead_machine::portable::trace::Ring;
+use bulkhead_machine::portable::trace::{Record, Ring};
 use spin::Once;
 
-pub(crate) use bulkhead_machine::portable::trace::Event;
-
 use crate::cpu::stack::this_cpu;
-use crate::time::tsc;
+use crate::time::{self, tsc};
 
 /// Entries of each ring: 128 KiB.
 const LEN: usize = 4096;
 
 static RINGS: [Once<Ring>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+/// What the machine itself records. The numbers never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Event {
+    /// The CPU runs: APIC id.
+    CpuStarted = 0x100,
+    /// A panic began: where, frame pointer.
+    Panic = 0x101,
+    /// This CPU's TLB was flushed: 1 for one page, 0 for all.
+    TlbFlush = 0x102,
+    /// An interrupt from outside: vector.
+    Interrupt = 0x103,
+}
 
 /// Makes the ring of CPU `cpu`; until then, what happens there is not recorded. Needs the heap.
 pub(crate) fn init(cpu: usize) {
@@ -21,9 +38,10 @@ pub(crate) fn init(cpu: usize) {
     }
 }
 
-/// Notes that `event` happened on this CPU. Cheap enough for every hypercall; allowed in any context.
+/// Notes something that happened on this CPU: a number of [`Trace`] or [`Event`], and what is to be said about it.
+/// Cheap enough for every hypercall; allowed in any context.
 #[inline]
-pub(crate) fn record(event: Event, first: u64, second: u64) {
+pub(crate) fn record(event: u16, first: u64, second: u64) {
     if let Some(ring) = ring(this_cpu()) {
         ring.record(tsc(), event, [first, second]);
     }
@@ -32,4 +50,36 @@ pub(crate) fn record(event: Event, first: u64, second: u64) {
 /// The ring of CPU `cpu`, if it has one.
 pub(crate) fn ring(cpu: usize) -> Option<&'static Ring> {
     RINGS.get(cpu)?.get()
+}
+
+/// A record as people read it: nanoseconds since the boot, event, arguments.
+pub(crate) struct Line(pub(crate) Record);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Record {
+            tsc,
+            event,
+            arguments: [first, second],
+        } = self.0;
+        write!(f, "{:>15} ns  ", time::ns_at(tsc))?;
+        let cores = [
+            Trace::Hypercall,
+            Trace::Bounce,
+            Trace::Upcall,
+            Trace::Switch,
+            Trace::Idle,
+            Trace::Shutdown,
+            Trace::Send,
+        ];
+        let own = [Event::CpuStarted, Event::Panic, Event::TlbFlush, Event::Interrupt];
+        if let Some(known) = cores.into_iter().find(|&known| known as u16 == event) {
+            write!(f, "{known:?}")?;
+        } else if let Some(known) = own.into_iter().find(|&known| known as u16 == event) {
+            write!(f, "{known:?}")?;
+        } else {
+            write!(f, "event {event}")?;
+        }
+        write!(f, " {first:#x} {second:#x}")
+    }
 }
