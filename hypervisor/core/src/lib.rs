@@ -10,4 +10,5 @@ extern crate alloc;
 
 pub mod events;
 pub mod ids;
+pub mod sched;
 pub mod sync;
