@@ -24,6 +24,7 @@ pub mod ids;
 pub mod machine;
 pub mod memory;
 pub mod paging;
+pub mod sched;
 mod schedule;
 pub mod sync;
 pub mod time;
