@@ -26,6 +26,8 @@ pub mod memory;
 pub mod paging;
 mod schedule;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 mod traps;
 pub mod try_box;
