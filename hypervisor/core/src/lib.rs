@@ -27,6 +27,8 @@ pub mod paging;
 pub mod sched;
 mod schedule;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 mod traps;
 pub mod try_box;
