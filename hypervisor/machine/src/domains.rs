@@ -23,22 +23,22 @@ const BOOT_LIST: &str = "boot.list";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StartError {
     /// No memory for the hypervisor's own tables.
-    NoMemory,
+    OutOfMemory,
     /// The archive has no boot list, or it is not text.
-    NoBootList,
+    BootListMissing,
     /// No domain of the list could be made.
-    NoDomain,
+    NothingStarted,
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoMemory => f.write_str("there is no memory for the hypervisor's own tables"),
-            Self::NoBootList => write!(
+            Self::OutOfMemory => f.write_str("there is no memory for the hypervisor's own tables"),
+            Self::BootListMissing => write!(
                 f,
                 "the boot archive should have a text file {BOOT_LIST} that names the domains"
             ),
-            Self::NoDomain => write!(f, "no domain of {BOOT_LIST} could be started"),
+            Self::NothingStarted => write!(f, "no domain of {BOOT_LIST} could be started"),
         }
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     for range in platform.free.iter() {
         buddy.add(range.clone());
     }
-    let mut take = || buddy.alloc(0).ok_or(StartError::NoMemory);
+    let mut take = || buddy.alloc(0).ok_or(StartError::OutOfMemory);
     let tables = TableFrames {
         empty: take()?.raw(),
         own: take()?.raw(),
@@ -63,13 +63,16 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     // SAFETY: the boot CPU runs this on its main stack, and has met no guest; the frames were taken just now and zeroed.
     unsafe { entry::init_cpu(0, CpuId::BOOT, tables) };
 
+    if platform.cpus.len() > 1 {
+        log::warn!("{} CPUs, of which only the first is used", platform.cpus.len());
+    }
     let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns);
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,
     };
     let hypervisor =
-        Hypervisor::new(Memory::new(machine, frames, buddy), 1, end).ok_or(StartError::NoMemory)?;
+        Hypervisor::new(Memory::new(machine, frames, buddy), 1, end).ok_or(StartError::OutOfMemory)?;
     boot_domains(hw::install(hypervisor))
 }
 
@@ -77,7 +80,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
 fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
     let list = archive::file(BOOT_LIST).and_then(|file| core::str::from_utf8(file).ok());
     let mut started = 0_u16;
-    for (number, entry) in (0_u16..).zip(boot_list::parse(list.ok_or(StartError::NoBootList)?)) {
+    for (number, entry) in (0_u16..).zip(boot_list::parse(list.ok_or(StartError::BootListMissing)?)) {
         let entry = match entry {
             Ok(entry) => entry,
             Err(mistake) => {
@@ -118,7 +121,7 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
         }
     }
     if started == 0 {
-        Err(StartError::NoDomain)
+        Err(StartError::NothingStarted)
     } else {
         Ok(())
     }

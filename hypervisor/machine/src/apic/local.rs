@@ -70,6 +70,7 @@ pub(crate) fn eoi() {
 }
 
 /// What to send to another CPU.
+#[expect(dead_code, reason = "for the other CPUs")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ipi {
     /// An interrupt with this vector.
@@ -101,6 +102,7 @@ impl Ipi {
     }
 }
 
+#[expect(dead_code, reason = "for the other CPUs")]
 /// Sends `ipi` to the CPU whose APIC id is `to`.
 pub(crate) fn send_ipi(to: u32, ipi: Ipi) {
     if let Some(access) = access() {

@@ -11,6 +11,7 @@ use x86_64::structures::paging::PhysFrame;
 
 use super::features::Features;
 use crate::BootError;
+use crate::entry::guest_memory;
 
 /// The page attribute table.
 const IA32_PAT: u32 = 0x277;
@@ -48,6 +49,9 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION,
         use_smap(features, smap),
     );
+    if cr4.contains(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION) {
+        guest_memory::use_smap();
+    }
     // SAFETY: the early and the final tables mark nothing that we touch as ring 3's, nothing executable as data,
     // and nothing as global; 64-bit mode stays on. The PAT changes entries 1 and 4 to 7 against the reset value,
     // and no mapping in force uses them.

@@ -15,6 +15,7 @@ pub(crate) fn online() -> usize {
     ONLINE.load(Ordering::Relaxed)
 }
 
+#[expect(dead_code, reason = "for the other CPUs")]
 /// Counts one more CPU; called by itself, when it can take an NMI.
 pub(crate) fn mark_online() {
     ONLINE.fetch_add(1, Ordering::Relaxed);

@@ -139,11 +139,12 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let (options, problems) = parse("debug-exit  loglevel=debug smap=off");
+        let (options, problems) = parse("debug-exit  end=last loglevel=debug smap=off");
         assert_eq!(
             options,
             Options {
                 debug_exit: true,
+                end: End::Last,
                 log_level: LevelFilter::Debug,
                 smap: Choice::Off
             }
