@@ -17,19 +17,18 @@ pub(crate) struct Platform {
     pub(crate) free: Ranges<MAX_RANGES>,
     /// All RAM, used or not; the frame table and the machine-to-physical table have an entry for each frame.
     pub(crate) map: MemoryMap,
-    /// The boot archive's bytes, or none.
-    pub(crate) archive: &'static [u8],
-    /// The command line as it was given.
-    pub(crate) command_line: &'static str,
     /// What the command line asks for.
     pub(crate) options: Options,
     /// The frame of the hypervisor's own L4 table; its slots 256 to 271 go into every address space.
     pub(crate) l4: u64,
     /// What the CPUs have.
+    #[expect(dead_code, reason = "for the start of further CPUs")]
     pub(crate) features: Features,
     /// The APIC id of each CPU; CPU 0 is the one that booted. All have their stacks mapped.
+    #[expect(dead_code, reason = "for the start of further CPUs")]
     pub(crate) cpus: Vec<u32, MAX_CPUS>,
     /// What the ACPI tables tell.
+    #[expect(dead_code, reason = "for interrupt routing")]
     pub(crate) acpi: AcpiInfo,
     /// The TSC's rate, and the clock that it makes.
     pub(crate) clock: TscClock,

@@ -122,7 +122,8 @@ impl Memory {
         for pages in table_pages(&self.map, FRAME_RECORD_SIZE).iter().cloned() {
             for page in next..pages.start {
                 let address = FRAME_TABLE.saturating_add(page << PAGE_SHIFT);
-                self.l4.map(address, zeros, PageSize::Small, READ_ONLY, &mut self.frames)?;
+                self.l4
+                    .map(address, zeros, PageSize::Small, READ_ONLY, &mut self.frames)?;
             }
             next = pages.end;
         }

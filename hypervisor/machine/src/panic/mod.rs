@@ -68,6 +68,7 @@ pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
 }
 
 /// Whether a CPU writes its dump: the NMI handler of the others then calls [`stand_still`].
+#[expect(dead_code, reason = "the core schedules on one CPU so far")]
 pub(crate) fn is_under_way() -> bool {
     OWNER.load(Ordering::Relaxed) != NOBODY
 }
