@@ -20,7 +20,7 @@ use self::trampoline::{START, Trampoline};
 use crate::apic::{self, Ipi};
 use crate::cpu::features::Features;
 use crate::cpu::stack::{CPU_INFO_SIZE, this_cpu};
-use crate::cpu::{self, control};
+use crate::cpu::control;
 use crate::time::{now_ns, tsc};
 use crate::trace::{self, Event};
 
@@ -43,7 +43,8 @@ pub(crate) struct Common {
     pub(crate) smap: Choice,
     /// The frame of the hypervisor's own L4 table.
     pub(crate) l4: u64,
-    /// What the CPU does when it is set up, on its main stack, with interrupts off. It gets its number.
+    /// What the CPU does when it is set up, on its main stack, with interrupts off. It gets its number. As soon as it
+    /// can take an NMI it calls [`mark_online`](crate::cpu::mark_online).
     pub(crate) run: fn(usize) -> !,
 }
 
@@ -133,7 +134,6 @@ extern "C" fn arrive() -> ! {
         panic!("CPU {cpu}: its local APIC cannot be reached");
     }
     trace::record(Event::CpuStarted as u16, u64::from(apic::id().unwrap_or(0)), 0);
-    cpu::mark_online();
     REPORTED_TSC.store(tsc(), Ordering::Relaxed);
     // Release pairs with the Acquire in `start`: what this CPU did so far is done.
     REPORTED.store(cpu, Ordering::Release);
