@@ -70,6 +70,8 @@ fn pack(sink: impl Write, files: &[(String, Vec<u8>)]) -> Result<()> {
 mod tests {
     use std::io::Read;
 
+    use bulkhead_machine::portable::archive::Archive;
+
     use super::*;
 
     #[test]
@@ -89,6 +91,21 @@ mod tests {
             unpacked.push((entry.path().unwrap().to_str().unwrap().to_owned(), content));
         }
         assert_eq!(unpacked, files);
+    }
+
+    #[test]
+    fn the_hypervisor_finds_what_is_packed() {
+        let longest = "n".repeat(NAME_LIMIT);
+        let files = [
+            ("boot.list".to_owned(), b"domain a".to_vec()),
+            (longest.clone(), vec![7; 1000]),
+        ];
+        let mut bytes = Vec::new();
+        pack(&mut bytes, &files).unwrap();
+        let archive = Archive::new(&bytes).unwrap();
+        assert_eq!(archive.file("boot.list"), Some(b"domain a".as_slice()));
+        assert_eq!(archive.file(&longest), Some([7; 1000].as_slice()));
+        assert_eq!(archive.files().count(), 2);
     }
 
     #[test]

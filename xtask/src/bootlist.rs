@@ -121,6 +121,8 @@ fn quoted(words: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_core::domains::boot_list;
+
     use super::*;
 
     #[test]
@@ -142,6 +144,29 @@ mod tests {
                 "domain client kernel=events memory=16M vcpus=2 weight=512 cmdline=\"role=client peer=0\"",
             ]
         );
+    }
+
+    #[test]
+    fn the_hypervisor_reads_what_is_written() {
+        let domains = [
+            Domain::new("control", "control").memory("64M"),
+            Domain {
+                vcpus: 2,
+                weight: Some(512),
+                ..Domain::new("web", "httpd")
+            }
+            .command_line(r#"say="a\b" x"#),
+        ];
+        let text = text(&domains).unwrap();
+        let entries: Vec<_> = boot_list::parse(&text).map(Result::unwrap).collect();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(
+            (entries[0].name, entries[0].kernel, entries[0].pages),
+            ("control", "control", 16384)
+        );
+        assert_eq!((entries[0].vcpus, entries[0].cmdline.as_str()), (1, ""));
+        assert_eq!((entries[1].vcpus, entries[1].weight), (2, 512));
+        assert_eq!(entries[1].cmdline, r#"say="a\b" x"#);
     }
 
     #[test]

@@ -12,11 +12,12 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 
+use crate::archive;
 use crate::images::{HYPERVISOR, Image, Images};
 use crate::project::{BARE_METAL, Project, run_to_end, spelled};
 use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
-use crate::{archive, symbols};
+use crate::symbols::Functions;
 
 /// The directory below `target/` that artefacts go to.
 const ARTEFACTS: &str = "bulkhead";
@@ -74,6 +75,8 @@ pub(crate) struct BootFiles {
     pub(crate) hypervisor: PathBuf,
     /// The boot archive.
     pub(crate) archive: PathBuf,
+    /// The ELF files of the domains, domain 0 first; QEMU does not load them, but they name a crash.
+    pub(crate) kernels: Vec<PathBuf>,
 }
 
 /// Builds images, each once however many scenarios use it.
@@ -129,9 +132,14 @@ impl<'a> Workshop<'a> {
             .join(format!("{}.tar", scenario.name));
         archive::write(&path, scenario.domains, &hypervisor, &built)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
+        let kernels = scenario
+            .domains
+            .iter()
+            .map(|domain| Ok(self.image(domain.kernel)?.elf));
         Ok(BootFiles {
             hypervisor: hypervisor.elf,
             archive: path,
+            kernels: kernels.collect::<Result<_>>()?,
         })
     }
 }
@@ -148,7 +156,8 @@ fn build_image(project: &Project, image: &Image) -> Result<Built> {
     };
     fs::copy(&executable, &built.elf).with_context(|| format!("cannot write {}", built.elf.display()))?;
     let elf = fs::read(&built.elf).with_context(|| format!("cannot read {}", built.elf.display()))?;
-    let table = symbols::of_elf(&elf).with_context(|| format!("in {}", built.elf.display()))?;
+    let table = Functions::of_elf(&elf).and_then(|functions| functions.encode());
+    let table = table.with_context(|| format!("in {}", built.elf.display()))?;
     fs::write(&built.symbols, table).with_context(|| format!("cannot write {}", built.symbols.display()))?;
     let objcopy = setup::llvm_tool(project, "llvm-objcopy")?;
     run_to_end(

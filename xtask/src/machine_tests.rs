@@ -24,13 +24,16 @@ pub(crate) struct MachineTest {
 /// What no console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
 pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 
+/// Keeps the machine on after domain 0 has ended, until no domain is left to report anything.
+pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
+
 /// A test of these domains on the default machine: no script yet, a clean end within a minute.
 const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
             name,
             machine: Machine::DEFAULT,
-            words: &[],
+            words: UNTIL_ALL_ENDED,
             domains,
         },
         expected: Expectation {
@@ -64,6 +67,12 @@ impl MachineTest {
         self
     }
 
+    /// With a guest that panics on purpose; the hypervisor must not, which its exit status would tell.
+    const fn may_panic(mut self) -> Self {
+        self.expected.script.forbidden = &[];
+        self
+    }
+
     /// With this many CPUs.
     const fn cpus(mut self, count: u32) -> Self {
         self.scenario.machine.cpus = count;
@@ -75,15 +84,56 @@ const fn expect(text: &'static str) -> Step {
     Step::Expect(Pattern(text))
 }
 
-/// Domain 0 of tests in which another domain dies: it must live to say so.
-const WITNESS: Domain = Domain::new("witness", "hello").command_line("witness");
+const fn all_of(patterns: &'static [Pattern]) -> Step {
+    Step::ExpectAll(patterns)
+}
 
-/// What the hypervisor prints when domain 1 crashes.
-const REPORT: &[Step] = &[Step::ExpectAll(&[
-    Pattern("witness"),
-    Pattern("(bh)*rip*"),
-    Pattern("(bh)*backtrace"),
-])];
+/// Two domains that send each other events; both report a check.
+const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
+const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+
+/// A test in which domain 1 dies between two others that send each other events and must not notice.
+const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
+    test(name, domains)
+        .steps(steps)
+        .checks(2)
+        .ends(Ending::DomainCrashed)
+}
+
+/// The two that must not notice.
+const FIRST_WITNESS: Domain = Domain::new("server", "events").command_line("role=server peer=2");
+const SECOND_WITNESS: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+
+/// Domain 1, which dies in the way that its command line names.
+const fn victim(way: &'static str) -> Domain {
+    Domain::new("victim", "crash").command_line(way)
+}
+
+const IS_GONE: Pattern = Pattern("(bh) ERROR*domain 1 (victim) is gone");
+
+/// The report of a guest that takes an exception which it does not handle.
+const GUESTS_REPORT: &[Step] = &[
+    expect("(d1) dying by"),
+    expect("(d1) unhandled"),
+    expect("(d1)*rip"),
+    expect("(d1) backtrace:"),
+    Step::Expect(IS_GONE),
+];
+
+/// The report of a guest that panics.
+const GUESTS_PANIC: &[Step] = &[
+    expect("(d1) panicked at"),
+    expect("(d1) backtrace:"),
+    Step::Expect(IS_GONE),
+];
+
+/// The hypervisor's own report of a guest that it had to end.
+const HYPERVISORS_REPORT: &[Step] = &[
+    expect("(bh) ERROR*domain 1 (victim) vCPU 0:"),
+    expect("(bh) ERROR*rip"),
+    expect("(bh) ERROR*backtrace:"),
+    Step::Expect(IS_GONE),
+];
 
 /// Every machine test.
 pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
@@ -94,56 +144,80 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
             .memory("64M")
             .command_line("once")],
     )
-    .steps(&[expect("Bulkhead control domain")]),
+    .steps(&[expect("Bulkhead control domain"), expect("hypervisor    4.17")]),
     // One guest prints one line, which has its command line, and powers off.
     test(
         "hello",
         &[Domain::new("hello", "hello").command_line("greeting=ahoy")],
     )
-    .steps(&[expect("greeting=ahoy")]),
+    .steps(&[expect("hello from a guest"), expect("greeting=ahoy")]),
+    // Every domain's lines are its own, in whatever order they come.
+    test(
+        "hello-four",
+        &[
+            Domain::new("zero", "hello").command_line("I am 0"),
+            Domain::new("one", "hello").command_line("I am 1"),
+            Domain::new("two", "hello").command_line("I am 2"),
+            Domain::new("three", "hello").command_line("I am 3"),
+        ],
+    )
+    .steps(&[all_of(&[
+        Pattern("hello*I am 0"),
+        Pattern("(d1) hello*I am 1"),
+        Pattern("(d2) hello*I am 2"),
+        Pattern("(d3) hello*I am 3"),
+    ])]),
+    // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
+    test("runtime", &[Domain::new("runtime", "runtime").memory("32M")]).checks(10),
+    test("runtime-2cpu", &[Domain::new("runtime", "runtime").memory("32M")])
+        .cpus(2)
+        .checks(10),
     // Two domains bind an interdomain channel and send events back and forth.
-    test(
-        "events",
-        &[
-            Domain::new("server", "events").command_line("role=server peer=1"),
-            Domain::new("client", "events").command_line("role=client peer=0"),
-        ],
-    )
-    .checks(2),
-    // The same with a vCPU of each domain on a CPU of its own.
-    test(
-        "events-2cpu",
-        &[
-            Domain::new("server", "events").command_line("role=server peer=1"),
-            Domain::new("client", "events").command_line("role=client peer=0"),
-        ],
-    )
-    .cpus(2)
-    .checks(2),
-    // A domain that reads address 0 dies with a report; domain 0 does not notice.
-    test(
+    test("events", &[SERVER, CLIENT]).checks(2),
+    // The same with CPUs enough for both.
+    test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
+    // Reading address 0.
+    crash(
         "crash-null",
-        &[WITNESS, Domain::new("victim", "crash").command_line("null")],
-    )
-    .steps(REPORT)
-    .ends(Ending::DomainCrashed),
-    // A privileged instruction is reflected, not executed; the guest has no handler that could go on.
-    test(
+        &[FIRST_WITNESS, victim("null"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    ),
+    // A privileged instruction is reflected to the guest, not executed.
+    crash(
         "crash-privileged",
-        &[WITNESS, Domain::new("victim", "crash").command_line("privileged")],
-    )
-    .steps(REPORT)
-    .ends(Ending::DomainCrashed),
+        &[FIRST_WITNESS, victim("privileged"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    ),
+    // Code is not writable, data not executable: the guest's own page tables are obeyed.
+    crash(
+        "crash-write-code",
+        &[FIRST_WITNESS, victim("write-code"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    ),
+    crash(
+        "crash-execute-data",
+        &[FIRST_WITNESS, victim("execute-data"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    ),
     // With its stack gone, no exception can be delivered to a guest: the hypervisor must end it.
-    test(
+    crash(
         "crash-stack-overflow",
-        &[
-            WITNESS,
-            Domain::new("victim", "crash").command_line("stack-overflow"),
-        ],
+        &[FIRST_WITNESS, victim("stack-overflow"), SECOND_WITNESS],
+        HYPERVISORS_REPORT,
+    ),
+    // A guest that ends itself as crashed.
+    crash(
+        "crash-panic",
+        &[FIRST_WITNESS, victim("panic"), SECOND_WITNESS],
+        GUESTS_PANIC,
     )
-    .steps(REPORT)
-    .ends(Ending::DomainCrashed),
+    .may_panic(),
+    crash(
+        "crash-out-of-memory",
+        &[FIRST_WITNESS, victim("out-of-memory"), SECOND_WITNESS],
+        GUESTS_PANIC,
+    )
+    .may_panic(),
 ];
 
 /// CPU models that `test --full` runs every test on besides: name for the test, QEMU's words.

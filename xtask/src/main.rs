@@ -17,6 +17,7 @@ mod console;
 mod images;
 mod licences;
 mod machine_tests;
+mod names;
 mod project;
 mod qemu;
 mod run;

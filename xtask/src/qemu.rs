@@ -154,6 +154,7 @@ mod tests {
         let files = BootFiles {
             hypervisor: "hv".into(),
             archive: "a,b.tar".into(),
+            kernels: Vec::new(),
         };
         crate::project::spelled(&command(machine, &files, &["loglevel=debug"], console))
     }

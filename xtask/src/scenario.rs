@@ -53,15 +53,19 @@ pub(crate) fn named(name: &str) -> Result<Scenario> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use bulkhead_core::domains::boot_list;
+
     use super::*;
     use crate::bootlist;
 
     #[test]
-    fn every_scenario_has_a_name_of_its_own_and_a_boot_list_that_can_be_written() {
+    fn every_scenario_has_a_name_of_its_own_and_a_boot_list_that_the_hypervisor_reads() {
         let mut names = BTreeSet::new();
         for scenario in all() {
             assert!(names.insert(scenario.name), "{} is there twice", scenario.name);
-            bootlist::text(scenario.domains).unwrap();
+            let list = bootlist::text(scenario.domains).unwrap();
+            let entries: Vec<_> = boot_list::parse(&list).map(Result::unwrap).collect();
+            assert_eq!(entries.len(), scenario.domains.len());
         }
     }
 

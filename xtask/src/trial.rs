@@ -7,8 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::build::BootFiles;
 use crate::console::session::{self, Finish};
 use crate::console::{Script, Transcript};
+use crate::names::Names;
 use crate::qemu::Ending;
 
 /// What a machine must do.
@@ -77,14 +79,15 @@ pub(crate) fn run(command: &mut Command, expected: &Expectation, log: &Path) -> 
 }
 
 impl Failure {
-    /// Tells the failure, indented, with the place of the log.
-    pub(crate) fn print(&self, log: &Path) {
+    /// Tells the failure, indented, with the place of the log; addresses are named after the images in `files`.
+    pub(crate) fn print(&self, log: &Path, files: &BootFiles) {
         for complaint in &self.complaints {
             println!("        {complaint}");
         }
         println!("        last lines of {}:", log.display());
+        let mut names = Names::of(files);
         for line in &self.last_lines {
-            println!("        | {line}");
+            println!("        | {}", names.annotated(line));
         }
     }
 }

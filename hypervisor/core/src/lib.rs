@@ -24,8 +24,11 @@ pub mod ids;
 pub mod machine;
 pub mod memory;
 pub mod paging;
+pub mod sched;
 mod schedule;
 pub mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod time;
 mod traps;
 pub mod try_box;

@@ -10,11 +10,11 @@ use bulkhead_core::memory::Memory;
 use bulkhead_core::{EndPolicy, Hypervisor};
 use bulkhead_machine::portable::command_line::End;
 
+use crate::archive;
 use crate::entry;
 use crate::entry::TableFrames;
 use crate::hw::{self, Hw};
 use crate::platform::Platform;
-use crate::archive;
 
 /// The archive's file that names the first domains.
 const BOOT_LIST: &str = "boot.list";
@@ -34,7 +34,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMemory => f.write_str("there is no memory for the hypervisor's own tables"),
-            Self::NoBootList => write!(f, "the boot archive should have a text file {BOOT_LIST} that names the domains"),
+            Self::NoBootList => write!(
+                f,
+                "the boot archive should have a text file {BOOT_LIST} that names the domains"
+            ),
             Self::NoDomain => write!(f, "no domain of {BOOT_LIST} could be started"),
         }
     }
@@ -48,7 +51,10 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
         buddy.add(range.clone());
     }
     let mut take = || buddy.alloc(0).ok_or(StartError::NoMemory);
-    let tables = TableFrames { empty: take()?.raw(), own: take()?.raw() };
+    let tables = TableFrames {
+        empty: take()?.raw(),
+        own: take()?.raw(),
+    };
     for frame in [tables.empty, tables.own] {
         for word in hw::frame_words(frame) {
             word.store(0, core::sync::atomic::Ordering::Relaxed);
@@ -62,7 +68,8 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,
     };
-    let hypervisor = Hypervisor::new(Memory::new(machine, frames, buddy), 1, end).ok_or(StartError::NoMemory)?;
+    let hypervisor =
+        Hypervisor::new(Memory::new(machine, frames, buddy), 1, end).ok_or(StartError::NoMemory)?;
     boot_domains(hw::install(hypervisor))
 }
 
@@ -79,10 +86,18 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
             }
         };
         let Some(kernel) = archive::file(entry.kernel) else {
-            log::error!("domain {}: the boot archive has no file {}", entry.name, entry.kernel);
+            log::error!(
+                "domain {}: the boot archive has no file {}",
+                entry.name,
+                entry.kernel
+            );
             continue;
         };
-        let ramdisk = match entry.ramdisk.map(|name| archive::file(name).ok_or(name)).transpose() {
+        let ramdisk = match entry
+            .ramdisk
+            .map(|name| archive::file(name).ok_or(name))
+            .transpose()
+        {
             Ok(ramdisk) => ramdisk,
             Err(name) => {
                 log::error!("domain {}: the boot archive has no file {name}", entry.name);
@@ -92,10 +107,19 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
         match hypervisor.create_domain(DomId::new(number), &entry, kernel, ramdisk, CpuId::BOOT) {
             Ok(()) => {
                 started = started.saturating_add(1);
-                log::info!("domain {number} ({}): {} MiB, {} vCPUs", entry.name, entry.pages >> 8, entry.vcpus);
+                log::info!(
+                    "domain {number} ({}): {} MiB, {} vCPUs",
+                    entry.name,
+                    entry.pages >> 8,
+                    entry.vcpus
+                );
             }
             Err(error) => log::error!("domain {number} ({}): {error}", entry.name),
         }
     }
-    if started == 0 { Err(StartError::NoDomain) } else { Ok(()) }
+    if started == 0 {
+        Err(StartError::NoDomain)
+    } else {
+        Ok(())
+    }
 }

@@ -16,8 +16,8 @@ use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::Msr;
 
-use crate::entry::guest_memory;
 use crate::cpu::control::load_page_tables;
+use crate::entry::guest_memory;
 use crate::memory::direct;
 use crate::time::{TscClock, tsc};
 use crate::trace::{self, Event};
@@ -51,7 +51,11 @@ pub(crate) struct Hw {
 impl Hw {
     /// The machine whose page tables start in frame `l4`.
     pub(crate) fn new(l4: u64, clock: TscClock, wall_clock_ns: Option<u64>) -> Self {
-        Self { l4, clock, wall_clock_ns: wall_clock_ns.unwrap_or(0) }
+        Self {
+            l4,
+            clock,
+            wall_clock_ns: wall_clock_ns.unwrap_or(0),
+        }
     }
 }
 
@@ -66,7 +70,10 @@ pub(crate) fn frame_table(limit: u64) -> FrameTable {
 
 /// The words of a frame of RAM, in the direct map.
 pub(crate) fn frame_words(frame: u64) -> &'static FrameWords {
-    debug_assert!(frame << PAGE_SHIFT < DIRECT_MAP_SIZE, "frame {frame:#x} is not in the direct map");
+    debug_assert!(
+        frame << PAGE_SHIFT < DIRECT_MAP_SIZE,
+        "frame {frame:#x} is not in the direct map"
+    );
     // SAFETY: the direct map shows all RAM, for good, and the callers (the core's contract) ask for RAM only. Others may write
     // at the same time: guests with their own instructions, and Rust code through the same atomics.
     unsafe { &*direct(frame << PAGE_SHIFT).cast::<FrameWords>() }
@@ -92,7 +99,9 @@ impl Machine for Hw {
     }
 
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
-        let Some(room) = PAGE_SIZE.checked_sub(offset) else { return };
+        let Some(room) = PAGE_SIZE.checked_sub(offset) else {
+            return;
+        };
         let len = bytes.len().min(room);
         let frame = direct(mfn.maddr());
         // SAFETY: the frame is RAM in the direct map, and the copy stays inside it. No Rust reference covers plain bytes of
@@ -127,7 +136,9 @@ impl Machine for Hw {
     }
 
     fn hypervisor_slot(&self, index: usize) -> u64 {
-        frame_words(self.l4).get(index).map_or(0, |entry| entry.load(Ordering::Relaxed))
+        frame_words(self.l4)
+            .get(index)
+            .map_or(0, |entry| entry.load(Ordering::Relaxed))
     }
 
     fn load_root(&self, root: Mfn) {
@@ -154,7 +165,15 @@ impl Machine for Hw {
     }
 
     fn load_segments(&self, segments: &Segments) -> bool {
-        let Segments { ds, es, fs, gs, fs_base, gs_base, gs_base_other } = *segments;
+        let Segments {
+            ds,
+            es,
+            fs,
+            gs,
+            fs_base,
+            gs_base,
+            gs_base_other,
+        } = *segments;
         // SAFETY: in ring 0 these selectors mean nothing, and the bases are the guest's: the core took them from this CPU or has
         // checked that they are canonical.
         unsafe {
@@ -179,16 +198,30 @@ impl Machine for Hw {
         // SAFETY: every 64-bit CPU has these registers.
         let [fs_base, gs_base, gs_base_other] =
             [MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE].map(|msr| unsafe { Msr::new(msr).read() });
-        *segments = Segments { ds, es, fs, gs, fs_base, gs_base, gs_base_other };
+        *segments = Segments {
+            ds,
+            es,
+            fs,
+            gs,
+            fs_base,
+            gs_base,
+            gs_base_other,
+        };
     }
 
     fn clock(&self) -> Clock {
         let tsc = tsc();
-        Clock { tsc, ns: self.clock.ns_at(tsc) }
+        Clock {
+            tsc,
+            ns: self.clock.ns_at(tsc),
+        }
     }
 
     fn tsc_scale(&self) -> TscScale {
-        TscScale { mul: self.clock.scale.mul, shift: self.clock.scale.shift }
+        TscScale {
+            mul: self.clock.scale.mul,
+            shift: self.clock.scale.shift,
+        }
     }
 
     fn wall_clock_at_start(&self) -> (u64, u32) {

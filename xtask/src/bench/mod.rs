@@ -129,7 +129,7 @@ fn measure(
             Ok(transcript) => results.add(figures::of_console(transcript.lines())?)?,
             Err(failure) => {
                 println!("  FAIL  run {run} of {runs}");
-                failure.print(&log);
+                failure.print(&log, files);
                 return Ok(None);
             }
         }

@@ -4,16 +4,24 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
+use cargo_metadata::Metadata;
 
 use crate::images::Images;
 use crate::licences;
 use crate::project::{BARE_METAL, Project, run_to_end};
 use crate::test::filter::{Filter, Group};
+use crate::test::host;
 use crate::test::tally::Tally;
 
 /// Runs the checks that `filter` selects; one that cannot be run has failed.
-pub(super) fn run(project: &Project, images: &Images, filter: &Filter, tally: &mut Tally) {
-    for (name, mut command) in commands(project, images) {
+pub(super) fn run(
+    project: &Project,
+    metadata: &Metadata,
+    images: &Images,
+    filter: &Filter,
+    tally: &mut Tally,
+) {
+    for (name, mut command) in commands(project, metadata, images) {
         if !filter.selects(Group::Check, name) {
             continue;
         }
@@ -43,12 +51,21 @@ fn record(tally: &mut Tally, name: &str, check: impl FnOnce() -> Result<()>) {
 }
 
 /// The checks that are commands.
-fn commands(project: &Project, images: &Images) -> Vec<(&'static str, Command)> {
+fn commands(project: &Project, metadata: &Metadata, images: &Images) -> Vec<(&'static str, Command)> {
     let mut format = project.cargo();
     format.args(["fmt", "--all", "--check"]);
 
     let mut clippy_host = project.cargo();
     clippy_host.args(["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]);
+
+    // The tests of image packages that run on the host are seen by neither of the two others.
+    let mut clippy_libraries = project.cargo();
+    let libraries = host::tested_libraries(metadata);
+    let packages = libraries.iter().flat_map(|package| ["--package", package]);
+    clippy_libraries
+        .args(["clippy", "--quiet", "--lib", "--tests"])
+        .args(packages);
+    clippy_libraries.args(["--", "-D", "warnings"]);
 
     let mut clippy_images = project.cargo();
     clippy_images
@@ -67,13 +84,17 @@ fn commands(project: &Project, images: &Images) -> Vec<(&'static str, Command)> 
         .args(for_images(images));
     docs_images.env("RUSTDOCFLAGS", "-D warnings");
 
-    vec![
-        ("format", format),
-        ("clippy-host", clippy_host),
+    let mut commands = vec![("format", format), ("clippy-host", clippy_host)];
+    // Without packages it would look at the default members again.
+    if !libraries.is_empty() {
+        commands.push(("clippy-libraries", clippy_libraries));
+    }
+    commands.extend([
         ("clippy-images", clippy_images),
         ("docs-host", docs_host),
         ("docs-images", docs_images),
-    ]
+    ]);
+    commands
 }
 
 /// Arguments that select every image's package. That their features are united does not matter for looking.

@@ -8,41 +8,75 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cargo_metadata::Metadata;
+use cargo_metadata::{Metadata, Package};
 
 use crate::project::{Project, spelled};
 use crate::test::filter::{Filter, Group};
 use crate::test::tally::Tally;
 
-/// Runs the tests of the workspace's default members.
+/// Runs the tests of the workspace's default members, and of the libraries that image packages keep for the host.
 ///
 /// # Errors
 ///
 /// If Cargo cannot be started.
 pub(super) fn run(project: &Project, metadata: &Metadata, filter: &Filter, tally: &mut Tally) -> Result<()> {
     tally.stage("host tests");
-    let members = metadata.workspace_default_packages();
-    let names: Vec<&str> = members.iter().map(|package| package.name.as_str()).collect();
-    let mut cargo = project.cargo();
-    cargo
-        .args(["test", "--no-fail-fast"])
-        .args(selection(&names, filter.text()));
-    run_suites(&mut cargo, Group::Host, tally)
+    let whole: Vec<&str> = metadata
+        .workspace_default_packages()
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    for arguments in selection(&whole, &tested_libraries(metadata), filter.text()) {
+        let mut cargo = project.cargo();
+        cargo.args(["test", "--no-fail-fast"]).args(arguments);
+        run_suites(&mut cargo, Group::Host, tally)?;
+    }
+    Ok(())
 }
 
-/// What tells Cargo to run the tests with `text` in their names: all of a package that has it in its own.
-fn selection(packages: &[&str], text: &str) -> Vec<String> {
-    let named = packages
-        .iter()
-        .filter(|package| !text.is_empty() && package.contains(text));
-    let arguments: Vec<String> = named
-        .flat_map(|package| ["--package".into(), (*package).into()])
-        .collect();
-    if arguments.is_empty() {
-        vec!["--".into(), text.into()]
-    } else {
-        arguments
+/// Packages of images that have a library with tests: the parts of them that need no machine.
+pub(super) fn tested_libraries(metadata: &Metadata) -> Vec<&str> {
+    let members = metadata.workspace_packages();
+    let defaults = metadata.workspace_default_packages();
+    let others = members
+        .into_iter()
+        .filter(|member| !defaults.iter().any(|default| default.id == member.id));
+    let has_tests = |package: &&Package| {
+        package
+            .targets
+            .iter()
+            .any(|target| target.is_lib() && target.test)
+    };
+    others
+        .filter(has_tests)
+        .map(|package| package.name.as_str())
+        .collect()
+}
+
+/// Cargo's arguments for the tests with `text` in their names, or all of a package that has it in its own.
+///
+/// Of `whole` packages everything is tested; of `libraries`, whose programs only link for a machine, the library.
+fn selection(whole: &[&str], libraries: &[&str], text: &str) -> Vec<Vec<String>> {
+    let is_named = |package: &&&str| !text.is_empty() && package.contains(text);
+    let is_any_named = whole.iter().chain(libraries).any(|package| is_named(&package));
+    let mut invocations = Vec::new();
+    for (packages, only) in [(whole, None), (libraries, Some("--lib"))] {
+        let chosen = packages
+            .iter()
+            .filter(|package| !is_any_named || is_named(package));
+        let mut arguments: Vec<String> = chosen
+            .flat_map(|package| ["--package".to_owned(), (*package).to_owned()])
+            .collect();
+        if arguments.is_empty() {
+            continue;
+        }
+        arguments.extend(only.map(str::to_owned));
+        if !is_any_named {
+            arguments.extend(["--".to_owned(), text.to_owned()]);
+        }
+        invocations.push(arguments);
     }
+    invocations
 }
 
 /// Runs every test target that has `loom` in its name, compiled so that loom explores all interleavings.
@@ -306,10 +340,24 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn a_filter_selects_whole_packages_or_else_single_tests() {
-        let packages = ["bulkhead-abi", "bulkhead-core", "xtask"];
-        assert_eq!(selection(&packages, ""), ["--", ""]);
-        assert_eq!(selection(&packages, "core"), ["--package", "bulkhead-core"]);
-        assert_eq!(selection(&packages, "a_port_is_free"), ["--", "a_port_is_free"]);
+        let selected = |text| {
+            let invocations = selection(&["bulkhead-core", "xtask"], &["bulkhead-machine"], text);
+            invocations
+                .iter()
+                .map(|arguments| arguments.join(" "))
+                .collect::<Vec<_>>()
+        };
+        let everywhere = [
+            "--package bulkhead-core --package xtask -- ",
+            "--package bulkhead-machine --lib -- ",
+        ];
+        assert_eq!(selected(""), everywhere);
+        assert_eq!(
+            selected("a_port"),
+            everywhere.map(|arguments| format!("{arguments}a_port"))
+        );
+        assert_eq!(selected("core"), ["--package bulkhead-core"]);
+        assert_eq!(selected("machine"), ["--package bulkhead-machine --lib"]);
     }
 
     #[test]

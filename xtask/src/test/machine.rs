@@ -60,7 +60,7 @@ pub(super) fn run(
     in_parallel(
         &ready,
         |(case, files)| boot(case, files, &log(case)),
-        |(case, _), outcome, time| report(tally, &case.name, &outcome, time, &log(case)),
+        |(case, files), outcome, time| report(tally, &case.name, &outcome, time, &log(case), files),
     );
     Ok(())
 }
@@ -96,14 +96,21 @@ fn boot(case: &Case, files: &BootFiles, log: &Path) -> Result<Transcript, Failur
     trial::run(&mut command, &case.test.expected, log)
 }
 
-fn report(tally: &mut Tally, name: &str, outcome: &Result<Transcript, Failure>, time: Duration, log: &Path) {
+fn report(
+    tally: &mut Tally,
+    name: &str,
+    outcome: &Result<Transcript, Failure>,
+    time: Duration,
+    log: &Path,
+    files: &BootFiles,
+) {
     let full_name = full_name(name);
     match outcome.as_ref().map(Transcript::checks_passed) {
         Ok(0) => tally.pass(&full_name, time, ""),
         Ok(checks) => tally.pass(&full_name, time, &format!("{checks} checks")),
         Err(failure) => {
             tally.fail(&full_name, time, "");
-            failure.print(log);
+            failure.print(log, files);
         }
     }
 }
@@ -153,6 +160,11 @@ mod tests {
             complaints: vec!["it burns".into(), "it sinks".into()],
             last_lines: Vec::new(),
         };
+        let files = BootFiles {
+            hypervisor: "hv".into(),
+            archive: "a.tar".into(),
+            kernels: Vec::new(),
+        };
         let mut tally = Tally::start();
         report(
             &mut tally,
@@ -160,6 +172,7 @@ mod tests {
             &Err(failure),
             Duration::ZERO,
             Path::new("hello.log"),
+            &files,
         );
         assert_eq!(tally.last_line(), "0 passed, 1 failed");
     }

@@ -53,7 +53,7 @@ pub(crate) fn test(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     let metadata = project.metadata(None)?;
     let mut tally = Tally::start();
     if filter.allows(Group::Check) {
-        checks::run(project, &Images::of(&metadata), &filter, &mut tally);
+        checks::run(project, &metadata, &Images::of(&metadata), &filter, &mut tally);
     }
     if filter.allows(Group::Host) {
         host::run(project, &metadata, &filter, &mut tally)?;

@@ -15,7 +15,7 @@ static HANDLERS: Mutex<HandlerTable> = Mutex::new(HandlerTable::new());
 ///
 /// Its handler runs in [`wait`](super::wait) whenever the port fires: once for any number of notifications
 /// since it last ran, which is all that event channels promise.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Port {
     number: u32,
 }

@@ -10,7 +10,7 @@
 //!
 //! Frames up to the end of the builder's boot stack stay as they are: low memory is free, then come the
 //! image, the p2m list, start_info and the builder's page tables. Domains get no more than 1 GiB this way;
-//! the rest is left alone, which the guest is told.
+//! the rest is left alone, and the console is told.
 //!
 //! Lock order: heap, then frames.
 
@@ -67,10 +67,13 @@ pub fn usage() -> Usage {
 
 /// Takes the domain's memory into use. After this there is a heap.
 pub(crate) fn init(start: &StartInfo, boot_stack_top: usize) {
-    let total = start.nr_pages.min(LINEAR_FRAMES);
+    let listed = start.nr_pages.min(LINEAR_FRAMES);
     // SAFETY: start_info says that the list is there, in the initial mapping; it is left out of what `frames`
     // gets.
-    unsafe { p2m::init(to_usize(start.mfn_list), to_usize(total)) };
+    unsafe { p2m::init(to_usize(start.mfn_list), to_usize(listed)) };
+    // A new domain has all its frames; should the list have a hole, memory ends there.
+    let hole = Pfn::range(0..listed).find(|pfn| p2m::machine_frame(*pfn).is_none());
+    let total = hole.map_or(listed, Pfn::raw);
     let Some((layout, first_free)) = layout(start, boot_stack_top) else {
         panic!("the builder did not put image and page tables into the linear mapping");
     };
@@ -91,7 +94,7 @@ pub(crate) fn init(start: &StartInfo, boot_stack_top: usize) {
     unsafe { frames::init([0..layout.image.whole.start.raw(), free]) };
     if start.nr_pages > total {
         crate::println!(
-            "{} pages of {} are beyond the linear mapping and not used",
+            "{} pages of {} cannot be mapped and are not used",
             start.nr_pages.saturating_sub(total),
             start.nr_pages
         );

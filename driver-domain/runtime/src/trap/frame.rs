@@ -5,7 +5,10 @@ use core::fmt;
 use crate::memory::frame::to_usize;
 
 /// The registers of interrupted code. Returning from the trap loads them again.
-#[derive(Clone, Copy, Debug)]
+///
+/// Safe code can read a frame but neither make nor copy one: putting another frame's registers into this one
+/// would be a jump to anywhere.
+#[derive(Debug)]
 #[repr(C)]
 pub struct TrapFrame {
     // In the order in which the entry stub pushed them, last first.

@@ -25,6 +25,8 @@
 //!   blocks a vCPU marks it blocked, then asks [`VcpuInfoView::upcall_wanted`].
 //! - *Raise against polling*: likewise, with the pending bit and [`SharedInfoView::is_pending`].
 
+use bulkhead_abi::shared_info::{LEGACY_VCPUS, VcpuInfo, offset};
+
 use super::Port;
 use crate::ids::VcpuId;
 use crate::sync::{AtomicU64, Ordering, fence_after_rmw};
@@ -33,12 +35,10 @@ use crate::sync::{AtomicU64, Ordering, fence_after_rmw};
 pub type FrameWords = [AtomicU64; 512];
 
 /// How many words `struct vcpu_info` has.
-const VCPU_INFO_WORDS: usize = 8;
-/// How many vCPUs have a `vcpu_info` in `shared_info`; the others register one before they run.
-const LEGACY_SLOTS: usize = 32;
+const VCPU_INFO_WORDS: usize = size_of::<VcpuInfo>() / 8;
 /// Where `evtchn_pending` starts in `shared_info`, in words, and `evtchn_mask` after it.
-const PENDING_WORD: usize = 2048 / 8;
-const MASK_WORD: usize = 2560 / 8;
+const PENDING_WORD: usize = offset::EVTCHN_PENDING / 8;
+const MASK_WORD: usize = offset::EVTCHN_MASK / 8;
 
 /// `evtchn_upcall_pending` in the first word of `vcpu_info`: byte 0.
 const UPCALL_PENDING: u64 = 0xff;
@@ -84,8 +84,8 @@ impl<'a> SharedInfoView<'a> {
     /// The `vcpu_info` that `vcpu` has here; `None` from vCPU 32 on.
     #[must_use]
     pub fn vcpu_info(self, vcpu: VcpuId) -> Option<VcpuInfoView<'a>> {
-        let slot = Some(vcpu.index()).filter(|&index| index < LEGACY_SLOTS)?;
-        VcpuInfoView::new(self.words, slot.checked_mul(VCPU_INFO_WORDS * 8)?)
+        let slot = Some(vcpu.index()).filter(|&index| index < LEGACY_VCPUS)?;
+        VcpuInfoView::new(self.words, slot.checked_mul(size_of::<VcpuInfo>())?)
     }
 
     /// Whether `port` was raised, and not yet handled.
@@ -121,8 +121,9 @@ impl<'a> SharedInfoView<'a> {
     }
 }
 
-// Both bitmaps are aligned to their size, so that or is plus.
+// Both bitmaps are aligned to their size, so that or is plus; the flags and the selector are where `VcpuInfoView` has them.
 const _: () = assert!(PENDING_WORD.is_multiple_of(64) && MASK_WORD.is_multiple_of(64));
+const _: () = assert!(offset::UPCALL_PENDING == 0 && offset::UPCALL_MASK == 1 && offset::PENDING_SEL == 8);
 
 impl<'a> VcpuInfoView<'a> {
     /// The view of the `vcpu_info` at byte `offset` of a frame.

@@ -3,6 +3,8 @@
 use core::fmt;
 use core::num::NonZeroU16;
 
+use bulkhead_abi::event::MAX_PORTS_2LEVEL;
+
 use super::EventError;
 
 /// One domain's handle on one end of an event channel: 1 to 4095.
@@ -13,7 +15,7 @@ pub struct Port(NonZeroU16);
 
 impl Port {
     /// One past the greatest port: 64 words of 64 bits, which is all that the two-level layout has room for.
-    pub const LIMIT: usize = 64 * 64;
+    pub const LIMIT: usize = MAX_PORTS_2LEVEL as usize;
 
     /// The lowest port. Port 0 is never open.
     pub const FIRST: Self = Self(NonZeroU16::MIN);
@@ -60,8 +62,8 @@ impl Port {
 }
 
 /// The greatest port, which is also a mask as the limit is a power of two.
-const PORT_MASK: u32 = 4095;
-const _: () = assert!(PORT_MASK as usize == Port::LIMIT - 1 && Port::LIMIT.is_power_of_two());
+const PORT_MASK: u32 = MAX_PORTS_2LEVEL - 1;
+const _: () = assert!(Port::LIMIT == 64 * 64);
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 
 use bulkhead_abi::DomId;
-use bulkhead_abi::event::Virq;
+use bulkhead_abi::event::{NR_VIRQS, Virq};
 
 use super::{EventError, Port};
 use crate::ids::VcpuId;
 
 /// One more than the greatest number of a virtual interrupt.
-const VIRQ_LIMIT: usize = 24;
+const VIRQ_LIMIT: usize = NR_VIRQS as usize;
 
 /// The ports of the virtual interrupts bound by one domain.
 ///

@@ -46,7 +46,15 @@ pub(super) extern "C" fn guest_trap() {
             match Vector::from_raw(vector) {
                 Some(Vector::Nmi) => log::warn!("a non-maskable interrupt, for no known reason"),
                 Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
-                _ => hypervisor.exception(core, regs, Exception { vector, error_code: regs.error_code, address }),
+                _ => hypervisor.exception(
+                    core,
+                    regs,
+                    Exception {
+                        vector,
+                        error_code: regs.error_code,
+                        address,
+                    },
+                ),
             }
         }
     }
@@ -87,7 +95,14 @@ fn failed_return(general: Regs) -> *mut Regs {
     let CpuInfo { regs, core, .. } = entered_from_guest();
     // What was to be loaded is still in its place, at the end of the record; the rest was saved again by the fault, lower down
     // and over the first fields.
-    *regs = Regs { rip: regs.rip, cs: regs.cs, rflags: regs.rflags, rsp: regs.rsp, ss: regs.ss, ..general };
+    *regs = Regs {
+        rip: regs.rip,
+        cs: regs.cs,
+        rflags: regs.rflags,
+        rsp: regs.rsp,
+        ss: regs.ss,
+        ..general
+    };
     let hypervisor = hypervisor();
     hypervisor.failed_return(core, regs);
     hypervisor.leave(core, regs);
@@ -113,7 +128,11 @@ impl fmt::Display for Fatal<'_> {
             Some(vector) => write!(f, "{vector}")?,
             None => write!(f, "vector {}", regs.entry_vector)?,
         }
-        writeln!(f, " in the hypervisor, error code {:#x}, cr2 {address:#x}", regs.error_code)?;
+        writeln!(
+            f,
+            " in the hypervisor, error code {:#x}, cr2 {address:#x}",
+            regs.error_code
+        )?;
         for row in regs.rows() {
             writeln!(f, "  {row}")?;
         }

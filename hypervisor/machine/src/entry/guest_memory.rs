@@ -128,7 +128,10 @@ pub(super) fn fixup(rip: u64) -> Option<u64> {
         (&raw const load_fs, &raw const load_fs_fixup),
         (&raw const load_gs, &raw const load_gs_fixup),
     ];
-    loads.into_iter().find(|(load, _)| load.addr() as u64 == rip).map(|(_, fixup)| fixup.addr() as u64)
+    loads
+        .into_iter()
+        .find(|(load, _)| load.addr() as u64 == rip)
+        .map(|(_, fixup)| fixup.addr() as u64)
 }
 
 /// An access faulted.

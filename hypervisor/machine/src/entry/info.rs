@@ -3,8 +3,8 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use bulkhead_core::vcpu::Regs;
 use bulkhead_core::Cpu;
+use bulkhead_core::vcpu::Regs;
 use bulkhead_machine::layout::{STACK_STRIDE, Stack};
 use x86_64::structures::tss::TaskStateSegment;
 
@@ -37,7 +37,12 @@ const _: () = assert!(ENTRY_OFFSET.is_multiple_of(16));
 impl CpuInfo {
     /// The record of CPU `cpu` before it has run anything.
     pub(super) fn new(core: Cpu, tss: TaskStateSegment) -> Self {
-        Self { align: 0, regs: Regs::default(), core, tss }
+        Self {
+            align: 0,
+            regs: Regs::default(),
+            core,
+            tss,
+        }
     }
 }
 
@@ -56,6 +61,8 @@ pub(super) fn this() -> *mut CpuInfo {
     let rsp: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
-    let address = (rsp | (STACK_STRIDE - 1)).wrapping_add(1).wrapping_sub(CPU_INFO_SIZE);
+    let address = (rsp | (STACK_STRIDE - 1))
+        .wrapping_add(1)
+        .wrapping_sub(CPU_INFO_SIZE);
     core::ptr::with_exposed_provenance_mut(bulkhead_machine::layout::word(address))
 }

@@ -65,7 +65,10 @@ impl Gate {
             | PRESENT_INTERRUPT_GATE
             | dpl << 45
             | (handler >> 16 & 0xffff) << 48;
-        Self { low, high: handler >> 32 }
+        Self {
+            low,
+            high: handler >> 32,
+        }
     }
 }
 
@@ -122,7 +125,10 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
         (selectors::FLAT_RING3_CS32, selectors::FLAT_RING3_CS32_DESCRIPTOR),
         (selectors::FLAT_RING3_SS, selectors::FLAT_RING3_SS_DESCRIPTOR),
         (selectors::FLAT_RING3_CS64, selectors::FLAT_RING3_CS64_DESCRIPTOR),
-        (TSS_SELECTOR, limit | (tss & 0xff_ffff) << 16 | available_tss | (tss >> 24 & 0xff) << 56),
+        (
+            TSS_SELECTOR,
+            limit | (tss & 0xff_ffff) << 16 | available_tss | (tss >> 24 & 0xff) << 56,
+        ),
         (TSS_SELECTOR + 8, tss >> 32),
     ];
     let page = crate::hw::frame_words(frames.own);
@@ -135,7 +141,11 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
     let own_page = usize::from(OWN_PAGE) >> layout::PAGE_SHIFT;
     for (n, entry) in window.iter().enumerate() {
         // No TLB holds the entry: the window was not mapped. Empty pages are null descriptors, which no selector can load.
-        let (frame, rights) = if n == own_page { (frames.own, READ_WRITE) } else { (frames.empty, READ_ONLY) };
+        let (frame, rights) = if n == own_page {
+            (frames.own, READ_WRITE)
+        } else {
+            (frames.empty, READ_ONLY)
+        };
         entry.store(leaf(frame, rights), Ordering::Relaxed);
     }
 }
@@ -147,7 +157,10 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
 /// The CPU's window must show its GDT.
 unsafe fn load_segments(cpu: usize) {
     let base = GDT_WINDOWS.wrapping_add((cpu as u64).wrapping_mul(2 * GDT_WINDOW_SIZE));
-    let pointer = DescriptorTablePointer { limit: GDT_LIMIT, base: VirtAddr::new_truncate(base) };
+    let pointer = DescriptorTablePointer {
+        limit: GDT_LIMIT,
+        base: VirtAddr::new_truncate(base),
+    };
     let null = SegmentSelector::new(0, PrivilegeLevel::Ring0);
     // SAFETY: the table is mapped for good and has flat ring 0 segments at these selectors; data segments may be null in
     // 64-bit mode. The task-state segment lies in the CPU's record, for good.
@@ -184,8 +197,13 @@ unsafe fn load_idt() {
             Gate::new(stubs::vector_stub(vector), ist, dpl)
         })
     });
-    let limit = u16::try_from(size_of_val(idt)).unwrap_or(u16::MAX).wrapping_sub(1);
-    let pointer = DescriptorTablePointer { limit, base: VirtAddr::from_ptr(idt) };
+    let limit = u16::try_from(size_of_val(idt))
+        .unwrap_or(u16::MAX)
+        .wrapping_sub(1);
+    let pointer = DescriptorTablePointer {
+        limit,
+        base: VirtAddr::from_ptr(idt),
+    };
     // SAFETY: the table is static and every gate leads to a stub that handles its vector.
     unsafe { lidt(&pointer) };
 }

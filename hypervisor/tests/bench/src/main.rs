@@ -1,8 +1,8 @@
 //! What the crossings between guest and hypervisor cost.
 //!
-//! Alone (`role` not given) it measures what one domain can: a null hypercall, an exception to its own
-//! handler and back, an event to itself, a look at the clock. Two domains with `role=server peer=N` and
-//! `role=client peer=M` measure a round trip of events; the client reports.
+//! `role=bench`, or no role, measures what one domain can: a null hypercall, an exception to its own handler
+//! and back, an event to itself, a look at the clock. With `peer=N`, and in domain N this image with
+//! `role=peer peer=M`, it also measures a round trip of events between the two.
 //!
 //! Each figure is a line `BENCH name value unit`, in nanoseconds by the hypervisor's clock and in cycles by
 //! the TSC: the best of several runs, because whatever disturbs a run makes it longer.
@@ -27,12 +27,12 @@ bulkhead_runtime::entry!(main);
 fn main(environment: &Environment) -> ShutdownReason {
     let command_line = environment.command_line();
     let peer = command_line.parse("peer").map(DomId::new);
-    let result = match (command_line.value("role"), peer) {
-        (None, None) => alone(),
-        (Some("server"), Some(peer)) => serve(peer),
-        (Some("client"), Some(peer)) => call(peer),
+    let result = match (command_line.value("role").unwrap_or("bench"), peer) {
+        ("bench", None) => alone(),
+        ("bench", Some(peer)) => alone().and_then(|()| with_peer(peer)),
+        ("peer", Some(peer)) => serve(peer),
         (_, _) => {
-            println!("the command line has role=server or role=client together with peer=N, or neither");
+            println!("the command line has role=bench [peer=N], or role=peer peer=N");
             return ShutdownReason::Crash;
         }
     };
@@ -70,6 +70,17 @@ fn alone() -> Result<(), LinkError> {
     Ok(())
 }
 
+fn with_peer(peer: DomId) -> Result<(), LinkError> {
+    let link = Link::connect(peer)?;
+    let mut result = Ok(());
+    measure("event-round-trip", || {
+        if result.is_ok() {
+            result = link.notify().map(|()| link.wait());
+        }
+    });
+    result
+}
+
 fn serve(peer: DomId) -> Result<(), LinkError> {
     let link = Link::listen(peer)?;
     for _ in 0..measure::CALLS {
@@ -77,16 +88,4 @@ fn serve(peer: DomId) -> Result<(), LinkError> {
         link.notify()?;
     }
     Ok(())
-}
-
-fn call(peer: DomId) -> Result<(), LinkError> {
-    let link = Link::connect(peer)?;
-    let mut result = Ok(());
-    measure("event-round-trip", || {
-        if result.is_ok() {
-            result = link.notify();
-            link.wait();
-        }
-    });
-    result
 }

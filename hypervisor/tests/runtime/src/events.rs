@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_runtime::{
     DomId, Failure,
-    event::{self, Port, Signal},
+    event::{self, Link, LinkError, Port, Signal},
     report::Checks,
 };
 
@@ -33,17 +33,14 @@ fn an_ipi_fires() -> Result<(), Failure> {
 }
 
 /// Two ends in this domain: each notification goes to the other end and comes back.
-fn loopback_round_trips() -> Result<(), Failure> {
-    let (here, there) = (Signal::new(), Signal::new());
-    let server = Port::alloc_unbound(DomId::SELF, here.handler())?;
-    let client = Port::bind_interdomain(DomId::SELF, server.number(), there.handler())?;
-    // Binding raises the new end once.
-    there.wait();
+fn loopback_round_trips() -> Result<(), LinkError> {
+    let server = Link::listen(DomId::SELF)?;
+    let client = Link::connect(DomId::SELF)?;
     for _ in 0..1000 {
         client.notify()?;
-        here.wait();
+        server.wait();
         server.notify()?;
-        there.wait();
+        client.wait();
     }
     Ok(())
 }

@@ -1,0 +1,33 @@
+//! A machine made of memory, on which the whole core runs in a test or under a fuzzer.
+//!
+//! - [`Sim`] implements [`Machine`](crate::Machine): RAM, page walks, TLBs and paging-structure caches that stay stale until
+//!   they are flushed, a clock that the test moves, a console.
+//! - [`TestKernel`] makes kernel images that domains can be built from.
+//! - [`World`] puts a hypervisor on it and plays its guests.
+//!
+//! A simulation is single-threaded: the test says which CPU acts. It is strict where hardware is lenient: whatever the
+//! trait does not promise to forget is remembered, and a walk that leads outside RAM ends the test.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
+
+mod kernel;
+mod ram;
+mod sim;
+mod tlb;
+mod world;
+
+pub use kernel::TestKernel;
+pub use ram::Ram;
+pub use sim::{Sim, SimConfig};
+pub use tlb::{Access, Cached, Leaf, Rights, Tlb};
+pub use world::{GuestSpec, World};
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

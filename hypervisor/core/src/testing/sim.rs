@@ -1,0 +1,449 @@
+//! The simulated machine: CPUs with TLBs and timers around one RAM, and a clock that moves when it is told to.
+
+use super::Ram;
+use super::tlb::{Access, Cached, Tlb};
+use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
+use crate::ids::CpuId;
+use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
+use crate::memory::{M2P_INVALID, Memory};
+use crate::sync::Ordering;
+use crate::vcpu::Segments;
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec;
+use alloc::vec::Vec;
+use bulkhead_abi::layout::{self, PAGE_SIZE};
+use bulkhead_abi::pte;
+use bulkhead_abi::shared_info::TscScale;
+use core::ops::Range;
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+/// How large a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimConfig {
+    /// How many frames domains can have.
+    pub free_frames: u64,
+    /// How many CPUs there are.
+    pub cpus: u32,
+}
+
+impl Default for SimConfig {
+    /// One CPU, and room for three of the smallest domains.
+    fn default() -> Self {
+        Self {
+            free_frames: 3 * 1025,
+            cpus: 1,
+        }
+    }
+}
+
+/// Frames below this are no RAM.
+const FIRST_RAM: u64 = 16;
+
+/// How many lines of the trace are kept.
+const TRACE_LINES: usize = 256;
+
+/// A machine in memory. See the methods of [`Machine`] for what it does, and its own for what a test may do.
+#[derive(Debug)]
+pub struct Sim {
+    ram: Ram,
+    /// The hypervisor's own frames: nobody can have them.
+    own: Own,
+    state: TicketMutex<State>,
+}
+
+/// Where the hypervisor's own frames lie.
+#[derive(Debug)]
+struct Own {
+    /// The level 3 table of the slot through which guests read the machine-to-pseudo-physical array.
+    m2p_l3: Mfn,
+    /// The level 3 table of a slot that no guest may use.
+    private_l3: Mfn,
+    /// The first frame of the array.
+    m2p: Mfn,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct State {
+    acting: CpuId,
+    cpus: Vec<SimCpu>,
+    now: u64,
+    passes_time: bool,
+    console: Vec<u8>,
+    typed: VecDeque<u8>,
+    stopped: Option<Outcome>,
+    trace: VecDeque<(CpuId, Trace, u64, u64)>,
+    flushes: u64,
+}
+
+#[derive(Debug, Default)]
+struct SimCpu {
+    root: Option<Mfn>,
+    tlb: Tlb,
+    segments: Segments,
+    timer: Option<u64>,
+    is_kicked: bool,
+}
+
+impl Sim {
+    /// Makes a machine, and the memory of a hypervisor on it. RAM has a hole in the middle, and the hypervisor some frames of
+    /// its own.
+    #[must_use]
+    pub fn new(config: SimConfig) -> Memory<Self> {
+        let SimConfig { free_frames, cpus } = config;
+        // Enough for the array that describes itself and all else.
+        let m2p_frames = (free_frames + 64).div_ceil(500) + 1;
+        let own = FIRST_RAM..FIRST_RAM + 4 + m2p_frames;
+        let low = own.end..own.end + free_frames / 2;
+        let hole = low.end..low.end + 8;
+        let high = hole.end..hole.end + (free_frames - free_frames / 2);
+        let ram = Ram::new(high.end, vec![0..FIRST_RAM, hole]);
+
+        let records: Vec<FrameRecord> = (0..high.end).map(|_| FrameRecord::default()).collect();
+        // The table of a machine lasts as long as the machine, which is to say for ever.
+        let table = FrameTable::new(Box::leak(records.into_boxed_slice()));
+        let mut buddy = Buddy::new(table);
+        buddy.add(low);
+        buddy.add(high);
+        Memory::new(Self::with_ram(ram, own, cpus), table, buddy)
+    }
+
+    fn with_ram(ram: Ram, own: Range<u64>, cpus: u32) -> Self {
+        let mut numbers = own.filter_map(Mfn::new);
+        let mut take = || numbers.next().unwrap();
+        let [m2p_l3, m2p_l2, m2p_l1, private_l3, m2p] = core::array::from_fn(|_| take());
+        let link = |table: Mfn, index: usize, to: Mfn| {
+            let entry = to.maddr() | pte::PRESENT | pte::USER | pte::ACCESSED | pte::NO_EXECUTE;
+            ram.frame(table)[index].store(entry, Ordering::Relaxed);
+        };
+        link(m2p_l3, 0, m2p_l2);
+        link(m2p_l2, 0, m2p_l1);
+        for (index, frame) in core::iter::once(m2p).chain(numbers).enumerate() {
+            link(m2p_l1, index, frame);
+        }
+        let sim = Self {
+            own: Own {
+                m2p_l3,
+                private_l3,
+                m2p,
+            },
+            state: TicketMutex::new(State {
+                acting: CpuId::BOOT,
+                cpus: (0..cpus).map(|_| SimCpu::default()).collect(),
+                now: 1_000_000,
+                passes_time: true,
+                console: Vec::new(),
+                typed: VecDeque::new(),
+                stopped: None,
+                trace: VecDeque::new(),
+                flushes: 0,
+            }),
+            ram,
+        };
+        for mfn in (0..sim.ram.limit()).filter_map(Mfn::new) {
+            sim.set_m2p(mfn, M2P_INVALID);
+        }
+        sim
+    }
+
+    fn state(&self) -> TicketMutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// The RAM.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// How many CPUs there are.
+    pub fn cpus(&self) -> u32 {
+        u32::try_from(self.state().cpus.len()).unwrap()
+    }
+
+    /// From now on `cpu` is the one that acts.
+    pub fn act_as(&self, cpu: CpuId) {
+        self.state().acting = cpu;
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, ns: u64) {
+        self.state().now += ns;
+    }
+
+    /// Whether a CPU that waits for an interrupt moves the clock to its timer; otherwise it returns to the test.
+    pub fn let_waiting_pass_time(&self, passes: bool) {
+        self.state().passes_time = passes;
+    }
+
+    /// What was written to the operator's line since this was last asked.
+    pub fn take_console(&self) -> Vec<u8> {
+        core::mem::take(&mut self.state().console)
+    }
+
+    /// The operator types.
+    pub fn type_in(&self, text: &[u8]) {
+        self.state().typed.extend(text);
+    }
+
+    /// How the machine ended, if it did.
+    pub fn stopped(&self) -> Option<Outcome> {
+        self.state().stopped
+    }
+
+    /// When the timer of `cpu` will fire.
+    pub fn timer(&self, cpu: CpuId) -> Option<u64> {
+        self.state().cpus[cpu.index()].timer
+    }
+
+    /// Whether `cpu` has been kicked and has not noticed yet.
+    pub fn is_kicked(&self, cpu: CpuId) -> bool {
+        self.state().cpus[cpu.index()].is_kicked
+    }
+
+    /// Takes the interrupts that are due on the acting CPU: whether it was kicked, and whether its timer fired.
+    pub fn take_interrupts(&self) -> (bool, bool) {
+        let mut state = self.state();
+        let now = state.now;
+        let cpu = state.acting();
+        let is_due = cpu.timer.is_some_and(|at| at <= now);
+        if is_due {
+            cpu.timer = None;
+        }
+        (core::mem::take(&mut cpu.is_kicked), is_due)
+    }
+
+    /// The level 4 table that `cpu` has loaded; none while it idles.
+    pub fn root(&self, cpu: CpuId) -> Option<Mfn> {
+        self.state().cpus[cpu.index()].root
+    }
+
+    /// All that the caches of `cpu` remember.
+    pub fn cached(&self, cpu: CpuId) -> Vec<Cached> {
+        self.state().cpus[cpu.index()].tlb.entries().collect()
+    }
+
+    /// The segment state that the acting CPU has loaded.
+    pub fn segments(&self) -> Segments {
+        self.state().acting().segments
+    }
+
+    /// Changes the loaded segment state behind the hypervisor's back, as guests can.
+    pub fn set_segments(&self, segments: Segments) {
+        self.state().acting().segments = segments;
+    }
+
+    /// The last lines of the trace: CPU, what, two arguments.
+    pub fn trace_lines(&self) -> Vec<(CpuId, Trace, u64, u64)> {
+        self.state().trace.iter().copied().collect()
+    }
+
+    /// How many flushes there were.
+    pub fn flushes(&self) -> u64 {
+        self.state().flushes
+    }
+
+    /// Reads or writes as the guest on the acting CPU, part by part of each page.
+    fn access(
+        &self,
+        at: u64,
+        len: usize,
+        access: Access,
+        mut each: impl FnMut(Mfn, usize, Range<usize>),
+    ) -> Result<(), GuestFault> {
+        let mut done = 0;
+        while done < len {
+            let va = at.wrapping_add(done as u64);
+            let offset = usize::try_from(va & layout::PAGE_OFFSET_MASK).unwrap();
+            let now = (PAGE_SIZE - offset).min(len - done);
+            let frame = {
+                let mut state = self.state();
+                let cpu = state.acting();
+                let root = cpu.root.ok_or(GuestFault(va))?;
+                cpu.tlb.translate(&self.ram, root, va, access)?
+            };
+            each(frame, offset, done..done + now);
+            done += now;
+        }
+        Ok(())
+    }
+
+    /// Reads guest memory as a guest would, at any address.
+    ///
+    /// # Errors
+    ///
+    /// The first address that could not be read.
+    pub fn guest_read(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
+        self.access(from, into.len(), Access::Read, |frame, offset, part| {
+            self.ram.read(frame, offset, &mut into[part]);
+        })
+    }
+
+    /// Writes guest memory as a guest would, at any address.
+    ///
+    /// # Errors
+    ///
+    /// The first address that could not be written.
+    pub fn guest_write(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
+        self.access(to, from.len(), Access::Write, |frame, offset, part| {
+            self.ram.write(frame, offset, &from[part]);
+        })
+    }
+
+    /// Where the entry of `mfn` in the machine-to-pseudo-physical array lies.
+    fn m2p_place(&self, mfn: Mfn) -> (Mfn, usize) {
+        let frame = self.own.m2p.offset(mfn.raw() / 512).unwrap();
+        (frame, usize::try_from(mfn.raw() % 512).unwrap())
+    }
+}
+
+impl State {
+    fn acting(&mut self) -> &mut SimCpu {
+        let acting = self.acting.index();
+        &mut self.cpus[acting]
+    }
+}
+
+impl Machine for Sim {
+    type Frame<'a> = &'a FrameWords;
+
+    fn frame(&self, mfn: Mfn) -> &FrameWords {
+        self.ram.frame(mfn)
+    }
+
+    fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
+        self.ram.write(mfn, offset, bytes);
+    }
+
+    fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
+        assert!(
+            layout::is_guest_range(from, into.len() as u64),
+            "read of {from:#x}"
+        );
+        self.guest_read(from, into)
+    }
+
+    fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
+        assert!(layout::is_guest_range(to, from.len() as u64), "write of {to:#x}");
+        self.guest_write(to, from)
+    }
+
+    fn set_m2p(&self, mfn: Mfn, value: u64) {
+        let (frame, index) = self.m2p_place(mfn);
+        self.ram.frame(frame)[index].store(value, Ordering::Relaxed);
+    }
+
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        let (frame, index) = self.m2p_place(mfn);
+        self.ram.frame(frame)[index].load(Ordering::Relaxed)
+    }
+
+    fn hypervisor_slot(&self, index: usize) -> u64 {
+        let shown = pte::PRESENT | pte::USER | pte::ACCESSED | pte::NO_EXECUTE;
+        let private = pte::PRESENT | pte::WRITABLE | pte::ACCESSED | pte::DIRTY | pte::NO_EXECUTE;
+        match index {
+            256 => self.own.m2p_l3.maddr() | shown,
+            257 | 258 | 262 => self.own.private_l3.maddr() | private,
+            _ => 0,
+        }
+    }
+
+    fn load_root(&self, root: Mfn) {
+        let mut state = self.state();
+        let cpu = state.acting();
+        cpu.root = Some(root);
+        cpu.tlb.flush();
+    }
+
+    fn load_idle_root(&self) {
+        let mut state = self.state();
+        let cpu = state.acting();
+        cpu.root = None;
+        cpu.tlb.flush();
+    }
+
+    fn flush(&self, what: Flush) {
+        let mut state = self.state();
+        state.flushes += 1;
+        let root = state.acting().root;
+        for cpu in &mut state.cpus {
+            match what {
+                Flush::All => cpu.tlb.flush(),
+                Flush::Page(va) if cpu.root == root => cpu.tlb.flush_page(va),
+                Flush::Page(_) => {}
+            }
+        }
+    }
+
+    fn load_segments(&self, segments: &Segments) -> bool {
+        self.state().acting().segments = *segments;
+        true
+    }
+
+    fn save_segments(&self, segments: &mut Segments) {
+        *segments = self.state().acting().segments;
+    }
+
+    fn clock(&self) -> Clock {
+        let now = self.state().now;
+        Clock { tsc: now, ns: now }
+    }
+
+    fn tsc_scale(&self) -> TscScale {
+        // One tick a nanosecond: half of twice as many.
+        TscScale {
+            mul: 1 << 31,
+            shift: 1,
+        }
+    }
+
+    fn wall_clock_at_start(&self) -> (u64, u32) {
+        (1_700_000_000, 123_456_789)
+    }
+
+    fn set_timer(&self, deadline: Option<u64>) {
+        self.state().acting().timer = deadline;
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        self.state().cpus[cpu.index()].is_kicked = true;
+    }
+
+    fn wait_for_interrupt(&self) -> bool {
+        {
+            let mut state = self.state();
+            if state.stopped.is_some() {
+                return false;
+            }
+            let (passes, now) = (state.passes_time, state.now);
+            let cpu = state.acting();
+            if !cpu.is_kicked && passes {
+                let next = cpu.timer.unwrap_or(now).max(now);
+                state.now = next;
+            }
+        }
+        let (was_kicked, was_due) = self.take_interrupts();
+        was_kicked || was_due
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        self.state().console.extend_from_slice(bytes);
+    }
+
+    fn console_read(&self) -> Option<u8> {
+        self.state().typed.pop_front()
+    }
+
+    fn stop(&self, outcome: Outcome) {
+        self.state().stopped.get_or_insert(outcome);
+    }
+
+    fn trace(&self, what: Trace, a: u64, b: u64) {
+        let mut state = self.state();
+        let line = (state.acting, what, a, b);
+        if state.trace.len() == TRACE_LINES {
+            state.trace.pop_front();
+        }
+        state.trace.push_back(line);
+    }
+}
