@@ -149,7 +149,7 @@ const CONVENTIONAL_END: u64 = 0xa0;
 impl Trampoline {
     /// Copies the code to the highest page of conventional memory. `None` if there is none.
     pub(super) fn install(map: &MemoryMap) -> Option<Self> {
-        let last = map.ram().filter(|range| range.start < CONVENTIONAL_END).next_back()?;
+        let last = map.ram().rfind(|range| range.start < CONVENTIONAL_END)?;
         // Page 0 has the real-mode interrupt vectors.
         let frame = last
             .end
