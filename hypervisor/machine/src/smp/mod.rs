@@ -18,9 +18,9 @@ use spin::Once;
 
 use self::trampoline::{START, Trampoline};
 use crate::apic::{self, Ipi};
+use crate::cpu::control;
 use crate::cpu::features::Features;
 use crate::cpu::stack::{CPU_INFO_SIZE, this_cpu};
-use crate::cpu::control;
 use crate::time::{now_ns, tsc};
 use crate::trace::{self, Event};
 
