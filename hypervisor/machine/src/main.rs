@@ -22,6 +22,8 @@ mod panic;
 mod platform;
 mod power;
 mod serial;
+#[expect(dead_code, reason = "the core schedules on one CPU so far")]
+mod smp;
 mod time;
 mod trace;
 
@@ -113,13 +115,15 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     let acpi = acpi::read(&early, firmware.rsdp);
 
     let protections = cpu::control::protect(features, options.smap)?;
+    if protections.smap() {
+        entry::guest_memory::use_smap();
+    }
     let huge_pages = features.contains(Features::HUGE_PAGES);
     let mut memory = Memory::build(early, &protections, map, firmware.module.as_ref(), huge_pages)?;
-    let heap = memory::heap::init(&mut memory)?;
+    let heap = memory::heap::init(&mut memory, acpi.controllers.cpus.len())?;
     memory.map_frame_tables()?;
     log::info!("page tables in force; heap of {} MiB", heap >> 20);
-    let archive = module_bytes(&memory, firmware.module);
-    archive::open(archive);
+    archive::open(module_bytes(&memory, firmware.module));
     trace::init(0);
     power::init(acpi.fixed);
 
@@ -153,6 +157,7 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
         map,
         options,
         l4,
+        features,
         cpus,
         clock,
         wall_clock_ns,

@@ -6,6 +6,7 @@ use bulkhead_machine::portable::memory_map::{MAX_RANGES, MemoryMap};
 use bulkhead_machine::portable::ranges::Ranges;
 use heapless::Vec;
 
+use crate::cpu::features::Features;
 use crate::time::TscClock;
 
 /// The machine after the boot. Frame numbers are of 4 KiB frames.
@@ -19,6 +20,9 @@ pub(crate) struct Platform {
     pub(crate) options: Options,
     /// The frame of the hypervisor's own L4 table; its slots 256 to 271 go into every address space.
     pub(crate) l4: u64,
+    /// What the CPUs have.
+    #[expect(dead_code, reason = "for the start of further CPUs")]
+    pub(crate) features: Features,
     /// The APIC id of each CPU; CPU 0 is the one that booted. All have their stacks mapped.
     pub(crate) cpus: Vec<u32, MAX_CPUS>,
     /// The TSC's rate, and the clock that it makes.

@@ -70,10 +70,10 @@ pub(crate) fn eoi() {
 }
 
 /// What to send to another CPU.
-#[expect(dead_code, reason = "for the other CPUs")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ipi {
     /// An interrupt with this vector.
+    #[expect(dead_code, reason = "the core schedules on one CPU so far")]
     Fixed(u8),
     /// A non-maskable interrupt.
     Nmi,
@@ -102,7 +102,6 @@ impl Ipi {
     }
 }
 
-#[expect(dead_code, reason = "for the other CPUs")]
 /// Sends `ipi` to the CPU whose APIC id is `to`.
 pub(crate) fn send_ipi(to: u32, ipi: Ipi) {
     if let Some(access) = access() {

@@ -10,9 +10,7 @@ mod registers;
 mod timer;
 
 pub(crate) use legacy::mask as mask_8259s;
-#[expect(unused_imports, reason = "for the other CPUs")]
-pub(crate) use local::{Ipi, send_ipi};
-pub(crate) use local::{eoi, id, init, nmi_to_others};
+pub(crate) use local::{Ipi, eoi, id, init, nmi_to_others, send_ipi};
 pub(crate) use timer::{calibrate, set_timer, stop_timer};
 
 /// Interrupt vectors of the local APIC.

@@ -15,8 +15,8 @@ pub(crate) fn online() -> usize {
     ONLINE.load(Ordering::Relaxed)
 }
 
-#[expect(dead_code, reason = "for the other CPUs")]
 /// Counts one more CPU; called by itself, when it can take an NMI.
+#[expect(dead_code, reason = "the core schedules on one CPU so far")]
 pub(crate) fn mark_online() {
     ONLINE.fetch_add(1, Ordering::Relaxed);
 }

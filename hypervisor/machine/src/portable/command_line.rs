@@ -140,15 +140,13 @@ mod tests {
     #[test]
     fn each_option_is_read() {
         let (options, problems) = parse("debug-exit  end=last loglevel=debug smap=off");
-        assert_eq!(
-            options,
-            Options {
-                debug_exit: true,
-                end: End::Last,
-                log_level: LevelFilter::Debug,
-                smap: Choice::Off
-            }
-        );
+        let expected = Options {
+            debug_exit: true,
+            end: End::Last,
+            log_level: LevelFilter::Debug,
+            smap: Choice::Off,
+        };
+        assert_eq!(options, expected);
         assert!(problems.is_empty());
     }
 
