@@ -7,9 +7,11 @@ use crate::events::GlobalVirqs;
 use crate::events::bits::{self, SharedInfoView, VcpuInfoView, Wake};
 use crate::events::{Raise, Target};
 use crate::ids::{CpuId, VcpuId};
+use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
-use crate::schedule::RunQueue;
+use crate::sched::Board;
+use crate::schedule::{self, Queue, Rest};
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, Vcpu};
 use alloc::boxed::Box;
@@ -19,7 +21,6 @@ use bulkhead_abi::event::Virq;
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::{DomId, shared_info};
 use core::sync::atomic::{AtomicBool, Ordering};
-use spin::mutex::TicketMutex;
 
 /// When the machine stops by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,8 @@ pub struct Hypervisor<M> {
     pub(crate) memory: Memory<M>,
     pub(crate) domains: DomainTable,
     pub(crate) cpus: Box<[Shared]>,
-    pub(crate) global_virqs: TicketMutex<GlobalVirqs>,
+    pub(crate) board: Board,
+    pub(crate) global_virqs: Lock<GlobalVirqs, { Rank::GlobalVirqs as u32 }>,
     end_policy: EndPolicy,
     has_crashed: AtomicBool,
 }
@@ -45,7 +47,7 @@ pub struct Hypervisor<M> {
 #[derive(Debug, Default)]
 pub struct Shared {
     /// Who waits to run there, and what is due.
-    pub(crate) queue: TicketMutex<RunQueue>,
+    pub(crate) queue: Lock<Queue, { Rank::RunQueue as u32 }>,
     /// Whether it should look at its queue again before it goes on with its guest.
     pub(crate) must_schedule: AtomicBool,
 }
@@ -63,6 +65,8 @@ pub(crate) struct Current {
     pub(crate) domain: Arc<Domain>,
     pub(crate) vcpu: VcpuId,
     pub(crate) context: TryBox<Context>,
+    /// What it wants to do instead of running on.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Cpu {
@@ -104,7 +108,8 @@ impl<M: Machine> Hypervisor<M> {
             memory,
             domains: DomainTable::new()?,
             cpus: shared.into_boxed_slice(),
-            global_virqs: TicketMutex::new(GlobalVirqs::new(DomId::new(0))),
+            board: Board::new(),
+            global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
             end_policy,
             has_crashed: AtomicBool::new(false),
         })
@@ -120,7 +125,7 @@ impl<M: Machine> Hypervisor<M> {
         &self.memory
     }
 
-    /// Makes a domain with the number `id` and lets it run. It starts on `home`.
+    /// Makes a domain with the number `id` and lets it run.
     ///
     /// # Errors
     ///
@@ -131,19 +136,22 @@ impl<M: Machine> Hypervisor<M> {
         entry: &Entry<'_>,
         kernel: &[u8],
         ramdisk: Option<&[u8]>,
-        home: CpuId,
     ) -> Result<(), BuildError> {
-        let queue = self.cpus.get(home.index()).ok_or(BuildError::NoHeap)?;
-        if !queue.queue.lock().reserve(entry.vcpus as usize) {
-            return Err(BuildError::NoHeap);
+        // A vCPU may come to any CPU, and set its timers there.
+        for shared in &self.cpus {
+            if !shared.queue.lock().reserve(entry.vcpus as usize) {
+                return Err(BuildError::NoHeap);
+            }
         }
-        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk, home)?);
+        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk)?);
         self.domains
             .insert(Arc::clone(&domain))
             .map_err(|_| BuildError::NumberTaken)?;
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
-            self.start_vcpu(&domain, vcpu);
+            let share = schedule::share(id, entry.weight);
+            self.start_vcpu(&domain, vcpu, share)
+                .map_err(|_| BuildError::NoHeap)?;
         }
         Ok(())
     }
@@ -292,7 +300,13 @@ impl<M: Machine> Hypervisor<M> {
         tsc.store(now.tsc, Ordering::Relaxed);
         ns.store(now.ns, Ordering::Relaxed);
         let [shift] = scale.shift.to_le_bytes();
-        scaling.store(u64::from(scale.mul) | u64::from(shift) << 32, Ordering::Relaxed);
+        let flags = if machine.is_tsc_stable() {
+            shared_info::TSC_STABLE
+        } else {
+            0
+        };
+        let rate = u64::from(scale.mul) | u64::from(shift) << 32 | u64::from(flags) << 40;
+        scaling.store(rate, Ordering::Relaxed);
         version.store(odd.wrapping_add(1) & 0xffff_ffff, Ordering::Release);
     }
 }

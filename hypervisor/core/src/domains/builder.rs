@@ -10,7 +10,8 @@ use super::{Domain, Holdings, Lifecycle, MAX_NAME};
 use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
-use crate::ids::{CpuId, VcpuId};
+use crate::ids::VcpuId;
+use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paging::{Level, PagingError};
@@ -25,8 +26,6 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapless::String;
-use spin::RwLock;
-use spin::mutex::TicketMutex;
 
 /// Why a domain could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Pages {
     }
 }
 
-/// Makes a domain, ready to start on CPU `home`, with the number `id`.
+/// Makes a domain, ready to start, with the number `id`.
 ///
 /// # Errors
 ///
@@ -84,7 +83,6 @@ pub fn build<M: Machine>(
     entry: &Entry<'_>,
     kernel: &[u8],
     ramdisk: Option<&[u8]>,
-    home: CpuId,
 ) -> Result<Domain, BuildError> {
     let name = String::try_from(entry.name).map_err(|_| BuildError::LongName)?;
     let image = Image::parse(kernel).map_err(BuildError::Image)?;
@@ -109,7 +107,7 @@ pub fn build<M: Machine>(
     })
     .and_then(|start| {
         Ok((
-            vcpus(entry.vcpus, home, start.shared_info, start.context)?,
+            vcpus(entry.vcpus, start.shared_info, start.context)?,
             start.shared_info,
         ))
     });
@@ -119,13 +117,13 @@ pub fn build<M: Machine>(
             name,
             shared_info,
             vcpus,
-            events: RwLock::new(events),
-            memory: TicketMutex::new(Holdings {
+            events: SharedLock::new(events),
+            memory: Lock::new(Holdings {
                 frames,
                 limit: entry.pages,
             }),
-            lifecycle: TicketMutex::new(Lifecycle::Building),
-            console: TicketMutex::new(Line::new()),
+            lifecycle: Lock::new(Lifecycle::Building),
+            console: Lock::new(Line::new()),
         }),
         Err(error) => {
             while let Some(mfn) = frames.pop(memory.frames()) {
@@ -137,12 +135,7 @@ pub fn build<M: Machine>(
 }
 
 /// The vCPUs of a new domain. Only the first has a state; the guest gives the others theirs.
-fn vcpus(
-    count: u32,
-    home: CpuId,
-    shared_info: Mfn,
-    first: TryBox<Context>,
-) -> Result<Box<[Vcpu]>, BuildError> {
+fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>) -> Result<Box<[Vcpu]>, BuildError> {
     let mut vcpus = Vec::new();
     vcpus
         .try_reserve_exact(count as usize)
@@ -151,7 +144,6 @@ fn vcpus(
         let word = u16::try_from(n.saturating_mul(8)).unwrap_or(0);
         Vcpu::new(
             VcpuId::new(n),
-            home,
             InfoPlace {
                 frame: shared_info,
                 word,

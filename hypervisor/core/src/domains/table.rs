@@ -1,19 +1,21 @@
 //! All domains, by number.
 
 use super::Domain;
+use crate::lock::{Rank, SharedLock};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
-use spin::RwLock;
 
 /// How many domains there may be at a time; their numbers lie below this.
 pub const MAX_DOMAINS: u16 = 1024;
 
+type Slot = SharedLock<Option<Arc<Domain>>, { Rank::DomainSlot as u32 }>;
+
 /// The table. Each slot has a lock of its own: finding a domain holds up nobody who looks for another.
 #[derive(Debug)]
 pub struct DomainTable {
-    slots: Box<[RwLock<Option<Arc<Domain>>>]>,
+    slots: Box<[Slot]>,
 }
 
 impl DomainTable {
@@ -22,13 +24,13 @@ impl DomainTable {
     pub fn new() -> Option<Self> {
         let mut slots = Vec::new();
         slots.try_reserve_exact(usize::from(MAX_DOMAINS)).ok()?;
-        slots.extend((0..MAX_DOMAINS).map(|_| RwLock::new(None)));
+        slots.extend((0..MAX_DOMAINS).map(|_| SharedLock::new(None)));
         Some(Self {
             slots: slots.into_boxed_slice(),
         })
     }
 
-    fn slot(&self, id: DomId) -> Option<&RwLock<Option<Arc<Domain>>>> {
+    fn slot(&self, id: DomId) -> Option<&Slot> {
         self.slots.get(usize::from(id.raw()))
     }
 

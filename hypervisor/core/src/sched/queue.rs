@@ -107,6 +107,19 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         }
     }
 
+    /// Makes room for `slots` vCPUs in all, so that as many can be inserted, or arrive, without another allocation.
+    ///
+    /// # Errors
+    ///
+    /// [`SchedError::OutOfMemory`].
+    pub fn reserve(&mut self, slots: usize) -> Result<(), SchedError> {
+        self.turns.reserve(slots).map_err(|_| SchedError::OutOfMemory)?;
+        self.accounts
+            .reserve(slots)
+            .map_err(|_| SchedError::OutOfMemory)?;
+        self.entities.reserve(slots).ok_or(SchedError::OutOfMemory)
+    }
+
     /// Adds a vCPU, blocked. It begins with what the queue has come to: a newcomer has nothing coming to it.
     ///
     /// # Errors

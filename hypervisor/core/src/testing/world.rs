@@ -25,8 +25,6 @@ pub struct GuestSpec<'a> {
     pub vcpus: u32,
     /// Its command line.
     pub cmdline: &'a str,
-    /// The CPU that it starts on.
-    pub home: CpuId,
 }
 
 impl Default for GuestSpec<'_> {
@@ -38,7 +36,6 @@ impl Default for GuestSpec<'_> {
             pages: 1024,
             vcpus: 1,
             cmdline: "",
-            home: CpuId::BOOT,
         }
     }
 }
@@ -69,6 +66,9 @@ impl World {
             })
             .collect();
         let hv = Hypervisor::new(memory, config.cpus as usize, end_policy).unwrap();
+        for n in 0..config.cpus {
+            hv.cpu_online(CpuId::new(n));
+        }
         Self { hv, seats }
     }
 
@@ -106,7 +106,7 @@ impl World {
         };
         let ramdisk = guest.ramdisk.as_deref();
         self.hv
-            .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk, guest.home)
+            .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk)
     }
 
     /// Whom `cpu` runs: domain and vCPU, as plain numbers.
