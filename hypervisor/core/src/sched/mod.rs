@@ -48,6 +48,8 @@ mod heap;
 mod migrate;
 mod placement;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod vtime;
 
 pub use entity::{Share, Warp};
