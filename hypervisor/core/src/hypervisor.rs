@@ -40,6 +40,8 @@ pub struct Hypervisor<M> {
     pub(crate) board: Board,
     pub(crate) global_virqs: Lock<GlobalVirqs, { Rank::GlobalVirqs as u32 }>,
     end_policy: EndPolicy,
+    /// More domains are to come: the machine is not over, even if all that there are have ended.
+    is_filling: AtomicBool,
     has_crashed: AtomicBool,
 }
 
@@ -111,6 +113,7 @@ impl<M: Machine> Hypervisor<M> {
             board: Board::new(),
             global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
             end_policy,
+            is_filling: AtomicBool::new(false),
             has_crashed: AtomicBool::new(false),
         })
     }
@@ -253,23 +256,36 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.raise_global(Virq::DomExc);
-        if self.is_over(domain) {
+        self.stop_if_over();
+    }
+
+    /// Makes domains by `make`, during which the machine does not stop for want of domains.
+    pub fn fill<T>(&self, make: impl FnOnce() -> T) -> T {
+        self.is_filling.store(true, Ordering::SeqCst);
+        let made = make();
+        // SeqCst: a domain is marked as ended before this is looked at, and this is cleared before domains are looked at.
+        self.is_filling.store(false, Ordering::SeqCst);
+        self.stop_if_over();
+        made
+    }
+
+    fn stop_if_over(&self) {
+        let has_ended = |domain: &Domain| domain.lifecycle.lock().has_ended();
+        let is_over = !self.is_filling.load(Ordering::SeqCst)
+            && match self.end_policy {
+                EndPolicy::ControlDomain => self
+                    .domains
+                    .get(DomId::new(0))
+                    .is_some_and(|domain| has_ended(&domain)),
+                EndPolicy::LastDomain => self.domains.iter().all(|domain| has_ended(&domain)),
+            };
+        if is_over {
             let crashed = self.has_crashed.load(Ordering::Relaxed);
             self.memory.machine().stop(if crashed {
                 Outcome::DomainCrashed
             } else {
                 Outcome::Clean
             });
-        }
-    }
-
-    fn is_over(&self, ended: &Domain) -> bool {
-        match self.end_policy {
-            EndPolicy::ControlDomain => ended.is_control(),
-            EndPolicy::LastDomain => self
-                .domains
-                .iter()
-                .all(|domain| domain.lifecycle.lock().has_ended()),
         }
     }
 

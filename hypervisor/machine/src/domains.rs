@@ -81,7 +81,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     };
     smp::start_others(&platform.cpus, &platform.map, common);
     warp::judge(platform.features, platform.options.stable_tsc);
-    boot_domains(hypervisor)
+    hypervisor.fill(|| boot_domains(hypervisor))
 }
 
 /// The frames for the descriptor tables of each CPU, by its number.
