@@ -21,6 +21,8 @@ pub mod frames;
 pub mod hypercalls;
 mod hypervisor;
 pub mod ids;
+#[cfg(any(test, feature = "testing"))]
+mod invariants;
 pub mod machine;
 pub mod memory;
 pub mod paging;

@@ -39,9 +39,21 @@ impl RunQueue {
     }
 
     /// When the CPU must look here again.
-    fn next_look(&self) -> Option<u64> {
+    pub(crate) fn next_look(&self) -> Option<u64> {
         let slice = (!self.ready.is_empty()).then_some(self.slice_end);
         [slice, self.deadlines.next()].into_iter().flatten().min()
+    }
+
+    /// Who waits, in order.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (DomId, VcpuId)> + '_ {
+        self.ready.iter().copied()
+    }
+
+    /// What is due later.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn deadlines(&self) -> &[Deadline] {
+        self.deadlines.as_slice()
     }
 }
 

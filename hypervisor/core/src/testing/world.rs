@@ -84,9 +84,13 @@ impl World {
         self.hv.machine()
     }
 
-    /// The CPUs.
-    pub fn cpus(&self) -> impl Iterator<Item = &Cpu> + Clone {
-        self.seats.iter().map(|seat| &seat.cpu)
+    /// Checks every law of the hypervisor on the whole world.
+    ///
+    /// # Panics
+    ///
+    /// If one is broken.
+    pub fn invariants(&self) {
+        self.hv.invariants(self.seats.iter().map(|seat| &seat.cpu));
     }
 
     /// Makes a domain and lets it run, as the boot list would.
@@ -186,7 +190,7 @@ impl World {
         let after = regs.rip;
         loop {
             self.hv.hypercall(state, regs);
-            if number == Hypercall::Iret.raw() || regs.rip != after.wrapping_sub(2) {
+            if regs.rip != after.wrapping_sub(2) {
                 break;
             }
             regs.rip = after;
@@ -198,6 +202,15 @@ impl World {
             Err(Failure::Errno(error)) => Err(error),
             Err(failure) => panic!("hypercall {number} answers {failure:?}"),
         }
+    }
+
+    /// The guest on `cpu` returns from a handler by the frame that its stack pointer shows.
+    pub fn iret(&mut self, cpu: usize) {
+        self.act_as(cpu);
+        let Seat { cpu: state, regs } = &mut self.seats[cpu];
+        regs.rax = Hypercall::Iret.raw();
+        self.hv.hypercall(state, regs);
+        self.hv.leave(state, regs);
     }
 
     /// As [`World::call`], for calls that do not give the CPU away: writes a record to `at` in the guest first, and reads it
