@@ -1,6 +1,6 @@
 //! The hypervisor whole: all modules tied together, and the doors through which the machine layer comes in.
 
-use crate::domains::boot_list::Entry;
+use crate::domains::boot_list::{Entry, MAX_VCPUS};
 use crate::domains::builder::{self, BuildError};
 use crate::domains::{Domain, DomainTable};
 use crate::events::GlobalVirqs;
@@ -133,14 +133,21 @@ impl<M: Machine> Hypervisor<M> {
         ramdisk: Option<&[u8]>,
         home: CpuId,
     ) -> Result<(), BuildError> {
-        let queue = self.cpus.get(home.index()).ok_or(BuildError::NoHeap)?;
-        if !queue.queue.lock().reserve(entry.vcpus as usize) {
+        let queue = &self
+            .cpus
+            .get(home.index())
+            .ok_or(BuildError::NoSuchCpu(home))?
+            .queue;
+        let claim = self.domains.claim(id).ok_or(BuildError::NumberTaken)?;
+        let vcpus = Some(entry.vcpus)
+            .filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus))
+            .ok_or(BuildError::Vcpus(entry.vcpus))? as usize;
+        if !queue.lock().reserve(vcpus) {
             return Err(BuildError::NoHeap);
         }
-        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk, home)?);
-        self.domains
-            .insert(Arc::clone(&domain))
-            .map_err(|_| BuildError::NumberTaken)?;
+        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk, home)?;
+        let domain = Arc::new(domain);
+        claim.fill(Arc::clone(&domain));
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
             self.start_vcpu(&domain, vcpu);
