@@ -145,7 +145,8 @@ impl<M: Machine> Hypervisor<M> {
         if !queue.lock().reserve(vcpus) {
             return Err(BuildError::NoHeap);
         }
-        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk, home)?;
+        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk, home)
+            .inspect_err(|_| queue.lock().unreserve(vcpus))?;
         let domain = Arc::new(domain);
         claim.fill(Arc::clone(&domain));
         domain.lifecycle.lock().start();

@@ -22,12 +22,28 @@ pub(crate) struct RunQueue {
     ready: VecDeque<(DomId, VcpuId)>,
     deadlines: Deadlines,
     slice_end: u64,
+    /// How many vCPUs there is room for. Most of them do not wait, so the lengths above say nothing about it.
+    vcpus: usize,
 }
 
 impl RunQueue {
     /// Makes room for `vcpus` more. Says whether there is memory for it.
     pub(crate) fn reserve(&mut self, vcpus: usize) -> bool {
-        self.ready.try_reserve(vcpus).is_ok() && self.deadlines.reserve(vcpus)
+        let total = self.vcpus.saturating_add(vcpus);
+        let has_room = self
+            .ready
+            .try_reserve(total.saturating_sub(self.ready.len()))
+            .is_ok()
+            && self.deadlines.reserve(total);
+        if has_room {
+            self.vcpus = total;
+        }
+        has_room
+    }
+
+    /// Takes back what was reserved for vCPUs that there will not be.
+    pub(crate) fn unreserve(&mut self, vcpus: usize) {
+        self.vcpus = self.vcpus.saturating_sub(vcpus);
     }
 
     /// A vCPU is on the queue once at most, and there is room for each.

@@ -39,9 +39,10 @@ impl Deadlines {
         Self(Vec::new())
     }
 
-    /// Makes room for the deadlines of `vcpus` more vCPUs. Says whether there is memory for it.
+    /// Makes room for the deadlines of `vcpus` vCPUs in all. Says whether there is memory for it.
     pub fn reserve(&mut self, vcpus: usize) -> bool {
-        self.0.try_reserve(vcpus.saturating_mul(2)).is_ok()
+        let more = vcpus.saturating_mul(2).saturating_sub(self.0.len());
+        self.0.try_reserve(more).is_ok()
     }
 
     /// Sets a deadline, in place of the one that the vCPU has for the same purpose.
