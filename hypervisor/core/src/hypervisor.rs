@@ -48,6 +48,8 @@ pub struct Shared {
     pub(crate) queue: TicketMutex<RunQueue>,
     /// Whether it should look at its queue again before it goes on with its guest.
     pub(crate) must_schedule: AtomicBool,
+    /// Whether somebody has come into line since its timer was set.
+    pub(crate) must_set_timer: AtomicBool,
 }
 
 /// What a physical CPU alone touches: which vCPU it runs.

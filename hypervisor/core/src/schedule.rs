@@ -80,23 +80,42 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Lets a vCPU run that never has.
     pub(crate) fn start_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        self.make_runnable(domain, vcpu, Run::Offline);
+        self.rouse(domain, vcpu, Run::Offline);
     }
 
-    /// Lets a vCPU run that is blocked; does nothing to any other.
+    /// Lets a vCPU run that is blocked, and interrupts one that runs, so that it looks at its events.
     pub(crate) fn wake_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        self.make_runnable(domain, vcpu, Run::Blocked);
+        self.rouse(domain, vcpu, Run::Blocked);
     }
 
-    fn make_runnable(&self, domain: &Domain, vcpu: &Vcpu, from: Run) {
+    fn rouse(&self, domain: &Domain, vcpu: &Vcpu, from: Run) {
         let Some(shared) = self.home(vcpu) else { return };
         let mut queue = shared.queue.lock();
-        if vcpu.run() != from {
+        let run = vcpu.run();
+        if run == from {
+            queue.enqueue(domain.id, vcpu);
+            shared.must_set_timer.store(true, Ordering::Release);
+        } else if run != Run::Running {
             return;
         }
-        queue.enqueue(domain.id, vcpu);
         drop(queue);
         self.machine().kick(vcpu.home());
+    }
+
+    /// Sets the timer of this CPU, whose queue this is, by what is due and whose turn ends.
+    fn set_timer_by(&self, shared: &Shared, queue: &RunQueue) {
+        // Before the look, and under the queue's lock: who changes the queue later asks for another.
+        shared.must_set_timer.store(false, Ordering::Relaxed);
+        self.machine().set_timer(queue.next_look());
+    }
+
+    /// Sets the timer anew if somebody came into line since it was set: now there is a turn that ends.
+    pub(crate) fn catch_up_timer(&self, cpu: &Cpu) {
+        if let Some(shared) = self.cpus.get(cpu.id().index())
+            && shared.must_set_timer.load(Ordering::Acquire)
+        {
+            self.set_timer_by(shared, &shared.queue.lock());
+        }
     }
 
     /// Takes a vCPU from its CPU for good.
@@ -181,9 +200,7 @@ impl<M: Machine> Hypervisor<M> {
         if !queue.ready.is_empty() && now >= queue.slice_end {
             shared.must_schedule.store(true, Ordering::Release);
         }
-        let next = queue.next_look();
-        drop(queue);
-        self.machine().set_timer(next);
+        self.set_timer_by(shared, &queue);
     }
 
     /// Does what is due at `now`: at most one thing for each deadline there is.
@@ -232,7 +249,7 @@ impl<M: Machine> Hypervisor<M> {
             self.machine().trace(Trace::Idle, 0, 0);
             // The tables of the last guest may go while we idle.
             self.machine().load_idle_root();
-            self.machine().set_timer(shared.queue.lock().next_look());
+            self.set_timer_by(shared, &shared.queue.lock());
             if !self.machine().wait_for_interrupt() {
                 return;
             }
@@ -275,9 +292,7 @@ impl<M: Machine> Hypervisor<M> {
                 }
                 state.set_run(Run::Running);
                 queue.slice_end = self.machine().now().saturating_add(SLICE_NS);
-                let next = queue.next_look();
-                drop(queue);
-                self.machine().set_timer(next);
+                self.set_timer_by(shared, &queue);
             }
             return Some(Current {
                 domain,

@@ -152,7 +152,7 @@ impl<M: Machine> Hypervisor<M> {
                 .vcpu()
                 .and_then(|vcpu| self.with_info(vcpu, |info| info.upcall_wanted()));
             if wanted != Some(true) {
-                return;
+                return self.catch_up_timer(cpu);
             }
             let callback = current.context.event_callback;
             if callback.address == 0 {
