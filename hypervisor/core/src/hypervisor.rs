@@ -1,6 +1,6 @@
 //! The hypervisor whole: all modules tied together, and the doors through which the machine layer comes in.
 
-use crate::domains::boot_list::Entry;
+use crate::domains::boot_list::{Entry, MAX_VCPUS};
 use crate::domains::builder::{self, BuildError};
 use crate::domains::{Domain, DomainTable};
 use crate::events::GlobalVirqs;
@@ -140,23 +140,42 @@ impl<M: Machine> Hypervisor<M> {
         kernel: &[u8],
         ramdisk: Option<&[u8]>,
     ) -> Result<(), BuildError> {
-        // A vCPU may come to any CPU, and set its timers there.
-        for shared in &self.cpus {
-            if !shared.queue.lock().reserve(entry.vcpus as usize) {
-                return Err(BuildError::NoHeap);
-            }
-        }
-        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk)?);
-        self.domains
-            .insert(Arc::clone(&domain))
-            .map_err(|_| BuildError::NumberTaken)?;
+        let claim = self.domains.claim(id).ok_or(BuildError::NumberTaken)?;
+        let vcpus = Some(entry.vcpus)
+            .filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus))
+            .ok_or(BuildError::Vcpus(entry.vcpus))? as usize;
+        self.board.choose(entry.affinity, None).ok_or(BuildError::NoCpu)?;
+        self.reserve(vcpus)?;
+        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk)
+            .inspect_err(|_| self.unreserve(vcpus))?;
+        let domain = Arc::new(domain);
+        claim.fill(Arc::clone(&domain));
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
-            let share = schedule::share(id, entry.weight);
+            let share = schedule::share(id, entry);
             self.start_vcpu(&domain, vcpu, share)
                 .map_err(|_| BuildError::NoHeap)?;
         }
         Ok(())
+    }
+
+    /// Makes room for `vcpus` more vCPUs on every CPU: any of them may come there, and set its timers there.
+    fn reserve(&self, vcpus: usize) -> Result<(), BuildError> {
+        let has_room = |shared: &Shared| shared.queue.lock().reserve(vcpus);
+        let Some(full) = self.cpus.iter().position(|shared| !has_room(shared)) else {
+            return Ok(());
+        };
+        for shared in self.cpus.iter().take(full) {
+            shared.queue.lock().unreserve(vcpus);
+        }
+        Err(BuildError::NoHeap)
+    }
+
+    /// Takes back what [`Hypervisor::reserve`] made, for vCPUs that there will not be.
+    fn unreserve(&self, vcpus: usize) {
+        for shared in &self.cpus {
+            shared.queue.lock().unreserve(vcpus);
+        }
     }
 
     /// Raises a port. The lock of the event table that gave `raise` is still held.

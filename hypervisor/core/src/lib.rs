@@ -20,6 +20,8 @@ pub mod frames;
 pub mod hypercalls;
 mod hypervisor;
 pub mod ids;
+#[cfg(any(test, feature = "testing"))]
+mod invariants;
 pub mod lock;
 pub mod machine;
 pub mod memory;

@@ -162,6 +162,8 @@ pub trait Machine: Sync + 'static {
     fn set_timer(&self, deadline: Option<u64>);
 
     /// Interrupts `cpu`, so that it looks at its run queue and its guest's events again.
+    ///
+    /// The calling CPU need not interrupt itself: it looks before it goes on with a guest.
     fn kick(&self, cpu: CpuId);
 
     /// Waits for an interrupt with nothing to run, and handles it.

@@ -41,6 +41,16 @@ impl<M: Machine> Memory<M> {
         self.buddy.lock().free_frames()
     }
 
+    /// Checks the allocator's own books: see [`Buddy::invariants`].
+    ///
+    /// # Panics
+    ///
+    /// If they are wrong. For tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn check_allocator(&self) {
+        self.buddy.lock().invariants();
+    }
+
     /// Takes 2^`order` frames for `owner`, puts them on `list`, zeroed and with no page number.
     ///
     /// Returns the first frame, or `None` if there is no free block that large.

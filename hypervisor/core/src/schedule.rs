@@ -4,6 +4,7 @@
 //! their place. Until then the queue takes it for running, and nobody else will touch it.
 
 use crate::domains::Domain;
+use crate::domains::boot_list::Entry;
 use crate::events::Port;
 use crate::events::bits::SharedInfoView;
 use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
@@ -32,7 +33,7 @@ const CONTROL_WARP: Warp = Warp {
 /// What waits on a CPU: vCPUs for their turn, deadlines for their time.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    run: RunQueue<Key>,
+    pub(crate) run: RunQueue<Key>,
     pub(crate) deadlines: Deadlines,
     /// When the turn of the running vCPU ends.
     turn_end: Option<u64>,
@@ -62,8 +63,13 @@ impl Queue {
         has_memory
     }
 
+    /// Takes back what was reserved for vCPUs that there will not be.
+    pub(crate) fn unreserve(&mut self, vcpus: usize) {
+        self.room = self.room.saturating_sub(vcpus);
+    }
+
     /// When the CPU must look here again.
-    fn next_look(&self) -> Option<u64> {
+    pub(crate) fn next_look(&self) -> Option<u64> {
         [self.turn_end, self.deadlines.next()].into_iter().flatten().min()
     }
 }
@@ -77,17 +83,17 @@ pub(crate) enum Rest {
     Yield,
 }
 
-/// The share of a vCPU of a domain with this weight.
-pub(crate) fn share(domain: DomId, weight: u16) -> Share {
+/// The share of the vCPUs of a domain.
+pub(crate) fn share(domain: DomId, entry: &Entry<'_>) -> Share {
     let warp = if domain == DomId::new(0) {
         CONTROL_WARP
     } else {
         Warp::NONE
     };
     Share {
-        weight: Weight::new(weight).unwrap_or(Weight::DEFAULT),
+        weight: Weight::new(entry.weight).unwrap_or(Weight::DEFAULT),
         warp,
-        affinity: CpuSet::ALL,
+        affinity: entry.affinity,
     }
 }
 

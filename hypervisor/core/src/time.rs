@@ -77,6 +77,13 @@ impl Deadlines {
     pub fn next(&self) -> Option<u64> {
         self.0.last().map(|next| next.at)
     }
+
+    /// All of them, the latest first.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Deadline] {
+        &self.0
+    }
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ mod queue;
 mod tests;
 mod vtime;
 
-pub use entity::{Share, Warp};
+pub use entity::{Share, State, Warp};
 pub use migrate::Migrant;
 pub use placement::{Board, CpuSet, Load, MAX_CPUS};
 pub use queue::{Reschedule, RunQueue, SchedError, Turn};

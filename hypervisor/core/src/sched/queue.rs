@@ -284,6 +284,13 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
             .map(|entity| entity.id)
     }
 
+    /// What a vCPU is doing; `None` if it is not in this queue.
+    #[must_use]
+    pub fn state(&self, id: Id) -> Option<State> {
+        let slot = self.entities.find(id)?;
+        self.entities.get(slot).map(|entity| entity.state)
+    }
+
     /// What other CPUs should know of this one.
     #[must_use]
     pub fn load(&self) -> Load {
