@@ -125,6 +125,10 @@ impl World {
         &mut self.seats[cpu].regs
     }
 
+    pub(super) fn cpu_id(&self, cpu: usize) -> CpuId {
+        self.seats[cpu].cpu.id()
+    }
+
     /// `cpu` acts: what comes next on this machine happens there.
     fn act_as(&self, cpu: usize) {
         self.sim().act_as(self.seats[cpu].cpu.id());
