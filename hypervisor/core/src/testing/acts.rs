@@ -84,8 +84,8 @@ impl World {
             }
             &Act::Forget { masked } => {
                 let stack = self.regs(cpu).rsp.next_multiple_of(0x1000);
-                self.regs(cpu).rsp = stack;
-                self.regs(cpu).rip = Self::EVENT_CALLBACK + 0x10;
+                self.regs_mut(cpu).rsp = stack;
+                self.regs_mut(cpu).rip = Self::EVENT_CALLBACK + 0x10;
                 self.sim().act_as(self.cpu_id(cpu));
                 let mask = Self::SHARED_INFO + offset::UPCALL_MASK as u64;
                 let is_reached = self.sim().guest_write(mask, &[u8::from(masked)]).is_ok();

@@ -121,7 +121,13 @@ impl World {
     }
 
     /// The registers of the guest that `cpu` runs.
-    pub fn regs(&mut self, cpu: usize) -> &mut Regs {
+    #[must_use]
+    pub fn regs(&self, cpu: usize) -> &Regs {
+        &self.seats[cpu].regs
+    }
+
+    /// The same, to be changed.
+    pub fn regs_mut(&mut self, cpu: usize) -> &mut Regs {
         &mut self.seats[cpu].regs
     }
 
