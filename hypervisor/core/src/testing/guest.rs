@@ -24,7 +24,8 @@ impl World {
     pub const EVENT_CALLBACK: u64 = 0x1100;
 
     /// The guest on `cpu`, just entered for the first time, registers its callbacks and maps shared info. Events stay masked.
-    pub fn boot(&mut self, cpu: usize) {
+    /// Returns what it was told.
+    pub fn boot(&mut self, cpu: usize) -> StartInfo {
         let at = self.regs(cpu).rsi;
         let info: StartInfo = self.read(cpu, at);
         let entry = info.shared_info | pte::PRESENT | pte::WRITABLE;
@@ -32,6 +33,7 @@ impl World {
         self.call(cpu, Hypercall::UpdateVaMapping, &map).unwrap();
         let callbacks = [Self::EVENT_CALLBACK, 0, 0];
         self.call(cpu, Hypercall::SetCallbacks, &callbacks).unwrap();
+        info
     }
 
     /// The guest on `cpu` registers a handler for an exception.

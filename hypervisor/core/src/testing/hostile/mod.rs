@@ -13,7 +13,6 @@ use crate::frames::Mfn;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::Virq;
-use bulkhead_abi::start_info::StartInfo;
 use tables::Mind;
 
 /// The first page that the guest plays with, and how many there are. All are mapped writable at first.
@@ -37,9 +36,7 @@ pub struct Hostile {
 impl Hostile {
     /// The guest that runs on `cpu` and has just been entered for the first time.
     pub fn new(world: &mut World, cpu: usize) -> Self {
-        let at = world.regs(cpu).rsi;
-        let info: StartInfo = world.read(cpu, at);
-        world.boot(cpu);
+        let info = world.boot(cpu);
         let page = |pfn: u64| {
             let mfn: u64 = world.read(cpu, info.mfn_list + pfn * 8);
             (pfn << 12, Mfn::new(mfn).unwrap())
