@@ -43,11 +43,11 @@ pub(crate) const BENCHES: &[Bench] = &[
         &[Domain::new("bench", "bench")],
     ),
     bench(
-        "event-round-trip",
-        "an event from one domain to another and back",
+        "events",
+        "an event from one domain to another and back, and to the task that waits for it",
         &[
-            Domain::new("server", "bench").command_line("role=server peer=1"),
-            Domain::new("client", "bench").command_line("role=client peer=0"),
+            Domain::new("bench", "bench").command_line("role=bench peer=1"),
+            Domain::new("peer", "bench").command_line("role=peer peer=0"),
         ],
     ),
 ];

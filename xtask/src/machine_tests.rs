@@ -92,6 +92,10 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
 
+/// The same for tasks, several in each domain.
+const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
+const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
     test(name, domains)
@@ -176,6 +180,13 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same with CPUs enough for both.
     test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
+    // Tasks wait for each other, for time and for events: nothing is lost, late ones apart, and idling is free.
+    test("executor", &[Domain::new("executor", "executor")]).checks(14),
+    // Tasks of two domains wait for each other's events.
+    test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),
+    test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
+        .cpus(2)
+        .checks(2),
     // Reading address 0.
     crash(
         "crash-null",
