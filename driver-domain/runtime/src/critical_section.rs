@@ -9,11 +9,11 @@
 use crate::sync::{AtomicU32, Ordering, spin_loop};
 
 /// Nobody is inside.
-const FREE: u32 = 0;
+pub(crate) const FREE: u32 = 0;
 
 /// Enters the section that `holder` stands for, on behalf of `vcpu` (counted from 1); returns whether it was
 /// inside already.
-fn enter(holder: &AtomicU32, vcpu: u32) -> bool {
+pub(crate) fn enter(holder: &AtomicU32, vcpu: u32) -> bool {
     // If it is our own number, only we can have stored it, and only we can remove it.
     if holder.load(Ordering::Relaxed) == vcpu {
         return true;
@@ -29,7 +29,7 @@ fn enter(holder: &AtomicU32, vcpu: u32) -> bool {
 }
 
 /// Undoes an [`enter`] that returned `was_inside`.
-fn leave(holder: &AtomicU32, was_inside: bool) {
+pub(crate) fn leave(holder: &AtomicU32, was_inside: bool) {
     if !was_inside {
         holder.store(FREE, Ordering::Release);
     }

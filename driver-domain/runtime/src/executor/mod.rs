@@ -83,11 +83,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     let woken = Arc::new(Woken(AtomicBool::new(true)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut context = Context::from_waker(&waker);
-    idle::run(&ThisVcpu, &woken.0, || {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        }
+    idle::run(&ThisVcpu, &woken.0, || match future.as_mut().poll(&mut context) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
     })
 }
 

@@ -4,60 +4,50 @@
 //! task takes a step, so more entries would pile up; and a timer that was given up leaves its deadline behind,
 //! which costs its task one needless step at that time, however many there were.
 //!
-//! The queues that come with embassy-time were not taken: one looks at every sleeper whenever anything is due,
-//! and accepts no waker but its executor's own; the other has room for 128.
+//! A list in order, searched from end to end, is quick for hundreds of sleepers, small, and takes no memory
+//! once it has its size. The queues that come with embassy-time were not taken: one looks at every sleeper
+//! whenever anything is due, and accepts no waker but its executor's own; the other has room for 128.
 
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::task::Waker;
 
-/// Wakers by deadline, in nanoseconds of system time.
+/// Sleepers, the last deadline first, in nanoseconds of system time.
 #[derive(Debug)]
-pub(super) struct TimerQueue {
-    sleepers: BTreeMap<(u64, Identity), Waker>,
-    /// The deadline of each sleeper.
-    deadlines: BTreeMap<Identity, u64>,
-}
+pub(super) struct TimerQueue(Vec<Sleeper>);
 
-/// What makes a waker different from others: [`Waker::will_wake`] compares the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Identity {
-    data: usize,
-    functions: usize,
-}
-
-impl Identity {
-    fn of(waker: &Waker) -> Self {
-        Self {
-            data: waker.data().addr(),
-            functions: core::ptr::from_ref(waker.vtable()).addr(),
-        }
-    }
+#[derive(Debug)]
+struct Sleeper {
+    deadline: u64,
+    waker: Waker,
 }
 
 impl TimerQueue {
     /// Nobody sleeps.
     pub(super) const fn new() -> Self {
-        Self {
-            sleepers: BTreeMap::new(),
-            deadlines: BTreeMap::new(),
-        }
+        Self(Vec::new())
     }
 
     /// Has `waker` woken at `deadline`, unless it will be earlier. The last instant there is never comes.
     pub(super) fn schedule(&mut self, deadline: u64, waker: &Waker) {
-        let identity = Identity::of(waker);
-        let known = self.deadlines.get(&identity).copied().unwrap_or(u64::MAX);
-        if deadline < known {
-            self.sleepers.remove(&(known, identity));
-            self.sleepers.insert((deadline, identity), waker.clone());
-            self.deadlines.insert(identity, deadline);
-        }
+        let Self(sleepers) = self;
+        let known = sleepers
+            .iter()
+            .enumerate()
+            .find(|(_, sleeper)| sleeper.waker.will_wake(waker))
+            .map(|(place, sleeper)| (place, sleeper.deadline));
+        let waker = match known {
+            Some((_, known)) if known <= deadline => return,
+            Some((place, _)) => sleepers.remove(place).waker,
+            None if deadline == u64::MAX => return,
+            None => waker.clone(),
+        };
+        let place = self.first_before(deadline);
+        self.0.insert(place, Sleeper { deadline, waker });
     }
 
     /// When the next is to be woken.
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let ((deadline, _), _) = self.sleepers.first_key_value()?;
-        Some(*deadline)
+        self.0.last().map(|sleeper| sleeper.deadline)
     }
 
     /// Takes one out who is due at `now`, of several the one with the latest deadline.
@@ -65,13 +55,13 @@ impl TimerQueue {
     /// The executor runs first what was woken last, so waking one after the other in this order lets them run
     /// in the order of their deadlines.
     pub(super) fn pop_due(&mut self, now: u64) -> Option<Waker> {
-        let last = Identity {
-            data: usize::MAX,
-            functions: usize::MAX,
-        };
-        let (&key, _) = self.sleepers.range(..=(now, last)).next_back()?;
-        self.deadlines.remove(&key.1);
-        self.sleepers.remove(&key)
+        let place = self.first_before(now.saturating_add(1));
+        (place < self.0.len()).then(|| self.0.remove(place).waker)
+    }
+
+    /// The place of the first sleeper whose deadline is before `time`.
+    fn first_before(&self, time: u64) -> usize {
+        self.0.partition_point(|sleeper| sleeper.deadline >= time)
     }
 }
 
@@ -106,7 +96,9 @@ mod tests {
 
     /// Wakes all that are due; returns their number.
     fn wake_due(queue: &mut TimerQueue, now: u64) -> usize {
-        core::iter::from_fn(|| queue.pop_due(now)).map(Waker::wake).count()
+        core::iter::from_fn(|| queue.pop_due(now))
+            .map(Waker::wake)
+            .count()
     }
 
     fn woken<const N: usize>(sleepers: &[Arc<Sleeper>; N]) -> [u32; N] {
@@ -173,7 +165,7 @@ mod tests {
             queue.schedule(2000 - turn, &wakers[0]);
             queue.schedule(2000 + turn, &wakers[1].clone());
         }
-        assert_eq!((queue.sleepers.len(), queue.deadlines.len()), (2, 2));
+        assert_eq!(queue.0.len(), 2);
         assert_eq!(queue.next_deadline(), Some(1001));
     }
 

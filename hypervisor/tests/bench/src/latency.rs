@@ -58,6 +58,9 @@ pub(super) async fn send_events(link: &Link) -> Result<(), LinkError> {
 fn report(name: &str, samples: &mut [u64; SAMPLES]) {
     samples.sort_unstable();
     let [.., worst] = *samples;
-    println!("BENCH {name}-median {} ns", samples.get(SAMPLES / 2).unwrap_or(&worst));
+    println!(
+        "BENCH {name}-median {} ns",
+        samples.get(SAMPLES / 2).unwrap_or(&worst)
+    );
     println!("BENCH {name}-worst {worst} ns");
 }
