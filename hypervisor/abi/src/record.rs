@@ -102,7 +102,7 @@ impl<T: Record, const N: usize> Record for [T; N] {
 /// Declares a `#[repr(C)]` record with its size and the offset of each field, in bytes.
 ///
 /// The struct gets `Clone`, `Copy`, `Debug`, `PartialEq`, `Eq`, a `Default` of all zeros,
-/// [`Record`](crate::Record) and [`Buffered`](crate::Buffered). Size and offsets are checked at compile
+/// [`Record`] and [`Buffered`]. Size and offsets are checked at compile
 /// time. Fields are declared in the order of their offsets.
 ///
 /// ```

@@ -22,6 +22,8 @@ mod panic;
 mod platform;
 mod power;
 mod serial;
+mod shootdown;
+mod smp;
 mod time;
 mod trace;
 
@@ -35,7 +37,6 @@ use bulkhead_machine::portable::command_line::Options;
 use bulkhead_machine::portable::memory_map::MemoryMap;
 use bulkhead_machine::portable::ranges::Full;
 use heapless::Vec;
-use spin::Once;
 
 use crate::boot::entry::EarlyTables;
 use crate::boot::firmware::{COMMAND_LINE_SIZE, FirmwareInfo};
@@ -105,7 +106,7 @@ extern "C" fn boot_main(start_info: u32) -> ! {
 fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     console::init();
     let firmware = boot::pvh::read(&early, start_info)?;
-    let (command_line, options) = read_command_line(&firmware);
+    let options = read_command_line(&firmware);
 
     let features = cpu::features::detect();
     log::info!("CPU: {}", cpu::features::model_name());
@@ -114,13 +115,15 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     let acpi = acpi::read(&early, firmware.rsdp);
 
     let protections = cpu::control::protect(features, options.smap)?;
+    if protections.smap() {
+        entry::guest_memory::use_smap();
+    }
     let huge_pages = features.contains(Features::HUGE_PAGES);
     let mut memory = Memory::build(early, &protections, map, firmware.module.as_ref(), huge_pages)?;
-    let heap = memory::heap::init(&mut memory)?;
+    let heap = memory::heap::init(&mut memory, acpi.controllers.cpus.len())?;
     memory.map_frame_tables()?;
     log::info!("page tables in force; heap of {} MiB", heap >> 20);
-    let archive = module_bytes(&memory, firmware.module);
-    archive::open(archive);
+    archive::open(module_bytes(&memory, firmware.module));
     trace::init(0);
     power::init(acpi.fixed);
 
@@ -152,22 +155,18 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
     hand_over(Platform {
         free,
         map,
-        archive,
-        command_line,
         options,
         l4,
         features,
         cpus,
-        acpi,
         clock,
         wall_clock_ns,
     })
 }
 
-/// Keeps the command line, follows it, and says which words it does not know.
-fn read_command_line(firmware: &FirmwareInfo) -> (&'static str, Options) {
-    static TEXT: Once<heapless::String<COMMAND_LINE_SIZE>> = Once::new();
-    let text = TEXT.call_once(|| firmware.command_line.clone()).as_str();
+/// Follows the command line, and says which words it does not know.
+fn read_command_line(firmware: &FirmwareInfo) -> Options {
+    let text = firmware.command_line.as_str();
     // Silent first: the log level is one of the options.
     let options = Options::parse(text, |_| ());
     log::set_max_level(options.log_level);
@@ -181,7 +180,7 @@ fn read_command_line(firmware: &FirmwareInfo) -> (&'static str, Options) {
             "the command line is longer than {COMMAND_LINE_SIZE} bytes, or not text; its end is ignored"
         );
     }
-    (text, options)
+    options
 }
 
 /// Makes the firmware's memory map ours, and shows it.

@@ -6,7 +6,6 @@ use bulkhead_machine::portable::memory_map::{MAX_RANGES, MemoryMap};
 use bulkhead_machine::portable::ranges::Ranges;
 use heapless::Vec;
 
-use crate::acpi::AcpiInfo;
 use crate::cpu::features::Features;
 use crate::time::TscClock;
 
@@ -17,10 +16,6 @@ pub(crate) struct Platform {
     pub(crate) free: Ranges<MAX_RANGES>,
     /// All RAM, used or not; the frame table and the machine-to-physical table have an entry for each frame.
     pub(crate) map: MemoryMap,
-    /// The boot archive's bytes, or none.
-    pub(crate) archive: &'static [u8],
-    /// The command line as it was given.
-    pub(crate) command_line: &'static str,
     /// What the command line asks for.
     pub(crate) options: Options,
     /// The frame of the hypervisor's own L4 table; its slots 256 to 271 go into every address space.
@@ -29,8 +24,6 @@ pub(crate) struct Platform {
     pub(crate) features: Features,
     /// The APIC id of each CPU; CPU 0 is the one that booted. All have their stacks mapped.
     pub(crate) cpus: Vec<u32, MAX_CPUS>,
-    /// What the ACPI tables tell.
-    pub(crate) acpi: AcpiInfo,
     /// The TSC's rate, and the clock that it makes.
     pub(crate) clock: TscClock,
     /// Nanoseconds from 1970 to the moment when the clock showed 0, if the machine knows the date.

@@ -75,12 +75,12 @@ fn commands(project: &Project, metadata: &Metadata, images: &Images) -> Vec<(&'s
 
     let mut docs_host = project.cargo();
     docs_host
-        .args(["doc", "--quiet", "--no-deps"])
+        .args(["doc", "--quiet", "--no-deps", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-D warnings");
 
     let mut docs_images = project.cargo();
     docs_images
-        .args(["doc", "--quiet", "--no-deps"])
+        .args(["doc", "--quiet", "--no-deps", "--document-private-items"])
         .args(for_images(images));
     docs_images.env("RUSTDOCFLAGS", "-D warnings");
 

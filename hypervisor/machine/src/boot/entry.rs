@@ -61,13 +61,13 @@ const TABLE: u64 = 0x3;
 /// The same, for a 2 MiB page.
 const LARGE: u64 = 0x83;
 /// CR4: physical address extension, which 64-bit mode requires.
-const CR4_PAE: u32 = 1 << 5;
+pub(crate) const CR4_PAE: u32 = 1 << 5;
 /// The extended-feature MSR.
-const MSR_EFER: u32 = 0xc000_0080;
+pub(crate) const MSR_EFER: u32 = 0xc000_0080;
 /// EFER: 64-bit mode enable.
-const EFER_LME: u32 = 1 << 8;
+pub(crate) const EFER_LME: u32 = 1 << 8;
 /// CR0: paging, and write protection that holds in ring 0 too.
-const CR0_PG_WP: u32 = 1 << 31 | 1 << 16;
+pub(crate) const CR0_PG_WP: u32 = 1 << 31 | 1 << 16;
 /// CPUID 0x8000_0001 EDX: bit number of "64-bit mode".
 const CPUID_LONG_MODE_BIT: u32 = 29;
 
@@ -75,6 +75,7 @@ global_asm!(
     // The early page tables.
     ".section .boot.tables, \"aw\", @progbits",
     ".balign 4096",
+    ".globl boot_l4",
     "boot_l4:",
     ".quad boot_l3_low + {TABLE}",
     ".fill {TEXT_SLOT} - 1, 8, 0",
@@ -121,6 +122,7 @@ global_asm!(
     ".quad 0",
     ".quad 0x00af9b000000ffff",
     ".quad 0x00cf93000000ffff",
+    ".globl early_gdt_pointer",
     "early_gdt_pointer:",
     ".word early_gdt_pointer - early_gdt - 1",
     ".quad early_gdt",

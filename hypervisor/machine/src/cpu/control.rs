@@ -20,7 +20,16 @@ const PAT_VALUE: u64 = 0x0000_0501_0007_0406;
 
 /// Proof that this CPU enforces page rights as the hypervisor expects.
 #[derive(Debug)]
-pub(crate) struct Protections(());
+pub(crate) struct Protections {
+    smap: bool,
+}
+
+impl Protections {
+    /// Whether ring 0 must say so before it touches a page of ring 3.
+    pub(crate) const fn smap(&self) -> bool {
+        self.smap
+    }
+}
 
 /// Sets up this CPU: no execution of data, write protection in ring 0 too, no global TLB entries, and what else
 /// it has against mixing up our memory with a guest's.
@@ -34,6 +43,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
             return Err(BootError::MissingFeature(name));
         }
     }
+    let smap = use_smap(features, smap);
     let mut cr4 = Cr4::read();
     cr4.remove(Cr4Flags::PAGE_GLOBAL);
     cr4.set(
@@ -44,10 +54,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION,
         features.contains(Features::UMIP),
     );
-    cr4.set(
-        Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION,
-        use_smap(features, smap),
-    );
+    cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
     // SAFETY: the early and the final tables mark nothing that we touch as ring 3's, nothing executable as data,
     // and nothing as global; 64-bit mode stays on. The PAT changes entries 1 and 4 to 7 against the reset value,
     // and no mapping in force uses them.
@@ -57,7 +64,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(PAT_VALUE);
     }
-    Ok(Protections(()))
+    Ok(Protections { smap })
 }
 
 /// Whether to use SMAP. TCG faults on an IRETQ in ring 3 when it is on, which guests' kernels execute.

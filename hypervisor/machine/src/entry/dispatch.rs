@@ -27,6 +27,7 @@ fn entered_from_guest() -> &'static mut CpuInfo {
 pub(super) extern "C" fn guest_hypercall() {
     let CpuInfo { regs, core, .. } = entered_from_guest();
     let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
     hypervisor.hypercall(core, regs);
     hypervisor.leave(core, regs);
 }
@@ -36,6 +37,7 @@ pub(super) extern "C" fn guest_trap() {
     let address = Cr2::read_raw();
     let CpuInfo { regs, core, .. } = entered_from_guest();
     let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
@@ -44,7 +46,7 @@ pub(super) extern "C" fn guest_trap() {
         vector => {
             let vector = vector.to_le_bytes()[0];
             match Vector::from_raw(vector) {
-                Some(Vector::Nmi) => log::warn!("a non-maskable interrupt, for no known reason"),
+                Some(Vector::Nmi) => non_maskable(),
                 Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
                 _ => hypervisor.exception(
                     core,
@@ -82,7 +84,7 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
         // A breakpoint of the guest's that waited for the end of an instruction which entered the hypervisor.
         Some(Vector::Debug) => frame,
         Some(Vector::Nmi) => {
-            log::warn!("a non-maskable interrupt, for no known reason");
+            non_maskable();
             frame
         }
         _ => die(regs, address),
@@ -107,6 +109,14 @@ fn failed_return(general: Regs) -> *mut Regs {
     hypervisor.failed_return(core, regs);
     hypervisor.leave(core, regs);
     regs
+}
+
+/// A non-maskable interrupt: another CPU writes its dump and stops this one, or the hardware has something to say.
+fn non_maskable() {
+    if panic::is_under_way() {
+        panic::stand_still();
+    }
+    log::warn!("a non-maskable interrupt, for no known reason");
 }
 
 /// A trap that the hypervisor cannot survive.

@@ -24,7 +24,7 @@ pub(crate) struct CpuInfo {
     pub(crate) tss: TaskStateSegment,
 }
 
-const _: () = assert!(size_of::<CpuInfo>() <= CPU_INFO_SIZE as usize);
+const _: () = assert!(size_of::<CpuInfo>() as u64 <= CPU_INFO_SIZE);
 
 /// Where the record starts, as an offset into a CPU's stack area.
 pub(super) const INFO_OFFSET: u64 = STACK_STRIDE - CPU_INFO_SIZE;

@@ -1,4 +1,4 @@
-//! The global heap: a fixed share of memory, claimed once.
+//! The global heap: a fixed share of memory, and a little for each CPU, claimed once.
 //!
 //! It holds what the hypervisor keeps per domain, vCPU and device. It does not grow, so that no guest can make
 //! the hypervisor eat the machine; when it is full, allocation fails and the request that wanted it is refused.
@@ -20,17 +20,24 @@ use super::frames::OutOfMemory;
 const SHARE: u64 = 64;
 const SMALLEST: u64 = 4 << 20;
 const LARGEST: u64 = 256 << 20;
+/// On top of that, what each CPU takes before it runs any guest: its trace ring, and as much again.
+const PER_CPU: u64 = 256 << 10;
 
 #[global_allocator]
 static GLOBAL: Heap = Heap(Mutex::new(Talc::new(Manual)));
 
 struct Heap(Mutex<Talc<Manual, DefaultBinning>>);
 
-/// Backs the heap with memory and opens it; returns its size in bytes. Until then every allocation fails.
-pub(crate) fn init(memory: &mut Memory) -> Result<u64, OutOfMemory> {
+/// Backs the heap with memory for a machine of `cpus` CPUs and opens it; returns its size in bytes. Until then every
+/// allocation fails.
+pub(crate) fn init(memory: &mut Memory, cpus: usize) -> Result<u64, OutOfMemory> {
     let ram = memory.map().frames() << PAGE_SHIFT;
+    let own = (cpus as u64).saturating_mul(PER_CPU);
     // Whole 2 MiB pages.
-    let size = (ram / SHARE).clamp(SMALLEST, LARGEST).next_multiple_of(2 << 20);
+    let size = (ram / SHARE)
+        .clamp(SMALLEST, LARGEST)
+        .saturating_add(own)
+        .next_multiple_of(2 << 20);
     memory.map_fresh(HEAP, size)?;
     let base = core::ptr::with_exposed_provenance_mut(word(HEAP));
     // SAFETY: these pages were mapped a line above, writable, for good, and nothing else points to them.

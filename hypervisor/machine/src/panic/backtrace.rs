@@ -87,12 +87,7 @@ impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let symbols = archive::file(SYMBOL_FILE).and_then(Symbols::new);
         match symbols.and_then(|symbols| symbols.find(self.0)) {
-            Some(place) => write!(
-                f,
-                "{:#}+{:#x}",
-                rustc_demangle::demangle(place.name),
-                place.offset
-            ),
+            Some(place) => write!(f, "{}+{:#x}", place.name, place.offset),
             None => f.write_str("?"),
         }
     }

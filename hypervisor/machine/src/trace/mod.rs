@@ -1,4 +1,4 @@
-//! The trace rings of this machine's CPUs; [`Ring`](bulkhead_machine::portable::trace::Ring) is the mechanism.
+//! The trace rings of this machine's CPUs; [`Ring`] is the mechanism.
 //!
 //! Events of the core have the core's numbers ([`Trace`]); those of the machine ([`Event`]) begin at 0x100.
 
