@@ -180,7 +180,7 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same with CPUs enough for both.
     test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
-    // Tasks wait for each other, for time and for events: nothing is lost, late ones apart, and idling is free.
+    // Tasks wait for each other, for time and for events: none is forgotten, and idling costs nothing.
     test("executor", &[Domain::new("executor", "executor")]).checks(14),
     // Tasks of two domains wait for each other's events.
     test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),

@@ -2,8 +2,8 @@
 //!
 //! `role=bench`, or no role, measures what one domain can: a null hypercall, an exception to its own handler
 //! and back, an event to itself, a look at the clock, the lateness of timers. With `peer=N`, and in domain N
-//! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, and how long one
-//! event takes to reach the task that waits for it.
+//! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
+//! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
 //! Each figure is a line `BENCH name value unit`.
 
@@ -21,7 +21,7 @@ use bulkhead_runtime::{
     trap,
 };
 
-use crate::measure::measure;
+use crate::measure::{measure, measure_waiting};
 
 bulkhead_runtime::entry!(async main);
 
@@ -47,29 +47,27 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
 }
 
 async fn alone() -> Result<(), LinkError> {
-    measure("null-hypercall", async || hypervisor::null_call()).await;
+    measure("null-hypercall", hypervisor::null_call);
 
     trap::set_handler(Vector::Breakpoint, Some(|_| ()));
-    measure("exception-bounce", async || trap::breakpoint()).await;
+    measure("exception-bounce", trap::breakpoint);
     trap::set_handler(Vector::Breakpoint, None);
 
-    measure("page-fault-bounce", async || {
-        assert!(trap::probe_read(0).is_err(), "address 0 is mapped");
-    })
-    .await;
+    measure("page-fault-bounce", || {
+        assert!(trap::probe_read(0).is_err(), "address 0 is mapped")
+    });
 
     let port = Port::bind_ipi().map_err(LinkError::Refused)?;
-    measure("event-to-self", async || {
+    measure_waiting("event-to-self", async || {
         if port.notify().is_ok() {
             port.wait().await;
         }
     })
     .await;
 
-    measure("clock-read", async || {
+    measure("clock-read", || {
         core::hint::black_box(Instant::now());
-    })
-    .await;
+    });
 
     latency::of_timers().await;
     Ok(())
@@ -78,7 +76,7 @@ async fn alone() -> Result<(), LinkError> {
 async fn with_peer(peer: DomId) -> Result<(), LinkError> {
     let link = Link::connect(peer).await?;
     let mut result = Ok(());
-    measure("event-round-trip", async || {
+    measure_waiting("event-round-trip", async || {
         if result.is_ok() {
             result = link.notify();
             link.wait().await;
@@ -86,7 +84,11 @@ async fn with_peer(peer: DomId) -> Result<(), LinkError> {
     })
     .await;
     result?;
-    latency::of_events(&link).await
+    latency::of_events(&link).await?;
+
+    link.wait().await;
+    measure("yield-and-back", hypervisor::yield_cpu);
+    Ok(())
 }
 
 async fn serve(peer: DomId) -> Result<(), LinkError> {
@@ -95,5 +97,10 @@ async fn serve(peer: DomId) -> Result<(), LinkError> {
         link.wait().await;
         link.notify()?;
     }
-    latency::send_events(&link).await
+    latency::send_events(&link).await?;
+
+    // Both yield equally often, and by turns as long as they share a CPU.
+    link.notify()?;
+    (0..measure::CALLS).for_each(|_| hypervisor::yield_cpu());
+    Ok(())
 }
