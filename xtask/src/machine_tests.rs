@@ -110,6 +110,10 @@ const CROWD: &[Domain] = &[
     Domain::new("victim", "crash").command_line("null"),
 ];
 
+/// The same for tasks, several in each domain.
+const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
+const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
     test(name, domains)
@@ -202,6 +206,13 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
         .checks(30)
         .steps(&[Step::Expect(Pattern("domain 13 (victim) is gone"))])
         .ends(Ending::DomainCrashed),
+    // Tasks wait for each other, for time and for events: none is forgotten, and idling costs nothing.
+    test("executor", &[Domain::new("executor", "executor")]).checks(14),
+    // Tasks of two domains wait for each other's events.
+    test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),
+    test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
+        .cpus(2)
+        .checks(2),
     // Reading address 0.
     crash(
         "crash-null",

@@ -40,7 +40,7 @@ fn new_world() -> (World, Vec<Hostile>) {
     for n in 0..GUESTS {
         let home = u32::from(n).min(CPUS - 1);
         let spec = GuestSpec {
-            home: CpuId::new(home),
+            home: Some(CpuId::new(home)),
             ..GuestSpec::default()
         };
         world.create(n + 1, &spec).unwrap();
