@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::build::{BootFiles, Workshop};
+use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
 use crate::images::Images;
 use crate::machine_tests::{MACHINE_TESTS, MachineTest, OTHER_CPUS};
@@ -46,7 +46,7 @@ pub(super) fn run(
         return Ok(());
     }
     tally.stage("building images");
-    let mut workshop = Workshop::new(project, images);
+    let mut workshop = Workshop::new(project, images, Profile::Checked);
     let mut ready = Vec::new();
     for case in cases {
         match workshop.boot_files(&case.test.scenario) {
