@@ -11,6 +11,7 @@ mod control;
 mod event;
 mod memory;
 mod mmu;
+mod reservation;
 mod sched;
 pub mod table;
 mod traps;

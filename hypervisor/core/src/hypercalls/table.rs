@@ -81,7 +81,7 @@ hypercalls! {
         MmuUpdate => mmu::update, [Fault, Inval, Busy, Perm, Srch];
         StackSwitch => traps::stack_switch, [Inval];
         SetCallbacks => traps::set_callbacks, [Inval];
-        MemoryOp => memory::memory_op, [Fault, Perm, Srch];
+        MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
@@ -133,6 +133,11 @@ hypercalls! {
     }
     by_list_element {
         MemoryOp: MemoryOp {
+            IncreaseReservation, [Fault];
+            DecreaseReservation, [Fault];
+            PopulatePhysmap, [Fault];
+            Exchange, [Fault, Perm, Inval, NoMem];
+            MaximumGpfn, [Fault, Perm, Srch];
             MaximumRamPage, [];
             CurrentReservation, [Fault, Perm, Srch];
             MaximumReservation, [Fault, Perm, Srch];
