@@ -25,7 +25,7 @@ use bulkhead_abi::start_info::{self, StartInfo};
 use bulkhead_abi::{Buffered, DomId, hypercall_page, pte, shared_info};
 use core::fmt;
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use heapless::String;
 
 /// Why a domain could not be made.
@@ -127,6 +127,7 @@ pub fn build<M: Machine>(
             }),
             lifecycle: Lock::new(Lifecycle::Building),
             share: Lock::new(schedule::share(id, entry)),
+            assists: AtomicU64::new(0),
             console: Lock::new(Line::new()),
         }),
         Err(error) => {

@@ -184,7 +184,7 @@ pub(super) fn exchange<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         .checked_shl(given)
         .filter(|&done| done <= total)
         .ok_or(Errno::Inval)?;
-    if total % chunk != 0 || first % chunk != 0 {
+    if !total.is_multiple_of(chunk) || !first.is_multiple_of(chunk) {
         return Err(Errno::Inval);
     }
     let mut work = Work::portion();

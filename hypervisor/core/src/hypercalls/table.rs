@@ -3,7 +3,10 @@
 //! One macro makes the dispatcher and the listing from the same rows, so that neither can know a call that the other
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
-use super::{Answer, Call, console, control, event, memory, mmu, sched, traps, vcpu, version};
+use super::{
+    Answer, Call, console, control, event, memory, mmu, modes, multicall, sched, segments, traps, vcpu,
+    version,
+};
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
 use bulkhead_abi::console::ConsoleIoOp;
@@ -11,6 +14,7 @@ use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::event::EventChannelOp;
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
+use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::version::VersionOp;
@@ -87,6 +91,11 @@ hypercalls! {
         Iret => traps::iret, [];
         MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
         Sysctl => control::control, [Perm, NoSys];
+        SetGdt => segments::set_gdt, [Fault, Inval];
+        UpdateDescriptor => segments::update_descriptor, [Inval];
+        SetSegmentBase => segments::set_segment_base, [Inval];
+        Multicall => multicall::multicall, [Fault];
+        VmAssist => modes::vm_assist, [Inval, NoSys];
     }
     by_first_argument {
         XenVersion: VersionOp {
@@ -113,6 +122,10 @@ hypercalls! {
             Shutdown => sched::shutdown, [Fault, Inval];
             Poll => sched::poll, [Fault, Inval];
             ShutdownCode => sched::shutdown_code, [Fault, Inval];
+        }
+        PhysdevOp: PhysdevOp {
+            SetIopl => modes::set_iopl, [Fault, Inval];
+            SetIobitmap => modes::set_iobitmap, [Fault, Inval];
         }
         CallbackOp: CallbackOp {
             Register => traps::register_callback, [Fault, Inval, NoSys];

@@ -21,6 +21,14 @@ pub(crate) enum AccessedDirty {
 /// What writing a whole page is worth, in entries.
 const PAGE_WORTH: u32 = 64;
 
+/// A place in a page table that the caller holds.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    table: Mfn,
+    level: Level,
+    index: usize,
+}
+
 /// How often an entry may change under us before we give up: the guest's other vCPUs, or the accessed bit.
 const TRIES: usize = 16;
 
@@ -47,7 +55,7 @@ impl<M: Machine> Memory<M> {
             .map_err(PagingError::from)
             .and_then(|kind| {
                 let updated = Level::of(kind).ok_or(PagingError::NotOwnTable).and_then(|level| {
-                    self.update_held(owner, table, level, index, new, accessed_dirty, work)
+                    self.update_held(owner, Slot { table, level, index }, new, accessed_dirty, work)
                 });
                 self.put_type(table, work);
                 updated
@@ -80,10 +88,7 @@ impl<M: Machine> Memory<M> {
             return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty, work)?);
         }
         self.get_as(mfn, owner, Kind::Writable, work)
-            .map_err(|error| match error {
-                PagingError::Again => Errno::Restart,
-                _ => Errno::Inval,
-            })?;
+            .map_err(PagingError::of_operand)?;
         if let Some(word) = self.machine.frame(mfn).get(index) {
             word.store(value, Ordering::Relaxed);
         }
@@ -94,13 +99,12 @@ impl<M: Machine> Memory<M> {
     fn update_held(
         &self,
         owner: DomId,
-        table: Mfn,
-        level: Level,
-        index: usize,
+        slot: Slot,
         new: u64,
         accessed_dirty: AccessedDirty,
         work: &mut Work,
     ) -> Result<(), PagingError> {
+        let Slot { table, level, index } = slot;
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
             return Err(PagingError::HypervisorSlot);
         }
@@ -179,7 +183,17 @@ impl<M: Machine> Memory<M> {
     ) -> Result<(), PagingError> {
         let (table, index) = self.walk(root, va)?;
         self.get_as_table(owner, table, Kind::L1, work)?;
-        let updated = self.update_held(owner, table, Level::L1, index, new, AccessedDirty::Replace, work);
+        let updated = self.update_held(
+            owner,
+            Slot {
+                table,
+                level: Level::L1,
+                index,
+            },
+            new,
+            AccessedDirty::Replace,
+            work,
+        );
         self.put_as(table, work);
         updated
     }

@@ -11,10 +11,11 @@
 
 pub mod bounce;
 mod context;
+pub mod descriptors;
 pub mod meter;
 mod regs;
 
-pub use context::{Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
 pub use meter::{Meter, Spent};
 pub use regs::Regs;
 
