@@ -123,6 +123,9 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     let firmware = boot::read(&early, protocol, record)?;
     let options = read_command_line(&firmware);
     let archive = firmware.archive(&[memory::image::boot_frames(), memory::image::high_frames()])?;
+    if let Some(bytes) = &archive {
+        log::debug!("boot archive at {:#014x}..{:#014x}", bytes.start, bytes.end);
+    }
 
     let features = cpu::features::detect();
     log::info!("CPU: {}", cpu::features::model_name());
