@@ -1,15 +1,17 @@
 //! The hypervisor whole: all modules tied together, and the doors through which the machine layer comes in.
 
-use crate::domains::boot_list::Entry;
+use crate::domains::boot_list::{Entry, MAX_VCPUS};
 use crate::domains::builder::{self, BuildError};
 use crate::domains::{Domain, DomainTable};
 use crate::events::GlobalVirqs;
 use crate::events::bits::{self, SharedInfoView, VcpuInfoView, Wake};
 use crate::events::{Raise, Target};
 use crate::ids::{CpuId, VcpuId};
+use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
-use crate::schedule::RunQueue;
+use crate::sched::Board;
+use crate::schedule::{self, Queue, Rest};
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, Vcpu};
 use alloc::boxed::Box;
@@ -19,7 +21,6 @@ use bulkhead_abi::event::Virq;
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::{DomId, shared_info};
 use core::sync::atomic::{AtomicBool, Ordering};
-use spin::mutex::TicketMutex;
 
 /// When the machine stops by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,11 @@ pub struct Hypervisor<M> {
     pub(crate) memory: Memory<M>,
     pub(crate) domains: DomainTable,
     pub(crate) cpus: Box<[Shared]>,
-    pub(crate) global_virqs: TicketMutex<GlobalVirqs>,
+    pub(crate) board: Board,
+    pub(crate) global_virqs: Lock<GlobalVirqs, { Rank::GlobalVirqs as u32 }>,
     end_policy: EndPolicy,
+    /// More domains are to come: the machine is not over, even if all that there are have ended.
+    is_filling: AtomicBool,
     has_crashed: AtomicBool,
 }
 
@@ -45,7 +49,7 @@ pub struct Hypervisor<M> {
 #[derive(Debug, Default)]
 pub struct Shared {
     /// Who waits to run there, and what is due.
-    pub(crate) queue: TicketMutex<RunQueue>,
+    pub(crate) queue: Lock<Queue, { Rank::RunQueue as u32 }>,
     /// Whether it should look at its queue again before it goes on with its guest.
     pub(crate) must_schedule: AtomicBool,
 }
@@ -63,6 +67,8 @@ pub(crate) struct Current {
     pub(crate) domain: Arc<Domain>,
     pub(crate) vcpu: VcpuId,
     pub(crate) context: TryBox<Context>,
+    /// What it wants to do instead of running on.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Cpu {
@@ -104,8 +110,10 @@ impl<M: Machine> Hypervisor<M> {
             memory,
             domains: DomainTable::new()?,
             cpus: shared.into_boxed_slice(),
-            global_virqs: TicketMutex::new(GlobalVirqs::new(DomId::new(0))),
+            board: Board::new(),
+            global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
             end_policy,
+            is_filling: AtomicBool::new(false),
             has_crashed: AtomicBool::new(false),
         })
     }
@@ -120,7 +128,7 @@ impl<M: Machine> Hypervisor<M> {
         &self.memory
     }
 
-    /// Makes a domain with the number `id` and lets it run. It starts on `home`.
+    /// Makes a domain with the number `id` and lets it run.
     ///
     /// # Errors
     ///
@@ -131,21 +139,43 @@ impl<M: Machine> Hypervisor<M> {
         entry: &Entry<'_>,
         kernel: &[u8],
         ramdisk: Option<&[u8]>,
-        home: CpuId,
     ) -> Result<(), BuildError> {
-        let queue = self.cpus.get(home.index()).ok_or(BuildError::NoHeap)?;
-        if !queue.queue.lock().reserve(entry.vcpus as usize) {
-            return Err(BuildError::NoHeap);
-        }
-        let domain = Arc::new(builder::build(&self.memory, id, entry, kernel, ramdisk, home)?);
-        self.domains
-            .insert(Arc::clone(&domain))
-            .map_err(|_| BuildError::NumberTaken)?;
+        let claim = self.domains.claim(id).ok_or(BuildError::NumberTaken)?;
+        let vcpus = Some(entry.vcpus)
+            .filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus))
+            .ok_or(BuildError::Vcpus(entry.vcpus))? as usize;
+        self.board.choose(entry.affinity, None).ok_or(BuildError::NoCpu)?;
+        self.reserve(vcpus)?;
+        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk)
+            .inspect_err(|_| self.unreserve(vcpus))?;
+        let domain = Arc::new(domain);
+        claim.fill(Arc::clone(&domain));
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
-            self.start_vcpu(&domain, vcpu);
+            let share = schedule::share(id, entry);
+            self.start_vcpu(&domain, vcpu, share)
+                .map_err(|_| BuildError::NoHeap)?;
         }
         Ok(())
+    }
+
+    /// Makes room for `vcpus` more vCPUs on every CPU: any of them may come there, and set its timers there.
+    fn reserve(&self, vcpus: usize) -> Result<(), BuildError> {
+        let has_room = |shared: &Shared| shared.queue.lock().reserve(vcpus);
+        let Some(full) = self.cpus.iter().position(|shared| !has_room(shared)) else {
+            return Ok(());
+        };
+        for shared in self.cpus.iter().take(full) {
+            shared.queue.lock().unreserve(vcpus);
+        }
+        Err(BuildError::NoHeap)
+    }
+
+    /// Takes back what [`Hypervisor::reserve`] made, for vCPUs that there will not be.
+    fn unreserve(&self, vcpus: usize) {
+        for shared in &self.cpus {
+            shared.queue.lock().unreserve(vcpus);
+        }
     }
 
     /// Raises a port. The lock of the event table that gave `raise` is still held.
@@ -245,23 +275,36 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.raise_global(Virq::DomExc);
-        if self.is_over(domain) {
+        self.stop_if_over();
+    }
+
+    /// Makes domains by `make`, during which the machine does not stop for want of domains.
+    pub fn fill<T>(&self, make: impl FnOnce() -> T) -> T {
+        self.is_filling.store(true, Ordering::SeqCst);
+        let made = make();
+        // SeqCst: a domain is marked as ended before this is looked at, and this is cleared before domains are looked at.
+        self.is_filling.store(false, Ordering::SeqCst);
+        self.stop_if_over();
+        made
+    }
+
+    fn stop_if_over(&self) {
+        let has_ended = |domain: &Domain| domain.lifecycle.lock().has_ended();
+        let is_over = !self.is_filling.load(Ordering::SeqCst)
+            && match self.end_policy {
+                EndPolicy::ControlDomain => self
+                    .domains
+                    .get(DomId::new(0))
+                    .is_some_and(|domain| has_ended(&domain)),
+                EndPolicy::LastDomain => self.domains.iter().all(|domain| has_ended(&domain)),
+            };
+        if is_over {
             let crashed = self.has_crashed.load(Ordering::Relaxed);
             self.memory.machine().stop(if crashed {
                 Outcome::DomainCrashed
             } else {
                 Outcome::Clean
             });
-        }
-    }
-
-    fn is_over(&self, ended: &Domain) -> bool {
-        match self.end_policy {
-            EndPolicy::ControlDomain => ended.is_control(),
-            EndPolicy::LastDomain => self
-                .domains
-                .iter()
-                .all(|domain| domain.lifecycle.lock().has_ended()),
         }
     }
 
@@ -292,7 +335,13 @@ impl<M: Machine> Hypervisor<M> {
         tsc.store(now.tsc, Ordering::Relaxed);
         ns.store(now.ns, Ordering::Relaxed);
         let [shift] = scale.shift.to_le_bytes();
-        scaling.store(u64::from(scale.mul) | u64::from(shift) << 32, Ordering::Relaxed);
+        let flags = if machine.is_tsc_stable() {
+            shared_info::TSC_STABLE
+        } else {
+            0
+        };
+        let rate = u64::from(scale.mul) | u64::from(shift) << 32 | u64::from(flags) << 40;
+        scaling.store(rate, Ordering::Relaxed);
         version.store(odd.wrapping_add(1) & 0xffff_ffff, Ordering::Release);
     }
 }

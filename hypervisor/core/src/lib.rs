@@ -6,8 +6,7 @@
 //! simulation. [`Hypervisor`] ties the modules together: the machine layer calls it when a guest enters
 //! (a hypercall, an exception, an interrupt) and it leaves by [`Hypervisor::leave`].
 //!
-//! Lock order, outermost first: domain memory, event tables (two of them in domain-id order), run queue,
-//! frame allocator. Frame counts and types are atomics and take no lock.
+//! The order of locks is in [`lock::Rank`]. Frame counts and types are atomics and take no lock.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -21,6 +20,9 @@ pub mod frames;
 pub mod hypercalls;
 mod hypervisor;
 pub mod ids;
+#[cfg(any(test, feature = "testing"))]
+mod invariants;
+pub mod lock;
 pub mod machine;
 pub mod memory;
 pub mod paging;

@@ -116,8 +116,14 @@ pub trait Machine: Sync + 'static {
     /// Loads an address space of the hypervisor's alone: for idling, when no guest's tables may be relied upon.
     fn load_idle_root(&self);
 
-    /// Forgets translations on this CPU and on all others that may hold them; returns when it is done.
+    /// Forgets translations on this CPU and on all others that may hold them; returns when it is done. No lock may be
+    /// held: another CPU may wait for it and not answer.
     fn flush(&self, what: Flush);
+
+    /// As [`Machine::flush`], but only on this CPU.
+    fn flush_local(&self, what: Flush) {
+        self.flush(what);
+    }
 
     /// Loads a vCPU's segment selectors and bases. A selector that cannot be loaded becomes null.
     ///
@@ -130,6 +136,11 @@ pub trait Machine: Sync + 'static {
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;
 
+    /// The time-stamp counter, for measuring what things take.
+    fn ticks(&self) -> u64 {
+        self.clock().tsc
+    }
+
     /// Nanoseconds since the machine started.
     fn now(&self) -> u64 {
         self.clock().ns
@@ -137,6 +148,11 @@ pub trait Machine: Sync + 'static {
 
     /// How ticks of the time-stamp counter become nanoseconds.
     fn tsc_scale(&self) -> bulkhead_abi::shared_info::TscScale;
+
+    /// Whether the time-stamp counters of all CPUs show the same at any moment, and never change their pace.
+    fn is_tsc_stable(&self) -> bool {
+        false
+    }
 
     /// Seconds and nanoseconds since 1970 at [`Machine::now`] = 0.
     fn wall_clock_at_start(&self) -> (u64, u32);
@@ -146,6 +162,8 @@ pub trait Machine: Sync + 'static {
     fn set_timer(&self, deadline: Option<u64>);
 
     /// Interrupts `cpu`, so that it looks at its run queue and its guest's events again.
+    ///
+    /// The calling CPU need not interrupt itself: it looks before it goes on with a guest.
     fn kick(&self, cpu: CpuId);
 
     /// Waits for an interrupt with nothing to run, and handles it.

@@ -1,16 +1,16 @@
 //! Machine memory: the frame table, the allocator, and what happens to a frame when its last reference goes.
 
 use crate::frames::{Buddy, FrameList, FrameTable, Mfn, Pfn, RefError, table::Put};
+use crate::lock::{Lock, Rank};
 use crate::machine::{Flush, Machine};
 use bulkhead_abi::DomId;
-use spin::mutex::TicketMutex;
 
 /// All the machine's frames, with the hardware that holds them.
 #[derive(Debug)]
 pub struct Memory<M> {
     pub(crate) machine: M,
     pub(crate) frames: FrameTable,
-    buddy: TicketMutex<Buddy>,
+    buddy: Lock<Buddy, { Rank::Buddy as u32 }>,
 }
 
 /// The machine-to-pseudo-physical entry of a frame that has no page number in its owner's numbering.
@@ -22,7 +22,7 @@ impl<M: Machine> Memory<M> {
         Self {
             machine,
             frames,
-            buddy: TicketMutex::new(buddy),
+            buddy: Lock::new(buddy),
         }
     }
 
@@ -39,6 +39,16 @@ impl<M: Machine> Memory<M> {
     /// How many frames are free.
     pub fn free_frames(&self) -> u64 {
         self.buddy.lock().free_frames()
+    }
+
+    /// Checks the allocator's own books: see [`Buddy::invariants`].
+    ///
+    /// # Panics
+    ///
+    /// If they are wrong. For tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn check_allocator(&self) {
+        self.buddy.lock().invariants();
     }
 
     /// Takes 2^`order` frames for `owner`, puts them on `list`, zeroed and with no page number.

@@ -1,157 +1,275 @@
-//! Which vCPU a physical CPU runs: taking turns, blocking, waking, and the switch itself.
+//! Which vCPU a physical CPU runs: the switch itself, blocking and waking. [`crate::sched`] has the rule by which it is chosen.
+//!
+//! A vCPU that gives up its CPU only says so ([`Rest`]); it is the switch that takes it from the queue, when its registers are in
+//! their place. Until then the queue takes it for running, and nobody else will touch it.
 
 use crate::domains::Domain;
+use crate::domains::boot_list::Entry;
 use crate::events::Port;
 use crate::events::bits::SharedInfoView;
 use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
-use crate::ids::VcpuId;
+use crate::ids::{CpuId, VcpuId};
 use crate::machine::{Machine, Trace};
+use crate::sched::{CpuSet, Reschedule, RunQueue, SchedError, Share, Turn, Warp, Weight};
 use crate::time::{Deadline, Deadlines, Purpose};
-use crate::vcpu::{Regs, Run, Vcpu};
-use alloc::collections::VecDeque;
+use crate::vcpu::{Regs, Vcpu};
 use bulkhead_abi::DomId;
 use bulkhead_abi::event::Virq;
 use core::sync::atomic::Ordering;
 
-/// How long a vCPU runs while others wait, in nanoseconds.
-const SLICE_NS: u64 = 10_000_000;
+/// How a run queue names a vCPU.
+pub(crate) type Key = (DomId, VcpuId);
 
-/// Who waits for a CPU, first come first served, and what is due on it.
-#[derive(Debug, Default)]
-pub(crate) struct RunQueue {
-    ready: VecDeque<(DomId, VcpuId)>,
-    deadlines: Deadlines,
-    slice_end: u64,
+/// The context-switch allowance: how long a vCPU runs on while another is as entitled to the CPU.
+const ALLOWANCE_NS: u64 = 1_000_000;
+
+/// The control domain comes soon when it wakes, for a while: it answers for everyone.
+const CONTROL_WARP: Warp = Warp {
+    by_ns: 20_000_000,
+    limit_ns: Some(10_000_000),
+    unwarp_ns: 50_000_000,
+};
+
+/// What waits on a CPU: vCPUs for their turn, deadlines for their time.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) run: RunQueue<Key>,
+    pub(crate) deadlines: Deadlines,
+    /// When the turn of the running vCPU ends.
+    turn_end: Option<u64>,
+    /// How many vCPUs there is room for: all of the machine might come here.
+    room: usize,
 }
 
-impl RunQueue {
-    /// Makes room for `vcpus` more. Says whether there is memory for it.
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            run: RunQueue::new(ALLOWANCE_NS),
+            deadlines: Deadlines::new(),
+            turn_end: None,
+            room: 0,
+        }
+    }
+}
+
+impl Queue {
+    /// Makes room for `vcpus` more, wherever they are now. Says whether there is memory for it.
     pub(crate) fn reserve(&mut self, vcpus: usize) -> bool {
-        self.ready.try_reserve(vcpus).is_ok() && self.deadlines.reserve(vcpus)
+        let room = self.room.saturating_add(vcpus);
+        let has_memory = self.run.reserve(room).is_ok() && self.deadlines.reserve(room);
+        if has_memory {
+            self.room = room;
+        }
+        has_memory
     }
 
-    /// A vCPU is on the queue once at most, and there is room for each.
-    fn enqueue(&mut self, domain: DomId, vcpu: &Vcpu) {
-        vcpu.set_run(Run::Runnable);
-        if self.ready.len() < self.ready.capacity() {
-            self.ready.push_back((domain, vcpu.id));
-        }
+    /// Takes back what was reserved for vCPUs that there will not be.
+    pub(crate) fn unreserve(&mut self, vcpus: usize) {
+        self.room = self.room.saturating_sub(vcpus);
     }
 
     /// When the CPU must look here again.
-    fn next_look(&self) -> Option<u64> {
-        let slice = (!self.ready.is_empty()).then_some(self.slice_end);
-        [slice, self.deadlines.next()].into_iter().flatten().min()
+    pub(crate) fn next_look(&self) -> Option<u64> {
+        [self.turn_end, self.deadlines.next()].into_iter().flatten().min()
+    }
+}
+
+/// What the running vCPU wants to do instead of running on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Wait until it is woken.
+    Block,
+    /// Let the next one pass.
+    Yield,
+}
+
+/// The share of the vCPUs of a domain.
+pub(crate) fn share(domain: DomId, entry: &Entry<'_>) -> Share {
+    let warp = if domain == DomId::new(0) {
+        CONTROL_WARP
+    } else {
+        Warp::NONE
+    };
+    Share {
+        weight: Weight::new(entry.weight).unwrap_or(Weight::DEFAULT),
+        warp,
+        affinity: entry.affinity,
     }
 }
 
 impl<M: Machine> Hypervisor<M> {
-    fn home(&self, vcpu: &Vcpu) -> Option<&Shared> {
-        self.cpus.get(vcpu.home().index())
-    }
-
-    /// Lets a vCPU run that never has.
-    pub(crate) fn start_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        self.make_runnable(domain, vcpu, Run::Offline);
-    }
-
-    /// Lets a vCPU run that is blocked; does nothing to any other.
-    pub(crate) fn wake_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        self.make_runnable(domain, vcpu, Run::Blocked);
-    }
-
-    fn make_runnable(&self, domain: &Domain, vcpu: &Vcpu, from: Run) {
-        let Some(shared) = self.home(vcpu) else { return };
-        let mut queue = shared.queue.lock();
-        if vcpu.run() != from {
-            return;
+    /// This CPU is ready to run guests: others may place vCPUs on it.
+    pub fn cpu_online(&self, cpu: CpuId) {
+        if let Some(shared) = self.shared(cpu) {
+            self.board.publish(cpu, &shared.queue.lock().run.load());
         }
-        queue.enqueue(domain.id, vcpu);
-        drop(queue);
-        self.machine().kick(vcpu.home());
+    }
+
+    fn shared(&self, cpu: CpuId) -> Option<&Shared> {
+        self.cpus.get(cpu.index())
+    }
+
+    /// Lets a vCPU run for the first time, where there is least to do.
+    pub(crate) fn start_vcpu(&self, domain: &Domain, vcpu: &Vcpu, share: Share) -> Result<(), SchedError> {
+        let home = self.board.choose(share.affinity, None).unwrap_or(CpuId::BOOT);
+        let shared = self.shared(home).ok_or(SchedError::Unknown)?;
+        let key = (domain.id, vcpu.id);
+        let mut queue = shared.queue.lock();
+        queue.run.insert(key, share)?;
+        vcpu.set_home(home);
+        vcpu.set_up(true);
+        let reschedule = queue.run.wake(key, self.machine().now())?;
+        self.pass_on(home, shared, &queue, reschedule);
+        Ok(())
+    }
+
+    /// Lets a vCPU run that is blocked. One that runs on another CPU is interrupted, so that it looks at its events.
+    pub(crate) fn wake_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
+        // Before the look at the queue, for one that is about to block: it looks at this under the queue's lock.
+        vcpu.set_woken(true);
+        let key = (domain.id, vcpu.id);
+        loop {
+            let home = vcpu.home();
+            let Some(shared) = self.shared(home) else { return };
+            let mut queue = shared.queue.lock();
+            match queue.run.wake(key, self.machine().now()) {
+                Ok(reschedule) => {
+                    if queue.run.running() == Some(key) {
+                        drop(queue);
+                        self.machine().kick(home);
+                    } else {
+                        self.pass_on(home, shared, &queue, reschedule);
+                    }
+                    return;
+                }
+                // It has moved meanwhile. If it has not, it is in no queue: stopped, or on its way between two, which
+                // only one that can run is; it will look at its events when it does.
+                Err(_) if vcpu.home() == home => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// After a change to a queue: its CPU is told, and one that idles, if somebody waits here who might run there.
+    fn pass_on(&self, cpu: CpuId, shared: &Shared, queue: &Queue, reschedule: Reschedule) {
+        self.board.publish(cpu, &queue.run.load());
+        if reschedule == Reschedule::Yes {
+            self.call(cpu, shared);
+        }
+        if let Some(idle) = self
+            .board
+            .idle(queue.run.waiting_affinity(), cpu)
+            .filter(|&idle| idle != cpu)
+            && let Some(shared) = self.shared(idle)
+        {
+            self.call(idle, shared);
+        }
+    }
+
+    /// Makes a CPU look whom it should run.
+    fn call(&self, cpu: CpuId, shared: &Shared) {
+        // Release pairs with the Acquire of `must_schedule`: the CPU sees what it is called for. The lock does as well, but
+        // the flag is looked at without it.
+        shared.must_schedule.store(true, Ordering::Release);
+        self.machine().kick(cpu);
     }
 
     /// Takes a vCPU from its CPU for good.
     pub(crate) fn stop_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
-        let Some(shared) = self.home(vcpu) else { return };
-        let mut queue = shared.queue.lock();
-        vcpu.set_run(Run::Offline);
-        queue.ready.retain(|&waiting| waiting != (domain.id, vcpu.id));
-        for purpose in [Purpose::Timer, Purpose::Poll] {
-            queue.deadlines.cancel(domain.id, vcpu.id, purpose);
+        // First: one that is between two queues is not let in again.
+        vcpu.set_up(false);
+        let key = (domain.id, vcpu.id);
+        loop {
+            let home = vcpu.home();
+            let Some(shared) = self.shared(home) else { return };
+            let mut queue = shared.queue.lock();
+            match queue.run.remove(key, self.machine().now()) {
+                Ok(_) => {
+                    self.board.publish(home, &queue.run.load());
+                    drop(queue);
+                    self.call(home, shared);
+                    break;
+                }
+                Err(_) if vcpu.home() == home => break,
+                Err(_) => {}
+            }
         }
-        drop(queue);
-        shared.must_schedule.store(true, Ordering::Release);
-        self.machine().kick(vcpu.home());
+        for purpose in Purpose::ALL {
+            self.cancel_deadline(domain, vcpu, purpose);
+        }
     }
 
     /// Blocks the running vCPU until an event can be delivered to it, which may be at once.
-    pub(crate) fn block(&self, domain: &Domain, vcpu: &Vcpu) {
-        let Some(shared) = self.home(vcpu) else { return };
-        {
-            let _queue = shared.queue.lock();
-            if vcpu.run() == Run::Running {
-                vcpu.set_run(Run::Blocked);
-            }
-        }
-        shared.must_schedule.store(true, Ordering::Release);
-        // Blocked first, then the look: who raises an event sets its bits first, and then looks whether we are blocked.
-        if self.with_info(vcpu, |info| info.upcall_wanted()) == Some(true) {
-            self.wake_vcpu(domain, vcpu);
-        }
+    pub(crate) fn block(&self, current: &mut Current) {
+        self.block_unless(current, |_| false);
     }
 
     /// Blocks the running vCPU until one of `ports` is pending, an event can be delivered, or `timeout` (ns) is over.
-    pub(crate) fn poll(&self, domain: &Domain, vcpu: &Vcpu, ports: &[Port], timeout: Option<u64>) {
-        vcpu.set_polling(true);
-        if let Some(at) = timeout {
-            self.set_deadline(domain, vcpu, Purpose::Poll, Some(at));
+    pub(crate) fn poll(&self, current: &mut Current, ports: &[Port], timeout: Option<u64>) {
+        if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
+            vcpu.set_polling(true);
+            if let Some(at) = timeout {
+                self.set_deadline(&current.domain, vcpu, Purpose::Poll, at);
+            }
         }
-        self.block(domain, vcpu);
-        let frame = self.machine().frame(domain.shared_info);
-        if ports
-            .iter()
-            .any(|&port| SharedInfoView::new(&frame).is_pending(port))
-        {
-            self.wake_vcpu(domain, vcpu);
-        }
+        self.block_unless(current, |shared| {
+            ports.iter().any(|&port| shared.is_pending(port))
+        });
     }
 
-    /// Lets the others on this CPU run first.
-    pub(crate) fn yield_now(&self, vcpu: &Vcpu) {
-        if let Some(shared) = self.home(vcpu) {
-            shared.must_schedule.store(true, Ordering::Release);
+    /// Says that the running vCPU wants to rest, unless it has a reason not to.
+    fn block_unless(&self, current: &mut Current, has_reason: impl FnOnce(SharedInfoView<'_>) -> bool) {
+        let Some(vcpu) = current.domain.vcpu(current.vcpu) else {
+            return;
+        };
+        // Who raises an event sets its bits, and then the mark. We take the mark off, then look at the bits, and at the switch
+        // look at the mark again: whatever comes in between is seen there.
+        vcpu.set_woken(false);
+        let frame = self.machine().frame(current.domain.shared_info);
+        let is_wanted = self.with_info(vcpu, |info| info.upcall_wanted()) == Some(true);
+        if is_wanted || has_reason(SharedInfoView::new(&frame)) {
+            return;
         }
+        current.rest = Some(Rest::Block);
     }
 
-    /// Sets or takes back a deadline of the vCPU's.
-    pub(crate) fn set_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose, at: Option<u64>) {
-        let Some(shared) = self.home(vcpu) else { return };
+    /// Sets a deadline of the vCPU that this CPU runs.
+    pub(crate) fn set_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose, at: u64) {
+        self.cancel_deadline(domain, vcpu, purpose);
+        // It runs, so its home is this CPU.
+        let home = vcpu.home();
+        let Some(shared) = self.shared(home) else { return };
         let mut queue = shared.queue.lock();
-        match at {
-            Some(at) => queue.deadlines.set(Deadline {
-                at,
-                domain: domain.id,
-                vcpu: vcpu.id,
-                purpose,
-            }),
-            None => queue.deadlines.cancel(domain.id, vcpu.id, purpose),
-        }
+        queue.deadlines.set(Deadline {
+            at,
+            domain: domain.id,
+            vcpu: vcpu.id,
+            purpose,
+        });
+        vcpu.set_deadline_cpu(purpose, Some(home));
         let next = queue.next_look();
         drop(queue);
         self.machine().set_timer(next);
     }
 
+    /// Takes a deadline of a vCPU back, wherever it was set.
+    pub(crate) fn cancel_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose) {
+        if let Some(shared) = vcpu.deadline_cpu(purpose).and_then(|cpu| self.shared(cpu)) {
+            shared.queue.lock().deadlines.cancel(domain.id, vcpu.id, purpose);
+            vcpu.set_deadline_cpu(purpose, None);
+        }
+    }
+
     /// The CPU's timer has fired: what is due is done, and a vCPU that has had its turn gives way.
     pub fn timer_interrupt(&self, cpu: &Cpu) {
-        let Some(shared) = self.cpus.get(cpu.id().index()) else {
+        let Some(shared) = self.shared(cpu.id()) else {
             return;
         };
         let now = self.machine().now();
         self.do_due(shared, now);
         let queue = shared.queue.lock();
-        if !queue.ready.is_empty() && now >= queue.slice_end {
-            shared.must_schedule.store(true, Ordering::Release);
+        if queue.turn_end.is_some_and(|end| now >= end) {
+            shared.must_schedule.store(true, Ordering::Relaxed);
         }
         let next = queue.next_look();
         drop(queue);
@@ -178,88 +296,177 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Whether the CPU should look whom it runs.
+    pub(crate) fn must_schedule(&self, cpu: &Cpu) -> bool {
+        // Acquire: see `call`.
+        let is_called = || {
+            self.shared(cpu.id())
+                .is_some_and(|shared| shared.must_schedule.load(Ordering::Acquire))
+        };
+        cpu.current.as_ref().is_none_or(|current| current.rest.is_some()) || is_called()
+    }
+
     /// Decides what this CPU runs, and switches to it. Waits here while there is nothing.
     ///
-    /// On return `regs` are those of [`Cpu::running`]. Returns early, running nothing, only in a simulation whose machine
-    /// has stopped.
+    /// On return `regs` are those of [`Cpu::running`]. Returns with nothing running only in a simulation whose machine has stopped.
     pub(crate) fn schedule(&self, cpu: &mut Cpu, regs: &mut Regs) {
-        let Some(shared) = self.cpus.get(cpu.id().index()) else {
+        let Some(shared) = self.shared(cpu.id()) else {
             return;
         };
-        shared.must_schedule.store(false, Ordering::Relaxed);
-        let previous = cpu.running();
-        if let Some(current) = cpu.current.take() {
-            self.put_away(current, regs, shared);
-        }
+        let mut tried = CpuSet::NONE;
         loop {
-            if let Some(current) = self.take_next(shared) {
-                let next = (current.domain.id, current.vcpu);
-                if previous != Some(next) {
-                    self.machine()
-                        .trace(Trace::Switch, u64::from(next.0.raw()), u64::from(next.1.raw()));
+            shared.must_schedule.store(false, Ordering::Relaxed);
+            let now = self.machine().now();
+            let mut queue = shared.queue.lock();
+            self.rest(cpu, &mut queue, now);
+            if self.cpus.len() > 1 {
+                queue.run.account(now);
+                queue.run.observe(self.board.system_time(cpu.id()));
+            }
+            let turn = queue.run.pick(now);
+            queue.turn_end = turn.and_then(|turn: Turn<Key>| turn.until);
+            let next = turn.map(|turn| turn.id);
+            if next != cpu.running()
+                && let Some(current) = cpu.current.take()
+            {
+                // Under the lock: as soon as it is free, another CPU may take the vCPU.
+                self.put_away(current, regs);
+            }
+            let load = queue.run.load();
+            self.board.publish(cpu.id(), &load);
+            let timer = queue.next_look();
+            drop(queue);
+            if let Some(victim) = self.board.victim(cpu.id(), load.oldest_runnable, tried) {
+                tried = tried.with(victim);
+                self.pull(cpu.id(), shared, victim);
+                continue;
+            }
+            self.machine().set_timer(timer);
+            match next {
+                Some(_) if cpu.current.is_some() => return,
+                Some(key) => {
+                    if let Some(current) = self.take(cpu.id(), key) {
+                        self.load(cpu, current, regs);
+                        return;
+                    }
+                    // It was stopped just now.
+                    let _ = shared.queue.lock().run.remove(key, now);
                 }
-                self.load(cpu.id(), current, regs, cpu);
-                return;
+                None => {
+                    if !self.idle(shared) {
+                        return;
+                    }
+                    tried = CpuSet::NONE;
+                }
             }
-            self.machine().trace(Trace::Idle, 0, 0);
-            // The tables of the last guest may go while we idle.
-            self.machine().load_idle_root();
-            self.machine().set_timer(shared.queue.lock().next_look());
-            if !self.machine().wait_for_interrupt() {
-                return;
-            }
-            self.do_due(shared, self.machine().now());
         }
     }
 
-    /// Puts a vCPU's state back into its place, and the vCPU in line if it could go on.
-    fn put_away(&self, mut current: Current, regs: &Regs, shared: &Shared) {
+    /// Does what the running vCPU asked for. Its registers are saved before the lock of `queue` is dropped, if it does not go on.
+    fn rest(&self, cpu: &mut Cpu, queue: &mut Queue, now: u64) {
+        let Some(current) = cpu.current.as_mut() else {
+            return;
+        };
+        let key = (current.domain.id, current.vcpu);
+        match current.rest.take() {
+            // Woken since it decided to.
+            Some(Rest::Block) if current.domain.vcpu(current.vcpu).is_some_and(Vcpu::is_woken) => {}
+            Some(Rest::Block) => {
+                // Unknown if it was stopped; then it is in no queue in any case.
+                let _ = queue.run.block(key, now);
+            }
+            Some(Rest::Yield) => {
+                let _ = queue.run.yield_now(now);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes a vCPU from the queue of `victim` into that of `cpu`, if one is still worth it.
+    fn pull(&self, cpu: CpuId, shared: &Shared, victim: CpuId) {
+        let Some(other) = self.shared(victim) else { return };
+        let now = self.machine().now();
+        let thief_at = shared.queue.lock().run.load().oldest_runnable;
+        let migrant = {
+            let mut queue = other.queue.lock();
+            let migrant = queue.run.steal(cpu, thief_at, now);
+            self.board.publish(victim, &queue.run.load());
+            migrant
+        };
+        let Some(migrant) = migrant else { return };
+        let (domain, vcpu) = migrant.id();
+        let Some(domain) = self.domains.get(domain) else {
+            return;
+        };
+        let Some(vcpu) = domain.vcpu(vcpu) else { return };
+        let mut queue = shared.queue.lock();
+        vcpu.set_home(cpu);
+        match queue.run.arrive(migrant, now) {
+            // Stopped on its way: nobody would find it here.
+            Ok(_) if !vcpu.is_up() => {
+                let _ = queue.run.remove((domain.id, vcpu.id), now);
+            }
+            Ok(_) => {}
+            Err((_, migrant)) => {
+                drop(queue);
+                let mut queue = other.queue.lock();
+                vcpu.set_home(victim);
+                // It has its room there still, but for somebody who came meanwhile; then it waits for a wake-up that finds it in no
+                // queue. Rooms are reserved for all vCPUs when a domain is made, so that it does not come to that.
+                let _ = queue.run.arrive(migrant, now);
+            }
+        }
+    }
+
+    /// Waits for something to do. Says whether the machine goes on.
+    fn idle(&self, shared: &Shared) -> bool {
+        self.machine().trace(Trace::Idle, 0, 0);
+        // The tables of the last guest may go while we idle.
+        self.machine().load_idle_root();
+        if !self.machine().wait_for_interrupt() {
+            return false;
+        }
+        self.do_due(shared, self.machine().now());
+        true
+    }
+
+    /// Puts a vCPU's state into its place.
+    fn put_away(&self, mut current: Current, regs: &Regs) {
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
+        current.context.meter.stop(self.machine().ticks());
         let Current {
             domain,
             vcpu,
             context,
+            ..
         } = current;
-        let Some(vcpu) = domain.vcpu(vcpu) else { return };
-        // Parked before it can be chosen: from then on another CPU might take it.
-        vcpu.park(context);
-        let mut queue = shared.queue.lock();
-        if vcpu.run() == Run::Running {
-            queue.enqueue(domain.id, vcpu);
+        if let Some(vcpu) = domain.vcpu(vcpu) {
+            vcpu.publish_meter(&context.meter);
+            vcpu.park(context);
         }
     }
 
-    fn take_next(&self, shared: &Shared) -> Option<Current> {
-        loop {
-            let (domain, vcpu) = shared.queue.lock().ready.pop_front()?;
-            let Some(domain) = self.domains.get(domain) else {
-                continue;
-            };
-            let Some(state) = domain.vcpu(vcpu) else { continue };
-            let Some(context) = state.unpark() else { continue };
-            {
-                let mut queue = shared.queue.lock();
-                if state.run() != Run::Runnable {
-                    // Stopped since.
-                    state.park(context);
-                    continue;
-                }
-                state.set_run(Run::Running);
-                queue.slice_end = self.machine().now().saturating_add(SLICE_NS);
-                let next = queue.next_look();
-                drop(queue);
-                self.machine().set_timer(next);
-            }
-            return Some(Current {
-                domain,
-                vcpu,
-                context,
-            });
-        }
+    /// Takes a vCPU's state, to run it. `None` if the vCPU was stopped.
+    fn take(&self, cpu: CpuId, (domain, vcpu): Key) -> Option<Current> {
+        let domain = self.domains.get(domain)?;
+        let state = domain.vcpu(vcpu).filter(|vcpu| vcpu.is_up())?;
+        debug_assert_eq!(state.home(), cpu, "a CPU runs what is on its own queue");
+        let context = state.unpark()?;
+        Some(Current {
+            domain,
+            vcpu,
+            context,
+            rest: None,
+        })
     }
 
-    fn load(&self, id: crate::ids::CpuId, mut current: Current, regs: &mut Regs, cpu: &mut Cpu) {
+    fn load(&self, cpu: &mut Cpu, mut current: Current, regs: &mut Regs) {
+        self.machine().trace(
+            Trace::Switch,
+            u64::from(current.domain.id.raw()),
+            u64::from(current.vcpu.raw()),
+        );
         *regs = current.context.regs;
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
@@ -267,13 +474,14 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if vcpu.is_polling() {
                 vcpu.set_polling(false);
-                self.set_deadline(&current.domain, vcpu, Purpose::Poll, None);
+                self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
             }
-            if current.context.clock_written_for != Some(id) {
-                current.context.clock_written_for = Some(id);
+            if current.context.clock_written_for != Some(cpu.id()) {
+                current.context.clock_written_for = Some(cpu.id());
                 self.write_clock(vcpu);
             }
         }
+        current.context.meter.start(self.machine().ticks());
         cpu.current = Some(current);
     }
 }

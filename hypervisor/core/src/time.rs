@@ -13,6 +13,11 @@ pub enum Purpose {
     Poll,
 }
 
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Timer, Self::Poll];
+}
+
 /// A deadline of a vCPU's. Each vCPU has at most one for each purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
@@ -39,9 +44,10 @@ impl Deadlines {
         Self(Vec::new())
     }
 
-    /// Makes room for the deadlines of `vcpus` more vCPUs. Says whether there is memory for it.
+    /// Makes room for the deadlines of `vcpus` vCPUs in all. Says whether there is memory for it.
     pub fn reserve(&mut self, vcpus: usize) -> bool {
-        self.0.try_reserve(vcpus.saturating_mul(2)).is_ok()
+        let room = vcpus.saturating_mul(Purpose::ALL.len());
+        self.0.try_reserve(room.saturating_sub(self.0.len())).is_ok()
     }
 
     /// Sets a deadline, in place of the one that the vCPU has for the same purpose.
@@ -70,6 +76,13 @@ impl Deadlines {
     #[must_use]
     pub fn next(&self) -> Option<u64> {
         self.0.last().map(|next| next.at)
+    }
+
+    /// All of them, the latest first.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn as_slice(&self) -> &[Deadline] {
+        &self.0
     }
 }
 

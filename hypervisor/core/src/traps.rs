@@ -5,7 +5,7 @@ use crate::domains::Domain;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
 use crate::vcpu::bounce::{self, Interrupted};
-use crate::vcpu::{Callback, Mode, Regs, Run};
+use crate::vcpu::{Callback, Mode, Regs};
 use bulkhead_abi::layout;
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::shared_info;
@@ -139,8 +139,25 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// The first thing after a guest was left, by whichever door.
+    #[inline]
+    pub fn enter_hypervisor(&self, cpu: &mut Cpu) {
+        if let Some(current) = cpu.current.as_mut() {
+            let context = &mut *current.context;
+            context.meter.enter(context.mode, self.machine().ticks());
+        }
+    }
+
     /// The last thing before a guest goes on: runs another if it must, and delivers events.
+    #[inline]
     pub fn leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        self.prepare_to_leave(cpu, regs);
+        if let Some(current) = cpu.current.as_mut() {
+            current.context.meter.stop(self.machine().ticks());
+        }
+    }
+
+    fn prepare_to_leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
         loop {
             if self.must_schedule(cpu) {
                 self.schedule(cpu, regs);
@@ -177,19 +194,6 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(current) = cpu.current.as_ref() {
             self.crash(current, regs, Fatal::BadReturn);
         }
-    }
-
-    fn must_schedule(&self, cpu: &Cpu) -> bool {
-        let asked = self
-            .cpus
-            .get(cpu.id().index())
-            .is_some_and(|shared| shared.must_schedule.load(Ordering::Acquire));
-        asked
-            || cpu
-                .current
-                .as_ref()
-                .and_then(Current::vcpu)
-                .is_none_or(|vcpu| vcpu.run() != Run::Running)
     }
 
     /// Ends the running domain for what it did, and says so with its registers and the way that it came.

@@ -478,7 +478,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, rng_seed: RngSeed::Fixed(0xe7e7), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, rng_seed: RngSeed::Fixed(0xe7e7), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_of_channels_keeps_the_laws(steps in prop::collection::vec(step(), 1..150)) {
@@ -589,4 +589,32 @@ fn a_sweep_closes_no_more_than_its_budget_at_a_time() {
     assert_eq!((step, closed), (Sweep::Paused { at: port(101) }, 100));
     let step = table.sweep(port(101), Peer::Own, 5000, |_| closed += 1);
     assert_eq!((step, closed), (Sweep::Done, 4095));
+}
+
+#[test]
+fn a_global_interrupt_that_was_moved_to_another_vcpu_is_free_again_once_closed() {
+    let mut world = World::new();
+    let bind = Step::BindVirq {
+        domain: 0,
+        virq: Virq::Console,
+        vcpu: 0,
+    };
+    for step in [
+        bind.clone(),
+        Step::BindVcpu { end: (0, 1), vcpu: 2 },
+        Step::RaiseVirq {
+            domain: 0,
+            virq: Virq::Console,
+            vcpu: 0,
+        },
+        Step::Close { end: (0, 1) },
+        bind,
+    ] {
+        world.take(step);
+        world.invariants();
+    }
+    assert_eq!(
+        world.tables[0].status(port(1)).channel,
+        Channel::Virq(Virq::Console)
+    );
 }

@@ -1,20 +1,28 @@
 //! From the machine that the boot prepared to the hypervisor with its first domains.
 
 use core::fmt;
+use core::sync::atomic::Ordering;
 
 use bulkhead_abi::DomId;
 use bulkhead_core::domains::boot_list;
 use bulkhead_core::frames::Buddy;
 use bulkhead_core::ids::CpuId;
+use bulkhead_core::lock;
 use bulkhead_core::memory::Memory;
 use bulkhead_core::{EndPolicy, Hypervisor};
+use bulkhead_machine::layout::MAX_CPUS;
 use bulkhead_machine::portable::command_line::End;
+use heapless::Vec;
+use spin::Once;
 
 use crate::archive;
+use crate::cpu::stack::this_cpu;
 use crate::entry;
 use crate::entry::TableFrames;
 use crate::hw::{self, Hw};
 use crate::platform::Platform;
+use crate::time::warp;
+use crate::{cpu, smp};
 
 /// The archive's file that names the first domains.
 const BOOT_LIST: &str = "boot.list";
@@ -43,37 +51,74 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Makes the hypervisor and the domains of the boot list.
+/// Makes the hypervisor, starts the other CPUs, and makes the domains of the boot list.
 pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     let frames = hw::frame_table(platform.map.frame_limit());
     let mut buddy = Buddy::new(frames);
     for range in platform.free.iter() {
         buddy.add(range.clone());
     }
-    let mut take = || buddy.alloc(0).ok_or(StartError::OutOfMemory);
-    let tables = TableFrames {
-        empty: take()?.raw(),
-        own: take()?.raw(),
-    };
-    for frame in [tables.empty, tables.own] {
-        for word in hw::frame_words(frame) {
-            word.store(0, core::sync::atomic::Ordering::Relaxed);
-        }
-    }
-    // SAFETY: the boot CPU runs this on its main stack, and has met no guest; the frames were taken just now and zeroed.
-    unsafe { entry::init_cpu(0, CpuId::BOOT, tables) };
+    let tables = table_frames(&mut buddy, platform.cpus.len())?;
+    lock::use_cpu_number(this_cpu);
 
-    if platform.cpus.len() > 1 {
-        log::warn!("{} CPUs, of which only the first is used", platform.cpus.len());
-    }
     let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns);
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,
     };
-    let hypervisor =
-        Hypervisor::new(Memory::new(machine, frames, buddy), 1, end).ok_or(StartError::OutOfMemory)?;
-    boot_domains(hw::install(hypervisor))
+    let memory = Memory::new(machine, frames, buddy);
+    let hypervisor = Hypervisor::new(memory, platform.cpus.len(), end).ok_or(StartError::OutOfMemory)?;
+    let hypervisor = hw::install(hypervisor);
+
+    TABLES.call_once(|| tables);
+    set_up(0);
+    let common = smp::Common {
+        features: platform.features,
+        smap: platform.options.smap,
+        l4: platform.l4,
+        run: run_other,
+        meet: warp::check,
+    };
+    smp::start_others(&platform.cpus, &platform.map, common);
+    warp::judge(platform.features, platform.options.stable_tsc);
+    hypervisor.fill(|| boot_domains(hypervisor))
+}
+
+/// The frames for the descriptor tables of each CPU, by its number.
+static TABLES: Once<Vec<TableFrames, MAX_CPUS>> = Once::new();
+
+fn table_frames(buddy: &mut Buddy, cpus: usize) -> Result<Vec<TableFrames, MAX_CPUS>, StartError> {
+    let mut take = || {
+        let frame = buddy.alloc(0).ok_or(StartError::OutOfMemory)?.raw();
+        for word in hw::frame_words(frame) {
+            word.store(0, Ordering::Relaxed);
+        }
+        Ok(frame)
+    };
+    let empty = take()?;
+    (0..cpus)
+        .map(|_| Ok(TableFrames { empty, own: take()? }))
+        .collect()
+}
+
+/// Makes the CPU that runs this, number `cpu`, ready for guests.
+fn set_up(cpu: usize) {
+    let Some(&tables) = TABLES.get().and_then(|tables| tables.get(cpu)) else {
+        unreachable!("there are tables for every CPU that is started");
+    };
+    let id = CpuId::new(u32::try_from(cpu).unwrap_or(u32::MAX));
+    // SAFETY: the CPU runs this once, on its main stack, and has met no guest; its frames were zeroed and are used for nothing else.
+    unsafe { entry::init_cpu(cpu, id, tables) };
+    cpu::note_apic_id();
+    hw::hypervisor().cpu_online(id);
+}
+
+/// What every CPU but the first does.
+fn run_other(cpu: usize) -> ! {
+    set_up(cpu);
+    cpu::mark_online();
+    warp::join(cpu);
+    entry::dispatch::run_guests()
 }
 
 /// Makes the domains of the boot list, in its order; the first is domain 0. One that cannot be made is left out, and said.
@@ -107,7 +152,7 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
                 continue;
             }
         };
-        match hypervisor.create_domain(DomId::new(number), &entry, kernel, ramdisk, CpuId::BOOT) {
+        match hypervisor.create_domain(DomId::new(number), &entry, kernel, ramdisk) {
             Ok(()) => {
                 started = started.saturating_add(1);
                 log::info!(

@@ -11,17 +11,16 @@ use bulkhead_core::vcpu::Segments;
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
-use x86_64::VirtAddr;
-use x86_64::instructions::tlb;
-use x86_64::registers::control::Cr3;
 use x86_64::registers::model_specific::Msr;
 
+use crate::apic::{Ipi, Vector};
 use crate::cpu::control::load_page_tables;
+use crate::cpu::stack::this_cpu;
 use crate::entry::guest_memory;
 use crate::memory::direct;
-use crate::time::{TscClock, tsc};
-use crate::trace::{self, Event};
-use crate::{apic, console, power};
+use crate::time::{TscClock, tsc, warp};
+use crate::trace;
+use crate::{apic, console, cpu, power, shootdown};
 
 static HYPERVISOR: Once<Hypervisor<Hw>> = Once::new();
 
@@ -142,6 +141,7 @@ impl Machine for Hw {
     }
 
     fn load_root(&self, root: Mfn) {
+        shootdown::will_hold();
         // SAFETY: the core loads validated level 4 tables only, and their upper slots are ours.
         unsafe { load_page_tables(root.raw()) };
     }
@@ -149,19 +149,15 @@ impl Machine for Hw {
     fn load_idle_root(&self) {
         // SAFETY: our own table.
         unsafe { load_page_tables(self.l4) };
+        shootdown::holds_nothing();
     }
 
     fn flush(&self, what: Flush) {
-        trace::record(Event::TlbFlush as u16, matches!(what, Flush::Page(_)).into(), 0);
-        match what {
-            // No entry is global, so this forgets all of them.
-            Flush::All => {
-                let (frame, flags) = Cr3::read();
-                // SAFETY: the table in force stays in force.
-                unsafe { Cr3::write(frame, flags) };
-            }
-            Flush::Page(address) => tlb::flush(VirtAddr::new_truncate(address)),
-        }
+        shootdown::flush(what);
+    }
+
+    fn flush_local(&self, what: Flush) {
+        shootdown::flush_local(what);
     }
 
     fn load_segments(&self, segments: &Segments) -> bool {
@@ -217,6 +213,15 @@ impl Machine for Hw {
         }
     }
 
+    #[inline]
+    fn ticks(&self) -> u64 {
+        tsc()
+    }
+
+    fn is_tsc_stable(&self) -> bool {
+        warp::is_stable()
+    }
+
     fn tsc_scale(&self) -> TscScale {
         TscScale {
             mul: self.clock.scale.mul,
@@ -237,8 +242,11 @@ impl Machine for Hw {
         }
     }
 
-    fn kick(&self, _cpu: CpuId) {
-        // There is one CPU, and it looks at its queue before it goes back to a guest.
+    fn kick(&self, cpu: CpuId) {
+        // This CPU looks at its queue before it goes back to a guest.
+        if cpu.index() != this_cpu() {
+            apic::send_ipi(cpu::apic_id(cpu.index()), Ipi::Fixed(Vector::Kick as u8));
+        }
     }
 
     fn wait_for_interrupt(&self) -> bool {

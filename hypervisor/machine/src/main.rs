@@ -22,7 +22,7 @@ mod panic;
 mod platform;
 mod power;
 mod serial;
-#[expect(dead_code, reason = "the core schedules on one CPU so far")]
+mod shootdown;
 mod smp;
 mod time;
 mod trace;

@@ -21,7 +21,6 @@ pub(crate) struct Platform {
     /// The frame of the hypervisor's own L4 table; its slots 256 to 271 go into every address space.
     pub(crate) l4: u64,
     /// What the CPUs have.
-    #[expect(dead_code, reason = "for the start of further CPUs")]
     pub(crate) features: Features,
     /// The APIC id of each CPU; CPU 0 is the one that booted. All have their stacks mapped.
     pub(crate) cpus: Vec<u32, MAX_CPUS>,

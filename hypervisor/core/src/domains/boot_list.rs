@@ -3,12 +3,14 @@
 //! ```text
 //! # the first is domain 0
 //! domain control kernel=control.elf memory=32M
-//! domain web kernel=httpd.elf ramdisk=site.tar memory=32M vcpus=1 weight=256 cmdline="port=80 root=\"/\""
+//! domain web kernel=httpd.elf ramdisk=site.tar memory=32M vcpus=1 weight=256 cpus=0,2-3 cmdline="port=80 root=\"/\""
 //! ```
 //!
 //! The file comes with the boot archive from whoever starts the machine. It is trusted, and yet checked: a mistake
 //! is answered with its line and what would be right.
 
+use crate::ids::CpuId;
+use crate::sched::{CpuSet, MAX_CPUS};
 use core::fmt;
 use heapless::String;
 
@@ -30,6 +32,8 @@ pub struct Entry<'a> {
     pub vcpus: u32,
     /// Its share of the processors, relative to others'.
     pub weight: u16,
+    /// The physical CPUs that it may run on.
+    pub affinity: CpuSet,
     /// What its kernel is told.
     pub cmdline: String<MAX_CMDLINE>,
 }
@@ -73,7 +77,7 @@ impl fmt::Display for BootListError<'_> {
             Mistake::UnknownKey(key) => {
                 write!(
                     f,
-                    "unknown key `{key}`; there are kernel, ramdisk, memory, vcpus, weight, cmdline"
+                    "unknown key `{key}`; there are kernel, ramdisk, memory, vcpus, weight, cpus, cmdline"
                 )
             }
             Mistake::BadValue("memory", value) => {
@@ -87,6 +91,9 @@ impl fmt::Display for BootListError<'_> {
             }
             Mistake::BadValue("weight", value) => {
                 write!(f, "weight={value} should be a number from 1 to 65535")
+            }
+            Mistake::BadValue("cpus", value) => {
+                write!(f, "cpus={value} should be CPU numbers and ranges, such as 0,2-3")
             }
             Mistake::BadValue(key, value) => {
                 write!(f, "{key}={value} should name a file of the boot archive")
@@ -125,8 +132,8 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
     if name.is_empty() || name.contains('=') {
         return Err(Mistake::NoName);
     }
-    let (mut kernel, mut ramdisk, mut pages, mut vcpus, mut weight, mut cmdline) =
-        (None, None, None, None, None, None);
+    let (mut kernel, mut ramdisk, mut pages) = (None, None, None);
+    let (mut vcpus, mut weight, mut affinity, mut cmdline) = (None, None, None, None);
     loop {
         rest = rest.trim_start();
         if rest.is_empty() {
@@ -153,6 +160,7 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
                     .ok_or(bad)?;
                 once(&mut vcpus, key, number)?;
             }
+            "cpus" => once(&mut affinity, key, cpus(value).ok_or(bad)?)?,
             "weight" => once(
                 &mut weight,
                 key,
@@ -170,6 +178,7 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
         pages: pages.ok_or(Mistake::Missing("memory"))?,
         vcpus: vcpus.unwrap_or(1),
         weight: weight.unwrap_or(DEFAULT_WEIGHT),
+        affinity: affinity.unwrap_or(CpuSet::ALL),
         cmdline: cmdline.unwrap_or_default(),
     })
 }
@@ -224,6 +233,20 @@ fn unescape(value: &str) -> Result<String<MAX_CMDLINE>, Mistake<'_>> {
     Ok(plain)
 }
 
+/// Numbers of CPUs and ranges of them, with commas between.
+fn cpus(value: &str) -> Option<CpuSet> {
+    let mut set = CpuSet::NONE;
+    for part in value.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        if first > last || last as usize >= MAX_CPUS {
+            return None;
+        }
+        set = (first..=last).fold(set, |set, cpu| set.with(CpuId::new(cpu)));
+    }
+    Some(set)
+}
+
 /// A size with K, M or G, in pages; at least 1 MiB.
 fn memory(value: &str) -> Option<u64> {
     let (number, shift) = match value.as_bytes().last()? {
@@ -251,7 +274,7 @@ mod tests {
     #[test]
     fn a_whole_line_is_read() {
         let entry = only(
-            "# comment\n\ndomain web kernel=httpd.elf ramdisk=site.tar memory=32M vcpus=2 weight=512 \
+            "# comment\n\ndomain web kernel=httpd.elf ramdisk=site.tar memory=32M vcpus=2 weight=512 cpus=0,2-3 \
              cmdline=\"port=80 root=\\\"/\\\" \\\\\"\n",
         )
         .unwrap();
@@ -260,6 +283,7 @@ mod tests {
             ("web", "httpd.elf", Some("site.tar"))
         );
         assert_eq!((entry.pages, entry.vcpus, entry.weight), (8192, 2, 512));
+        assert_eq!(entry.affinity, CpuSet::from_bits(0b1101));
         assert_eq!(entry.cmdline, "port=80 root=\"/\" \\");
     }
 
@@ -295,6 +319,18 @@ mod tests {
             (
                 "domain a kernel=a memory=8M weight=0",
                 Mistake::BadValue("weight", "0"),
+            ),
+            (
+                "domain a kernel=a memory=8M cpus=1-",
+                Mistake::BadValue("cpus", "1-"),
+            ),
+            (
+                "domain a kernel=a memory=8M cpus=3-1",
+                Mistake::BadValue("cpus", "3-1"),
+            ),
+            (
+                "domain a kernel=a memory=8M cpus=64",
+                Mistake::BadValue("cpus", "64"),
             ),
             ("domain a kernel=a memory=8M memory=8M", Mistake::Twice("memory")),
             ("domain a kernel=a memory=8M disk=x", Mistake::UnknownKey("disk")),

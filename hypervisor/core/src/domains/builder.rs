@@ -3,14 +3,15 @@
 //! This is the hypervisor's own small builder, for the domains of the boot list. Source of what a guest finds at its
 //! start: the guest ABI's section 2.
 
-use super::boot_list::Entry;
+use super::boot_list::{Entry, MAX_VCPUS};
 use super::image::{Image, ImageError};
 use super::plan::{Mapping, Plan, PlanError};
 use super::{Domain, Holdings, Lifecycle, MAX_NAME};
 use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
-use crate::ids::{CpuId, VcpuId};
+use crate::ids::VcpuId;
+use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paging::{Level, PagingError};
@@ -25,8 +26,6 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use heapless::String;
-use spin::RwLock;
-use spin::mutex::TicketMutex;
 
 /// Why a domain could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +42,10 @@ pub enum BuildError {
     LongName,
     /// Its number is taken or too large.
     NumberTaken,
+    /// It should have this many vCPUs, which is none or more than [`MAX_VCPUS`].
+    Vcpus(u32),
+    /// None of the CPUs that it may run on is there.
+    NoCpu,
     /// The first page tables were refused: a bug in the builder.
     Tables(PagingError),
 }
@@ -55,6 +58,8 @@ impl fmt::Display for BuildError {
             Self::NoMemory(pages) => write!(f, "there are not {}M of memory left for it", pages >> 8),
             Self::NoHeap => f.write_str("the hypervisor has no memory left for its own records"),
             Self::LongName => write!(f, "its name is longer than {MAX_NAME} bytes"),
+            Self::Vcpus(vcpus) => write!(f, "it has {vcpus} vCPUs, and should have 1 to {MAX_VCPUS}"),
+            Self::NoCpu => f.write_str("none of the CPUs that it may run on is there"),
             Self::NumberTaken => f.write_str("there is no free domain number"),
             Self::Tables(error) => write!(
                 f,
@@ -73,7 +78,7 @@ impl Pages {
     }
 }
 
-/// Makes a domain, ready to start on CPU `home`, with the number `id`.
+/// Makes a domain, ready to start, with the number `id`.
 ///
 /// # Errors
 ///
@@ -84,7 +89,6 @@ pub fn build<M: Machine>(
     entry: &Entry<'_>,
     kernel: &[u8],
     ramdisk: Option<&[u8]>,
-    home: CpuId,
 ) -> Result<Domain, BuildError> {
     let name = String::try_from(entry.name).map_err(|_| BuildError::LongName)?;
     let image = Image::parse(kernel).map_err(BuildError::Image)?;
@@ -92,26 +96,22 @@ pub fn build<M: Machine>(
         Plan::new(&image, entry.pages, ramdisk.map(|data| data.len() as u64)).map_err(BuildError::Plan)?;
     let events = EventTable::new(id, entry.vcpus).map_err(|_| BuildError::NoHeap)?;
 
-    let mut frames = FrameList::new();
-    let made = Construction {
+    let construction = Construction {
         memory,
         id,
         plan: &plan,
-    }
-    .populate(&mut frames)
-    .and_then(|pages| {
-        Construction {
-            memory,
-            id,
-            plan: &plan,
-        }
-        .furnish(&pages, &image, entry, ramdisk)
-    })
-    .and_then(|start| {
-        Ok((
-            vcpus(entry.vcpus, home, start.shared_info, start.context)?,
-            start.shared_info,
-        ))
+    };
+    let mut frames = FrameList::new();
+    let made = construction.populate(&mut frames).and_then(|pages| {
+        let shared_info = memory.allocate_shared(id).ok_or(BuildError::NoMemory(1))?;
+        construction
+            .furnish(&pages, shared_info, &image, entry, ramdisk)
+            .and_then(|start| vcpus(entry.vcpus, shared_info, start))
+            .and_then(|vcpus| {
+                construction.hold(&pages, shared_info)?;
+                Ok((vcpus, shared_info))
+            })
+            .inspect_err(|_| memory.release(shared_info))
     });
     match made {
         Ok((vcpus, shared_info)) => Ok(Domain {
@@ -119,13 +119,13 @@ pub fn build<M: Machine>(
             name,
             shared_info,
             vcpus,
-            events: RwLock::new(events),
-            memory: TicketMutex::new(Holdings {
+            events: SharedLock::new(events),
+            memory: Lock::new(Holdings {
                 frames,
                 limit: entry.pages,
             }),
-            lifecycle: TicketMutex::new(Lifecycle::Building),
-            console: TicketMutex::new(Line::new()),
+            lifecycle: Lock::new(Lifecycle::Building),
+            console: Lock::new(Line::new()),
         }),
         Err(error) => {
             while let Some(mfn) = frames.pop(memory.frames()) {
@@ -137,12 +137,7 @@ pub fn build<M: Machine>(
 }
 
 /// The vCPUs of a new domain. Only the first has a state; the guest gives the others theirs.
-fn vcpus(
-    count: u32,
-    home: CpuId,
-    shared_info: Mfn,
-    first: TryBox<Context>,
-) -> Result<Box<[Vcpu]>, BuildError> {
+fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>) -> Result<Box<[Vcpu]>, BuildError> {
     let mut vcpus = Vec::new();
     vcpus
         .try_reserve_exact(count as usize)
@@ -151,7 +146,6 @@ fn vcpus(
         let word = u16::try_from(n.saturating_mul(8)).unwrap_or(0);
         Vcpu::new(
             VcpuId::new(n),
-            home,
             InfoPlace {
                 frame: shared_info,
                 word,
@@ -168,12 +162,6 @@ struct Construction<'a, M> {
     memory: &'a Memory<M>,
     id: DomId,
     plan: &'a Plan,
-}
-
-/// What the first vCPU starts with.
-struct Start {
-    shared_info: Mfn,
-    context: TryBox<Context>,
 }
 
 impl<M: Machine> Construction<'_, M> {
@@ -203,14 +191,17 @@ impl<M: Machine> Construction<'_, M> {
         }
     }
 
-    /// Fills the domain's memory and builds what its first vCPU needs.
+    /// Fills the domain's memory, and returns the state of its first vCPU.
+    ///
+    /// Nothing is held yet but the frames themselves, so that a failure leaves nothing else to be given back.
     fn furnish(
         &self,
         pages: &Pages,
+        shared_info: Mfn,
         image: &Image<'_>,
         entry: &Entry<'_>,
         ramdisk: Option<&[u8]>,
-    ) -> Result<Start, BuildError> {
+    ) -> Result<TryBox<Context>, BuildError> {
         for segment in &image.segments {
             self.write(pages, segment.va.wrapping_sub(self.plan.virt_base), segment.data);
         }
@@ -227,39 +218,34 @@ impl<M: Machine> Construction<'_, M> {
             self.write(pages, at, &u64::from(*mfn).to_le_bytes());
         }
 
-        let shared_info = self
-            .memory
-            .allocate_shared(self.id)
-            .ok_or(BuildError::NoMemory(1))?;
-        let root = self.tables(pages).and_then(|root| {
-            self.memory
-                .pin(self.id, root, Kind::L4)
-                .map_err(BuildError::Tables)?;
-            // The pin is the guest's, to take off when it likes; the vCPU has a hold of its own.
-            self.memory
-                .get_as(root, self.id, Kind::L4)
-                .map_err(BuildError::Tables)?;
-            Ok(root)
-        });
-        let started = root.and_then(|root| {
-            self.share(shared_info);
-            let info = self.start_info(pages, shared_info, entry, ramdisk)?;
-            self.write(
-                pages,
-                self.plan.start_info << PAGE_SHIFT,
-                info.to_bytes().as_ref(),
-            );
-            let rsp = self.plan.va(self.plan.stack.saturating_add(1));
-            let context = Context::at_start(root, image.entry, rsp, self.plan.va(self.plan.start_info));
-            Ok(Start {
-                shared_info,
-                context: TryBox::new(context).ok_or(BuildError::NoHeap)?,
-            })
-        });
-        if started.is_err() {
-            self.memory.release(shared_info);
-        }
-        started
+        let root = self.tables(pages)?;
+        let info = self.start_info(pages, shared_info, entry, ramdisk)?;
+        self.write(
+            pages,
+            self.plan.start_info << PAGE_SHIFT,
+            info.to_bytes().as_ref(),
+        );
+        let rsp = self.plan.va(self.plan.stack.saturating_add(1));
+        let context = Context::at_start(root, image.entry, rsp, self.plan.va(self.plan.start_info));
+        TryBox::new(context).ok_or(BuildError::NoHeap)
+    }
+
+    /// Takes the holds that a running domain has: the last step, after everything that may fail for want of memory.
+    fn hold(&self, pages: &Pages, shared_info: Mfn) -> Result<(), BuildError> {
+        let root = pages
+            .mfn(self.plan.region.tables.start)
+            .ok_or(BuildError::Tables(PagingError::NotMapped))?;
+        let memory = self.memory;
+        memory.pin(self.id, root, Kind::L4).map_err(BuildError::Tables)?;
+        // The pin is the guest's, to take off when it likes; the vCPU has a hold of its own.
+        memory.get_as(root, self.id, Kind::L4).map_err(|error| {
+            // As fresh from the pin, so that this cannot fail.
+            let unpinned = memory.unpin(self.id, root);
+            debug_assert_eq!(unpinned, Ok(()), "it was pinned just now");
+            BuildError::Tables(error)
+        })?;
+        self.share(shared_info);
+        Ok(())
     }
 
     /// Copies `data` to the pages from byte `at` of the domain's memory on.

@@ -19,12 +19,11 @@ use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Mfn};
 use crate::ids::VcpuId;
+use crate::lock::{Lock, Rank, SharedLock};
 use crate::vcpu::Vcpu;
 use alloc::boxed::Box;
 use bulkhead_abi::DomId;
 use heapless::String;
-use spin::RwLock;
-use spin::mutex::TicketMutex;
 
 /// The longest name of a domain, in bytes.
 pub const MAX_NAME: usize = 32;
@@ -41,13 +40,13 @@ pub struct Domain {
     /// Its virtual CPUs, by number.
     pub vcpus: Box<[Vcpu]>,
     /// Its event channels.
-    pub events: RwLock<EventTable>,
+    pub events: SharedLock<EventTable, { Rank::Events as u32 }>,
     /// Its memory.
-    pub memory: TicketMutex<Holdings>,
+    pub memory: Lock<Holdings, { Rank::Holdings as u32 }>,
     /// What it may do next.
-    pub lifecycle: TicketMutex<Lifecycle>,
+    pub lifecycle: Lock<Lifecycle, { Rank::Lifecycle as u32 }>,
     /// What it has written of a line so far.
-    pub console: TicketMutex<Line>,
+    pub console: Lock<Line, { Rank::ConsoleLine as u32 }>,
 }
 
 /// The frames that a domain owns.

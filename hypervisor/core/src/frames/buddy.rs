@@ -122,7 +122,7 @@ impl Buddy {
     /// # Panics
     ///
     /// If not. For tests.
-    #[cfg(any(test, debug_assertions))]
+    #[cfg(any(test, feature = "testing"))]
     pub fn invariants(&self) {
         let mut total = 0_u64;
         for (order, list) in (0_u8..).zip(&self.free) {

@@ -206,12 +206,12 @@ fn with_tables<T>(
     match other {
         Some(other) if other.id < own.id => {
             let mut theirs = other.events.write();
-            let mut ours = own.events.write();
+            let mut ours = own.events.write_second();
             act(&mut ours, Peer::Other(&mut theirs))
         }
         Some(other) if other.id > own.id => {
             let mut ours = own.events.write();
-            let mut theirs = other.events.write();
+            let mut theirs = other.events.write_second();
             act(&mut ours, Peer::Other(&mut theirs))
         }
         Some(_) | None => act(&mut own.events.write(), Peer::Own),

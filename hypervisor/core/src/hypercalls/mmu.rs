@@ -6,7 +6,7 @@ use crate::machine::{Flush, Machine};
 use crate::paging::AccessedDirty;
 use bulkhead_abi::mmu::{
     ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate, UVMF_FLUSH_MASK, UVMF_INVLPG,
-    UVMF_NONE, UVMF_TLB_FLUSH,
+    UVMF_LOCAL, UVMF_NONE, UVMF_TLB_FLUSH,
 };
 use bulkhead_abi::{Buffered, Errno, layout};
 
@@ -49,11 +49,17 @@ pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let [va, new, flags] = [call.arg::<0>(), call.arg::<1>(), call.arg::<2>()];
     let root = call.current.context.kernel_root;
     call.hv.memory.update_va(call.domain().id, root, va, new)?;
-    match flags & UVMF_FLUSH_MASK {
-        UVMF_NONE => {}
-        UVMF_TLB_FLUSH => call.hv.machine().flush(Flush::All),
-        UVMF_INVLPG => call.hv.machine().flush(Flush::Page(va)),
+    let what = match flags & UVMF_FLUSH_MASK {
+        UVMF_NONE => return Ok(0),
+        UVMF_TLB_FLUSH => Flush::All,
+        UVMF_INVLPG => Flush::Page(va),
         _ => return Err(Errno::Inval),
+    };
+    // What is not local names all vCPUs, or a set of them in the guest's memory; all is never too few.
+    if flags & !UVMF_FLUSH_MASK == UVMF_LOCAL {
+        call.hv.machine().flush_local(what);
+    } else {
+        call.hv.machine().flush(what);
     }
     Ok(0)
 }
@@ -75,13 +81,12 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             MmuExtOp::PinL4Table => memory.pin(owner, mfn?, Kind::L4)?,
             MmuExtOp::UnpinTable => memory.unpin(owner, mfn?)?,
             MmuExtOp::NewBaseptr => new_root(call, mfn?)?,
-            MmuExtOp::TlbFlushLocal | MmuExtOp::TlbFlushAll => memory.machine().flush(Flush::All),
-            MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll => {
-                // An address that no CPU takes has no translation to forget.
-                if layout::is_canonical(op.arg1) {
-                    memory.machine().flush(Flush::Page(op.arg1));
-                }
-            }
+            MmuExtOp::TlbFlushLocal => memory.machine().flush_local(Flush::All),
+            MmuExtOp::TlbFlushAll => memory.machine().flush(Flush::All),
+            // An address that no CPU takes has no translation to forget.
+            MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll if !layout::is_canonical(op.arg1) => {}
+            MmuExtOp::InvlpgLocal => memory.machine().flush_local(Flush::Page(op.arg1)),
+            MmuExtOp::InvlpgAll => memory.machine().flush(Flush::Page(op.arg1)),
             _ => return Err(Errno::NoSys),
         }
         Ok(())

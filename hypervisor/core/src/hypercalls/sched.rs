@@ -3,6 +3,7 @@
 use super::{Answer, Call};
 use crate::events::Port;
 use crate::machine::Machine;
+use crate::schedule::Rest;
 use bulkhead_abi::Errno;
 use bulkhead_abi::sched::{MAX_POLL_PORTS, Poll, Shutdown, ShutdownReason};
 use heapless::Vec;
@@ -11,14 +12,14 @@ use heapless::Vec;
 const POLLED: usize = MAX_POLL_PORTS as usize;
 
 pub(super) fn yield_now<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    call.hv.yield_now(call.vcpu()?);
+    call.current.rest = Some(Rest::Yield);
     Ok(0)
 }
 
 pub(super) fn block<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let vcpu = call.vcpu()?;
     call.hv.with_info(vcpu, |info| info.unmask_upcalls());
-    call.hv.block(call.domain(), vcpu);
+    call.hv.block(call.current);
     Ok(0)
 }
 
@@ -60,6 +61,6 @@ pub(super) fn poll<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         let _ = polled.push(Port::new(port)?);
     }
     let timeout = (timeout_abs_ns != 0).then_some(timeout_abs_ns);
-    call.hv.poll(call.domain(), call.vcpu()?, &polled, timeout);
+    call.hv.poll(call.current, &polled, timeout);
     Ok(0)
 }

@@ -4,7 +4,7 @@ use super::{Answer, Call};
 use crate::ids::VcpuId;
 use crate::machine::Machine;
 use crate::time::Purpose;
-use crate::vcpu::{Run, Vcpu};
+use crate::vcpu::Vcpu;
 use bulkhead_abi::Errno;
 use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, SetSingleshotTimer};
 
@@ -15,7 +15,7 @@ const IMPLAUSIBLE_NS: u64 = 1 << 50;
 const SHORT_NS: u64 = 100_000_000;
 
 pub(super) fn is_up<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    Ok(u64::from(named(call)?.run() != Run::Offline))
+    Ok(u64::from(named(call)?.is_up()))
 }
 
 /// There are no periodic timers, so none runs on.
@@ -26,39 +26,36 @@ pub(super) fn stop_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer 
 
 pub(super) fn set_singleshot_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let vcpu = own(call)?;
-    let SetSingleshotTimer {
-        timeout_abs_ns,
-        flags,
-    } = call.read(call.arg::<2>())?;
-    if flags & SINGLESHOT_FUTURE != 0 && timeout_abs_ns < call.hv.machine().now() {
+    let timer: SetSingleshotTimer = call.read(call.arg::<2>())?;
+    if timer.flags & SINGLESHOT_FUTURE != 0 && timer.timeout_abs_ns < call.hv.machine().now() {
         return Err(Errno::Time);
     }
     call.hv
-        .set_deadline(call.domain(), vcpu, Purpose::Timer, Some(timeout_abs_ns));
+        .set_deadline(call.domain(), vcpu, Purpose::Timer, timer.timeout_abs_ns);
     Ok(0)
 }
 
 pub(super) fn stop_singleshot_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let vcpu = own(call)?;
-    call.hv.set_deadline(call.domain(), vcpu, Purpose::Timer, None);
+    call.hv.cancel_deadline(call.domain(), vcpu, Purpose::Timer);
     Ok(0)
 }
 
 pub(super) fn set_timer_op<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    let at = match call.arg::<0>() {
-        0 => None,
+    let (domain, vcpu) = (call.domain(), call.vcpu()?);
+    match call.arg::<0>() {
+        0 => call.hv.cancel_deadline(domain, vcpu, Purpose::Timer),
         at => {
             let now = call.hv.machine().now();
             let is_implausible = at.saturating_sub(now) > IMPLAUSIBLE_NS;
-            Some(if is_implausible {
+            let at = if is_implausible {
                 now.saturating_add(SHORT_NS)
             } else {
                 at
-            })
+            };
+            call.hv.set_deadline(domain, vcpu, Purpose::Timer, at);
         }
-    };
-    call.hv
-        .set_deadline(call.domain(), call.vcpu()?, Purpose::Timer, at);
+    }
     Ok(0)
 }
 

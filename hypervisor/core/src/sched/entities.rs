@@ -66,6 +66,24 @@ impl<Id: Copy + Ord> Entities<Id> {
         Some(slot)
     }
 
+    /// Makes slots, so that there are at least `slots`; `None` if memory is short.
+    pub(super) fn reserve(&mut self, slots: usize) -> Option<()> {
+        let more = slots.saturating_sub(self.slots.len());
+        self.slots.try_reserve(more).ok()?;
+        self.by_id
+            .try_reserve(slots.saturating_sub(self.by_id.len()))
+            .ok()?;
+        self.free
+            .try_reserve(slots.saturating_sub(self.free.len()))
+            .ok()?;
+        for _ in 0..more {
+            let new = Slot(u32::try_from(self.slots.len()).ok()?);
+            self.slots.push(None);
+            self.free.push(new);
+        }
+        Some(())
+    }
+
     /// Takes out the vCPU in `slot`.
     pub(super) fn remove(&mut self, slot: Slot) -> Option<Entity<Id>> {
         let entity = self.slots.get_mut(slot.index())?.take()?;

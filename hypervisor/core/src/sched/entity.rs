@@ -49,7 +49,7 @@ pub struct Share {
 
 /// What a vCPU is doing, as far as the queue is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub enum State {
     /// Nothing.
     Blocked,
     /// It waits for the CPU.

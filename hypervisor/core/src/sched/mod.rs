@@ -48,9 +48,11 @@ mod heap;
 mod migrate;
 mod placement;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod vtime;
 
-pub use entity::{Share, Warp};
+pub use entity::{Share, State, Warp};
 pub use migrate::Migrant;
 pub use placement::{Board, CpuSet, Load, MAX_CPUS};
 pub use queue::{Reschedule, RunQueue, SchedError, Turn};

@@ -8,7 +8,9 @@ use bulkhead_abi::elfnote::{self, ElfNote};
 pub struct TestKernel {
     /// Where page 0 is mapped; no note if `None`.
     pub virt_base: Option<u64>,
-    /// Where the segment lies, in bytes from page 0.
+    /// What is to be subtracted from the segment's physical address; no note if `None`.
+    pub paddr_offset: Option<u64>,
+    /// The segment's physical address.
     pub start: u64,
     /// What the segment has in the file.
     pub data: Vec<u8>,
@@ -35,6 +37,7 @@ impl Default for TestKernel {
     fn default() -> Self {
         Self {
             virt_base: None,
+            paddr_offset: None,
             start: 0x1000,
             data: b"the kernel".to_vec(),
             bss: 0x1ff6,
@@ -68,7 +71,7 @@ impl TestKernel {
     /// The address of its first byte.
     #[must_use]
     pub fn first(&self) -> u64 {
-        self.virt_base.unwrap_or(0) + self.start
+        self.virt_base.unwrap_or(0) + (self.start - self.paddr_offset.unwrap_or(0))
     }
 
     /// The ELF file.
@@ -104,6 +107,7 @@ impl TestKernel {
         let mut notes = Vec::new();
         let numbers = [
             (ElfNote::VirtBase, self.virt_base),
+            (ElfNote::PaddrOffset, self.paddr_offset),
             (ElfNote::Entry, self.entry.or(Some(self.first()))),
             (ElfNote::HypercallPage, self.hypercall_page),
             (ElfNote::InitP2m, self.init_p2m),

@@ -16,6 +16,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod guest;
 mod kernel;
 mod ram;
 mod sim;

@@ -55,6 +55,8 @@ pub struct Sim {
 /// Where the hypervisor's own frames lie.
 #[derive(Debug)]
 struct Own {
+    /// All of them, as numbers.
+    all: Range<u64>,
     /// The level 3 table of the slot through which guests read the machine-to-pseudo-physical array.
     m2p_l3: Mfn,
     /// The level 3 table of a slot that no guest may use.
@@ -110,7 +112,7 @@ impl Sim {
     }
 
     fn with_ram(ram: Ram, own: Range<u64>, cpus: u32) -> Self {
-        let mut numbers = own.filter_map(Mfn::new);
+        let mut numbers = own.clone().filter_map(Mfn::new);
         let mut take = || numbers.next().unwrap();
         let [m2p_l3, m2p_l2, m2p_l1, private_l3, m2p] = core::array::from_fn(|_| take());
         let link = |table: Mfn, index: usize, to: Mfn| {
@@ -124,6 +126,7 @@ impl Sim {
         }
         let sim = Self {
             own: Own {
+                all: own,
                 m2p_l3,
                 private_l3,
                 m2p,
@@ -156,6 +159,16 @@ impl Sim {
         &self.ram
     }
 
+    /// Whether `mfn` is one of the hypervisor's own frames.
+    pub fn is_hypervisors(&self, mfn: Mfn) -> bool {
+        self.own.all.contains(&mfn.raw())
+    }
+
+    /// Whether `mfn` is RAM that domains may have.
+    pub fn is_usable(&self, mfn: Mfn) -> bool {
+        self.ram.has(mfn) && !self.is_hypervisors(mfn)
+    }
+
     /// How many CPUs there are.
     pub fn cpus(&self) -> u32 {
         u32::try_from(self.state().cpus.len()).unwrap()
@@ -164,6 +177,11 @@ impl Sim {
     /// From now on `cpu` is the one that acts.
     pub fn act_as(&self, cpu: CpuId) {
         self.state().acting = cpu;
+    }
+
+    /// The CPU that acts.
+    pub fn acting(&self) -> CpuId {
+        self.state().acting
     }
 
     /// Moves the clock forward.
@@ -406,7 +424,10 @@ impl Machine for Sim {
     }
 
     fn kick(&self, cpu: CpuId) {
-        self.state().cpus[cpu.index()].is_kicked = true;
+        let mut state = self.state();
+        if cpu != state.acting {
+            state.cpus[cpu.index()].is_kicked = true;
+        }
     }
 
     fn wait_for_interrupt(&self) -> bool {

@@ -224,6 +224,10 @@ fn time_passes_to_the_timer_of_who_waits() {
         "not due, and time does not pass by itself"
     );
     sim.kick(CpuId::BOOT);
+    assert!(!sim.is_kicked(CpuId::BOOT), "who kicks itself is awake");
+    sim.act_as(CpuId::new(1));
+    sim.kick(CpuId::BOOT);
+    sim.act_as(CpuId::BOOT);
     assert!(sim.wait_for_interrupt());
     assert!(!sim.is_kicked(CpuId::BOOT));
     assert_eq!(sim.now(), start + 50);

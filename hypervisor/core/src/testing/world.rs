@@ -6,6 +6,7 @@ use crate::domains::builder::BuildError;
 use crate::hypervisor::{Cpu, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
 use crate::machine::Machine;
+use crate::sched::CpuSet;
 use crate::traps::Exception;
 use crate::vcpu::Regs;
 use alloc::vec::Vec;
@@ -23,10 +24,10 @@ pub struct GuestSpec<'a> {
     pub pages: u64,
     /// How many vCPUs it has.
     pub vcpus: u32,
+    /// The CPU that it runs on, if it is bound to one.
+    pub home: Option<CpuId>,
     /// Its command line.
     pub cmdline: &'a str,
-    /// The CPU that it starts on.
-    pub home: CpuId,
 }
 
 impl Default for GuestSpec<'_> {
@@ -37,8 +38,8 @@ impl Default for GuestSpec<'_> {
             ramdisk: None,
             pages: 1024,
             vcpus: 1,
+            home: None,
             cmdline: "",
-            home: CpuId::BOOT,
         }
     }
 }
@@ -69,6 +70,9 @@ impl World {
             })
             .collect();
         let hv = Hypervisor::new(memory, config.cpus as usize, end_policy).unwrap();
+        for n in 0..config.cpus {
+            hv.cpu_online(CpuId::new(n));
+        }
         Self { hv, seats }
     }
 
@@ -84,9 +88,13 @@ impl World {
         self.hv.machine()
     }
 
-    /// The CPUs.
-    pub fn cpus(&self) -> impl Iterator<Item = &Cpu> + Clone {
-        self.seats.iter().map(|seat| &seat.cpu)
+    /// Checks every law of the hypervisor on the whole world.
+    ///
+    /// # Panics
+    ///
+    /// If one is broken.
+    pub fn invariants(&self) {
+        self.hv.invariants(self.seats.iter().map(|seat| &seat.cpu));
     }
 
     /// Makes a domain and lets it run, as the boot list would.
@@ -102,11 +110,12 @@ impl World {
             pages: guest.pages,
             vcpus: guest.vcpus,
             weight: boot_list::DEFAULT_WEIGHT,
+            affinity: guest.home.map_or(CpuSet::ALL, CpuSet::only),
             cmdline: guest.cmdline.try_into().unwrap(),
         };
         let ramdisk = guest.ramdisk.as_deref();
         self.hv
-            .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk, guest.home)
+            .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk)
     }
 
     /// Whom `cpu` runs: domain and vCPU, as plain numbers.
@@ -186,7 +195,7 @@ impl World {
         let after = regs.rip;
         loop {
             self.hv.hypercall(state, regs);
-            if number == Hypercall::Iret.raw() || regs.rip != after.wrapping_sub(2) {
+            if regs.rip != after.wrapping_sub(2) {
                 break;
             }
             regs.rip = after;
@@ -198,6 +207,15 @@ impl World {
             Err(Failure::Errno(error)) => Err(error),
             Err(failure) => panic!("hypercall {number} answers {failure:?}"),
         }
+    }
+
+    /// The guest on `cpu` returns from a handler by the frame that its stack pointer shows.
+    pub fn iret(&mut self, cpu: usize) {
+        self.act_as(cpu);
+        let Seat { cpu: state, regs } = &mut self.seats[cpu];
+        regs.rax = Hypercall::Iret.raw();
+        self.hv.hypercall(state, regs);
+        self.hv.leave(state, regs);
     }
 
     /// As [`World::call`], for calls that do not give the CPU away: writes a record to `at` in the guest first, and reads it

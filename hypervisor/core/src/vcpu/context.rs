@@ -1,6 +1,6 @@
 //! Everything that is needed to run a vCPU.
 
-use super::Regs;
+use super::{Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -108,6 +108,8 @@ pub struct Context {
     pub syscall_callback: Callback,
     /// The CPU for which the guest's copy of the clock was last written.
     pub clock_written_for: Option<CpuId>,
+    /// Where its time goes.
+    pub meter: Meter,
 }
 
 impl Context {
@@ -134,6 +136,7 @@ impl Context {
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
             clock_written_for: None,
+            meter: Meter::default(),
         }
     }
 }

@@ -11,16 +11,19 @@
 
 pub mod bounce;
 mod context;
+pub mod meter;
 mod regs;
 
 pub use context::{Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use meter::{Meter, Spent};
 pub use regs::Regs;
 
 use crate::frames::Mfn;
 use crate::ids::{CpuId, VcpuId};
+use crate::lock::{Lock, Rank};
+use crate::time::Purpose;
 use crate::try_box::TryBox;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use spin::mutex::TicketMutex;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// One virtual CPU, as the rest of the hypervisor sees it.
 #[derive(Debug)]
@@ -31,25 +34,18 @@ pub struct Vcpu {
     home: AtomicU64,
     /// Where its `vcpu_info` lies: frame number, and index of the first word in the frame.
     info: AtomicU64,
-    /// What the scheduler knows of it; changed only under the lock of its home's run queue.
-    run: AtomicU64,
+    /// Whether it has been started and not stopped.
+    up: AtomicBool,
+    /// Whether it was woken since it last decided to block.
+    woken: AtomicBool,
+    /// For each purpose, on which CPU's list its deadline is: the number plus one, or zero.
+    deadline_cpus: [AtomicU32; Purpose::ALL.len()],
+    /// Where its time went, up to its last turn.
+    spent: [AtomicU64; 3],
     /// Whether it waits for a port to become pending, masked or not.
     polling: AtomicBool,
     /// Its state, while no CPU runs it.
-    parked: TicketMutex<Option<TryBox<Context>>>,
-}
-
-/// What the scheduler does with a vCPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Run {
-    /// Nothing: it has not been started, or its domain has ended.
-    Offline = 0,
-    /// It waits for an event.
-    Blocked = 1,
-    /// It waits for its turn.
-    Runnable = 2,
-    /// A CPU runs it.
-    Running = 3,
+    parked: Lock<Option<TryBox<Context>>, { Rank::Parked as u32 }>,
 }
 
 /// Where a vCPU's `vcpu_info` record lies.
@@ -64,37 +60,72 @@ pub struct InfoPlace {
 impl Vcpu {
     /// A vCPU that has never run. Its state is still to come: [`Vcpu::park`].
     #[must_use]
-    pub const fn new(id: VcpuId, home: CpuId, info: InfoPlace) -> Self {
+    pub const fn new(id: VcpuId, info: InfoPlace) -> Self {
         Self {
             id,
-            home: AtomicU64::new(home.raw() as u64),
+            home: AtomicU64::new(0),
             info: AtomicU64::new(pack_info(info)),
-            run: AtomicU64::new(Run::Offline as u64),
+            up: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
+            deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
+            spent: [const { AtomicU64::new(0) }; 3],
             polling: AtomicBool::new(false),
-            parked: TicketMutex::new(None),
+            parked: Lock::new(None),
         }
     }
 
-    /// What the scheduler does with it at this moment.
+    /// Whether it has been started and not stopped.
     #[must_use]
-    pub fn run(&self) -> Run {
-        match self.run.load(Ordering::SeqCst) {
-            1 => Run::Blocked,
-            2 => Run::Runnable,
-            3 => Run::Running,
-            _ => Run::Offline,
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst)
+    }
+
+    /// Says whether it has been started and not stopped.
+    pub(crate) fn set_up(&self, up: bool) {
+        self.up.store(up, Ordering::SeqCst);
+    }
+
+    /// Whether it was woken since it last decided to block. Sequentially consistent: who raises an event sets its bits,
+    /// then this; who blocks clears this, then looks at the bits, and at this again at the switch.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst)
+    }
+
+    /// Says whether it was woken.
+    pub(crate) fn set_woken(&self, woken: bool) {
+        self.woken.store(woken, Ordering::SeqCst);
+    }
+
+    /// On which CPU's list its deadline for `purpose` is.
+    pub(crate) fn deadline_cpu(&self, purpose: Purpose) -> Option<CpuId> {
+        let cpu = self.deadline_cpus.get(purpose as usize)?.load(Ordering::Relaxed);
+        cpu.checked_sub(1).map(CpuId::new)
+    }
+
+    /// Notes on which CPU's list its deadline for `purpose` is. Only the CPU that runs it sets deadlines.
+    pub(crate) fn set_deadline_cpu(&self, purpose: Purpose, cpu: Option<CpuId>) {
+        if let Some(place) = self.deadline_cpus.get(purpose as usize) {
+            place.store(
+                cpu.map_or(0, |cpu| cpu.raw().saturating_add(1)),
+                Ordering::Relaxed,
+            );
         }
     }
 
-    /// Changes what the scheduler does with it. Only under the lock of its home's run queue.
-    ///
-    /// Sequentially consistent: who blocks asks for pending events afterwards, and who raises an event looks here
-    /// afterwards; one of them sees the other.
-    pub(crate) fn set_run(&self, run: Run) {
-        self.run.store(run as u64, Ordering::SeqCst);
+    /// Where its time went, in ticks of the time-stamp counter, up to its last turn.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        [&self.spent[0], &self.spent[1], &self.spent[2]].map(|ticks| ticks.load(Ordering::Relaxed))
     }
 
-    /// Whether it waits for a port to become pending. Sequentially consistent, as [`Vcpu::set_run`].
+    /// Makes its times known.
+    pub(crate) fn publish_meter(&self, meter: &Meter) {
+        for (place, ticks) in self.spent.iter().zip(meter.spent()) {
+            place.store(ticks, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it waits for a port to become pending. Sequentially consistent, as [`Vcpu::is_woken`].
     pub(crate) fn is_polling(&self) -> bool {
         self.polling.load(Ordering::SeqCst)
     }
@@ -118,6 +149,11 @@ impl Vcpu {
     #[must_use]
     pub fn home(&self) -> CpuId {
         CpuId::new(u32::try_from(self.home.load(Ordering::Acquire)).unwrap_or(0))
+    }
+
+    /// Notes that it is on the run queue of `cpu` now. Only under that queue's lock.
+    pub(crate) fn set_home(&self, cpu: CpuId) {
+        self.home.store(u64::from(cpu.raw()), Ordering::Release);
     }
 
     /// Takes the state out, to run it. `None` if another CPU has it, or it has none yet.

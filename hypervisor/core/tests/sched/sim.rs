@@ -292,6 +292,10 @@ impl Sim {
             self.publish(victim.index());
             if let Some(migrant) = stolen {
                 self.pulls += 1;
+                assert!(
+                    migrant.affinity().contains(id),
+                    "a task was pulled to where it may not run"
+                );
                 self.tasks.get_mut(&migrant.id()).unwrap().cpu = index;
                 let _picks_anyway = self.cpus[index].queue.arrive(migrant, now).unwrap();
             }

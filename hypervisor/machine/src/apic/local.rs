@@ -73,7 +73,6 @@ pub(crate) fn eoi() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ipi {
     /// An interrupt with this vector.
-    #[expect(dead_code, reason = "the core schedules on one CPU so far")]
     Fixed(u8),
     /// A non-maskable interrupt.
     Nmi,

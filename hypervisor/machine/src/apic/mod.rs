@@ -22,6 +22,10 @@ pub(crate) use timer::{calibrate, set_timer, stop_timer};
 pub(crate) enum Vector {
     /// The one-shot timer.
     Timer = 0xf0,
+    /// Another CPU has something for this one to look at.
+    Kick = 0xf1,
+    /// Another CPU wants this one to forget translations.
+    Flush = 0xf2,
     /// Errors of the APIC itself.
     Error = 0xfe,
     /// An interrupt that went away while the CPU asked for it. Gets no end-of-interrupt.
@@ -44,8 +48,14 @@ pub(crate) fn acknowledge(vector: u32) -> Interrupt {
         return Interrupt::Other;
     }
     eoi();
-    if vector == Vector::Timer as u32 {
-        return Interrupt::Timer;
+    match vector {
+        vector if vector == Vector::Timer as u32 => return Interrupt::Timer,
+        vector if vector == Vector::Kick as u32 => return Interrupt::Other,
+        vector if vector == Vector::Flush as u32 => {
+            crate::shootdown::serve();
+            return Interrupt::Other;
+        }
+        _ => {}
     }
     log::warn!("an interrupt that nobody asked for: vector {vector:#x}");
     Interrupt::Other

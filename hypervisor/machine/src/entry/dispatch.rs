@@ -27,6 +27,7 @@ fn entered_from_guest() -> &'static mut CpuInfo {
 pub(super) extern "C" fn guest_hypercall() {
     let CpuInfo { regs, core, .. } = entered_from_guest();
     let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
     hypervisor.hypercall(core, regs);
     hypervisor.leave(core, regs);
 }
@@ -36,6 +37,7 @@ pub(super) extern "C" fn guest_trap() {
     let address = Cr2::read_raw();
     let CpuInfo { regs, core, .. } = entered_from_guest();
     let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),

@@ -5,6 +5,7 @@
 //! | `debug-exit` | end the emulator through its debug-exit port when the machine is done |
 //! | `end=domain0\|last` | when the machine is done: when domain 0 ends, or when no domain is left; `domain0` if not given |
 //! | `loglevel=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` if not given |
+//! | `stable-tsc=on\|off\|auto` | whether guests may rely on the time-stamp counter; `auto` looks at the CPUs |
 //! | `smap=on\|off\|auto` | whether the CPU's SMAP is used; `auto` leaves it off in emulators that mistreat it |
 //!
 //! A word that is not in the table, or a value that is not, changes nothing and is reported by name.
@@ -24,6 +25,8 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// Whether to use SMAP.
     pub smap: Choice,
+    /// Whether guests may rely on the time-stamp counter.
+    pub stable_tsc: Choice,
 }
 
 impl Default for Options {
@@ -33,6 +36,7 @@ impl Default for Options {
             end: End::Domain0,
             log_level: LevelFilter::Info,
             smap: Choice::Auto,
+            stable_tsc: Choice::Auto,
         }
     }
 }
@@ -105,6 +109,7 @@ impl Options {
                     .parse()
                     .map_err(|_| bad("off, error, warn, info, debug, trace"))?;
             }
+            Some(("stable-tsc", value)) => self.stable_tsc = choice(value).ok_or(bad("on, off, auto"))?,
             Some(("smap", value)) => self.smap = choice(value).ok_or(bad("on, off, auto"))?,
             None | Some(_) => return Err(Problem::UnknownWord(word)),
         }
@@ -139,12 +144,13 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let (options, problems) = parse("debug-exit  end=last loglevel=debug smap=off");
+        let (options, problems) = parse("debug-exit  end=last loglevel=debug smap=off stable-tsc=on");
         let expected = Options {
             debug_exit: true,
             end: End::Last,
             log_level: LevelFilter::Debug,
             smap: Choice::Off,
+            stable_tsc: Choice::On,
         };
         assert_eq!(options, expected);
         assert!(problems.is_empty());

@@ -46,6 +46,8 @@ pub(crate) struct Common {
     /// What the CPU does when it is set up, on its main stack, with interrupts off. It gets its number. As soon as it
     /// can take an NMI it calls [`mark_online`](crate::cpu::mark_online).
     pub(crate) run: fn(usize) -> !,
+    /// What the boot CPU does for each CPU that has reported. It gets its number.
+    pub(crate) meet: fn(usize),
 }
 
 static COMMON: Once<Common> = Once::new();
@@ -75,6 +77,7 @@ pub(crate) fn start_others(apic_ids: &[u32], map: &MemoryMap, common: Common) ->
         trace::init(running);
         START.prepare(common.l4, Stack::Main.top(running).saturating_sub(CPU_INFO_SIZE));
         if start(apic_id, running, &trampoline) {
+            (common.meet)(running);
             running = running.saturating_add(1);
         } else {
             log::error!("the CPU with APIC id {apic_id} does not start");

@@ -5,6 +5,7 @@
 
 pub(crate) mod date;
 mod reference;
+pub(crate) mod warp;
 
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_machine::portable::clock::{Measurement, agree, is_plausible, ticks};

@@ -1,0 +1,156 @@
+//! Counts equal real references, and a frame has one type at a time.
+//!
+//! Everything that holds a frame is found again: the domains' lists, shared info, the entries of validated tables, pins, and
+//! the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
+//! holds must be free.
+
+use super::tables;
+use crate::domains::Domain;
+use crate::frames::words::RefWord;
+use crate::frames::{Kind, Mfn};
+use crate::hypervisor::{Cpu, Hypervisor};
+use crate::testing::Sim;
+use alloc::vec::Vec;
+use bulkhead_abi::DomId;
+
+/// What should be counted for one frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Expected {
+    refs: u32,
+    uses: u32,
+    kind: Option<Kind>,
+    owner: Option<DomId>,
+    is_hypervisors: bool,
+}
+
+/// What should be counted for all of them.
+pub(super) struct Recount(Vec<Expected>);
+
+impl Recount {
+    fn frame(&mut self, mfn: Mfn) -> &mut Expected {
+        &mut self.0[usize::try_from(mfn.raw()).unwrap()]
+    }
+
+    /// Somebody keeps a reference.
+    pub(super) fn hold(&mut self, mfn: Mfn) {
+        self.frame(mfn).refs += 1;
+    }
+
+    /// Somebody keeps a reference and a use.
+    pub(super) fn hold_as(&mut self, mfn: Mfn, kind: Kind) {
+        self.hold(mfn);
+        let frame = self.frame(mfn);
+        frame.uses += 1;
+        let before = frame.kind.replace(kind);
+        assert!(
+            before.is_none_or(|before| before == kind),
+            "{mfn:?} is used as {before:?} and as {kind:?}"
+        );
+    }
+
+    fn own(&mut self, mfn: Mfn, owner: DomId, is_hypervisors: bool) {
+        self.hold(mfn);
+        let frame = self.frame(mfn);
+        assert_eq!(frame.owner, None, "{mfn:?} is owned twice");
+        frame.owner = Some(owner);
+        frame.is_hypervisors = is_hypervisors;
+    }
+}
+
+pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu>) {
+    let frames = hv.memory.frames();
+    let mut count = Recount(Vec::new());
+    count
+        .0
+        .resize(usize::try_from(frames.limit()).unwrap(), Expected::default());
+    for domain in hv.domains.iter() {
+        count_domain(hv, &domain, &mut count);
+    }
+    for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {
+        count.hold_as(current.context.kernel_root, Kind::L4);
+    }
+    let mut free = 0;
+    for mfn in (0..frames.limit()).filter_map(Mfn::new) {
+        let typing = frames.typing(mfn).unwrap();
+        if frames.refs(mfn).unwrap().count == 0 {
+            continue;
+        }
+        if typing.count != 0 && typing.is_validated && typing.kind.is_table() {
+            tables::check_table(hv, mfn, &mut count);
+        }
+        if typing.is_pinned {
+            count.hold_as(mfn, typing.kind);
+        }
+    }
+    for (n, expected) in (0..).zip(&count.0) {
+        let mfn = Mfn::new(n).unwrap();
+        free += u64::from(check_frame(hv, mfn, expected));
+    }
+    assert_eq!(
+        free,
+        hv.memory.free_frames(),
+        "all that nobody holds can be allocated"
+    );
+}
+
+fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
+    let memory = domain.memory.lock();
+    let mut at = memory.frames.first();
+    let mut len = 0;
+    while let Some(mfn) = at {
+        count.own(mfn, domain.id, false);
+        len += 1;
+        at = memory.frames.next(hv.memory.frames(), mfn);
+    }
+    assert_eq!(len, memory.frames.len(), "the list of {}", domain.id);
+    assert!(len <= memory.limit, "{} has more than it may", domain.id);
+    count.own(domain.shared_info, domain.id, true);
+    count.hold_as(domain.shared_info, Kind::Writable);
+    for vcpu in &domain.vcpus {
+        if let Some(context) = vcpu.unpark() {
+            count.hold_as(context.kernel_root, Kind::L4);
+            vcpu.park(context);
+        }
+    }
+}
+
+/// Compares the frame table's record with what was counted. Says whether the frame is free.
+fn check_frame(hv: &Hypervisor<Sim>, mfn: Mfn, expected: &Expected) -> bool {
+    let refs = hv.memory.frames().refs(mfn).unwrap();
+    let typing = hv.memory.frames().typing(mfn).unwrap();
+    let Some(owner) = expected.owner else {
+        assert_eq!(
+            *expected,
+            Expected::default(),
+            "{mfn:?} is held and owned by nobody"
+        );
+        let is_free = refs == RefWord::FREE;
+        let nobodys = hv.machine().is_usable(mfn);
+        assert_eq!(is_free, nobodys, "{mfn:?} should be free: {refs:?}");
+        return is_free;
+    };
+    assert_eq!(
+        refs,
+        RefWord {
+            count: expected.refs,
+            owner,
+            is_allocated: true,
+            is_hypervisors: expected.is_hypervisors,
+        },
+        "{mfn:?}: the references counted again on the right"
+    );
+    assert_eq!(
+        typing.count, expected.uses,
+        "{mfn:?} is {typing:?}, uses counted again on the right"
+    );
+    assert_eq!(
+        typing.is_validated,
+        typing.count != 0,
+        "{mfn:?}: nobody is at it, {typing:?}"
+    );
+    if let Some(kind) = expected.kind {
+        assert_eq!(typing.kind, kind, "{mfn:?}");
+    }
+    assert!(!typing.is_pinned || typing.kind.is_table(), "{mfn:?}: {typing:?}");
+    false
+}

@@ -1,0 +1,108 @@
+//! Every vCPU is where its state says, and nobody who could go on is forgotten.
+
+use crate::domains::{Domain, Lifecycle};
+use crate::hypervisor::{Cpu, Hypervisor};
+use crate::sched::State;
+use crate::testing::Sim;
+use crate::vcpu::Vcpu;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu> + Clone) {
+    for domain in hv.domains.iter() {
+        let life = *domain.lifecycle.lock();
+        for vcpu in &domain.vcpus {
+            if matches!(life, Lifecycle::ShutDown(_)) {
+                assert!(!vcpu.is_up(), "{} of {} has ended", vcpu.id, domain.id);
+            }
+            check_vcpu(hv, &domain, vcpu, cpus.clone());
+        }
+    }
+    for (cpu, shared) in cpus.zip(&hv.cpus) {
+        let queue = shared.queue.lock();
+        queue.run.invariants();
+        // A CPU that acts and runs nobody is about to choose.
+        let chooses = cpu.running().is_none() && hv.machine().acting() == cpu.id();
+        let looks_again =
+            chooses || shared.must_schedule.load(Ordering::Relaxed) || hv.machine().is_kicked(cpu.id());
+        let timer = hv.machine().timer(cpu.id());
+        if let Some(look) = queue.next_look() {
+            assert!(
+                looks_again || timer.is_some_and(|timer| timer <= look),
+                "{} must look at {look}, and its timer is set to {timer:?}",
+                cpu.id()
+            );
+        }
+        assert!(
+            queue.deadlines.as_slice().is_sorted_by(|a, b| a.at >= b.at),
+            "the next deadline stands last"
+        );
+    }
+}
+
+fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl Iterator<Item = &'a Cpu>) {
+    let who = (domain.id, vcpu.id);
+    let running: Vec<_> = cpus
+        .filter(|cpu| cpu.running() == Some(who))
+        .map(Cpu::id)
+        .collect();
+    let parked = vcpu.unpark();
+    let is_parked = parked.is_some();
+    if let Some(context) = parked {
+        vcpu.park(context);
+    }
+    let states: Vec<_> = hv
+        .cpus
+        .iter()
+        .enumerate()
+        .filter_map(|(n, shared)| Some((n, shared.queue.lock().run.state(who)?)))
+        .collect();
+    let mut deadlines = Vec::new();
+    for shared in &hv.cpus {
+        let queue = shared.queue.lock();
+        let own = queue.deadlines.as_slice().iter();
+        deadlines.extend(
+            own.filter(|deadline| (deadline.domain, deadline.vcpu) == who)
+                .map(|deadline| deadline.purpose),
+        );
+    }
+    assert!(
+        deadlines.len() < 2 || deadlines.len() == 2 && deadlines[0] != deadlines[1],
+        "{who:?} has the deadlines {deadlines:?}"
+    );
+    assert!(
+        running.len() + usize::from(is_parked) <= 1,
+        "{who:?} has two states"
+    );
+    let home = &hv.cpus[vcpu.home().index()];
+    let must_schedule = home.must_schedule.load(Ordering::Relaxed);
+    let all = (&states[..], &running[..], is_parked, must_schedule);
+    match states[..] {
+        [] => {
+            assert!(!vcpu.is_up(), "{who:?} is up and in no queue: {all:?}");
+            assert_eq!(deadlines.len(), 0, "{who:?} is stopped and has deadlines");
+            assert!(
+                running.is_empty() || must_schedule,
+                "{who:?} is stopped and runs on: {all:?}"
+            );
+        }
+        [(home, state)] => {
+            assert!(vcpu.is_up(), "{who:?} is stopped and in a queue: {all:?}");
+            assert_eq!(home, vcpu.home().index(), "{who:?}: {all:?}");
+            match state {
+                State::Blocked => {
+                    assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
+                    let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());
+                    assert_eq!(
+                        wanted,
+                        Some(false),
+                        "{who:?} sleeps on an event that it could take"
+                    );
+                }
+                State::Waiting => assert!(running.is_empty() && is_parked, "{who:?}: {all:?}"),
+                State::Running => assert_eq!(&running[..], &[vcpu.home()][..], "{who:?}: {all:?}"),
+            }
+        }
+        [_, _, ..] => panic!("{who:?} is in two queues: {all:?}"),
+    }
+}

@@ -1,0 +1,48 @@
+//! No guest entry reaches the hypervisor or another domain's frame, and no page table is writable.
+//!
+//! The second law follows from the counts, if each entry that allows writes is counted as a use as writable memory: here
+//! it is.
+
+use super::counts::Recount;
+use crate::frames::{Kind, Mfn};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::paging::entry::{self, Level, is_present, is_writable};
+use crate::sync::Ordering;
+use crate::testing::Sim;
+use bulkhead_abi::layout;
+
+/// Checks every entry of a validated table, and counts what it leads to.
+pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, count: &mut Recount) {
+    let frames = hv.memory.frames();
+    let owner = frames.refs(table).unwrap().owner;
+    let level = Level::of(frames.typing(table).unwrap().kind).unwrap();
+    for (index, word) in hv.machine().frame(table).iter().enumerate() {
+        let entry = word.load(Ordering::Relaxed);
+        if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
+            let slot = hv.machine().hypervisor_slot(index);
+            assert_eq!(entry, slot, "slot {index} of {table:?}");
+            continue;
+        }
+        if !is_present(entry) {
+            continue;
+        }
+        let place = (level, table, index, entry);
+        assert_eq!(
+            entry::adjust(level, entry),
+            Ok(entry),
+            "flags that no guest may have: {place:x?}"
+        );
+        let target = entry::frame(entry);
+        let refs = frames.refs(target);
+        assert!(
+            refs.is_some_and(|refs| refs.owner == owner && refs.count != 0),
+            "an entry of {owner} leads to {refs:?}: {place:x?}"
+        );
+        match level.child() {
+            Some(kind) => count.hold_as(target, kind),
+            None if is_writable(entry) => count.hold_as(target, Kind::Writable),
+            None => count.hold(target),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What a well-behaved guest kernel does, played on a [`World`]: it registers callbacks, takes events, sleeps.
+//!
+//! It is the kernel of [`TestKernel::default`](super::TestKernel): page 0 is where it puts the records of its hypercalls,
+//! and it maps shared info in place of the last page of its first mapping.
+
+use super::World;
+use crate::machine::Machine;
+use alloc::vec::Vec;
+use bulkhead_abi::event::{AllocUnbound, BindInterdomain, BindVirq, EventChannelOp, Virq};
+use bulkhead_abi::mmu::UVMF_INVLPG;
+use bulkhead_abi::sched::{Poll, SchedOp, Shutdown, ShutdownReason};
+use bulkhead_abi::shared_info::{self, offset};
+use bulkhead_abi::start_info::StartInfo;
+use bulkhead_abi::trap::{BounceFrame, IretFrame, TrapInfo};
+use bulkhead_abi::vcpu::{SetSingleshotTimer, VcpuOp};
+use bulkhead_abi::{DomId, Errno, Hypercall, pte};
+
+impl World {
+    /// Where the guest kernel puts the records of its hypercalls.
+    pub const SCRATCH: u64 = 0;
+    /// Where it maps shared info.
+    pub const SHARED_INFO: u64 = 0x3f_f000;
+    /// Where it takes events.
+    pub const EVENT_CALLBACK: u64 = 0x1100;
+
+    /// The guest on `cpu`, just entered for the first time, registers its callbacks and maps shared info. Events stay masked.
+    pub fn boot(&mut self, cpu: usize) {
+        let at = self.regs(cpu).rsi;
+        let info: StartInfo = self.read(cpu, at);
+        let entry = info.shared_info | pte::PRESENT | pte::WRITABLE;
+        let map = [Self::SHARED_INFO, entry, UVMF_INVLPG];
+        self.call(cpu, Hypercall::UpdateVaMapping, &map).unwrap();
+        let callbacks = [Self::EVENT_CALLBACK, 0, 0];
+        self.call(cpu, Hypercall::SetCallbacks, &callbacks).unwrap();
+    }
+
+    /// The guest on `cpu` registers a handler for an exception.
+    pub fn set_trap(&mut self, cpu: usize, trap: TrapInfo) {
+        self.write(cpu, Self::SCRATCH, &trap);
+        self.write(cpu, Self::SCRATCH + 16, &TrapInfo::default());
+        self.call(cpu, Hypercall::SetTrapTable, &[Self::SCRATCH]).unwrap();
+    }
+
+    /// The guest on `cpu` makes an event channel call.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn event_op<T: bulkhead_abi::Buffered>(
+        &mut self,
+        cpu: usize,
+        op: EventChannelOp,
+        mut record: T,
+    ) -> Result<T, Errno> {
+        let args = [u64::from(op.raw()), Self::SCRATCH];
+        self.call_with(
+            cpu,
+            Hypercall::EventChannelOp,
+            &args,
+            (Self::SCRATCH, &mut record),
+        )?;
+        Ok(record)
+    }
+
+    /// The guest on `cpu` opens a port for `remote`.
+    pub fn alloc_unbound(&mut self, cpu: usize, remote: u16) -> u32 {
+        let record = AllocUnbound {
+            dom: DomId::SELF,
+            remote_dom: DomId::new(remote),
+            ..AllocUnbound::default()
+        };
+        self.event_op(cpu, EventChannelOp::AllocUnbound, record)
+            .unwrap()
+            .port
+    }
+
+    /// The guest on `cpu` connects to a port of `remote`.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn bind_interdomain(&mut self, cpu: usize, remote: u16, port: u32) -> Result<u32, Errno> {
+        let record = BindInterdomain {
+            remote_dom: DomId::new(remote),
+            remote_port: port,
+            ..BindInterdomain::default()
+        };
+        Ok(self
+            .event_op(cpu, EventChannelOp::BindInterdomain, record)?
+            .local_port)
+    }
+
+    /// The guest on `cpu` opens a port for a virtual interrupt.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn bind_virq(&mut self, cpu: usize, virq: Virq) -> Result<u32, Errno> {
+        let record = BindVirq {
+            virq: virq.raw(),
+            ..BindVirq::default()
+        };
+        Ok(self.event_op(cpu, EventChannelOp::BindVirq, record)?.port)
+    }
+
+    /// The guest on `cpu` sends on a port.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn send(&mut self, cpu: usize, port: u32) -> Result<(), Errno> {
+        self.write(cpu, Self::SCRATCH, &port);
+        let args = [u64::from(EventChannelOp::Send.raw()), Self::SCRATCH];
+        self.call(cpu, Hypercall::EventChannelOp, &args).map(drop)
+    }
+
+    /// The guest on `cpu` sleeps until an event comes.
+    pub fn block(&mut self, cpu: usize) {
+        let args = [u64::from(SchedOp::Block.raw())];
+        assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
+    }
+
+    /// The guest on `cpu` lets others run.
+    pub fn yield_now(&mut self, cpu: usize) {
+        let args = [u64::from(SchedOp::Yield.raw())];
+        assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
+    }
+
+    /// The guest on `cpu` waits for one of `ports`, or for a moment; 0 means for ever.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn poll(&mut self, cpu: usize, ports: &[u32], timeout_abs_ns: u64) -> Result<u64, Errno> {
+        let list = Self::SCRATCH + 64;
+        for (at, port) in (list..).step_by(4).zip(ports) {
+            self.write(cpu, at, port);
+        }
+        let record = Poll {
+            ports: list,
+            nr_ports: u32::try_from(ports.len()).unwrap(),
+            timeout_abs_ns,
+        };
+        self.write(cpu, Self::SCRATCH, &record);
+        self.call(
+            cpu,
+            Hypercall::SchedOp,
+            &[u64::from(SchedOp::Poll.raw()), Self::SCRATCH],
+        )
+    }
+
+    /// The guest on `cpu` ends.
+    pub fn shut_down(&mut self, cpu: usize, reason: ShutdownReason) {
+        self.write(cpu, Self::SCRATCH, &Shutdown { reason: reason.raw() });
+        let args = [u64::from(SchedOp::Shutdown.raw()), Self::SCRATCH];
+        assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
+    }
+
+    /// The guest on `cpu` sets its timer; `flags` are those of the call.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn set_timer(&mut self, cpu: usize, timeout_abs_ns: u64, flags: u32) -> Result<u64, Errno> {
+        let record = SetSingleshotTimer {
+            timeout_abs_ns,
+            flags,
+        };
+        self.write(cpu, Self::SCRATCH, &record);
+        let args = [u64::from(VcpuOp::SetSingleshotTimer.raw()), 0, Self::SCRATCH];
+        self.call(cpu, Hypercall::VcpuOp, &args)
+    }
+
+    /// The guest on `cpu` unmasks upcalls in its memory, and looks what came meanwhile as it must: if there is anything,
+    /// it makes a hypercall on whose way out the upcall comes.
+    pub fn unmask_upcalls(&mut self, cpu: usize) {
+        let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
+        self.write(cpu, flags + 1, &0_u8);
+        if self.read::<u8>(cpu, flags) != 0 {
+            self.call(cpu, Hypercall::XenVersion, &[0]).unwrap();
+        }
+    }
+
+    /// The guest on `cpu` masks upcalls.
+    pub fn mask_upcalls(&mut self, cpu: usize) {
+        self.write(cpu, Self::SHARED_INFO + offset::UPCALL_MASK as u64, &1_u8);
+    }
+
+    /// Whether the guest on `cpu` stands at the beginning of its event handler.
+    pub fn is_in_upcall(&mut self, cpu: usize) -> bool {
+        self.regs(cpu).rip == Self::EVENT_CALLBACK
+    }
+
+    /// The guest on `cpu` stands in its event handler: it takes all events and returns to where it was. Says which ports were
+    /// pending.
+    ///
+    /// # Panics
+    ///
+    /// If it does not stand there, or upcalls are not masked there.
+    pub fn take_upcall(&mut self, cpu: usize) -> Vec<u32> {
+        assert!(self.is_in_upcall(cpu), "no upcall was made: {:?}", self.regs(cpu));
+        let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
+        assert_eq!(
+            self.read::<u8>(cpu, flags + 1),
+            1,
+            "upcalls are masked in an upcall"
+        );
+        self.write(cpu, flags, &0_u8);
+        let ports = self.take_pending(cpu);
+        self.finish_handler(cpu);
+        ports
+    }
+
+    /// The guest on `cpu` takes what is pending on ports that it has not masked, by the selector.
+    pub fn take_pending(&mut self, cpu: usize) -> Vec<u32> {
+        let selector_at = Self::SHARED_INFO + offset::PENDING_SEL as u64;
+        let selector: u64 = self.read(cpu, selector_at);
+        self.write(cpu, selector_at, &0_u64);
+        let mut ports = Vec::new();
+        for word in (0..64).filter(|word| selector & 1 << word != 0) {
+            let at = |bitmap: usize| Self::SHARED_INFO + bitmap as u64 + word * 8;
+            let mask: u64 = self.read(cpu, at(offset::EVTCHN_MASK));
+            let pending: u64 = self.read(cpu, at(offset::EVTCHN_PENDING));
+            self.write(cpu, at(offset::EVTCHN_PENDING), &(pending & mask));
+            let bits = pending & !mask;
+            let named = (0..64)
+                .filter(|bit| bits & 1 << bit != 0)
+                .map(|bit| word * 64 + bit);
+            ports.extend(named.map(|port| u32::try_from(port).unwrap()));
+        }
+        ports
+    }
+
+    /// The guest on `cpu` masks or unmasks a port in its memory.
+    pub fn set_port_mask(&mut self, cpu: usize, port: u32, masked: bool) {
+        let at = Self::SHARED_INFO + offset::EVTCHN_MASK as u64 + u64::from(port / 64) * 8;
+        let bit = 1 << (port % 64);
+        let word: u64 = self.read(cpu, at);
+        let word = if masked { word | bit } else { word & !bit };
+        self.write(cpu, at, &word);
+    }
+
+    /// Whether a port of the guest on `cpu` is pending.
+    pub fn is_pending(&mut self, cpu: usize, port: u32) -> bool {
+        let at = Self::SHARED_INFO + offset::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
+        self.read::<u64>(cpu, at) & 1 << (port % 64) != 0
+    }
+
+    /// The guest on `cpu` stands in a handler with the frame of a bounce on its stack: it returns from there.
+    pub fn finish_handler(&mut self, cpu: usize) {
+        let at = self.regs(cpu).rsp;
+        let frame: BounceFrame = self.read(cpu, at);
+        let back = IretFrame {
+            rax: self.regs(cpu).rax,
+            r11: frame.r11,
+            rcx: frame.rcx,
+            flags: 0,
+            rip: frame.rip,
+            cs: frame.cs & 0xffff,
+            rflags: frame.rflags,
+            rsp: frame.rsp,
+            ss: frame.ss,
+        };
+        // Below the frame, as a handler would have pushed it.
+        self.write(cpu, at - 72, &back);
+        self.regs(cpu).rsp = at - 72;
+        self.iret(cpu);
+    }
+
+    /// The time that the guest on `cpu` reads from shared info.
+    pub fn guest_time(&mut self, cpu: usize) -> u64 {
+        let time: shared_info::VcpuTimeInfo = self.read(cpu, Self::SHARED_INFO + offset::TIME as u64);
+        assert_eq!(time.version % 2, 0, "nobody writes it now");
+        time.system_time_ns_at(self.sim().clock().tsc)
+    }
+}

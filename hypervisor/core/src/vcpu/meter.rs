@@ -1,0 +1,101 @@
+//! Where a vCPU's time goes: its programs, its kernel, the hypervisor.
+
+use super::Mode;
+
+/// What time is spent on, on behalf of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Account {
+    /// The guest's programs.
+    User = 0,
+    /// The guest's kernel.
+    Kernel = 1,
+    /// The hypervisor, serving it.
+    Hypervisor = 2,
+}
+
+/// Ticks of the time-stamp counter by [`Account`].
+pub type Spent = [u64; 3];
+
+/// A vCPU's stop watch, which is always on one of the accounts while the vCPU has a CPU.
+#[derive(Clone, Debug, Default)]
+pub struct Meter {
+    since: u64,
+    spent: Spent,
+}
+
+impl Meter {
+    /// The hypervisor begins to work for the vCPU.
+    pub fn start(&mut self, now: u64) {
+        self.since = now;
+    }
+
+    /// The guest ran until now, in `mode`; the hypervisor takes over.
+    #[inline]
+    pub fn enter(&mut self, mode: Mode, now: u64) {
+        self.charge(
+            match mode {
+                Mode::User => Account::User,
+                Mode::Kernel => Account::Kernel,
+            },
+            now,
+        );
+    }
+
+    /// The hypervisor worked until now; the guest goes on, or the vCPU loses its CPU.
+    #[inline]
+    pub fn stop(&mut self, now: u64) {
+        self.charge(Account::Hypervisor, now);
+    }
+
+    #[inline]
+    fn charge(&mut self, account: Account, now: u64) {
+        if let Some(spent) = self.spent.get_mut(account as usize) {
+            // A time-stamp counter does not go back; if one did, that time is lost instead of all of it.
+            *spent = spent.wrapping_add(now.saturating_sub(self.since));
+        }
+        self.since = now;
+    }
+
+    /// What was spent so far.
+    #[must_use]
+    pub const fn spent(&self) -> Spent {
+        self.spent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tick_is_on_one_account() {
+        let mut meter = Meter::default();
+        meter.start(100);
+        meter.stop(110);
+        meter.enter(Mode::Kernel, 150);
+        meter.stop(155);
+        meter.enter(Mode::User, 255);
+        meter.stop(256);
+        assert_eq!(meter.spent(), [100, 40, 16]);
+    }
+
+    #[test]
+    fn time_without_a_cpu_is_on_no_account() {
+        let mut meter = Meter::default();
+        meter.start(0);
+        meter.stop(10);
+        meter.start(1000);
+        meter.stop(1001);
+        assert_eq!(meter.spent(), [0, 0, 11]);
+    }
+
+    #[test]
+    fn a_counter_that_runs_backwards_costs_no_more_than_it_ran() {
+        let mut meter = Meter::default();
+        meter.start(100);
+        meter.stop(50);
+        meter.enter(Mode::Kernel, 60);
+        assert_eq!(meter.spent(), [0, 10, 0]);
+    }
+}
