@@ -1,7 +1,7 @@
 //! The machine tests: what boots, what its console must show, how it must end.
 //!
 //! To add one, add an entry to [`MACHINE_TESTS`] (or, if it is about how machines boot, to
-//! [`BOOT_TESTS`](crate::boot_tests::BOOT_TESTS)); a new guest is a directory below `hypervisor/tests/`. Lines of
+//! [`BOOT_TESTS`]); a new guest is a directory below `hypervisor/tests/`. Lines of
 //! domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
 //! `(bh) LEVEL module: `.
 
