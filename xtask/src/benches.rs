@@ -36,15 +36,15 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
         "crossings",
-        "what one guest pays to cross into the hypervisor and back",
+        "what one guest pays to cross into the hypervisor and back, and how late its timers are",
         &[Domain::new("bench", "bench")],
     ),
     bench(
-        "event-round-trip",
-        "an event from one domain to another and back",
+        "events",
+        "an event from one domain to another and back, or to the task that waits for it; a switch and back",
         &[
-            Domain::new("server", "bench").command_line("role=server peer=1"),
-            Domain::new("client", "bench").command_line("role=client peer=0"),
+            Domain::new("bench", "bench").command_line("role=bench peer=1"),
+            Domain::new("peer", "bench").command_line("role=peer peer=0"),
         ],
     ),
 ];

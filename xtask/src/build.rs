@@ -19,8 +19,32 @@ use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
 use crate::symbols::Functions;
 
-/// The directory below `target/` that artefacts go to.
-pub(crate) const ARTEFACTS: &str = "bulkhead";
+/// How images are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As they are used and measured.
+    Release,
+    /// As fast, but with assertions: lock ranks, arithmetic, what "cannot happen". Machine tests run these.
+    Checked,
+}
+
+impl Profile {
+    /// Its name in the workspace's `Cargo.toml`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Checked => "checked",
+        }
+    }
+
+    /// The directory below `target/` that its artefacts go to.
+    const fn directory(self) -> &'static str {
+        match self {
+            Self::Release => "bulkhead",
+            Self::Checked => "bulkhead-checked",
+        }
+    }
+}
 
 /// What a build needs.
 pub(crate) const NEEDS: &[Need] = &[Need::BareMetalTarget, Need::LlvmTools];
@@ -54,7 +78,7 @@ pub(crate) struct Built {
 pub(crate) fn build(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     setup::provide(project, NEEDS)?;
     let images = Images::of(&project.metadata(None)?);
-    let mut workshop = Workshop::new(project, &images);
+    let mut workshop = Workshop::new(project, &images, Profile::Release);
     if arguments.images.is_empty() {
         for image in images.all() {
             println!("{}", workshop.image(&image.name)?.elf.display());
@@ -86,16 +110,18 @@ pub(crate) struct BootFiles {
 pub(crate) struct Workshop<'a> {
     project: &'a Project,
     images: &'a Images,
+    profile: Profile,
     /// By name; what did not build is not tried again.
     built: BTreeMap<String, Option<Built>>,
 }
 
 impl<'a> Workshop<'a> {
     /// A workshop for these images; nothing is built yet.
-    pub(crate) fn new(project: &'a Project, images: &'a Images) -> Self {
+    pub(crate) fn new(project: &'a Project, images: &'a Images, profile: Profile) -> Self {
         Self {
             project,
             images,
+            profile,
             built: BTreeMap::new(),
         }
     }
@@ -111,7 +137,7 @@ impl<'a> Workshop<'a> {
                 .clone()
                 .with_context(|| format!("image `{name}` does not build, as told above"));
         }
-        let built = build_image(self.project, self.images.named(name)?);
+        let built = build_image(self.project, self.images.named(name)?, self.profile);
         self.built.insert(name.to_owned(), built.as_ref().ok().cloned());
         built
     }
@@ -130,7 +156,7 @@ impl<'a> Workshop<'a> {
             .collect::<Result<Vec<_>>>()?;
         let path = self
             .project
-            .target(ARTEFACTS)?
+            .target(self.profile.directory())?
             .join(format!("{}.tar", scenario.name));
         archive::write(&path, scenario, &hypervisor, &built)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
@@ -147,10 +173,10 @@ impl<'a> Workshop<'a> {
     }
 }
 
-/// Builds one image and leaves its files in `target/bulkhead/`.
-fn build_image(project: &Project, image: &Image) -> Result<Built> {
-    let executable = compile(project, image)?;
-    let directory = project.target(ARTEFACTS)?;
+/// Builds one image and leaves its files in the profile's directory.
+fn build_image(project: &Project, image: &Image, profile: Profile) -> Result<Built> {
+    let executable = compile(project, image, profile)?;
+    let directory = project.target(profile.directory())?;
     let built = Built {
         name: image.name.clone(),
         elf: directory.join(&image.name),
@@ -174,7 +200,7 @@ fn build_image(project: &Project, image: &Image) -> Result<Built> {
 }
 
 /// Has Cargo compile the image; returns the program's path as Cargo reports it.
-fn compile(project: &Project, image: &Image) -> Result<PathBuf> {
+fn compile(project: &Project, image: &Image, profile: Profile) -> Result<PathBuf> {
     let mut cargo = project.cargo();
     cargo
         .args([
@@ -183,7 +209,8 @@ fn compile(project: &Project, image: &Image) -> Result<PathBuf> {
             &image.package,
             "--target",
             BARE_METAL,
-            "--release",
+            "--profile",
+            profile.name(),
         ])
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::build::{self, Workshop};
+use crate::build::{self, Profile, Workshop};
 use crate::disc;
 use crate::images::Images;
 use crate::project::Project;
@@ -34,7 +34,7 @@ pub(crate) fn image(project: &Project, arguments: &Arguments) -> Result<ExitCode
     setup::provide(project, &[build::NEEDS, disc::NEEDS].concat())?;
     let images = Images::of(&project.metadata(None)?);
     let scenario = scenario::named(&arguments.scenario)?;
-    let files = Workshop::new(project, &images).boot_files(&scenario)?;
+    let files = Workshop::new(project, &images, Profile::Release).boot_files(&scenario)?;
     let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
     // Without `debug-exit`: on a real machine that port may be anything.
     let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
@@ -43,7 +43,7 @@ pub(crate) fn image(project: &Project, arguments: &Arguments) -> Result<ExitCode
         script: scenario.grub_script,
         words: &words,
     };
-    let iso = project.target(build::ARTEFACTS)?.join("bulkhead.iso");
+    let iso = files.archive.with_file_name("bulkhead.iso");
     disc::write(project, &iso, &files, &menu)?;
     println!("{}", iso.display());
     Ok(ExitCode::SUCCESS)

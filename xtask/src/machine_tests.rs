@@ -162,6 +162,28 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
 
+/// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
+const CROWD: &[Domain] = &[
+    Domain::new("server0", "events").command_line("role=server peer=1"),
+    Domain::new("client0", "events").command_line("role=client peer=0"),
+    Domain::new("server1", "events").command_line("role=server peer=3"),
+    Domain::new("client1", "events").command_line("role=client peer=2"),
+    Domain::new("server2", "events").command_line("role=server peer=5"),
+    Domain::new("client2", "events").command_line("role=client peer=4"),
+    Domain::new("server3", "events").command_line("role=server peer=7"),
+    Domain::new("client3", "events").command_line("role=client peer=6"),
+    Domain::new("server4", "events").command_line("role=server peer=9"),
+    Domain::new("client4", "events").command_line("role=client peer=8"),
+    Domain::new("server5", "events").command_line("role=server peer=11"),
+    Domain::new("client5", "events").command_line("role=client peer=10"),
+    Domain::new("runtime", "runtime").memory("32M"),
+    Domain::new("victim", "crash").command_line("null"),
+];
+
+/// The same for tasks, several in each domain.
+const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
+const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
     test(name, domains)
@@ -246,6 +268,21 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same with CPUs enough for both.
     test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
+    // With CPUs that idle and pull: a vCPU that blocks must not be taken before its registers are in their place.
+    test("events-4cpu", &[SERVER, CLIENT]).cpus(4).checks(2),
+    // More vCPUs than CPUs, all waking each other, and one that dies among them.
+    test("crowd-4cpu", CROWD)
+        .cpus(4)
+        .checks(30)
+        .steps(&[Step::Expect(Pattern("domain 13 (victim) is gone"))])
+        .ends(Ending::DomainCrashed),
+    // Tasks wait for each other, for time and for events: none is forgotten, and idling costs nothing.
+    test("executor", &[Domain::new("executor", "executor")]).checks(14),
+    // Tasks of two domains wait for each other's events.
+    test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),
+    test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
+        .cpus(2)
+        .checks(2),
     // Reading address 0.
     crash(
         "crash-null",

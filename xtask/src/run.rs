@@ -15,7 +15,7 @@ use shared_child::SharedChild;
 use shared_child::unix::SharedChildExt as _;
 
 use crate::bootlist::is_size;
-use crate::build::{self, Workshop};
+use crate::build::{self, Profile, Workshop};
 use crate::images::Images;
 use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
@@ -103,7 +103,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     if machine.board == MICROVM && loader != Loader::Pvh {
         bail!("a {MICROVM} has no drive to boot a disc from; it boots by pvh only");
     }
-    let files = Workshop::new(project, &images).boot_files(&scenario)?;
+    let files = Workshop::new(project, &images, Profile::Release).boot_files(&scenario)?;
     let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
     let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
     // QEMU's keys would swallow a Ctrl-a of a script that drives the console through a pipe.

@@ -6,7 +6,7 @@
 #![no_std]
 #![no_main]
 
-use bulkhead_runtime::{Environment, ShutdownReason, event, hypervisor, println, time::Instant};
+use bulkhead_runtime::{Environment, ShutdownReason, block_on, hypervisor, println, time::Instant};
 
 bulkhead_runtime::entry!(main);
 
@@ -15,9 +15,8 @@ fn main(environment: &Environment) -> ShutdownReason {
     if environment.command_line().has("once") {
         return ShutdownReason::Poweroff;
     }
-    loop {
-        event::wait();
-    }
+    // It has nothing to do yet, and ends with the machine.
+    block_on(core::future::pending())
 }
 
 fn print_banner(environment: &Environment) {
@@ -35,5 +34,5 @@ fn print_banner(environment: &Environment) {
     );
     println!("  vCPUs         {}", environment.vcpus());
     println!("  command line  \"{}\"", environment.command_line().as_str());
-    println!("  uptime        {} ms", Instant::now().as_ns() / 1_000_000);
+    println!("  uptime        {} ms", Instant::now().as_millis());
 }

@@ -1,4 +1,4 @@
-//! What the hypervisor says about itself.
+//! What the hypervisor says about itself, and what it does for the asking.
 
 use alloc::string::String;
 use core::fmt;
@@ -50,4 +50,10 @@ pub fn version() -> Result<Version, Failure> {
 pub fn null_call() {
     // What the version is does not matter, and this call has no way to fail.
     let _: Result<u64, Failure> = hypercall::version();
+}
+
+/// Lets another vCPU run on this CPU, if one wants to. Tasks of this domain do not run meanwhile.
+#[inline]
+pub fn yield_cpu() {
+    hypercall::yield_cpu();
 }

@@ -16,6 +16,17 @@
 //! }
 //! ```
 //!
+//! One that has several things to wait for says `entry!(async main)`, and its main function is the first task
+//! of an [`executor`]:
+//!
+//! ```text
+//! async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownReason {
+//!     spawner.spawn(serve(environment));
+//!     Timer::after(Duration::from_secs(1)).await;
+//!     ShutdownReason::Poweroff
+//! }
+//! ```
+//!
 //! Its manifest names `link.rs` of this package as its build script. The runtime speaks Xen's 64-bit PV ABI
 //! and runs on any hypervisor that has it.
 //!
@@ -23,7 +34,7 @@
 //!
 //! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's
 //!   memory.
-//! - Nothing interrupts it: events are handled where it waits for them ([`event`]). Exceptions do, and end
+//! - Nothing interrupts it: events are looked for where it waits ([`event`], [`time`]). Exceptions do, and end
 //!   the guest unless it asked for them ([`trap`]).
 //! - Its code cannot be written and its data cannot be executed ([`memory`]).
 //! - No floating point: the target has none, so the hypervisor need not keep FPU state for the guest.
@@ -31,6 +42,8 @@
 //! All the `unsafe` that a guest needs is here, at the edge to the hypervisor, so that programs can do
 //! without.
 
+// The model checker is shown single files of this crate and nothing of it as a whole.
+#![cfg(not(loom))]
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(
     not(target_os = "none"),
@@ -45,8 +58,10 @@ extern crate alloc;
 mod backtrace;
 mod command_line;
 pub mod console;
+mod critical_section;
 mod environment;
 pub mod event;
+pub mod executor;
 mod hypercall;
 pub mod hypervisor;
 mod logging;
@@ -55,20 +70,33 @@ mod panic;
 pub mod report;
 mod shared_info;
 mod start;
+mod sync;
 pub mod time;
 pub mod trap;
 
 pub use bulkhead_abi::{DomId, Errno, errno::Failure, event::Virq, sched::ShutdownReason, trap::Vector};
 
-pub use self::{command_line::CommandLine, environment::Environment};
+pub use self::{
+    command_line::CommandLine,
+    environment::Environment,
+    executor::{Spawner, block_on},
+};
 
-/// Names the program's main function, a `fn(&Environment) -> ShutdownReason`. The domain ends when it
-/// returns.
+/// Names the program's main function. The domain ends when it returns, and says why.
+///
+/// It is `fn(&Environment) -> ShutdownReason`, or with `entry!(async main)` the first task of the
+/// [`executor`]: `async fn(&'static Environment, Spawner) -> ShutdownReason`.
 #[macro_export]
 macro_rules! entry {
+    (async $main:path) => {
+        #[unsafe(no_mangle)]
+        fn bulkhead_guest_main(environment: &'static $crate::Environment) -> $crate::ShutdownReason {
+            $crate::executor::run(|spawner| $main(environment, spawner))
+        }
+    };
     ($main:path) => {
         #[unsafe(no_mangle)]
-        fn bulkhead_guest_main(environment: &$crate::Environment) -> $crate::ShutdownReason {
+        fn bulkhead_guest_main(environment: &'static $crate::Environment) -> $crate::ShutdownReason {
             let main: fn(&$crate::Environment) -> $crate::ShutdownReason = $main;
             main(environment)
         }

@@ -80,7 +80,7 @@ numbers! {
         PhysdevOp = 33, "physdev_op",
         /// Hardware-assisted guests; no PV guest needs it.
         HvmOp = 34, "hvm_op",
-        /// System control by the toolstack.
+        /// What only the control domain may ask: [`ControlOp`](crate::control::ControlOp).
         Sysctl = 35, "sysctl",
         /// Domain control by the toolstack.
         Domctl = 36, "domctl",

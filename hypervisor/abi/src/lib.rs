@@ -24,6 +24,7 @@ extern crate std;
 
 pub mod callback;
 pub mod console;
+pub mod control;
 pub mod cpuid;
 pub mod domid;
 pub mod elfnote;

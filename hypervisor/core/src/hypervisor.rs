@@ -11,7 +11,7 @@ use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
 use crate::sched::Board;
-use crate::schedule::{self, Queue, Rest};
+use crate::schedule::{Queue, Rest};
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, Vcpu};
 use alloc::boxed::Box;
@@ -152,7 +152,7 @@ impl<M: Machine> Hypervisor<M> {
         claim.fill(Arc::clone(&domain));
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
-            let share = schedule::share(id, entry);
+            let share = *domain.share.lock();
             self.start_vcpu(&domain, vcpu, share)
                 .map_err(|_| BuildError::NoHeap)?;
         }

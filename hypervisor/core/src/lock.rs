@@ -17,6 +17,8 @@ pub enum Rank {
     ConsoleLine,
     /// What a domain may do next.
     Lifecycle,
+    /// What a domain's vCPUs are entitled to.
+    Share,
     /// The frames of a domain.
     Holdings,
     /// Who handles the machine's virtual interrupts.

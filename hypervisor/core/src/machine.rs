@@ -7,6 +7,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::Segments;
+use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
 /// The 512 words of a frame, as the only view of its contents: a guest may write at any instant, and atomics bear that.
@@ -178,6 +179,13 @@ pub trait Machine: Sync + 'static {
 
     /// Stops the machine. Returns only in a simulation.
     fn stop(&self, outcome: Outcome);
+
+    /// Copies what happened on `cpu` into `records`, from the record with number `from` on. Returns how many were copied, the
+    /// number of the record after the last of them, and that of the next that will be written.
+    fn read_trace(&self, cpu: CpuId, from: u64, records: &mut [TraceRecord]) -> (usize, u64, u64) {
+        let _ = (cpu, records);
+        (0, from, 0)
+    }
 
     /// Leaves a line in this CPU's trace ring.
     fn trace(&self, what: Trace, a: u64, b: u64);

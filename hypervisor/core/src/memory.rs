@@ -112,3 +112,7 @@ impl<M: Machine> Memory<M> {
         self.put(mfn);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

@@ -10,7 +10,7 @@ use crate::events::bits::SharedInfoView;
 use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::ids::{CpuId, VcpuId};
 use crate::machine::{Machine, Trace};
-use crate::sched::{CpuSet, Reschedule, RunQueue, SchedError, Share, Turn, Warp, Weight};
+use crate::sched::{CpuSet, Migrant, Reschedule, RunQueue, SchedError, Share, Turn, Warp, Weight};
 use crate::time::{Deadline, Deadlines, Purpose};
 use crate::vcpu::{Regs, Vcpu};
 use bulkhead_abi::DomId;
@@ -174,6 +174,27 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().kick(cpu);
     }
 
+    /// Whether one of the CPUs of `set` runs guests.
+    pub(crate) fn has_cpu_in(&self, set: CpuSet) -> bool {
+        self.board.choose(set, None).is_some()
+    }
+
+    /// Gives the vCPUs of a domain another share, from now on. One that may not run any longer where it is goes elsewhere.
+    pub(crate) fn set_share(&self, domain: &Domain, share: Share) {
+        *domain.share.lock() = share;
+        for vcpu in domain.vcpus.iter().filter(|vcpu| vcpu.is_up()) {
+            let home = vcpu.home();
+            let Some(shared) = self.shared(home) else { continue };
+            let mut queue = shared.queue.lock();
+            let now = self.machine().now();
+            // If it has just moved, its new queue is told at the next change of its share: a weight may be late by that.
+            let Ok(reschedule) = queue.run.set_share((domain.id, vcpu.id), share, now) else {
+                continue;
+            };
+            self.pass_on(home, shared, &queue, reschedule);
+        }
+    }
+
     /// Takes a vCPU from its CPU for good.
     pub(crate) fn stop_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
         // First: one that is between two queues is not let in again.
@@ -332,6 +353,19 @@ impl<M: Machine> Hypervisor<M> {
                 // Under the lock: as soon as it is free, another CPU may take the vCPU.
                 self.put_away(current, regs);
             }
+            if let Some(stranger) = next.filter(|&next| !queue.run.may_run_on_cpu(next, cpu.id())) {
+                // Its affinity has changed since it came here.
+                if let Some(current) = cpu.current.take() {
+                    self.put_away(current, regs);
+                }
+                let migrant = queue.run.leave(stranger, now);
+                drop(queue);
+                if let Ok((migrant, _)) = migrant {
+                    let target = self.board.choose(migrant.affinity(), None).unwrap_or(CpuId::BOOT);
+                    self.settle(migrant, target);
+                }
+                continue;
+            }
             let load = queue.run.load();
             self.board.publish(cpu.id(), &load);
             let timer = queue.next_look();
@@ -393,28 +427,30 @@ impl<M: Machine> Hypervisor<M> {
             self.board.publish(victim, &queue.run.load());
             migrant
         };
-        let Some(migrant) = migrant else { return };
+        if let Some(migrant) = migrant {
+            self.settle(migrant, cpu);
+        }
+    }
+
+    /// Lets a vCPU that has left its queue into that of `cpu`.
+    fn settle(&self, migrant: Migrant<Key>, cpu: CpuId) {
+        let Some(shared) = self.shared(cpu) else { return };
         let (domain, vcpu) = migrant.id();
         let Some(domain) = self.domains.get(domain) else {
             return;
         };
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
+        let now = self.machine().now();
         let mut queue = shared.queue.lock();
         vcpu.set_home(cpu);
-        match queue.run.arrive(migrant, now) {
+        // Every queue has room for every vCPU, and this one is in no other: it cannot be refused.
+        let arrived = queue.run.arrive(migrant, now);
+        debug_assert!(arrived.is_ok(), "{} has no room", cpu);
+        if vcpu.is_up() {
+            self.pass_on(cpu, shared, &queue, arrived.unwrap_or(Reschedule::Yes));
+        } else {
             // Stopped on its way: nobody would find it here.
-            Ok(_) if !vcpu.is_up() => {
-                let _ = queue.run.remove((domain.id, vcpu.id), now);
-            }
-            Ok(_) => {}
-            Err((_, migrant)) => {
-                drop(queue);
-                let mut queue = other.queue.lock();
-                vcpu.set_home(victim);
-                // It has its room there still, but for somebody who came meanwhile; then it waits for a wake-up that finds it in no
-                // queue. Rooms are reserved for all vCPUs when a domain is made, so that it does not come to that.
-                let _ = queue.run.arrive(migrant, now);
-            }
+            let _ = queue.run.remove((domain.id, vcpu.id), now);
         }
     }
 

@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
@@ -269,6 +270,10 @@ impl Machine for Hw {
             Outcome::Clean => power::Status::Clean,
             Outcome::DomainCrashed => power::Status::DomainCrashed,
         })
+    }
+
+    fn read_trace(&self, cpu: CpuId, from: u64, records: &mut [TraceRecord]) -> (usize, u64, u64) {
+        trace::read(cpu.index(), from, records)
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::bench::results::Results;
 use crate::benches::{BENCHES, Bench};
-use crate::build::{self, BootFiles, Workshop};
+use crate::build::{self, BootFiles, Profile, Workshop};
 use crate::console::Script;
 use crate::images::Images;
 use crate::loader;
@@ -47,7 +47,7 @@ pub(crate) fn bench(project: &Project, arguments: &Arguments) -> Result<ExitCode
     let benches = select(arguments.name.as_deref())?;
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
-    let mut workshop = Workshop::new(project, &images);
+    let mut workshop = Workshop::new(project, &images, Profile::Release);
     let mut has_failed = false;
     for bench in benches {
         let name = bench.scenario.name;

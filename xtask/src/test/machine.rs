@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::boot_tests::{BOARDS, MEMORY};
-use crate::build::{BootFiles, Workshop};
+use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
 use crate::images::Images;
 use crate::loader::{self, Loader, Medium};
@@ -57,7 +57,7 @@ pub(super) fn run(
         return Ok(());
     }
     tally.stage("building images");
-    let mut workshop = Workshop::new(project, images);
+    let mut workshop = Workshop::new(project, images, Profile::Checked);
     let mut made: BTreeMap<&str, Boot> = BTreeMap::new();
     let mut ready = Vec::new();
     for case in cases {

@@ -3,18 +3,17 @@
 //! One listens, the other connects to whatever port of the listener's waits for it. With xenstore a domain is
 //! told its peer's port; this is for domains that run without it, tests above all.
 
-use core::{fmt, time::Duration};
+use core::fmt;
 
 use bulkhead_abi::{DomId, Errno, errno::Failure};
+use embassy_time::{Duration, Instant, Timer};
 
-use super::{Port, Signal};
-use crate::time::{self, Instant};
+use super::Port;
 
 /// One end of a channel that is used in turns: notify, wait, notify, wait.
 #[derive(Debug)]
 pub struct Link {
     port: Port,
-    notified: Signal,
 }
 
 /// Why two domains did not meet.
@@ -51,9 +50,8 @@ impl Link {
     ///
     /// [`LinkError::Refused`] if no port can be had.
     pub fn listen(peer: DomId) -> Result<Self, LinkError> {
-        let notified = Signal::new();
-        let port = Port::alloc_unbound(peer, notified.handler()).map_err(LinkError::Refused)?;
-        Ok(Self { port, notified })
+        let port = Port::alloc_unbound(peer).map_err(LinkError::Refused)?;
+        Ok(Self { port })
     }
 
     /// Connects to the first port of `peer` that waits for this domain, as soon as there is one.
@@ -62,16 +60,15 @@ impl Link {
     ///
     /// [`LinkError::NobodyListens`] if there is none for half a minute, [`LinkError::Refused`] if it cannot
     /// be bound.
-    pub fn connect(peer: DomId) -> Result<Self, LinkError> {
-        let deadline = Instant::now().after(Self::PATIENCE);
+    pub async fn connect(peer: DomId) -> Result<Self, LinkError> {
+        let deadline = Instant::now().saturating_add(Self::PATIENCE);
         loop {
             for port in Self::PORTS {
-                let notified = Signal::new();
-                match Port::bind_interdomain(peer, port, notified.handler()) {
+                match Port::bind_interdomain(peer, port) {
                     Ok(port) => {
                         // Binding raises the new end; that is not the peer's notification.
-                        notified.wait();
-                        return Ok(Self { port, notified });
+                        port.wait().await;
+                        return Ok(Self { port });
                     }
                     Err(Failure::Errno(Errno::Inval | Errno::Srch)) => {}
                     Err(error) => return Err(LinkError::Refused(error)),
@@ -80,7 +77,7 @@ impl Link {
             if Instant::now() > deadline {
                 return Err(LinkError::NobodyListens);
             }
-            time::sleep(Self::PAUSE);
+            Timer::after(Self::PAUSE).await;
         }
     }
 
@@ -94,7 +91,7 @@ impl Link {
     }
 
     /// Waits for the other end's notification.
-    pub fn wait(&self) {
-        self.notified.wait();
+    pub async fn wait(&self) {
+        self.port.wait().await;
     }
 }

@@ -1,15 +1,12 @@
-//! Event channels: ports with handlers, and waiting without losing a wake-up.
+//! Event channels: ports that can be waited for.
 //!
-//! **Run to completion.** Event delivery stays masked while guest code runs. Events are looked for in one
-//! place, [`wait`]: it runs the handlers of pending ports in ordinary context and, if there were none,
-//! blocks. So a handler may allocate, take locks and call anything but `wait`; nothing is ever interrupted by
-//! an event; and the only race is between the last look and going to sleep, which `SCHEDOP_block` decides: it
-//! unmasks and sleeps in one step, and does not sleep if an event came.
+//! **Nothing is interrupted.** Event delivery stays masked while guest code runs. The vCPU looks for events
+//! when it has nothing else to do, and between the turns of tasks ([`executor`](crate::executor)): whoever
+//! waits for a port that has fired is woken. An event that nobody waits for is kept by its port until
+//! somebody asks.
 //!
 //! ```text
-//!   wait:  look ──── some ──> handlers ──> return
-//!            ^ └─ none ─> SCHEDOP_block (unmasks) ... event ... upcall (masks) ─┐
-//!            └──────────────────────────────────────────────────────────────────┘
+//!   peer notifies ──> bits in shared_info ──> dispatch ──> the port has fired ──> its task runs
 //! ```
 //!
 //! One vCPU is assumed: its slot in shared_info is the one that is read.
@@ -17,22 +14,16 @@
 mod bits;
 mod link;
 mod port;
-mod table;
 mod upcall;
-
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use bulkhead_abi::callback::CallbackType;
 
 pub(crate) use self::bits::EventBits;
 pub use self::{
     link::{Link, LinkError},
-    port::{Port, Signal},
+    port::Port,
 };
 use crate::{hypercall, shared_info::SharedInfo};
-
-/// Whether handlers are running.
-static DISPATCHING: AtomicBool = AtomicBool::new(false);
 
 /// Masks all ports and tells the hypervisor where upcalls go. Delivery itself is masked from the start.
 pub(crate) fn init(shared: SharedInfo) {
@@ -46,48 +37,15 @@ pub(crate) fn init(shared: SharedInfo) {
     }
 }
 
-/// Runs the handlers of all pending ports; blocks until there is one.
+/// Looks for events: tells all pending ports that they have fired; returns their number.
 ///
-/// Returns once at least one port has fired. Whoever waits for something in particular looks whether it has
-/// happened, waits, and looks again ([`wait_for`]).
-///
-/// # Panics
-///
-/// If called by a handler, whose own port's events could not be seen.
-pub fn wait() {
-    while dispatch() == 0 {
-        block();
-    }
-}
-
-/// Waits until `ready` says so; it is asked first, and again after each round of events.
-///
-/// # Panics
-///
-/// As [`wait`].
-pub fn wait_for(mut ready: impl FnMut() -> bool) {
-    while !ready() {
-        wait();
-    }
-}
-
-/// Runs the handlers of all pending ports, without blocking; returns how many ports fired.
-///
-/// # Panics
-///
-/// If called by a handler.
+/// A program need not call this, as waiting does.
 pub fn dispatch() -> usize {
-    assert!(
-        !DISPATCHING.swap(true, Ordering::Relaxed),
-        "an event handler waits for events"
-    );
-    let fired = SharedInfo::get().event_bits().scan(port::fire);
-    DISPATCHING.store(false, Ordering::Relaxed);
-    fired
+    SharedInfo::get().event_bits().scan(port::fire)
 }
 
-/// Sleeps until an event is pending.
-fn block() {
+/// Sleeps until an event is pending. Does not sleep if one has come since the last [`dispatch`].
+pub(crate) fn block() {
     hypercall::block();
     // The upcall has masked delivery again; a wake-up without an upcall has not.
     SharedInfo::get().mask_upcalls();

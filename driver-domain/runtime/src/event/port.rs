@@ -1,23 +1,28 @@
 //! Ports: this domain's ends of event channels.
 
-use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, Ordering};
+use alloc::{boxed::Box, vec::Vec};
+use core::fmt;
 
 use bulkhead_abi::{DomId, errno::Failure, event::Virq};
+use embassy_sync::{blocking_mutex::raw::CriticalSectionRawMutex, signal::Signal};
 use spin::Mutex;
 
-use super::table::{Handler, HandlerTable};
 use crate::{hypercall, shared_info::SharedInfo};
 
-static HANDLERS: Mutex<HandlerTable> = Mutex::new(HandlerTable::new());
+/// That a port has fired, and who waits for it.
+type Fired = Signal<CriticalSectionRawMutex, ()>;
+
+/// One for each port number so far, used again with the number. The hypervisor gives out low numbers first.
+static FIRED: Mutex<Vec<&'static Fired>> = Mutex::new(Vec::new());
 
 /// An event channel's local end, and the right to use it: dropping it closes the channel.
 ///
-/// Its handler runs in [`wait`](super::wait) whenever the port fires: once for any number of notifications
-/// since it last ran, which is all that event channels promise.
-#[derive(Debug)]
+/// A port that is notified has fired, until that is taken note of by [`wait`](Self::wait) or
+/// [`has_fired`](Self::has_fired): once for any number of notifications meanwhile, which is all that event
+/// channels promise. So whoever is woken by a port looks at what the peer has to say until there is no more.
 pub struct Port {
     number: u32,
+    fired: &'static Fired,
 }
 
 impl Port {
@@ -26,25 +31,20 @@ impl Port {
     /// # Errors
     ///
     /// `EINVAL`/`ESRCH` for a domain that cannot be, `ENOSPC` if no port is free.
-    pub fn alloc_unbound(remote: DomId, handler: impl FnMut() + Send + 'static) -> Result<Self, Failure> {
-        hypercall::event::alloc_unbound(remote).map(|number| Self::open(number, Box::new(handler)))
+    pub fn alloc_unbound(remote: DomId) -> Result<Self, Failure> {
+        hypercall::event::alloc_unbound(remote).map(Self::open)
     }
 
     /// Binds a new port to port `remote_port` of domain `remote`, which must wait for this domain.
     ///
-    /// The new port fires once at once, so that a notification sent before the binding is not lost.
+    /// The new port has fired once it is bound, so that a notification sent before is not lost.
     ///
     /// # Errors
     ///
     /// `ESRCH` if there is no such domain, `EINVAL` if its port does not wait for this one, `ENOSPC` if no
     /// port is free.
-    pub fn bind_interdomain(
-        remote: DomId,
-        remote_port: u32,
-        handler: impl FnMut() + Send + 'static,
-    ) -> Result<Self, Failure> {
-        hypercall::event::bind_interdomain(remote, remote_port)
-            .map(|number| Self::open(number, Box::new(handler)))
+    pub fn bind_interdomain(remote: DomId, remote_port: u32) -> Result<Self, Failure> {
+        hypercall::event::bind_interdomain(remote, remote_port).map(Self::open)
     }
 
     /// Binds a new port to a virtual interrupt of this vCPU.
@@ -52,8 +52,8 @@ impl Port {
     /// # Errors
     ///
     /// `EEXIST` if it is bound already, `ENOSPC` if no port is free.
-    pub fn bind_virq(virq: Virq, handler: impl FnMut() + Send + 'static) -> Result<Self, Failure> {
-        hypercall::event::bind_virq(virq).map(|number| Self::open(number, Box::new(handler)))
+    pub fn bind_virq(virq: Virq) -> Result<Self, Failure> {
+        hypercall::event::bind_virq(virq).map(Self::open)
     }
 
     /// Binds a new port to this vCPU: notifying it fires it here.
@@ -61,8 +61,8 @@ impl Port {
     /// # Errors
     ///
     /// `ENOSPC` if no port is free.
-    pub fn bind_ipi(handler: impl FnMut() + Send + 'static) -> Result<Self, Failure> {
-        hypercall::event::bind_ipi().map(|number| Self::open(number, Box::new(handler)))
+    pub fn bind_ipi() -> Result<Self, Failure> {
+        hypercall::event::bind_ipi().map(Self::open)
     }
 
     /// The port's number, which a peer needs to bind to it.
@@ -80,14 +80,36 @@ impl Port {
         hypercall::event::send(self.number)
     }
 
+    /// Waits until the port has fired, and takes note of it.
+    ///
+    /// Can be given up at any time, and no event is lost. A port is one task's to wait for: two would take
+    /// turns at waking each other until it fires.
+    pub async fn wait(&self) {
+        self.fired.wait().await;
+    }
+
+    /// Whether the port has fired, as far as anybody has looked ([`dispatch`](super::dispatch)); takes note
+    /// of it.
+    #[must_use]
+    pub fn has_fired(&self) -> bool {
+        self.fired.try_take().is_some()
+    }
+
     /// Takes over a port that was just bound, and opens it.
-    fn open(number: u32, handler: Handler) -> Self {
-        HANDLERS.lock().insert(number as usize, handler);
+    fn open(number: u32) -> Self {
+        let fired = fired(number);
+        fired.reset();
         // All ports start masked, so nothing has fired into the void; unmasking raises what came meanwhile.
         if let Err(error) = hypercall::event::unmask(number) {
             log::error!("port {number} stays masked: {error}");
         }
-        Self { number }
+        Self { number, fired }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Port").field(&self.number).finish()
     }
 }
 
@@ -100,65 +122,27 @@ impl Drop for Port {
         }
         // What the old channel raised is no business of the port's next user.
         bits.clear(self.number);
-        let handler = HANDLERS.lock().remove(self.number as usize);
-        // Outside the lock: a handler may own ports itself.
-        drop(handler);
     }
 }
 
-/// Runs the handler of the port with this number.
-pub(super) fn fire(number: u32) {
+/// The state of the port with this number; made if there was none.
+fn fired(number: u32) -> &'static Fired {
     let index = number as usize;
-    let started = HANDLERS.lock().start(index);
-    if let Some(mut handler) = started {
-        handler();
-        let orphan = HANDLERS.lock().finish(index, handler);
-        drop(orphan);
+    let mut all = FIRED.lock();
+    while all.len() <= index {
+        all.push(Box::leak(Box::default()));
+    }
+    match all.get(index) {
+        Some(fired) => fired,
+        None => unreachable!("the list was just made long enough"),
     }
 }
 
-/// A flag that a handler sets and somebody waits for.
-///
-/// ```text
-/// let answered = Signal::new();
-/// let port = Port::bind_interdomain(peer, remote_port, answered.handler())?;
-/// port.notify()?;
-/// answered.wait();
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct Signal(Arc<AtomicBool>);
-
-impl Signal {
-    /// A signal that is not set.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets the signal.
-    pub fn set(&self) {
-        // Release pairs with the Acquire in `take`.
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether the signal was set since it was last taken.
-    #[must_use]
-    pub fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Acquire)
-    }
-
-    /// Waits for the signal and takes it.
-    ///
-    /// # Panics
-    ///
-    /// If called by a handler, as [`wait`](super::wait).
-    pub fn wait(&self) {
-        super::wait_for(|| self.take());
-    }
-
-    /// A port handler that sets the signal.
-    pub fn handler(&self) -> impl FnMut() + Send + 'static {
-        let signal = self.clone();
-        move || signal.set()
+/// Tells the port with this number that it has fired.
+pub(super) fn fire(number: u32) {
+    let fired = FIRED.lock().get(number as usize).copied();
+    // Outside the lock: waking may run code that is not ours.
+    if let Some(fired) = fired {
+        fired.signal(());
     }
 }

@@ -13,6 +13,6 @@ mod trap;
 pub(crate) use self::{
     info::{console_write, read_version_text, version},
     mmu::{flush_local_tlb, mmu_update, update_va_mapping},
-    sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer},
+    sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
     trap::{register_callback, set_trap_table},
 };

@@ -18,6 +18,13 @@ pub(crate) fn block() {
     let _: Answer = unsafe { call2(Hypercall::SchedOp, u64::from(SchedOp::Block.raw()), 0) };
 }
 
+/// Lets another vCPU run on this CPU, if one wants to.
+#[inline]
+pub(crate) fn yield_cpu() {
+    // SAFETY: takes no argument.
+    let _: Answer = unsafe { call2(Hypercall::SchedOp, u64::from(SchedOp::Yield.raw()), 0) };
+}
+
 /// Ends the domain.
 pub(crate) fn shutdown(reason: ShutdownReason) -> ! {
     let record = Shutdown { reason: reason.raw() };

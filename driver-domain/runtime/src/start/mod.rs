@@ -8,6 +8,8 @@ mod entry;
 #[cfg(target_os = "none")]
 mod notes;
 
+use alloc::boxed::Box;
+
 use bulkhead_abi::sched::ShutdownReason;
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
 
 unsafe extern "Rust" {
     /// The program, as [`entry!`](crate::entry) defines it.
-    safe fn bulkhead_guest_main(environment: &Environment) -> ShutdownReason;
+    safe fn bulkhead_guest_main(environment: &'static Environment) -> ShutdownReason;
 }
 
 /// Starts the guest. `start_page` is the address of the start_info page, `boot_stack_top` ends the builder's
@@ -32,8 +34,8 @@ extern "C" fn begin(start_page: usize, boot_stack_top: usize) -> ! {
     event::init(shared);
     memory::init(&start, boot_stack_top);
     time::init();
-    let environment = Environment::new(&start);
+    let environment = Box::leak(Box::new(Environment::new(&start)));
     logging::init(environment.log_level());
-    let reason = bulkhead_guest_main(&environment);
+    let reason = bulkhead_guest_main(environment);
     hypercall::shutdown(reason)
 }

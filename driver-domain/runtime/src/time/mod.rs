@@ -1,66 +1,29 @@
-//! Time: the hypervisor's clock, the wall clock, and sleeping.
+//! Time: the hypervisor's clock, the wall clock, and waiting.
 //!
 //! System time counts nanoseconds since the hypervisor started, in steps of the TSC, and never goes back on a
-//! vCPU.
+//! vCPU. It is what [`Instant`] is about: one tick is one nanosecond. Waiting is done with [`Timer`],
+//! [`Ticker`] and [`with_timeout`], all of them embassy-time's, which this module gives a clock and a list of
+//! sleepers.
 
+mod queue;
 mod record;
 mod timer;
 
-use core::{arch::x86_64::_rdtsc, time::Duration};
+use core::arch::x86_64::_rdtsc;
 
-pub(crate) use self::record::{TimeRecord, WallClockRecord};
-pub(crate) use self::timer::init;
-pub use self::timer::{sleep, sleep_until, wait_for_until};
+pub use embassy_time::{Duration, Instant, Ticker, TimeoutError, Timer, with_deadline, with_timeout};
+
+pub(crate) use self::{
+    record::{TimeRecord, WallClockRecord},
+    timer::{arm_timer, init, wake_sleepers},
+};
 use crate::shared_info::SharedInfo;
-
-/// A point in system time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Instant {
-    ns: u64,
-}
-
-impl Instant {
-    /// Now.
-    #[must_use]
-    pub fn now() -> Self {
-        Self {
-            ns: SharedInfo::get().time().now_ns(read_tsc),
-        }
-    }
-
-    /// The instant `ns` nanoseconds after the hypervisor started.
-    #[must_use]
-    pub const fn from_ns(ns: u64) -> Self {
-        Self { ns }
-    }
-
-    /// Nanoseconds since the hypervisor started.
-    #[must_use]
-    pub const fn as_ns(self) -> u64 {
-        self.ns
-    }
-
-    /// The instant `duration` later, or the last instant there is.
-    #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            ns: self.ns.saturating_add(ns),
-        }
-    }
-
-    /// Time from `earlier` to this instant; zero if `earlier` is later.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.ns.saturating_sub(earlier.ns))
-    }
-}
 
 /// The wall clock: time since 1970-01-01 00:00 UTC.
 #[must_use]
-pub fn wall_clock() -> Duration {
+pub fn wall_clock() -> core::time::Duration {
     let at_start = SharedInfo::get().wall_clock().at_system_start();
-    at_start.saturating_add(Duration::from_nanos(Instant::now().as_ns()))
+    at_start.saturating_add(core::time::Duration::from_nanos(system_time_ns()))
 }
 
 /// The processor's time-stamp counter, read after everything before it.
@@ -72,4 +35,9 @@ pub fn read_tsc() -> u64 {
         core::arch::x86_64::_mm_lfence();
         _rdtsc()
     }
+}
+
+/// System time now. Zero before shared_info is mapped.
+fn system_time_ns() -> u64 {
+    SharedInfo::get().time().now_ns(read_tsc)
 }

@@ -27,7 +27,7 @@ use crate::{hypercall, panic, shared_info::SharedInfo};
 /// What a guest does about an exception.
 ///
 /// It runs in the middle of whatever was interrupted, so it takes no lock that the interrupted code may hold,
-/// the heap's included. When it returns, the code goes on where the frame says: after the instruction for a
+/// the heap's included, enters no critical section and wakes no task. When it returns, the code goes on where the frame says: after the instruction for a
 /// trap such as a breakpoint, at the same instruction, which may fault again, for a fault.
 pub type Handler = fn(&mut TrapFrame);
 

@@ -15,6 +15,7 @@ use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paging::{Level, PagingError};
+use crate::schedule;
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, InfoPlace, Vcpu};
 use alloc::boxed::Box;
@@ -125,6 +126,7 @@ pub fn build<M: Machine>(
                 limit: entry.pages,
             }),
             lifecycle: Lock::new(Lifecycle::Building),
+            share: Lock::new(schedule::share(id, entry)),
             console: Lock::new(Line::new()),
         }),
         Err(error) => {

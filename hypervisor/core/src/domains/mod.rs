@@ -20,7 +20,8 @@ use crate::events::EventTable;
 use crate::frames::{FrameList, Mfn};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, Rank, SharedLock};
-use crate::vcpu::Vcpu;
+use crate::sched::Share;
+use crate::vcpu::{Spent, Vcpu};
 use alloc::boxed::Box;
 use bulkhead_abi::DomId;
 use heapless::String;
@@ -45,6 +46,8 @@ pub struct Domain {
     pub memory: Lock<Holdings, { Rank::Holdings as u32 }>,
     /// What it may do next.
     pub lifecycle: Lock<Lifecycle, { Rank::Lifecycle as u32 }>,
+    /// What its vCPUs are entitled to.
+    pub share: Lock<Share, { Rank::Share as u32 }>,
     /// What it has written of a line so far.
     pub console: Lock<Line, { Rank::ConsoleLine as u32 }>,
 }
@@ -63,6 +66,15 @@ impl Domain {
     #[must_use]
     pub fn vcpu(&self, id: VcpuId) -> Option<&Vcpu> {
         self.vcpus.get(id.index())
+    }
+
+    /// Where the time of its vCPUs went, up to the end of each one's last turn, in ticks of the time-stamp counter.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        self.vcpus.iter().map(Vcpu::spent).fold([0; 3], |all, one| {
+            let mut parts = all.into_iter().zip(one).map(|(a, b)| u64::wrapping_add(a, b));
+            core::array::from_fn(|_| parts.next().unwrap_or(0))
+        })
     }
 
     /// Whether this is the control domain.

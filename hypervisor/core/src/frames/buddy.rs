@@ -37,14 +37,13 @@ impl Buddy {
         self.free_frames
     }
 
-    /// Hands the allocator RAM that nobody uses, as a range of frame numbers.
+    /// Hands the allocator RAM that nobody uses, as a range of frame numbers. Frames without a record are left out.
     pub fn add(&mut self, frames: Range<u64>) {
+        let end = frames.end.min(self.table.limit());
         let mut at = frames.start;
-        while at < frames.end {
-            let Some(mfn) = Mfn::new(at).filter(|_| at < self.table.limit()) else {
-                return;
-            };
-            let room = frames.end.saturating_sub(at);
+        while at < end {
+            let Some(mfn) = Mfn::new(at) else { return };
+            let room = end.saturating_sub(at);
             let aligned = if at == 0 {
                 u32::from(MAX_ORDER)
             } else {

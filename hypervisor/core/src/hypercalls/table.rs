@@ -3,10 +3,11 @@
 //! One macro makes the dispatcher and the listing from the same rows, so that neither can know a call that the other
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
-use super::{Answer, Call, console, event, memory, mmu, sched, traps, vcpu, version};
+use super::{Answer, Call, console, control, event, memory, mmu, sched, traps, vcpu, version};
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
 use bulkhead_abi::console::ConsoleIoOp;
+use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::event::EventChannelOp;
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
@@ -85,6 +86,7 @@ hypercalls! {
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
         MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
+        Sysctl => control::control, [Perm, NoSys];
     }
     by_first_argument {
         XenVersion: VersionOp {
@@ -148,6 +150,13 @@ hypercalls! {
             InvlpgLocal, [];
             TlbFlushAll, [];
             InvlpgAll, [];
+        }
+        Sysctl: ControlOp {
+            Version, [Perm];
+            DomainTimes, [Perm, Fault, Srch];
+            ReadTrace, [Perm, Fault, NoEnt];
+            GetSchedule, [Perm, Fault, Srch];
+            SetSchedule, [Perm, Fault, Srch, Inval];
         }
     }
 }

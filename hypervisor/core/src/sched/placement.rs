@@ -37,6 +37,12 @@ impl CpuSet {
         }
     }
 
+    /// Its members, a bit each.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether `cpu` is in the set.
     #[must_use]
     pub const fn contains(self, cpu: CpuId) -> bool {

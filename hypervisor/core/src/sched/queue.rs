@@ -7,6 +7,7 @@ use super::entity::{Entity, Share, State};
 use super::heap::{IndexedHeap, Slot};
 use super::placement::Load;
 use super::vtime::{Span, VirtualTime};
+use crate::ids::CpuId;
 
 /// Why an operation on a queue was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +283,13 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         self.running
             .and_then(|slot| self.entities.get(slot))
             .map(|entity| entity.id)
+    }
+
+    /// Whether a vCPU of this queue may run on `cpu`.
+    #[must_use]
+    pub fn may_run_on_cpu(&self, id: Id, cpu: CpuId) -> bool {
+        let entity = self.entities.find(id).and_then(|slot| self.entities.get(slot));
+        entity.is_some_and(|entity| entity.share.affinity.contains(cpu))
     }
 
     /// What a vCPU is doing; `None` if it is not in this queue.

@@ -1,6 +1,6 @@
 //! What a well-behaved guest kernel does, played on a [`World`]: it registers callbacks, takes events, sleeps.
 //!
-//! It is the kernel of [`TestKernel::default`](super::TestKernel): page 0 is where it puts the records of its hypercalls,
+//! It is the kernel of [`TestKernel::default`](super::TestKernel): in its second page it puts the records of its hypercalls,
 //! and it maps shared info in place of the last page of its first mapping.
 
 use super::World;
@@ -17,14 +17,15 @@ use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 
 impl World {
     /// Where the guest kernel puts the records of its hypercalls.
-    pub const SCRATCH: u64 = 0;
+    pub const SCRATCH: u64 = 0x2000;
     /// Where it maps shared info.
     pub const SHARED_INFO: u64 = 0x3f_f000;
     /// Where it takes events.
     pub const EVENT_CALLBACK: u64 = 0x1100;
 
     /// The guest on `cpu`, just entered for the first time, registers its callbacks and maps shared info. Events stay masked.
-    pub fn boot(&mut self, cpu: usize) {
+    /// Returns what it was told.
+    pub fn boot(&mut self, cpu: usize) -> StartInfo {
         let at = self.regs(cpu).rsi;
         let info: StartInfo = self.read(cpu, at);
         let entry = info.shared_info | pte::PRESENT | pte::WRITABLE;
@@ -32,6 +33,7 @@ impl World {
         self.call(cpu, Hypercall::UpdateVaMapping, &map).unwrap();
         let callbacks = [Self::EVENT_CALLBACK, 0, 0];
         self.call(cpu, Hypercall::SetCallbacks, &callbacks).unwrap();
+        info
     }
 
     /// The guest on `cpu` registers a handler for an exception.
@@ -187,7 +189,7 @@ impl World {
     }
 
     /// Whether the guest on `cpu` stands at the beginning of its event handler.
-    pub fn is_in_upcall(&mut self, cpu: usize) -> bool {
+    pub fn is_in_upcall(&self, cpu: usize) -> bool {
         self.regs(cpu).rip == Self::EVENT_CALLBACK
     }
 
@@ -241,7 +243,7 @@ impl World {
     }
 
     /// Whether a port of the guest on `cpu` is pending.
-    pub fn is_pending(&mut self, cpu: usize, port: u32) -> bool {
+    pub fn is_pending(&self, cpu: usize, port: u32) -> bool {
         let at = Self::SHARED_INFO + offset::EVTCHN_PENDING as u64 + u64::from(port / 64) * 8;
         self.read::<u64>(cpu, at) & 1 << (port % 64) != 0
     }
@@ -263,12 +265,12 @@ impl World {
         };
         // Below the frame, as a handler would have pushed it.
         self.write(cpu, at - 72, &back);
-        self.regs(cpu).rsp = at - 72;
+        self.regs_mut(cpu).rsp = at - 72;
         self.iret(cpu);
     }
 
     /// The time that the guest on `cpu` reads from shared info.
-    pub fn guest_time(&mut self, cpu: usize) -> u64 {
+    pub fn guest_time(&self, cpu: usize) -> u64 {
         let time: shared_info::VcpuTimeInfo = self.read(cpu, Self::SHARED_INFO + offset::TIME as u64);
         assert_eq!(time.version % 2, 0, "nobody writes it now");
         time.system_time_ns_at(self.sim().clock().tsc)

@@ -3,7 +3,8 @@
 //! - [`Sim`] implements [`Machine`](crate::Machine): RAM, page walks, TLBs and paging-structure caches that stay stale until
 //!   they are flushed, a clock that the test moves, a console.
 //! - [`TestKernel`] makes kernel images that domains can be built from.
-//! - [`World`] puts a hypervisor on it and plays its guests.
+//! - [`World`] puts a hypervisor on it and plays its guests; well-behaved ones by its own methods, others by [`Act`]s.
+//! - [`Hostile`] is a guest that tries to break out, led by [`Choices`] of a seed or of a fuzzer.
 //!
 //! A simulation is single-threaded: the test says which CPU acts. It is strict where hardware is lenient: whatever the
 //! trait does not promise to forget is remembered, and a walk that leads outside RAM ends the test.
@@ -16,13 +17,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod acts;
+mod choices;
 mod guest;
+mod hostile;
 mod kernel;
 mod ram;
 mod sim;
 mod tlb;
 mod world;
 
+pub use acts::{Act, Effect};
+pub use choices::Choices;
+pub use hostile::Hostile;
 pub use kernel::TestKernel;
 pub use ram::Ram;
 pub use sim::{Sim, SimConfig};

@@ -126,8 +126,18 @@ impl World {
     }
 
     /// The registers of the guest that `cpu` runs.
-    pub fn regs(&mut self, cpu: usize) -> &mut Regs {
+    #[must_use]
+    pub fn regs(&self, cpu: usize) -> &Regs {
+        &self.seats[cpu].regs
+    }
+
+    /// The same, to be changed.
+    pub fn regs_mut(&mut self, cpu: usize) -> &mut Regs {
         &mut self.seats[cpu].regs
+    }
+
+    pub(super) fn cpu_id(&self, cpu: usize) -> CpuId {
+        self.seats[cpu].cpu.id()
     }
 
     /// `cpu` acts: what comes next on this machine happens there.

@@ -66,6 +66,19 @@ impl Ring {
         what.store(tag(sequence, event), Ordering::Release);
     }
 
+    /// The sequence number of the next record.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// The records from `from` on that are still there and whole, oldest first, with their sequence numbers.
+    pub fn since(&self, from: u64) -> impl Iterator<Item = (u64, Record)> {
+        let end = self.end();
+        let oldest = end.saturating_sub(self.slots.len() as u64);
+        (from.max(oldest)..end).filter_map(|sequence| Some((sequence, self.read(sequence)?)))
+    }
+
     /// The last `count` records, oldest first; those that are being written are left out.
     pub fn last(&self, count: usize) -> impl Iterator<Item = Record> {
         let end = self.next.load(Ordering::Relaxed);

@@ -4,6 +4,7 @@
 
 use core::fmt;
 
+use bulkhead_abi::control::TraceRecord;
 use bulkhead_core::machine::Trace;
 use bulkhead_machine::layout::MAX_CPUS;
 use bulkhead_machine::portable::trace::{Record, Ring};
@@ -50,6 +51,31 @@ pub(crate) fn record(event: u16, first: u64, second: u64) {
 /// The ring of CPU `cpu`, if it has one.
 pub(crate) fn ring(cpu: usize) -> Option<&'static Ring> {
     RINGS.get(cpu)?.get()
+}
+
+/// Copies records of CPU `cpu` into `records`, from number `from` on: how many, the number after the last, and the number of the
+/// next that will be written.
+pub(crate) fn read(cpu: usize, from: u64, records: &mut [TraceRecord]) -> (usize, u64, u64) {
+    let Some(ring) = ring(cpu) else {
+        return (0, from, 0);
+    };
+    let (mut count, mut next) = (0_usize, from.min(ring.end()));
+    for (place, (sequence, record)) in records.iter_mut().zip(ring.since(from)) {
+        let Record {
+            tsc,
+            event,
+            arguments: [first, second],
+        } = record;
+        *place = TraceRecord {
+            tsc,
+            event,
+            first,
+            second,
+        };
+        count = count.saturating_add(1);
+        next = sequence.saturating_add(1);
+    }
+    (count, next, ring.end())
 }
 
 /// A record as people read it: nanoseconds since the boot, event, arguments.

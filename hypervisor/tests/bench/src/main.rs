@@ -1,36 +1,37 @@
-//! What the crossings between guest and hypervisor cost.
+//! What the crossings between guest and hypervisor cost, and how late a guest is told.
 //!
 //! `role=bench`, or no role, measures what one domain can: a null hypercall, an exception to its own handler
-//! and back, an event to itself, a look at the clock. With `peer=N`, and in domain N this image with
-//! `role=peer peer=M`, it also measures a round trip of events between the two.
+//! and back, an event to itself, a look at the clock, the lateness of timers. With `peer=N`, and in domain N
+//! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
+//! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
-//! Each figure is a line `BENCH name value unit`, in nanoseconds by the hypervisor's clock and in cycles by
-//! the TSC: the best of several runs, because whatever disturbs a run makes it longer.
+//! Each figure is a line `BENCH name value unit`.
 
 #![no_std]
 #![no_main]
 
+mod latency;
 mod measure;
 
 use bulkhead_runtime::{
-    DomId, Environment, ShutdownReason, Vector,
-    event::{Link, LinkError, Port, Signal},
+    DomId, Environment, ShutdownReason, Spawner, Vector,
+    event::{Link, LinkError, Port},
     hypervisor, println,
     time::Instant,
     trap,
 };
 
-use crate::measure::measure;
+use crate::measure::{measure, measure_waiting};
 
-bulkhead_runtime::entry!(main);
+bulkhead_runtime::entry!(async main);
 
-fn main(environment: &Environment) -> ShutdownReason {
+async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
     let command_line = environment.command_line();
     let peer = command_line.parse("peer").map(DomId::new);
     let result = match (command_line.value("role").unwrap_or("bench"), peer) {
-        ("bench", None) => alone(),
-        ("bench", Some(peer)) => alone().and_then(|()| with_peer(peer)),
-        ("peer", Some(peer)) => serve(peer),
+        ("bench", None) => alone().await,
+        ("bench", Some(peer)) => with_peer(peer).await,
+        ("peer", Some(peer)) => serve(peer).await,
         (_, _) => {
             println!("the command line has role=bench [peer=N], or role=peer peer=N");
             return ShutdownReason::Crash;
@@ -45,7 +46,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     }
 }
 
-fn alone() -> Result<(), LinkError> {
+async fn alone() -> Result<(), LinkError> {
     measure("null-hypercall", hypervisor::null_call);
 
     trap::set_handler(Vector::Breakpoint, Some(|_| ()));
@@ -56,36 +57,50 @@ fn alone() -> Result<(), LinkError> {
         assert!(trap::probe_read(0).is_err(), "address 0 is mapped")
     });
 
-    let fired = Signal::new();
-    let port = Port::bind_ipi(fired.handler()).map_err(LinkError::Refused)?;
-    measure("event-to-self", || {
+    let port = Port::bind_ipi().map_err(LinkError::Refused)?;
+    measure_waiting("event-to-self", async || {
         if port.notify().is_ok() {
-            fired.wait();
+            port.wait().await;
         }
-    });
+    })
+    .await;
 
     measure("clock-read", || {
         core::hint::black_box(Instant::now());
     });
+
+    latency::of_timers().await;
     Ok(())
 }
 
-fn with_peer(peer: DomId) -> Result<(), LinkError> {
-    let link = Link::connect(peer)?;
+async fn with_peer(peer: DomId) -> Result<(), LinkError> {
+    let link = Link::connect(peer).await?;
     let mut result = Ok(());
-    measure("event-round-trip", || {
+    measure_waiting("event-round-trip", async || {
         if result.is_ok() {
-            result = link.notify().map(|()| link.wait());
+            result = link.notify();
+            link.wait().await;
         }
-    });
-    result
+    })
+    .await;
+    result?;
+    latency::of_events(&link).await?;
+
+    link.wait().await;
+    measure("yield-and-back", hypervisor::yield_cpu);
+    Ok(())
 }
 
-fn serve(peer: DomId) -> Result<(), LinkError> {
+async fn serve(peer: DomId) -> Result<(), LinkError> {
     let link = Link::listen(peer)?;
     for _ in 0..measure::CALLS {
-        link.wait();
+        link.wait().await;
         link.notify()?;
     }
+    latency::send_events(&link).await?;
+
+    // Both yield equally often, and by turns as long as they share a CPU.
+    link.notify()?;
+    (0..measure::CALLS).for_each(|_| hypervisor::yield_cpu());
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! Two domains run this image and pass an event to and fro a thousand times: `role=server peer=N` in one of
 //! them, `role=client peer=M` in the other.
 //!
-//! Each notification must arrive once: a lost one stops both for good, one too many leaves the signal set at
-//! the end.
+//! Each notification must arrive once: a lost one stops both for good, one too many leaves a port
+//! pending at the end.
 
 #![no_std]
 #![no_main]
 
 use bulkhead_runtime::{
-    DomId, Environment, ShutdownReason,
+    DomId, Environment, ShutdownReason, block_on,
     event::{self, Link, LinkError},
     report::Checks,
 };
@@ -24,8 +24,8 @@ fn main(environment: &Environment) -> ShutdownReason {
         command_line.value("role"),
         command_line.parse("peer").map(DomId::new),
     ) {
-        (Some("server"), Some(peer)) => checks.report("events-server", serve(peer)),
-        (Some("client"), Some(peer)) => checks.report("events-client", call(peer)),
+        (Some("server"), Some(peer)) => checks.report("events-server", block_on(serve(peer))),
+        (Some("client"), Some(peer)) => checks.report("events-client", block_on(call(peer))),
         (_, _) => checks.report::<(), _>(
             "events",
             Err("the command line needs role=server or role=client, and peer=N"),
@@ -34,20 +34,20 @@ fn main(environment: &Environment) -> ShutdownReason {
     checks.verdict()
 }
 
-fn serve(peer: DomId) -> Result<(), Failed> {
+async fn serve(peer: DomId) -> Result<(), Failed> {
     let link = Link::listen(peer)?;
     for _ in 0..ROUND_TRIPS {
-        link.wait();
+        link.wait().await;
         link.notify()?;
     }
     Ok(())
 }
 
-fn call(peer: DomId) -> Result<(), Failed> {
-    let link = Link::connect(peer)?;
+async fn call(peer: DomId) -> Result<(), Failed> {
+    let link = Link::connect(peer).await?;
     for _ in 0..ROUND_TRIPS {
         link.notify()?;
-        link.wait();
+        link.wait().await;
     }
     // The server answers each call once, so nothing can be on its way.
     match event::dispatch() {

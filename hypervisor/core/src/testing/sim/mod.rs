@@ -1,10 +1,12 @@
 //! The simulated machine: CPUs with TLBs and timers around one RAM, and a clock that moves when it is told to.
 
+mod machine;
+
 use super::Ram;
 use super::tlb::{Access, Cached, Tlb};
 use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
 use crate::ids::CpuId;
-use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
+use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::sync::Ordering;
 use crate::vcpu::Segments;
@@ -14,7 +16,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
 use bulkhead_abi::pte;
-use bulkhead_abi::shared_info::TscScale;
 use core::ops::Range;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
@@ -319,152 +320,5 @@ impl State {
     fn acting(&mut self) -> &mut SimCpu {
         let acting = self.acting.index();
         &mut self.cpus[acting]
-    }
-}
-
-impl Machine for Sim {
-    type Frame<'a> = &'a FrameWords;
-
-    fn frame(&self, mfn: Mfn) -> &FrameWords {
-        self.ram.frame(mfn)
-    }
-
-    fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
-        self.ram.write(mfn, offset, bytes);
-    }
-
-    fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
-        assert!(
-            layout::is_guest_range(from, into.len() as u64),
-            "read of {from:#x}"
-        );
-        self.guest_read(from, into)
-    }
-
-    fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
-        assert!(layout::is_guest_range(to, from.len() as u64), "write of {to:#x}");
-        self.guest_write(to, from)
-    }
-
-    fn set_m2p(&self, mfn: Mfn, value: u64) {
-        let (frame, index) = self.m2p_place(mfn);
-        self.ram.frame(frame)[index].store(value, Ordering::Relaxed);
-    }
-
-    fn m2p(&self, mfn: Mfn) -> u64 {
-        let (frame, index) = self.m2p_place(mfn);
-        self.ram.frame(frame)[index].load(Ordering::Relaxed)
-    }
-
-    fn hypervisor_slot(&self, index: usize) -> u64 {
-        let shown = pte::PRESENT | pte::USER | pte::ACCESSED | pte::NO_EXECUTE;
-        let private = pte::PRESENT | pte::WRITABLE | pte::ACCESSED | pte::DIRTY | pte::NO_EXECUTE;
-        match index {
-            256 => self.own.m2p_l3.maddr() | shown,
-            257 | 258 | 262 => self.own.private_l3.maddr() | private,
-            _ => 0,
-        }
-    }
-
-    fn load_root(&self, root: Mfn) {
-        let mut state = self.state();
-        let cpu = state.acting();
-        cpu.root = Some(root);
-        cpu.tlb.flush();
-    }
-
-    fn load_idle_root(&self) {
-        let mut state = self.state();
-        let cpu = state.acting();
-        cpu.root = None;
-        cpu.tlb.flush();
-    }
-
-    fn flush(&self, what: Flush) {
-        let mut state = self.state();
-        state.flushes += 1;
-        let root = state.acting().root;
-        for cpu in &mut state.cpus {
-            match what {
-                Flush::All => cpu.tlb.flush(),
-                Flush::Page(va) if cpu.root == root => cpu.tlb.flush_page(va),
-                Flush::Page(_) => {}
-            }
-        }
-    }
-
-    fn load_segments(&self, segments: &Segments) -> bool {
-        self.state().acting().segments = *segments;
-        true
-    }
-
-    fn save_segments(&self, segments: &mut Segments) {
-        *segments = self.state().acting().segments;
-    }
-
-    fn clock(&self) -> Clock {
-        let now = self.state().now;
-        Clock { tsc: now, ns: now }
-    }
-
-    fn tsc_scale(&self) -> TscScale {
-        // One tick a nanosecond: half of twice as many.
-        TscScale {
-            mul: 1 << 31,
-            shift: 1,
-        }
-    }
-
-    fn wall_clock_at_start(&self) -> (u64, u32) {
-        (1_700_000_000, 123_456_789)
-    }
-
-    fn set_timer(&self, deadline: Option<u64>) {
-        self.state().acting().timer = deadline;
-    }
-
-    fn kick(&self, cpu: CpuId) {
-        let mut state = self.state();
-        if cpu != state.acting {
-            state.cpus[cpu.index()].is_kicked = true;
-        }
-    }
-
-    fn wait_for_interrupt(&self) -> bool {
-        {
-            let mut state = self.state();
-            if state.stopped.is_some() {
-                return false;
-            }
-            let (passes, now) = (state.passes_time, state.now);
-            let cpu = state.acting();
-            if !cpu.is_kicked && passes {
-                let next = cpu.timer.unwrap_or(now).max(now);
-                state.now = next;
-            }
-        }
-        let (was_kicked, was_due) = self.take_interrupts();
-        was_kicked || was_due
-    }
-
-    fn console_write(&self, bytes: &[u8]) {
-        self.state().console.extend_from_slice(bytes);
-    }
-
-    fn console_read(&self) -> Option<u8> {
-        self.state().typed.pop_front()
-    }
-
-    fn stop(&self, outcome: Outcome) {
-        self.state().stopped.get_or_insert(outcome);
-    }
-
-    fn trace(&self, what: Trace, a: u64, b: u64) {
-        let mut state = self.state();
-        let line = (state.acting, what, a, b);
-        if state.trace.len() == TRACE_LINES {
-            state.trace.pop_front();
-        }
-        state.trace.push_back(line);
     }
 }

@@ -1,0 +1,103 @@
+//! `sysctl`: what only the control domain may ask.
+
+use super::{Answer, Call};
+use crate::ids::CpuId;
+use crate::machine::Machine;
+use crate::sched::{CpuSet, Share, Warp, Weight};
+use bulkhead_abi::control::{
+    CONTROL_VERSION, ControlOp, DomainTimes, MAX_TRACE_RECORDS, ReadTrace, Schedule, TraceRecord,
+};
+use bulkhead_abi::{Errno, Record};
+
+/// Lets only the control domain pass.
+pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.domain().is_control() {
+        return Err(Errno::Perm);
+    }
+    match ControlOp::from_raw(call.arg32::<0>()).ok_or(Errno::NoSys)? {
+        ControlOp::Version => Ok(u64::from(CONTROL_VERSION)),
+        ControlOp::DomainTimes => domain_times(call),
+        ControlOp::ReadTrace => read_trace(call),
+        ControlOp::GetSchedule => get_schedule(call),
+        ControlOp::SetSchedule => set_schedule(call),
+    }
+}
+
+fn domain_times<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let DomainTimes { domain, .. } = call.read(at)?;
+    let found = call.hv.domains.get(domain).ok_or(Errno::Srch)?;
+    let [user, kernel, hypervisor] = found.spent();
+    let ns = |ticks| call.hv.machine().tsc_scale().ns(ticks);
+    let times = DomainTimes {
+        domain,
+        user_ns: ns(user),
+        kernel_ns: ns(kernel),
+        hypervisor_ns: ns(hypervisor),
+    };
+    call.write(at, &times)?;
+    Ok(0)
+}
+
+fn read_trace<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut request: ReadTrace = call.read(at)?;
+    let cpu = CpuId::new(request.cpu);
+    if cpu.index() >= call.hv.cpus.len() {
+        return Err(Errno::NoEnt);
+    }
+    let mut records = [TraceRecord::ZERO; MAX_TRACE_RECORDS as usize];
+    let wanted = request.count.min(MAX_TRACE_RECORDS) as usize;
+    let room = records.get_mut(..wanted).unwrap_or_default();
+    let (count, next, end) = call.hv.machine().read_trace(cpu, request.from, room);
+    for (n, record) in (0..).zip(records.iter().take(count)) {
+        let place = u64::wrapping_mul(n, TraceRecord::SIZE as u64);
+        call.write(request.buffer.wrapping_add(place), record)?;
+    }
+    request.count = u32::try_from(count).unwrap_or(0);
+    request.from = next;
+    request.end = end;
+    call.write(at, &request)?;
+    Ok(0)
+}
+
+fn get_schedule<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let Schedule { domain, .. } = call.read(at)?;
+    let found = call.hv.domains.get(domain).ok_or(Errno::Srch)?;
+    let Share {
+        weight,
+        warp,
+        affinity,
+    } = *found.share.lock();
+    let schedule = Schedule {
+        domain,
+        weight: weight.raw(),
+        warp_ns: warp.by_ns,
+        warp_limit_ns: warp.limit_ns.unwrap_or(0),
+        unwarp_ns: warp.unwarp_ns,
+        cpus: affinity.bits(),
+        ..Schedule::ZERO
+    };
+    call.write(at, &schedule)?;
+    Ok(0)
+}
+
+fn set_schedule<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let schedule: Schedule = call.read(call.arg::<1>())?;
+    let domain = call.hv.domains.get(schedule.domain).ok_or(Errno::Srch)?;
+    let share = Share {
+        weight: Weight::new(schedule.weight).ok_or(Errno::Inval)?,
+        warp: Warp {
+            by_ns: schedule.warp_ns,
+            limit_ns: (schedule.warp_limit_ns != 0).then_some(schedule.warp_limit_ns),
+            unwarp_ns: schedule.unwarp_ns,
+        },
+        affinity: CpuSet::from_bits(schedule.cpus),
+    };
+    if schedule.reserved != [0; 2] || !call.hv.has_cpu_in(share.affinity) {
+        return Err(Errno::Inval);
+    }
+    call.hv.set_share(&domain, share);
+    Ok(0)
+}

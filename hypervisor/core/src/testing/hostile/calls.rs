@@ -1,0 +1,111 @@
+//! What the guest tries with everything else: events, sleep, numbers at random.
+
+use super::Hostile;
+use crate::machine::Machine;
+use crate::testing::{Act, Choices, World};
+use crate::traps::Exception;
+use bulkhead_abi::event::{EventChannelOp, Virq};
+use bulkhead_abi::sched::SchedOp;
+use bulkhead_abi::vcpu::VcpuOp;
+use bulkhead_abi::{Hypercall, layout};
+
+fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
+    let mut five = [0; 5];
+    five[..args.len()].copy_from_slice(args);
+    Act::Call {
+        number: number.raw(),
+        args: five,
+        record: record.iter().flat_map(|word| word.to_le_bytes()).collect(),
+    }
+}
+
+pub(super) fn bind_virq(virq: Virq) -> Act {
+    event(EventChannelOp::BindVirq, &[virq.raw(), 0])
+}
+
+fn event(op: EventChannelOp, record: &[u32]) -> Act {
+    call(
+        Hypercall::EventChannelOp,
+        &[u64::from(op.raw()), World::SCRATCH],
+        record,
+    )
+}
+
+pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices<'_>) -> Act {
+    let port = u32::try_from(choices.below(10)).unwrap();
+    let own = 0x7ff0_u32;
+    let domain = match choices.below(10) {
+        0 => own,
+        1 => u32::try_from(choices.below(0x1_0000)).unwrap(),
+        _ if others.is_empty() => own,
+        _ => u32::from(choices.one_of(others).id),
+    };
+    match choices.below(16) {
+        0..=4 => event(EventChannelOp::Send, &[port]),
+        // Two 16-bit fields share the first word: on whose behalf, and for whom.
+        5 | 6 => event(EventChannelOp::AllocUnbound, &[own | domain << 16]),
+        7..=9 => event(EventChannelOp::BindInterdomain, &[domain, port]),
+        10 => event(EventChannelOp::BindIpi, &[u32::from(choices.chance(20))]),
+        11 => bind_virq(choices.one_of(&[Virq::Timer, Virq::Debug, Virq::DomExc])),
+        12 => event(EventChannelOp::Close, &[port]),
+        13 => event(EventChannelOp::Unmask, &[port]),
+        14 => event(EventChannelOp::Status, &[own, port]),
+        _ if choices.chance(10) => event(EventChannelOp::Reset, &[own]),
+        _ => event(EventChannelOp::BindVcpu, &[port, u32::from(choices.chance(20))]),
+    }
+}
+
+/// Gives the CPU away, or lets time pass. It always sees to it that it will be woken.
+pub(super) fn wait(world: &World, choices: &mut Choices<'_>) -> Act {
+    let soon = world.sim().now() + choices.below(3_000_000);
+    let [low, high] = [soon & 0xffff_ffff, soon >> 32].map(|half| u32::try_from(half).unwrap());
+    match choices.below(10) {
+        0 | 1 => call(Hypercall::SchedOp, &[u64::from(SchedOp::Yield.raw())], &[]),
+        2 | 3 => call(Hypercall::SchedOp, &[u64::from(SchedOp::Block.raw())], &[]),
+        4 => {
+            let ports = World::SCRATCH + 24;
+            let list = u32::try_from(ports).unwrap();
+            let port = u32::try_from(1 + choices.below(5)).unwrap();
+            call(
+                Hypercall::SchedOp,
+                &[u64::from(SchedOp::Poll.raw()), World::SCRATCH],
+                &[list, 0, 1, 0, low, high, port],
+            )
+        }
+        5 => call(Hypercall::SetTimerOp, &[soon], &[]),
+        6 | 7 => call(
+            Hypercall::VcpuOp,
+            &[u64::from(VcpuOp::SetSingleshotTimer.raw()), 0, World::SCRATCH],
+            &[low, high, u32::from(choices.chance(30))],
+        ),
+        _ => Act::Compute(choices.below(5_000_000)),
+    }
+}
+
+/// A hypercall by a guest that knows nothing, or a fault.
+pub(super) fn anything(choices: &mut Choices<'_>) -> Act {
+    if choices.chance(2) {
+        return Act::Raise(Exception {
+            vector: choices.one_of(&[0, 3, 6, 13, 14]),
+            error_code: u32::try_from(choices.below(32)).unwrap(),
+            address: choices.any(),
+        });
+    }
+    let mut value = || match choices.below(6) {
+        0 => choices.any(),
+        1 => layout::HYPERVISOR.start + choices.below(1 << 20),
+        2 => World::SCRATCH + choices.below(0x2000),
+        3 => 0,
+        _ => choices.below(40),
+    };
+    let args = core::array::from_fn(|_| value());
+    let record = (0..8).flat_map(|_| value().to_le_bytes()).collect();
+    let number = value();
+    // A guest that ends itself tries nothing more.
+    let number = if number == Hypercall::SchedOp.raw() {
+        Hypercall::XenVersion.raw()
+    } else {
+        number
+    };
+    Act::Call { number, args, record }
+}

@@ -1,0 +1,667 @@
+//! Page-table hypercalls, one rule at a time: what is refused and how, what is done and how far, and what guests of their kind
+//! depend on. The random histories of `hypercalls_hostile` look for what nobody thought of.
+#![cfg(not(loom))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
+
+use bulkhead_abi::mmu::{ForeignDom, MMU_UPDATE_PREEMPTED, MmuExt, MmuExtOp, MmuUpdate};
+use bulkhead_abi::start_info::StartInfo;
+use bulkhead_abi::{DomId, Errno, Hypercall, layout, pte};
+use bulkhead_core::frames::{Kind, Mfn};
+use bulkhead_core::ids::CpuId;
+use bulkhead_core::paging::Level;
+use bulkhead_core::sync::Ordering;
+use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::{EndPolicy, Machine};
+
+/// A page that is nothing in particular, and where it is mapped.
+const PAGE: u64 = 600;
+/// Flags of a page that may be written.
+const RW: u64 = pte::PRESENT | pte::WRITABLE;
+const RO: u64 = pte::PRESENT;
+
+const NORMAL: u64 = 0;
+const MACHPHYS: u64 = 1;
+const PRESERVE_AD: u64 = 2;
+
+/// A world with two domains, of which the first runs.
+struct Mmu {
+    world: World,
+    info: StartInfo,
+    /// The tables of the first domain: level 4, 3, 2, and two of level 1.
+    tables: [Mfn; 5],
+    /// A page and a table of the second domain.
+    foreign: (Mfn, Mfn),
+}
+
+impl Mmu {
+    fn new() -> Self {
+        let config = SimConfig {
+            free_frames: 2 * 1025,
+            cpus: 1,
+        };
+        let mut world = World::new(config, EndPolicy::LastDomain);
+        for id in [1, 2] {
+            world.create(id, &GuestSpec::default()).unwrap();
+        }
+        world.enter(0);
+        let info = world.boot(0);
+        world.yield_now(0);
+        assert_eq!(world.running(0), Some((2, 0)));
+        let other = world.boot(0);
+        let foreign = (
+            page(&world, &other, PAGE),
+            page(&world, &other, other.pt_base >> 12),
+        );
+        world.yield_now(0);
+        let first = info.pt_base >> 12;
+        let tables = [0, 1, 2, 3, 4].map(|n| page(&world, &info, first + n));
+        Self {
+            world,
+            info,
+            tables,
+            foreign,
+        }
+    }
+
+    /// The frame of a page of the first domain.
+    fn page(&self, pfn: u64) -> Mfn {
+        page(&self.world, &self.info, pfn)
+    }
+
+    fn entry(&self, table: Mfn, index: usize) -> u64 {
+        self.world
+            .sim()
+            .frame(table)
+            .get(index)
+            .unwrap()
+            .load(Ordering::Relaxed)
+    }
+
+    fn kind(&self, mfn: Mfn) -> Kind {
+        let typing = self.world.hv().memory().frames().typing(mfn).unwrap();
+        if typing.count == 0 {
+            Kind::None
+        } else {
+            typing.kind
+        }
+    }
+
+    fn update_va(&mut self, va: u64, entry: u64, flags: u64) -> Result<u64, Errno> {
+        let answer = self
+            .world
+            .call(0, Hypercall::UpdateVaMapping, &[va, entry, flags]);
+        self.world.invariants();
+        answer
+    }
+
+    /// Writes entry `index` of `table` by `mmu_update`.
+    fn update(&mut self, table: Mfn, index: u64, val: u64, command: u64) -> Result<u64, Errno> {
+        let ptr = table.maddr() | index << 3 | command;
+        self.updates(&[MmuUpdate { ptr, val }]).0
+    }
+
+    /// Makes a list of updates. Says how it ended and how many were done.
+    fn updates(&mut self, list: &[MmuUpdate]) -> (Result<u64, Errno>, u32) {
+        for (at, update) in (World::SCRATCH..).step_by(16).zip(list) {
+            self.world.write(0, at, update);
+        }
+        self.list(
+            Hypercall::MmuUpdate,
+            list.len() as u64,
+            u64::from(DomId::SELF.raw()),
+        )
+    }
+
+    fn list(&mut self, number: Hypercall, count: u64, domain: u64) -> (Result<u64, Errno>, u32) {
+        let done = World::SCRATCH + 0xff8;
+        self.world.write(0, done, &0x55_u32);
+        let answer = self.world.call(0, number, &[World::SCRATCH, count, done, domain]);
+        self.world.invariants();
+        (answer, self.world.read(0, done))
+    }
+
+    fn ext(&mut self, op: MmuExtOp, arg1: u64) -> Result<u64, Errno> {
+        let record = MmuExt {
+            cmd: op.raw(),
+            arg1,
+            arg2: 0,
+        };
+        self.world.write(0, World::SCRATCH, &record);
+        self.list(Hypercall::MmuextOp, 1, u64::from(DomId::SELF.raw())).0
+    }
+
+    /// Fills a page by writing it, and maps it read-only.
+    fn write_table(&mut self, pfn: u64, entries: &[(u64, u64)]) -> Mfn {
+        for (index, entry) in entries {
+            self.world.write(0, pfn * 4096 + index * 8, entry);
+        }
+        let mfn = self.page(pfn);
+        self.update_va(pfn * 4096, mfn.maddr() | RO, 2).unwrap();
+        mfn
+    }
+}
+
+fn page(world: &World, info: &StartInfo, pfn: u64) -> Mfn {
+    Mfn::new(world.read(0, info.mfn_list + pfn * 8)).unwrap()
+}
+
+/// The index of a page of the first mapping in its level 1 table.
+fn index(pfn: u64) -> usize {
+    usize::try_from(pfn % 512).unwrap()
+}
+
+#[test]
+fn an_entry_reads_back_as_it_was_adjusted() {
+    let mut mmu = Mmu::new();
+    let (mfn, table) = (mmu.page(PAGE), mmu.tables[4]);
+    for (flags, read_back) in [
+        (RW, 0x10_0000_0000_0007),
+        (RO, 0x10_0000_0000_0005),
+        (RW | pte::USER, 0x107),
+        (RO | pte::NO_EXECUTE | 1 << 9, 0x8010_0000_0000_0205),
+    ] {
+        mmu.update_va(PAGE * 4096, mfn.maddr() | flags, 2).unwrap();
+        assert_eq!(mmu.entry(table, index(PAGE)), mfn.maddr() | read_back);
+    }
+    let nonsense = 0xdead_beef_dead_beee;
+    mmu.update_va(PAGE * 4096, nonsense, 2).unwrap();
+    assert_eq!(
+        mmu.entry(table, index(PAGE)),
+        nonsense,
+        "not present: stands as written"
+    );
+}
+
+#[test]
+fn a_page_that_is_mapped_anew_is_seen_after_its_flush() {
+    let mut mmu = Mmu::new();
+    let (first, second) = (mmu.page(PAGE), mmu.page(PAGE + 1));
+    mmu.world.write(0, PAGE * 4096, &1_u64);
+    mmu.world.write(0, (PAGE + 1) * 4096, &2_u64);
+    for (flags, expected) in [(0, 1), (1, 2), (2, 2), (5, 2), (6, 2)] {
+        mmu.update_va(PAGE * 4096, first.maddr() | RW, 2).unwrap();
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 1);
+        mmu.update_va(PAGE * 4096, second.maddr() | RW, flags).unwrap();
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), expected, "flags {flags}");
+    }
+}
+
+#[test]
+fn an_invlpg_shows_the_page_and_leaves_the_others() {
+    let mut mmu = Mmu::new();
+    mmu.world.write(0, (PAGE + 1) * 4096, &2_u64);
+    assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 0);
+    let target = mmu.page(PAGE + 1).maddr() | RW;
+    mmu.update_va(PAGE * 4096, target, 0).unwrap();
+    for op in [MmuExtOp::InvlpgLocal, MmuExtOp::InvlpgAll] {
+        mmu.ext(op, (PAGE + 1) * 4096).unwrap();
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 0);
+    }
+    assert_eq!(mmu.ext(MmuExtOp::InvlpgLocal, 1 << 47), Ok(0), "nothing is there");
+    mmu.ext(MmuExtOp::InvlpgLocal, PAGE * 4096 + 0x123).unwrap();
+    assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 2);
+}
+
+#[test]
+fn a_flush_of_the_tlb_shows_every_page() {
+    for op in [MmuExtOp::TlbFlushLocal, MmuExtOp::TlbFlushAll] {
+        let mut mmu = Mmu::new();
+        mmu.world.write(0, (PAGE + 1) * 4096, &2_u64);
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 0);
+        let target = mmu.page(PAGE + 1).maddr() | RW;
+        mmu.update_va(PAGE * 4096, target, 0).unwrap();
+        mmu.ext(op, 0).unwrap();
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096), 2);
+    }
+}
+
+#[test]
+fn no_entry_leads_to_what_is_not_the_guest_s() {
+    let mut mmu = Mmu::new();
+    let limit = mmu.world.hv().memory().frames().limit();
+    let (page, table) = mmu.foreign;
+    let own_shared_info = Mfn::from_maddr(mmu.info.shared_info);
+    let hypervisors = Mfn::new(16).unwrap();
+    assert!(mmu.world.sim().is_hypervisors(hypervisors));
+    let cases = [
+        (page, Errno::Busy),
+        (table, Errno::Busy),
+        (hypervisors, Errno::Busy),
+        // No RAM, but below the limit; beyond the limit; beyond all limits.
+        (Mfn::new(3).unwrap(), Errno::Busy),
+        (Mfn::new(limit).unwrap(), Errno::Inval),
+        (Mfn::new(Mfn::LIMIT - 1).unwrap(), Errno::Inval),
+    ];
+    let before = mmu.entry(mmu.tables[4], index(PAGE));
+    for (mfn, error) in cases {
+        for flags in [RO, RW] {
+            assert_eq!(
+                mmu.update_va(PAGE * 4096, mfn.maddr() | flags, 2),
+                Err(error),
+                "{mfn:?}"
+            );
+        }
+        for (level, command) in [(4, NORMAL), (2, PRESERVE_AD), (0, 3)] {
+            let table = mmu.tables[level];
+            assert_eq!(
+                mmu.update(table, 200, mfn.maddr() | 0x67, command),
+                Err(error),
+                "{mfn:?} in table {level}"
+            );
+        }
+    }
+    assert_eq!(mmu.entry(mmu.tables[4], index(PAGE)), before);
+    assert_eq!(mmu.update_va(PAGE * 4096, own_shared_info.maddr() | RW, 2), Ok(0));
+    assert_eq!(
+        mmu.update(mmu.tables[2], 5, own_shared_info.maddr() | 0x67, NORMAL),
+        Err(Errno::Inval),
+        "shared info is no table"
+    );
+}
+
+#[test]
+fn no_table_can_be_mapped_writable_and_every_one_read_only() {
+    let mut mmu = Mmu::new();
+    for table in mmu.tables {
+        assert_eq!(
+            mmu.update_va(PAGE * 4096, table.maddr() | RW, 2),
+            Err(Errno::Inval)
+        );
+        assert_eq!(mmu.update_va(PAGE * 4096, table.maddr() | RO, 2), Ok(0));
+        let index = if table == mmu.tables[0] { 0 } else { 511 };
+        assert_eq!(
+            mmu.world.read::<u64>(0, PAGE * 4096 + index * 8),
+            mmu.entry(table, usize::try_from(index).unwrap())
+        );
+        assert!(mmu.world.sim().guest_write(PAGE * 4096, &[0]).is_err());
+    }
+}
+
+#[test]
+fn no_page_becomes_a_table_while_it_can_be_written() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    for op in [
+        MmuExtOp::PinL1Table,
+        MmuExtOp::PinL2Table,
+        MmuExtOp::PinL3Table,
+        MmuExtOp::PinL4Table,
+    ] {
+        assert_eq!(mmu.ext(op, mfn.raw()), Err(Errno::Inval));
+    }
+    assert_eq!(
+        mmu.update(mmu.tables[2], 5, mfn.maddr() | 0x67, NORMAL),
+        Err(Errno::Inval)
+    );
+    assert_eq!(mmu.ext(MmuExtOp::NewBaseptr, mfn.raw()), Err(Errno::Inval));
+}
+
+/// A writable translation that the guest did not flush must be gone when the page is a table: the guest would write it.
+#[test]
+fn a_stale_right_to_write_does_not_outlive_the_change_to_a_table() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
+    mmu.update_va(PAGE * 4096, mfn.maddr() | RO, 0).unwrap();
+    mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
+    mmu.ext(MmuExtOp::PinL1Table, mfn.raw()).unwrap();
+    let evil = mmu.tables[0].maddr() | RW;
+    assert!(
+        mmu.world
+            .sim()
+            .guest_write(PAGE * 4096 + 8, &evil.to_le_bytes())
+            .is_err()
+    );
+    assert_eq!(mmu.entry(mfn, 1), 0);
+}
+
+/// A level 1 table that was taken out of use may be written again; what the CPU remembers of the way to it must be gone.
+#[test]
+fn a_table_that_is_taken_down_is_walked_no_more() {
+    let mut mmu = Mmu::new();
+    let target = mmu.page(PAGE + 1).maddr() | RO;
+    let table = mmu.write_table(PAGE, &[(0, target)]);
+    mmu.update(mmu.tables[2], 5, table.maddr() | 0x67, NORMAL)
+        .unwrap();
+    let window = 5 << 21;
+    assert_eq!(mmu.world.read::<u64>(0, window), 0);
+    mmu.update(mmu.tables[2], 5, 0, NORMAL).unwrap();
+    mmu.update_va(PAGE * 4096, table.maddr() | RW, 2).unwrap();
+    // The guest writes what no validation would let through.
+    mmu.world
+        .write(0, PAGE * 4096 + 8, &(mmu.foreign.0.maddr() | RW | pte::USER));
+    assert!(mmu.world.sim().guest_read(window, &mut [0; 8]).is_err());
+    assert!(mmu.world.sim().guest_read(window + 0x1000, &mut [0; 8]).is_err());
+}
+
+#[test]
+fn a_table_with_one_bad_entry_is_refused_and_holds_nothing() {
+    let mut mmu = Mmu::new();
+    let good = mmu.page(PAGE + 1).maddr() | RO;
+    for bad in [
+        mmu.foreign.0.maddr() | RO,
+        mmu.page(PAGE + 1).maddr() | RO | pte::CACHE_DISABLE,
+        mmu.tables[0].maddr() | RW,
+        pte::FRAME_MASK | RO,
+    ] {
+        let table = mmu.write_table(PAGE, &[(0, good), (511, bad)]);
+        assert_eq!(mmu.ext(MmuExtOp::PinL1Table, table.raw()), Err(Errno::Inval));
+        assert_eq!(mmu.kind(table), Kind::None);
+        // It is an ordinary page again, without further ado.
+        mmu.update_va(PAGE * 4096, table.maddr() | RW, 2).unwrap();
+        mmu.world.write(0, PAGE * 4096 + 511 * 8, &0_u64);
+    }
+}
+
+#[test]
+fn superpages_and_cacheability_are_refused_at_every_level() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    for (level, bits) in [
+        (4, pte::PAT),
+        (4, pte::WRITE_THROUGH),
+        (4, pte::CACHE_DISABLE),
+        (2, pte::PAGE_SIZE_BIT),
+        (2, pte::GLOBAL),
+        (1, pte::PAGE_SIZE_BIT),
+        (0, pte::PAGE_SIZE_BIT),
+        (0, pte::GLOBAL),
+    ] {
+        let entry = mfn.maddr() | RO | bits;
+        assert_eq!(
+            mmu.update(mmu.tables[level], 200, entry, NORMAL),
+            Err(Errno::Inval),
+            "{bits:#x} in table {level}"
+        );
+    }
+}
+
+#[test]
+fn the_hypervisor_s_slots_are_nobody_else_s() {
+    let mut mmu = Mmu::new();
+    let root = mmu.tables[0];
+    for slot in layout::HYPERVISOR_L4_SLOTS {
+        let before = mmu.entry(root, slot);
+        for val in [0, before, mmu.tables[1].maddr() | 0x67] {
+            assert_eq!(mmu.update(root, slot as u64, val, NORMAL), Err(Errno::Inval));
+        }
+        assert_eq!(mmu.entry(root, slot), before);
+    }
+    let three = mmu.tables[1].maddr() | 0x67;
+    for slot in [255, 272] {
+        assert_eq!(
+            mmu.update(root, slot, three, NORMAL),
+            Ok(0),
+            "the neighbours are free"
+        );
+    }
+}
+
+#[test]
+fn a_new_root_gets_the_hypervisor_s_slots_whatever_stood_there() {
+    let mut mmu = Mmu::new();
+    let own = mmu.tables[1].maddr() | 0x67;
+    let root = mmu.write_table(PAGE, &[(0, own), (256, own), (258, !0), (271, 5)]);
+    mmu.ext(MmuExtOp::PinL4Table, root.raw()).unwrap();
+    for slot in layout::HYPERVISOR_L4_SLOTS {
+        assert_eq!(mmu.entry(root, slot), mmu.world.sim().hypervisor_slot(slot));
+    }
+}
+
+/// As Linux does it (the guest ABI's section 2.4, f).
+#[test]
+fn a_guest_moves_to_tables_of_its_own_and_takes_the_builder_s_back() {
+    let mut mmu = Mmu::new();
+    let builders = mmu.tables[0];
+    let own = mmu.write_table(PAGE, &[(0, mmu.tables[1].maddr() | 0x67)]);
+    mmu.ext(MmuExtOp::PinL4Table, own.raw()).unwrap();
+    mmu.ext(MmuExtOp::UnpinTable, builders.raw()).unwrap();
+    assert_eq!(mmu.kind(builders), Kind::L4, "the CPU runs on it");
+    mmu.ext(MmuExtOp::NewBaseptr, own.raw()).unwrap();
+    assert_eq!(mmu.world.sim().root(CpuId::BOOT), Some(own));
+    assert_eq!(mmu.kind(builders), Kind::None);
+    let va = mmu.info.pt_base;
+    mmu.update_va(va, builders.maddr() | RW, 2).unwrap();
+    mmu.world.write(0, va, &0x1234_u64);
+    // And on: unpinned, loaded again, its own hold is what keeps it.
+    mmu.ext(MmuExtOp::UnpinTable, own.raw()).unwrap();
+    mmu.ext(MmuExtOp::NewBaseptr, own.raw()).unwrap();
+    assert_eq!(mmu.kind(own), Kind::L4);
+}
+
+#[test]
+fn one_level_1_table_may_be_used_at_many_addresses() {
+    let mut mmu = Mmu::new();
+    let (l2, l1) = (mmu.tables[2], mmu.tables[4]);
+    for slot in 5..9 {
+        mmu.update(l2, slot, l1.maddr() | 0x67, NORMAL).unwrap();
+    }
+    mmu.world.write(0, PAGE * 4096, &7_u64);
+    assert_eq!(mmu.world.read::<u64>(0, (8 << 21) + (PAGE - 512) * 4096), 7);
+    let typing = mmu.world.hv().memory().frames().typing(l1).unwrap();
+    assert_eq!((typing.kind, typing.count), (Kind::L1, 5));
+}
+
+#[test]
+fn no_table_is_a_table_of_two_levels_nor_its_own() {
+    let mut mmu = Mmu::new();
+    let [l4, l3, l2, l1, _] = mmu.tables;
+    for (table, target) in [
+        (l2, l2),
+        (l3, l3),
+        (l4, l4),
+        (l2, l3),
+        (l2, l4),
+        (l3, l1),
+        (l3, l4),
+        (l4, l2),
+        (l4, l1),
+    ] {
+        assert_eq!(
+            mmu.update(table, 200, target.maddr() | RO, NORMAL),
+            Err(Errno::Inval),
+            "{target:?} in {table:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pin_is_taken_and_given_back_once() {
+    let mut mmu = Mmu::new();
+    let table = mmu.write_table(PAGE, &[]);
+    assert_eq!(mmu.ext(MmuExtOp::UnpinTable, table.raw()), Err(Errno::Inval));
+    mmu.ext(MmuExtOp::PinL1Table, table.raw()).unwrap();
+    assert_eq!(mmu.ext(MmuExtOp::PinL1Table, table.raw()), Err(Errno::Inval));
+    assert_eq!(mmu.ext(MmuExtOp::PinL2Table, table.raw()), Err(Errno::Inval));
+    mmu.ext(MmuExtOp::UnpinTable, table.raw()).unwrap();
+    assert_eq!(mmu.ext(MmuExtOp::UnpinTable, table.raw()), Err(Errno::Inval));
+    let (_, foreign) = mmu.foreign;
+    for op in [MmuExtOp::UnpinTable, MmuExtOp::PinL4Table, MmuExtOp::NewBaseptr] {
+        assert_eq!(mmu.ext(op, foreign.raw()), Err(Errno::Inval));
+        assert_eq!(mmu.ext(op, u64::MAX), Err(Errno::Inval));
+    }
+}
+
+#[test]
+fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    mmu.update(mfn, 3, 0x1234_5678, NORMAL).unwrap();
+    assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096 + 24), 0x1234_5678);
+    // One that is only read, too: nothing uses it as anything.
+    mmu.update_va(PAGE * 4096, mfn.maddr() | RO, 2).unwrap();
+    mmu.update(mfn, 3, 0x9abc, NORMAL).unwrap();
+    assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096 + 24), 0x9abc);
+    for command in [NORMAL, MACHPHYS, PRESERVE_AD] {
+        assert_eq!(mmu.update(mmu.foreign.0, 3, 1, command), Err(Errno::Inval));
+    }
+}
+
+#[test]
+fn accessed_and_dirty_bits_that_the_cpu_set_are_kept_if_asked_for() {
+    let mut mmu = Mmu::new();
+    let (mfn, table) = (mmu.page(PAGE), mmu.tables[4]);
+    let bits = pte::ACCESSED | pte::DIRTY;
+    for (command, kept) in [(NORMAL, 0), (PRESERVE_AD, bits), (3, 0)] {
+        mmu.update_va(PAGE * 4096, mfn.maddr() | RW, 2).unwrap();
+        mmu.world.write(0, PAGE * 4096, &1_u64);
+        assert_eq!(mmu.entry(table, index(PAGE)) & bits, bits);
+        mmu.update(table, index(PAGE) as u64, mfn.maddr() | RO, command)
+            .unwrap();
+        assert_eq!(mmu.entry(table, index(PAGE)) & bits, kept, "command {command}");
+    }
+    mmu.update_va(PAGE * 4096, mfn.maddr() | RW, 2).unwrap();
+    mmu.world.write(0, PAGE * 4096, &1_u64);
+    mmu.update(table, index(PAGE) as u64, 0, PRESERVE_AD).unwrap();
+    assert_eq!(
+        mmu.entry(table, index(PAGE)),
+        0,
+        "an entry that leads nowhere is as written"
+    );
+}
+
+#[test]
+fn the_m2p_entry_of_an_own_frame_is_the_guest_s_to_set() {
+    let mut mmu = Mmu::new();
+    let (mfn, (page, _)) = (mmu.page(PAGE), mmu.foreign);
+    mmu.update(mfn, 0, 0x7777, MACHPHYS).unwrap();
+    assert_eq!(
+        mmu.world.read::<u64>(0, layout::M2P.start + mfn.raw() * 8),
+        0x7777
+    );
+    assert_eq!(mmu.update(page, 0, 0x7777, MACHPHYS), Err(Errno::Inval));
+    assert_eq!(mmu.world.sim().m2p(page), PAGE);
+    let beyond = Mfn::new(mmu.world.hv().memory().frames().limit()).unwrap();
+    assert_eq!(mmu.update(beyond, 0, 0x7777, MACHPHYS), Err(Errno::Inval));
+}
+
+#[test]
+fn a_list_stops_at_the_first_error_and_says_how_far_it_came() {
+    let mut mmu = Mmu::new();
+    let (mfn, table) = (mmu.page(PAGE), mmu.tables[4]);
+    let write = |index: u64, val| MmuUpdate {
+        ptr: table.maddr() | index << 3,
+        val,
+    };
+    let good = |index| write(index, mfn.maddr() | RO);
+    let bad = write(202, mmu.foreign.0.maddr() | RO);
+    let (answer, done) = mmu.updates(&[good(200), good(201), bad, good(203)]);
+    assert_eq!((answer, done), (Err(Errno::Busy), 2));
+    assert_eq!(mmu.entry(table, 201) & pte::FRAME_MASK, mfn.maddr());
+    assert_ne!(mmu.entry(table, 203) & pte::FRAME_MASK, mfn.maddr());
+    assert_eq!(mmu.updates(&[]), (Ok(0), 0));
+}
+
+#[test]
+fn a_long_list_is_worked_off_in_parts_and_counted_as_one() {
+    let mut mmu = Mmu::new();
+    let page = mmu.page(PAGE);
+    let write = |n: u64| MmuUpdate {
+        ptr: page.maddr() | n << 3,
+        val: n + 1,
+    };
+    let list: Vec<_> = (0..250).map(write).collect();
+    assert_eq!(mmu.updates(&list), (Ok(0), 250));
+    for n in 0..250 {
+        assert_eq!(mmu.world.read::<u64>(0, PAGE * 4096 + n * 8), n + 1);
+    }
+    let mut list = list;
+    list.truncate(201);
+    list.last_mut().unwrap().ptr = mmu.foreign.0.maddr();
+    assert_eq!(mmu.updates(&list), (Err(Errno::Inval), 200));
+}
+
+#[test]
+fn a_guest_that_says_it_was_interrupted_goes_on_counting_where_it_was() {
+    let mut mmu = Mmu::new();
+    let update = MmuUpdate {
+        ptr: mmu.page(PAGE).maddr(),
+        val: 1,
+    };
+    mmu.world.write(0, World::SCRATCH, &update);
+    let count = u64::from(MMU_UPDATE_PREEMPTED) | 1;
+    let (answer, done) = mmu.list(Hypercall::MmuUpdate, count, u64::from(DomId::SELF.raw()));
+    assert_eq!((answer, done), (Ok(0), 0x56));
+}
+
+#[test]
+fn another_domain_s_tables_and_pages_are_out_of_reach() {
+    let mut mmu = Mmu::new();
+    let own = DomId::new(1);
+    for (page_owner, table_owner, expected) in [
+        (DomId::SELF, None, Ok(0)),
+        (own, None, Ok(0)),
+        (own, Some(own), Ok(0)),
+        (DomId::new(2), None, Err(Errno::Perm)),
+        (DomId::new(9), None, Err(Errno::Perm)),
+        (DomId::XEN, None, Err(Errno::Perm)),
+        (DomId::IO, None, Err(Errno::Perm)),
+        (own, Some(DomId::new(2)), Err(Errno::Perm)),
+        (DomId::new(0xffff), None, Err(Errno::Perm)),
+    ] {
+        let raw = ForeignDom {
+            page_owner,
+            table_owner,
+        }
+        .raw();
+        for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
+            let (answer, _) = mmu.list(number, 0, u64::from(raw));
+            assert_eq!(answer, expected, "{page_owner} {table_owner:?}");
+        }
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_or_counted_is_a_fault() {
+    let mut mmu = Mmu::new();
+    let owner = u64::from(DomId::SELF.raw());
+    for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
+        for at in [0x40_0000, 1 << 47, layout::HYPERVISOR.start, u64::MAX - 3] {
+            let list = [at, 1, 0, owner];
+            assert_eq!(mmu.world.call(0, number, &list), Err(Errno::Fault), "{at:#x}");
+            let done = [World::SCRATCH, 0, at, owner];
+            assert_eq!(mmu.world.call(0, number, &done), Err(Errno::Fault), "{at:#x}");
+        }
+    }
+}
+
+#[test]
+fn an_address_without_a_table_cannot_be_mapped() {
+    let mut mmu = Mmu::new();
+    let entry = mmu.page(PAGE).maddr() | RO;
+    for va in [
+        0x40_0000,
+        0x8000_0000,
+        0x80_0000_0000,
+        1 << 47,
+        layout::M2P.start,
+        layout::HYPERVISOR.end - 1,
+        layout::HYPERVISOR.end,
+        u64::MAX,
+    ] {
+        assert_eq!(mmu.update_va(va, entry, 0), Err(Errno::Inval), "{va:#x}");
+        assert_eq!(mmu.update_va(va, 0, 0), Err(Errno::Inval), "{va:#x}");
+    }
+}
+
+#[test]
+fn what_the_guest_reads_of_its_tables_it_may_write_back() {
+    let mut mmu = Mmu::new();
+    let levels = [Level::L4, Level::L3, Level::L2, Level::L1];
+    for (table, level) in mmu.tables.into_iter().zip(levels) {
+        let entry = mmu.entry(table, level.index(0x1000));
+        assert_eq!(
+            mmu.update(table, level.index(0x1000) as u64, entry, NORMAL),
+            Ok(0),
+            "{level:?}"
+        );
+        assert_eq!(
+            mmu.entry(table, level.index(0x1000)) | pte::ACCESSED,
+            entry | pte::ACCESSED
+        );
+    }
+}
