@@ -2,9 +2,9 @@
 //!
 //! [`Loader`] is the choice, [`Medium`] what the machine then starts from, [`medium`] makes the one from the other.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::build::BootFiles;
 use crate::disc;
@@ -78,7 +78,8 @@ pub(crate) fn medium(
             });
         }
         Loader::Bios => None,
-        Loader::Uefi => setup::ovmf().map(Path::to_path_buf),
+        // Without it the board's BIOS would start the disc.
+        Loader::Uefi => Some(setup::ovmf().context("OVMF.fd is gone")?.to_path_buf()),
     };
     let iso = files.archive.with_extension("iso");
     let menu = disc::Menu {
