@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::bootlist::Domain;
 use crate::machine_tests::UNTIL_ALL_ENDED;
-use crate::qemu::Machine;
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -26,10 +25,8 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
     Bench {
         about,
         scenario: Scenario {
-            name,
-            machine: Machine::DEFAULT,
             words: UNTIL_ALL_ENDED,
-            domains,
+            ..Scenario::new(name, domains)
         },
         limit: Duration::from_secs(120),
     }
