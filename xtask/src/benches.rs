@@ -40,7 +40,7 @@ pub(crate) const BENCHES: &[Bench] = &[
         &[Domain::new("bench", "bench")],
     ),
     bench(
-        "events",
+        "pair",
         "an event from one domain to another and back, or to the task that waits for it; a switch and back",
         &[
             Domain::new("bench", "bench").command_line("role=bench peer=1"),
