@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod console;
 pub mod domains;
+pub mod emulate;
 pub mod events;
 pub mod frames;
 pub mod hypercalls;
