@@ -55,7 +55,8 @@ impl Width {
     }
 
     /// The bits of a word that such an operand has.
-    pub(super) const fn mask(self) -> u64 {
+    #[must_use]
+    pub const fn mask(self) -> u64 {
         match self {
             Self::Byte => u8::MAX as u64,
             Self::Word => u16::MAX as u64,
