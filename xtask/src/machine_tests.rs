@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
-use crate::qemu::{Ending, Machine};
+use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
 
@@ -78,6 +78,12 @@ impl MachineTest {
         self.scenario.machine.cpus = count;
         self
     }
+
+    /// With a clock that counts instructions: for fractions of time, which a busy host would spoil.
+    const fn counted_time(mut self) -> Self {
+        self.scenario.machine.clock = Clock::Instructions;
+        self
+    }
 }
 
 const fn expect(text: &'static str) -> Step {
@@ -113,6 +119,20 @@ const CROWD: &[Domain] = &[
 /// The same for tasks, several in each domain.
 const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
 const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
+/// The control domain, which watches others compete for the CPUs, and changes who gets what.
+const OBSERVER: Domain = Domain::new("observer", "scheduler")
+    .command_line("role=observer")
+    .cpus("0");
+/// It wants all that it can get.
+const HOG: Domain = Domain::new("hog", "scheduler").command_line("role=hog");
+/// Two that begin on the same CPU.
+const LIGHT_HOG: Domain = HOG.cpus("0");
+const HEAVY_HOG: Domain = HOG.cpus("0").weight(512);
+/// It wants to be on time when it wakes.
+const SLEEPER: Domain = Domain::new("sleeper", "scheduler").command_line("role=sleeper");
+/// QEMU runs CPUs by turns where it counts instructions: an interrupt waits for its CPU's.
+const SLEEPER_BY_TURNS: Domain = SLEEPER.command_line("role=sleeper slack-us=3000");
 
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
@@ -213,6 +233,20 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
     test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
         .cpus(2)
         .checks(2),
+    // CPU time is shared by weight, moves with weight and affinity, is accounted for; warp buys latency.
+    test(
+        "scheduler",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER_BY_TURNS],
+    )
+    .cpus(2)
+    .counted_time()
+    .checks(46),
+    test(
+        "scheduler-1cpu",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER],
+    )
+    .counted_time()
+    .checks(44),
     // Reading address 0.
     crash(
         "crash-null",
