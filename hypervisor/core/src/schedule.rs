@@ -236,6 +236,17 @@ impl<M: Machine> Hypervisor<M> {
         self.block_unless(current, |shared| {
             ports.iter().any(|&port| shared.is_pending(port))
         });
+        if current.rest.is_none() {
+            self.end_poll(current);
+        }
+    }
+
+    /// The vCPU goes on: it waits for no port and no moment any longer.
+    fn end_poll(&self, current: &Current) {
+        if let Some(vcpu) = current.domain.vcpu(current.vcpu).filter(|vcpu| vcpu.is_polling()) {
+            vcpu.set_polling(false);
+            self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
+        }
     }
 
     /// Says that the running vCPU wants to rest, unless it has a reason not to.
@@ -377,7 +388,10 @@ impl<M: Machine> Hypervisor<M> {
             }
             self.machine().set_timer(timer);
             match next {
-                Some(_) if cpu.current.is_some() => return,
+                Some(_) if let Some(current) = cpu.current.as_ref() => {
+                    // It was woken before it came to rest.
+                    return self.end_poll(current);
+                }
                 Some(key) => {
                     if let Some(current) = self.take(cpu.id(), key) {
                         self.load(cpu, current, regs);
@@ -507,15 +521,12 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
-        if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
-            if vcpu.is_polling() {
-                vcpu.set_polling(false);
-                self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
-            }
-            if current.context.clock_written_for != Some(cpu.id()) {
-                current.context.clock_written_for = Some(cpu.id());
-                self.write_clock(vcpu);
-            }
+        self.end_poll(&current);
+        if current.context.clock_written_for != Some(cpu.id())
+            && let Some(vcpu) = current.domain.vcpu(current.vcpu)
+        {
+            current.context.clock_written_for = Some(cpu.id());
+            self.write_clock(vcpu);
         }
         current.context.meter.start(self.machine().ticks());
         cpu.current = Some(current);

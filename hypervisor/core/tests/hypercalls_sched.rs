@@ -328,6 +328,37 @@ fn a_poll_that_was_ended_by_an_event_leaves_no_deadline_behind() {
 }
 
 #[test]
+fn a_poll_that_returned_at_once_leaves_no_deadline_behind() {
+    let (mut world, first, second) = connected(2);
+    world.send(1, second).unwrap();
+    let end = world.sim().now() + 5 * MS;
+    world.poll(0, &[first], end).unwrap();
+    runs(&world, 0, 1);
+    // This one is to wait for ever.
+    world.take_pending(0);
+    world.write(0, World::SHARED_INFO, &0_u8);
+    world.poll(0, &[first], 0).unwrap();
+    world.sim().advance(10 * MS);
+    assert_eq!(world.enter(0), None);
+    world.invariants();
+}
+
+#[test]
+fn a_guest_that_blocks_after_a_poll_that_returned_at_once_is_not_taken_for_polling() {
+    let (mut world, first, second) = connected(2);
+    world.send(1, second).unwrap();
+    world.poll(0, &[first], 0).unwrap();
+    runs(&world, 0, 1);
+    world.take_pending(0);
+    world.write(0, World::SHARED_INFO, &0_u8);
+    world.set_port_mask(0, first, true);
+    world.block(0);
+    world.send(1, second).unwrap();
+    assert_eq!(world.enter(0), None, "a masked port wakes only those who poll");
+    world.invariants();
+}
+
+#[test]
 fn a_poll_that_names_no_port_or_too_many_is_refused() {
     let mut world = world(&[0], 1);
     world.enter(0);

@@ -68,6 +68,7 @@ impl Machine for Sim {
     }
 
     fn flush(&self, what: Flush) {
+        crate::lock::assert_none_held();
         let mut state = self.state();
         state.flushes += 1;
         let root = state.acting().root;
@@ -77,6 +78,15 @@ impl Machine for Sim {
                 Flush::Page(va) if cpu.root == root => cpu.tlb.flush_page(va),
                 Flush::Page(_) => {}
             }
+        }
+    }
+
+    fn flush_local(&self, what: Flush) {
+        let mut state = self.state();
+        let tlb = &mut state.acting().tlb;
+        match what {
+            Flush::All => tlb.flush(),
+            Flush::Page(va) => tlb.flush_page(va),
         }
     }
 
