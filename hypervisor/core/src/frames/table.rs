@@ -172,6 +172,24 @@ impl FrameTable {
         let _ = self.update_type(mfn, |word| Ok((word.finish_validation(), ())));
     }
 
+    /// A frame that the caller holds for validation or unpicking is left half done: its first `done` entries hold what they refer
+    /// to.
+    pub fn suspend(&self, mfn: Mfn, done: u16) {
+        let _ = self.update_type(mfn, |word| Ok((word.suspend(done), ())));
+    }
+
+    /// Takes hold of a frame that was left half done, to unpick it: what it is, and how many entries are done.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeError::Busy`] if it is not left half done (any more).
+    pub fn resume_unpicking(&self, mfn: Mfn) -> Result<(Kind, u16), TypeError> {
+        self.update_type(mfn, |word| {
+            let (next, done) = word.resume_unpicking()?;
+            Ok((next, (word.kind, done)))
+        })
+    }
+
     /// The contents of a frame were refused, or have been unpicked.
     pub fn release_type(&self, mfn: Mfn) {
         let _ = self.update_type(mfn, |word| Ok((word.release(), ())));

@@ -146,10 +146,19 @@ hypercalls! {
             PinL4Table, [Inval];
             UnpinTable, [Inval];
             NewBaseptr, [Inval];
+            NewUserBaseptr, [Inval];
             TlbFlushLocal, [];
             InvlpgLocal, [];
+            TlbFlushMulti, [];
+            InvlpgMulti, [];
             TlbFlushAll, [];
             InvlpgAll, [];
+            ClearPage, [Inval];
+            CopyPage, [Inval];
+            FlushCache, [Acces];
+            FlushCacheGlobal, [Perm];
+            MarkSuper, [OpNotSupp];
+            UnmarkSuper, [OpNotSupp];
         }
         Sysctl: ControlOp {
             Version, [Perm];

@@ -1,7 +1,7 @@
 //! Changing one entry of a live page table.
 
-use super::PagingError;
 use super::entry::{self, Level, is_present};
+use super::{PagingError, Work};
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
@@ -17,6 +17,9 @@ pub(crate) enum AccessedDirty {
     /// What was set stays set.
     Preserve,
 }
+
+/// What writing a whole page is worth, in entries.
+const PAGE_WORTH: u32 = 64;
 
 /// How often an entry may change under us before we give up: the guest's other vCPUs, or the accessed bit.
 const TRIES: usize = 16;
@@ -34,6 +37,7 @@ impl<M: Machine> Memory<M> {
         index: usize,
         new: u64,
         accessed_dirty: AccessedDirty,
+        work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
         // The use keeps the frame a validated table while we write.
@@ -42,10 +46,10 @@ impl<M: Machine> Memory<M> {
             .get_table(table)
             .map_err(PagingError::from)
             .and_then(|kind| {
-                let updated = Level::of(kind)
-                    .ok_or(PagingError::NotOwnTable)
-                    .and_then(|level| self.update_held(owner, table, level, index, new, accessed_dirty));
-                self.put_type(table);
+                let updated = Level::of(kind).ok_or(PagingError::NotOwnTable).and_then(|level| {
+                    self.update_held(owner, table, level, index, new, accessed_dirty, work)
+                });
+                self.put_type(table, work);
                 updated
             });
         self.put(table);
@@ -65,6 +69,7 @@ impl<M: Machine> Memory<M> {
         index: usize,
         value: u64,
         accessed_dirty: AccessedDirty,
+        work: &mut Work,
     ) -> Result<(), Errno> {
         let kind =
             self.frames.typing(mfn).map_or(
@@ -72,14 +77,17 @@ impl<M: Machine> Memory<M> {
                 |word| if word.count == 0 { Kind::None } else { word.kind },
             );
         if kind.is_table() {
-            return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty)?);
+            return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty, work)?);
         }
-        self.get_as(mfn, owner, Kind::Writable)
-            .map_err(|_| Errno::Inval)?;
+        self.get_as(mfn, owner, Kind::Writable, work)
+            .map_err(|error| match error {
+                PagingError::Again => Errno::Restart,
+                _ => Errno::Inval,
+            })?;
         if let Some(word) = self.machine.frame(mfn).get(index) {
             word.store(value, Ordering::Relaxed);
         }
-        self.put_as(mfn);
+        self.put_as(mfn, work);
         Ok(())
     }
 
@@ -91,6 +99,7 @@ impl<M: Machine> Memory<M> {
         index: usize,
         new: u64,
         accessed_dirty: AccessedDirty,
+        work: &mut Work,
     ) -> Result<(), PagingError> {
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
             return Err(PagingError::HypervisorSlot);
@@ -107,7 +116,7 @@ impl<M: Machine> Memory<M> {
             let next = if is_present(new) { new | carried } else { new };
             let is_harmless = entry::is_harmless_change(old, next);
             if !is_harmless {
-                self.get_target(next, owner, level)?;
+                self.get_target(next, owner, level, work)?;
             }
             // The CPU may set bits in it, and another vCPU may write it: only what we looked at is replaced.
             if word
@@ -115,7 +124,7 @@ impl<M: Machine> Memory<M> {
                 .is_err()
             {
                 if !is_harmless {
-                    self.put_target(next, level);
+                    self.put_target(next, level, work);
                 }
                 continue;
             }
@@ -124,7 +133,7 @@ impl<M: Machine> Memory<M> {
                 self.machine.flush(Flush::All);
             }
             if !is_harmless {
-                self.put_target(old, level);
+                self.put_target(old, level, work);
             }
             return Ok(());
         }
@@ -160,21 +169,28 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// [`PagingError::NotMapped`] if there is no level 1 table for `va`; else as [`Memory::update_entry`].
-    pub(crate) fn update_va(&self, owner: DomId, root: Mfn, va: u64, new: u64) -> Result<(), PagingError> {
+    pub(crate) fn update_va(
+        &self,
+        owner: DomId,
+        root: Mfn,
+        va: u64,
+        new: u64,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         let (table, index) = self.walk(root, va)?;
-        self.get_as_table(owner, table, Kind::L1)?;
-        let updated = self.update_held(owner, table, Level::L1, index, new, AccessedDirty::Replace);
-        self.put_as(table);
+        self.get_as_table(owner, table, Kind::L1, work)?;
+        let updated = self.update_held(owner, table, Level::L1, index, new, AccessedDirty::Replace, work);
+        self.put_as(table, work);
         updated
     }
 
     /// Takes a reference to and a use of a frame that is a validated table of `kind` already.
-    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind) -> Result<(), PagingError> {
+    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
         match self.frames.get_table(table) {
             Ok(found) if found == kind => Ok(()),
             Ok(_) => {
-                self.put_as(table);
+                self.put_as(table, work);
                 Err(PagingError::NotMapped)
             }
             Err(error) => {
@@ -189,16 +205,10 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// As [`Memory::get_as`]; a frame that is pinned already is refused.
-    pub(crate) fn pin(&self, owner: DomId, mfn: Mfn, kind: Kind) -> Result<(), PagingError> {
-        self.get_as(mfn, owner, kind).map_err(|error| {
-            if error == PagingError::Foreign {
-                PagingError::NotOwnTable
-            } else {
-                error
-            }
-        })?;
+    pub(crate) fn pin(&self, owner: DomId, mfn: Mfn, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
+        self.get_own(mfn, owner, Some(kind), work)?;
         self.frames.pin(mfn).map_err(|error| {
-            self.put_as(mfn);
+            self.put_as(mfn, work);
             error.into()
         })
     }
@@ -208,13 +218,83 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// [`PagingError::NotOwnTable`] if the frame is not the owner's, [`PagingError::Type`] if it is not pinned.
-    pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn) -> Result<(), PagingError> {
+    pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
         self.get(mfn, owner).map_err(|_| PagingError::NotOwnTable)?;
-        let unpinned = self.frames.unpin(mfn);
-        if unpinned.is_ok() {
-            self.put_as(mfn);
-        }
+        let is_partial = || self.frames.typing(mfn).is_some_and(|word| word.done != 0);
+        let unpinned = match self.frames.unpin(mfn) {
+            Ok(()) => {
+                self.put_as(mfn, work);
+                if is_partial() {
+                    Err(PagingError::Again)
+                } else {
+                    Ok(())
+                }
+            }
+            // The pin went in an earlier go, and what it stood for is still being taken down.
+            Err(_) if is_partial() => self.unpick_partial(mfn, work),
+            Err(error) => Err(error.into()),
+        };
         self.put(mfn);
-        Ok(unpinned?)
+        unpinned
+    }
+
+    /// Fills a frame of `owner`'s with zeros, on its behalf.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]: it must be one that its owner could write.
+    pub(crate) fn clear_page(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
+        self.get_own(mfn, owner, Some(Kind::Writable), work)?;
+        self.machine.zero_frame(mfn);
+        work.spend(PAGE_WORTH);
+        self.put_as(mfn, work);
+        Ok(())
+    }
+
+    /// Copies `from` to `to`, both frames of `owner`'s, on its behalf.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]: `to` must be one that its owner could write.
+    pub(crate) fn copy_page(
+        &self,
+        owner: DomId,
+        to: Mfn,
+        from: Mfn,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        self.get_own(from, owner, None, work)?;
+        let copied = self.get_own(to, owner, Some(Kind::Writable), work);
+        if copied.is_ok() {
+            let (to_words, from_words) = (self.machine.frame(to), self.machine.frame(from));
+            for (to, from) in to_words.iter().zip(from_words.iter()) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            work.spend(PAGE_WORTH);
+            self.put_as(to, work);
+        }
+        self.put(from);
+        copied
+    }
+
+    /// Takes a reference to, and if wanted a use of, a frame that an operation names as the caller's own.
+    fn get_own(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        kind: Option<Kind>,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        let got = match kind {
+            Some(kind) => self.get_as(mfn, owner, kind, work),
+            None => self.get(mfn, owner).map_err(PagingError::from),
+        };
+        got.map_err(|error| {
+            if error == PagingError::Foreign {
+                PagingError::NotOwnTable
+            } else {
+                error
+            }
+        })
     }
 }

@@ -96,6 +96,8 @@ pub struct Context {
     pub mode: Mode,
     /// The guest kernel's level 4 table; this holds a reference to it and a use of it.
     pub kernel_root: Mfn,
+    /// The level 4 table for its programs, if it has one; likewise held.
+    pub user_root: Option<Mfn>,
     /// Stack that the guest kernel is entered on from user mode: selector and pointer.
     pub kernel_stack: (u16, u64),
     /// Exception handlers.
@@ -130,6 +132,7 @@ impl Context {
             segments: Segments::default(),
             mode: Mode::Kernel,
             kernel_root,
+            user_root: None,
             kernel_stack: (ss, rsp),
             traps: Traps::NONE,
             event_callback: Callback::default(),
