@@ -34,7 +34,7 @@ fn new_world() -> (World, Vec<Hostile>) {
         free_frames: u64::from(GUESTS) * 1025,
         cpus: CPUS,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     let mut guests = Vec::new();
     world.sim().let_waiting_pass_time(false);
     for n in 0..GUESTS {
@@ -48,7 +48,7 @@ fn new_world() -> (World, Vec<Hostile>) {
     for n in 0..GUESTS {
         let cpu = usize::from(n).min(CPUS as usize - 1);
         world.enter(cpu);
-        guests.push(Hostile::new(&mut world, cpu));
+        guests.push(Hostile::new(&world, cpu));
         world.yield_now(cpu);
     }
     world.invariants();
@@ -56,7 +56,7 @@ fn new_world() -> (World, Vec<Hostile>) {
 }
 
 /// Lets the guest on `cpu` act, and the hypervisor answer. Says how it went, or `None` if nobody runs there.
-fn step(world: &mut World, cpu: usize, act: &Act) -> Option<Effect> {
+fn step(world: &World, cpu: usize, act: &Act) -> Option<Effect> {
     world.enter(cpu)?;
     let effect = world.act(cpu, act);
     world.invariants();
@@ -64,8 +64,8 @@ fn step(world: &mut World, cpu: usize, act: &Act) -> Option<Effect> {
 }
 
 /// One world from its beginning to its end. Returns the history, and what broke a law if something did.
-fn episode(choices: &mut Choices<'_>, acts: usize, score: &mut Score) -> (Vec<(usize, Act)>, bool) {
-    let (mut world, mut guests) = new_world();
+fn episode(choices: &mut Choices, acts: usize, score: &mut Score) -> (Vec<(usize, Act)>, bool) {
+    let (world, mut guests) = new_world();
     let mut history = Vec::new();
     let mut idle = 0;
     while history.len() < acts && idle < 100 {
@@ -87,7 +87,7 @@ fn episode(choices: &mut Choices<'_>, acts: usize, score: &mut Score) -> (Vec<(u
         };
         guests.push(guest);
         history.push((cpu, act.clone()));
-        let done = catch_unwind(AssertUnwindSafe(|| step(&mut world, cpu, &act)));
+        let done = catch_unwind(AssertUnwindSafe(|| step(&world, cpu, &act)));
         let tally = match done {
             Ok(Some(Effect::Paging(answer))) => Some((&mut score.paging, answer)),
             Ok(Some(Effect::Other(answer))) => Some((&mut score.other, answer)),
@@ -114,9 +114,9 @@ fn helpless() -> Act {
 /// Whether a history breaks a law.
 fn breaks(history: &[(usize, Act)]) -> bool {
     let run = || {
-        let (mut world, _) = new_world();
+        let (world, _) = new_world();
         for (cpu, act) in history {
-            step(&mut world, *cpu, act);
+            step(&world, *cpu, act);
         }
     };
     catch_unwind(AssertUnwindSafe(run)).is_err()

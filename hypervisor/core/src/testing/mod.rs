@@ -34,7 +34,7 @@ pub use kernel::TestKernel;
 pub use ram::Ram;
 pub use sim::{Sim, SimConfig};
 pub use tlb::{Access, Cached, Leaf, Rights, Tlb};
-pub use world::{GuestSpec, World};
+pub use world::{GuestRegs, GuestSpec, WeakWorld, World};
 
 #[cfg(test)]
 #[cfg(not(loom))]
