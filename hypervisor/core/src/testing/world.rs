@@ -226,8 +226,8 @@ impl World {
         let id = CpuId::new(u32::try_from(cpu).unwrap());
         loop {
             let now = self.sim().now();
-            let next = self.sim().timer(id).unwrap_or(end).clamp(now, end);
-            self.sim().advance(next - now);
+            let next = self.sim().timer(id).unwrap_or(end).min(end);
+            self.sim().advance(next.saturating_sub(now));
             self.enter(cpu);
             if next == end {
                 return;

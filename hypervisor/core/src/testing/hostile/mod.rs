@@ -64,7 +64,7 @@ impl Hostile {
             return act;
         }
         let mind = Mind {
-            sim: world.sim(),
+            ram: world.sim().ram(),
             frames: world.hv().memory().frames(),
             guest: self,
             others,

@@ -2,9 +2,8 @@
 
 use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{FrameTable, Kind, Mfn};
-use crate::machine::Machine;
 use crate::sync::Ordering;
-use crate::testing::{Act, Choices, Sim, World};
+use crate::testing::{Act, Choices, Ram, World};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,7 +12,7 @@ use bulkhead_abi::{layout, pte};
 
 /// A guest's thoughts: what it knows, and what it knows of its frames.
 pub(super) struct Mind<'a> {
-    pub(super) sim: &'a Sim,
+    pub(super) ram: &'a Ram,
     pub(super) frames: &'a FrameTable,
     pub(super) guest: &'a Hostile,
     pub(super) others: &'a [&'a Hostile],
@@ -233,7 +232,7 @@ impl Mind<'_> {
         if choices.chance(2) {
             return self.table(choices);
         }
-        let first = |mfn: Mfn| self.sim.frame(mfn)[0].load(Ordering::Relaxed) & pte::FRAME_MASK;
+        let first = |mfn: Mfn| self.ram.frame(mfn)[0].load(Ordering::Relaxed) & pte::FRAME_MASK;
         let home = self.guest.tables[0].1;
         let all = self.guest.play.iter().map(|&(_, mfn)| mfn);
         let mut fit: Vec<Mfn> = all
