@@ -480,8 +480,13 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
-    /// Puts a vCPU's state into its place.
+    /// Puts a vCPU's state into its place, under the lock of the queue: when that is free, another CPU may take it.
     fn put_away(&self, mut current: Current, regs: &Regs) {
+        if self.cpus.len() > 1 {
+            // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
+            // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
+            self.machine().load_idle_root();
+        }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
         current.context.meter.stop(self.machine().ticks());
