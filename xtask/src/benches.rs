@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::bootlist::Domain;
 use crate::machine_tests::UNTIL_ALL_ENDED;
-use crate::qemu::Machine;
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -26,10 +25,8 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
     Bench {
         about,
         scenario: Scenario {
-            name,
-            machine: Machine::DEFAULT,
             words: UNTIL_ALL_ENDED,
-            domains,
+            ..Scenario::new(name, domains)
         },
         limit: Duration::from_secs(120),
     }
@@ -38,16 +35,31 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
 /// Every benchmark.
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
+        "boot",
+        "from the machine's reset, and from the start of the hypervisor's clock, to domain 0",
+        &[Domain::new("boot", "bench")
+            .memory("64M")
+            .command_line("role=boot")],
+    ),
+    bench(
         "crossings",
         "what one guest pays to cross into the hypervisor and back, and how late its timers are",
         &[Domain::new("bench", "bench")],
     ),
     bench(
-        "events",
+        "pair",
         "an event from one domain to another and back, or to the task that waits for it; a switch and back",
         &[
             Domain::new("bench", "bench").command_line("role=bench peer=1"),
             Domain::new("peer", "bench").command_line("role=peer peer=0"),
+        ],
+    ),
+    bench(
+        "contention",
+        "how late the timers of the control domain are while another has the CPU",
+        &[
+            Domain::new("bench", "bench").command_line("role=beside-hog peer=1"),
+            Domain::new("hog", "bench").command_line("role=hog peer=0"),
         ],
     ),
 ];

@@ -1,14 +1,19 @@
 //! The machine tests: what boots, what its console must show, how it must end.
 //!
-//! To add one, add an entry to [`MACHINE_TESTS`]; a new guest is a directory below `hypervisor/tests/`. Lines of
-//! domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
+//! To add one, add an entry to [`MACHINE_TESTS`] (or, if it is about how machines boot, to
+//! [`BOOT_TESTS`]); a new guest is a directory below `hypervisor/tests/`. A test has
+//! two CPUs unless its name says otherwise; what two would hide is tested with one besides.
+//!
+//! Lines of domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
 //! `(bh) LEVEL module: `.
 
 use std::time::Duration;
 
+use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
-use crate::qemu::{Ending, Machine};
+use crate::loader::Loader;
+use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
 
@@ -19,6 +24,19 @@ pub(crate) struct MachineTest {
     pub(crate) scenario: Scenario,
     /// What it must do.
     pub(crate) expected: Expectation,
+    /// What the full matrix makes of it.
+    pub(crate) in_full: InFull,
+}
+
+/// What the full matrix makes of a test, beside the test itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InFull {
+    /// Nothing more.
+    Once,
+    /// The test on every other CPU model.
+    OnEveryCpu,
+    /// The test on every combination of board, memory and CPU model.
+    OnEveryMachine,
 }
 
 /// What no console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
@@ -27,14 +45,16 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 /// Keeps the machine on after domain 0 has ended, until no domain is left to report anything.
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
-/// A test of these domains on the default machine: no script yet, a clean end within a minute.
-const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
+/// A test of these domains on the default machine with two CPUs: no script yet, a clean end within a minute.
+pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
-            name,
-            machine: Machine::DEFAULT,
+            machine: Machine {
+                cpus: 2,
+                ..Machine::DEFAULT
+            },
             words: UNTIL_ALL_ENDED,
-            domains,
+            ..Scenario::new(name, domains)
         },
         expected: Expectation {
             script: Script {
@@ -45,18 +65,19 @@ const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
             ending: Ending::Clean,
             limit: Duration::from_secs(60),
         },
+        in_full: InFull::OnEveryCpu,
     }
 }
 
 impl MachineTest {
     /// With these steps awaited on the console.
-    const fn steps(mut self, steps: &'static [Step]) -> Self {
+    pub(crate) const fn steps(mut self, steps: &'static [Step]) -> Self {
         self.expected.script.steps = steps;
         self
     }
 
     /// With at least this many checks reported by its guests.
-    const fn checks(mut self, count: usize) -> Self {
+    pub(crate) const fn checks(mut self, count: usize) -> Self {
         self.expected.script.checks = count;
         self
     }
@@ -73,20 +94,84 @@ impl MachineTest {
         self
     }
 
-    /// With this many CPUs.
-    const fn cpus(mut self, count: u32) -> Self {
+    /// With another number of CPUs than two.
+    pub(crate) const fn cpus(mut self, count: u32) -> Self {
         self.scenario.machine.cpus = count;
+        self
+    }
+
+    /// With a clock that counts instructions: for fractions of time, which a busy host would spoil.
+    const fn counted_time(mut self) -> Self {
+        self.scenario.machine.clock = Clock::Instructions;
         self
     }
 }
 
-const fn expect(text: &'static str) -> Step {
+impl MachineTest {
+    /// On another board.
+    pub(crate) const fn board(mut self, name: &'static str) -> Self {
+        self.scenario.machine.board = name;
+        self
+    }
+
+    /// With another CPU model.
+    pub(crate) const fn cpu(mut self, model: &'static str) -> Self {
+        self.scenario.machine.cpu = model;
+        self
+    }
+
+    /// With another amount of memory.
+    pub(crate) const fn memory(mut self, size: &'static str) -> Self {
+        self.scenario.machine.memory = size;
+        self
+    }
+
+    /// Loaded by somebody else than QEMU.
+    pub(crate) const fn loader(mut self, loader: Loader) -> Self {
+        self.scenario.loader = loader;
+        self
+    }
+
+    /// With these commands for GRUB.
+    pub(crate) const fn grub_script(mut self, script: &'static str) -> Self {
+        self.scenario.grub_script = script;
+        self
+    }
+
+    /// With other words for the hypervisor than [`UNTIL_ALL_ENDED`].
+    pub(crate) const fn words(mut self, words: &'static [&'static str]) -> Self {
+        self.scenario.words = words;
+        self
+    }
+
+    /// With a boot archive that has so many bytes more.
+    pub(crate) const fn ballast(mut self, bytes: usize) -> Self {
+        self.scenario.ballast = bytes;
+        self
+    }
+
+    /// With another place in the full matrix.
+    pub(crate) const fn in_full(mut self, what: InFull) -> Self {
+        self.in_full = what;
+        self
+    }
+}
+
+/// Every machine test.
+pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
+    MACHINE_TESTS.iter().chain(BOOT_TESTS)
+}
+
+pub(crate) const fn expect(text: &'static str) -> Step {
     Step::Expect(Pattern(text))
 }
 
 const fn all_of(patterns: &'static [Pattern]) -> Step {
     Step::ExpectAll(patterns)
 }
+
+/// One domain that checks the runtime.
+const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
 
 /// Two domains that send each other events; both report a check.
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
@@ -110,9 +195,26 @@ const CROWD: &[Domain] = &[
     Domain::new("victim", "crash").command_line("null"),
 ];
 
-/// The same for tasks, several in each domain.
+/// One domain of many tasks.
+const TASKS: &[Domain] = &[Domain::new("executor", "executor")];
+
+/// Two that exchange events, with several tasks in each.
 const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
 const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
+/// The control domain, which watches others compete for the CPUs, and changes who gets what.
+const OBSERVER: Domain = Domain::new("observer", "scheduler")
+    .command_line("role=observer")
+    .cpus("0");
+/// It wants all that it can get.
+const HOG: Domain = Domain::new("hog", "scheduler").command_line("role=hog");
+/// Two that begin on the same CPU.
+const LIGHT_HOG: Domain = HOG.cpus("0");
+const HEAVY_HOG: Domain = HOG.cpus("0").weight(512);
+/// It wants to be on time when it wakes.
+const SLEEPER: Domain = Domain::new("sleeper", "scheduler").command_line("role=sleeper");
+/// QEMU runs CPUs by turns where it counts instructions: an interrupt waits for its CPU's.
+const SLEEPER_BY_TURNS: Domain = SLEEPER.command_line("role=sleeper slack-us=3000");
 
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
@@ -157,8 +259,8 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
-/// Every machine test.
-pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
+/// The machine tests of what the hypervisor does when it has booted.
+const MACHINE_TESTS: &[MachineTest] = &[
     // The control domain comes up, says what it is, and goes when told to.
     test(
         "boot",
@@ -190,14 +292,12 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
         Pattern("(d3) hello*I am 3"),
     ])]),
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
-    test("runtime", &[Domain::new("runtime", "runtime").memory("32M")]).checks(10),
-    test("runtime-2cpu", &[Domain::new("runtime", "runtime").memory("32M")])
-        .cpus(2)
-        .checks(10),
+    test("runtime", RUNTIME).checks(10),
+    test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
-    // The same with CPUs enough for both.
-    test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
+    // The same where each runs only while the other does not.
+    test("events-1cpu", &[SERVER, CLIENT]).cpus(1).checks(2),
     // With CPUs that idle and pull: a vCPU that blocks must not be taken before its registers are in their place.
     test("events-4cpu", &[SERVER, CLIENT]).cpus(4).checks(2),
     // More vCPUs than CPUs, all waking each other, and one that dies among them.
@@ -207,18 +307,39 @@ pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
         .steps(&[Step::Expect(Pattern("domain 13 (victim) is gone"))])
         .ends(Ending::DomainCrashed),
     // Tasks wait for each other, for time and for events: none is forgotten, and idling costs nothing.
-    test("executor", &[Domain::new("executor", "executor")]).checks(14),
+    test("executor", TASKS).checks(14),
+    test("executor-1cpu", TASKS).cpus(1).checks(14),
     // Tasks of two domains wait for each other's events.
     test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),
-    test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
-        .cpus(2)
+    test("executor-peers-1cpu", &[TASKS_SERVER, TASKS_CLIENT])
+        .cpus(1)
         .checks(2),
+    // CPU time is shared by weight, moves with weight and affinity, is accounted for; warp buys latency.
+    test(
+        "scheduler",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER_BY_TURNS],
+    )
+    .counted_time()
+    .checks(46),
+    test(
+        "scheduler-1cpu",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER],
+    )
+    .cpus(1)
+    .counted_time()
+    .checks(44),
     // Reading address 0.
     crash(
         "crash-null",
         &[FIRST_WITNESS, victim("null"), SECOND_WITNESS],
         GUESTS_REPORT,
     ),
+    crash(
+        "crash-null-1cpu",
+        &[FIRST_WITNESS, victim("null"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    )
+    .cpus(1),
     // A privileged instruction is reflected to the guest, not executed.
     crash(
         "crash-privileged",
@@ -272,7 +393,7 @@ mod tests {
 
     #[test]
     fn no_test_is_content_with_nothing() {
-        for test in MACHINE_TESTS {
+        for test in all() {
             let script = test.expected.script;
             assert!(
                 !script.steps.is_empty() || script.checks > 0,

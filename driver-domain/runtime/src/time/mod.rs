@@ -5,14 +5,17 @@
 //! [`Ticker`] and [`with_timeout`], all of them embassy-time's, which this module gives a clock and a list of
 //! sleepers.
 
+mod alarm;
 mod queue;
 mod record;
+mod runstate;
 mod timer;
 
 use core::arch::x86_64::_rdtsc;
 
 pub use embassy_time::{Duration, Instant, Ticker, TimeoutError, Timer, with_deadline, with_timeout};
 
+pub use self::runstate::{Runstate, RunstateInfo, runstate};
 pub(crate) use self::{
     record::{TimeRecord, WallClockRecord},
     timer::{arm_timer, init, wake_sleepers},

@@ -135,6 +135,16 @@ impl FrameTable {
             .map(|_| ())
     }
 
+    /// Takes a frame from `owner`, if nothing but its base reference keeps it: it is nobody's then.
+    ///
+    /// # Errors
+    ///
+    /// [`RefError::NotOwner`] if it is not `owner`'s to give, or in use.
+    pub fn take_idle(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
+        self.update_refs(mfn, RefError::NoFrame, |word| word.take_idle(owner))
+            .map(|_| ())
+    }
+
     /// Gives a reference back.
     pub fn put(&self, mfn: Mfn) -> Put {
         match self.update_refs(mfn, (), |word| word.put().ok_or(())) {

@@ -151,6 +151,20 @@ impl RefWord {
         Ok(Self { count, ..self })
     }
 
+    /// Takes the frame from `owner`, if nothing but the base reference keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`RefError::NotOwner`] if it is not `owner`'s to give, or something refers to it.
+    pub fn take_idle(self, owner: DomId) -> Result<Self, RefError> {
+        let is_idle = self.count == 1 && self.is_allocated && !self.is_hypervisors;
+        if is_idle && self.owner == owner {
+            Ok(Self::FREE)
+        } else {
+            Err(RefError::NotOwner)
+        }
+    }
+
     /// Gives one reference back, or returns `None` if there is none: a bug in the hypervisor.
     #[must_use]
     pub fn put(self) -> Option<Self> {

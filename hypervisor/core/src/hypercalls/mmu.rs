@@ -141,10 +141,7 @@ fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work)
 
 fn get_root<M: Machine>(call: &Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
     let got = call.hv.memory.get_as(root, call.domain().id, Kind::L4, work);
-    got.map_err(|error| match error {
-        PagingError::Again => Errno::Restart,
-        _ => Errno::Inval,
-    })
+    got.map_err(PagingError::of_operand)
 }
 
 /// Works off a list of `count` (argument 1) records at argument 0, in order, up to the first error. How many were done

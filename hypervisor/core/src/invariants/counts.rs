@@ -9,8 +9,10 @@ use crate::domains::Domain;
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
+use crate::machine::Machine;
+use crate::sync::Ordering;
 use crate::testing::Sim;
-use crate::vcpu::Context;
+use crate::vcpu::{Context, descriptors};
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 
@@ -79,6 +81,12 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         if typing.count != 0 && typing.is_validated && typing.kind.is_table() {
             tables::check_table(hv, mfn, 512, &mut count);
         }
+        if typing.count != 0 && typing.kind == Kind::Segments {
+            for word in hv.machine().frame(mfn).iter() {
+                let descriptor = word.load(Ordering::Relaxed);
+                assert_eq!(descriptors::check(descriptor), Ok(descriptor), "in {mfn:?}");
+            }
+        }
         if typing.done != 0 {
             // Left half done: what its first entries refer to is held, and so is the frame itself.
             assert_eq!(typing.count, 0, "{mfn:?}: {typing:?}");
@@ -127,6 +135,9 @@ fn count_roots(context: &Context, count: &mut Recount) {
         .flatten()
     {
         count.hold_as(root, Kind::L4);
+    }
+    for &mfn in &context.gdt {
+        count.hold_as(mfn, Kind::Segments);
     }
 }
 

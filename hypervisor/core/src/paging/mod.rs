@@ -19,6 +19,7 @@ mod validate;
 mod work;
 
 use crate::frames::{RefError, TypeError};
+use crate::vcpu::descriptors::BadDescriptor;
 use bulkhead_abi::Errno;
 pub use entry::Level;
 pub(crate) use update::AccessedDirty;
@@ -29,6 +30,8 @@ pub(crate) use work::Work;
 pub enum PagingError {
     /// An entry has bits that no guest may set; these.
     Flags(u64),
+    /// A page of descriptors has one that no guest may have.
+    Descriptor(BadDescriptor),
     /// An entry leads to a frame that is no RAM of this machine.
     NoFrame,
     /// An entry leads to a frame that is not the caller's.
@@ -45,6 +48,17 @@ pub enum PagingError {
     Contended,
     /// There is more to do than may be done in one go, or another CPU is at it: the same again will get further.
     Again,
+}
+
+impl PagingError {
+    /// As an operation reports it that names a frame of its own and has one word for all that may be wrong with it.
+    pub(crate) fn of_operand(self) -> Errno {
+        if self == Self::Again {
+            Errno::Restart
+        } else {
+            Errno::Inval
+        }
+    }
 }
 
 impl From<TypeError> for PagingError {
@@ -73,6 +87,7 @@ impl From<PagingError> for Errno {
             PagingError::Foreign | PagingError::Contended => Self::Busy,
             PagingError::Again => Self::Restart,
             PagingError::Flags(_)
+            | PagingError::Descriptor(_)
             | PagingError::NoFrame
             | PagingError::NotOwnTable
             | PagingError::Type(_)

@@ -5,10 +5,14 @@ use super::{PagingError, Work};
 use crate::frames::{Kind, Mfn, TypeError, TypePut};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
+use crate::vcpu::descriptors;
 use bulkhead_abi::DomId;
 use bulkhead_abi::layout;
 use bulkhead_abi::pte::ENTRIES;
 use core::sync::atomic::Ordering;
+
+/// What looking at a page of descriptors is worth, in entries.
+const ENTRIES_WORTH: u32 = 128;
 
 /// What a flush of all TLBs is worth, in entries.
 const FLUSH_WORTH: u32 = 16;
@@ -70,8 +74,7 @@ impl<M: Machine> Memory<M> {
         }
         let validated = match Level::of(kind) {
             Some(level) => self.validate(mfn, owner, level, usize::from(got.resume_at), work),
-            // Descriptor pages are not taken yet: nothing registers them.
-            None => Err((PagingError::NoFrame, 0)),
+            None => self.validate_descriptors(mfn, work).map_err(|error| (error, 0)),
         };
         match validated {
             Ok(()) => {
@@ -171,6 +174,17 @@ impl<M: Machine> Memory<M> {
                 .map_err(|error| (error, index))?;
             // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
             word.store(adjusted, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Checks every descriptor of a frame that this CPU holds for validation.
+    fn validate_descriptors(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
+        work.spend(ENTRIES_WORTH);
+        for word in self.machine.frame(mfn).iter() {
+            let descriptor =
+                descriptors::check(word.load(Ordering::Relaxed)).map_err(PagingError::Descriptor)?;
+            word.store(descriptor, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 
 use bulkhead_abi::selectors;
 use bulkhead_core::Cpu;
+use bulkhead_core::frames::Mfn;
 use bulkhead_core::ids::CpuId;
 use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, Stack};
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -71,6 +72,9 @@ impl Gate {
         }
     }
 }
+
+/// The frame that is shown where a guest has no descriptors.
+static EMPTY: spin::Once<u64> = spin::Once::new();
 
 /// The frames that a CPU's GDT window needs.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,7 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
             word.store(descriptor, Ordering::Relaxed);
         }
     }
+    EMPTY.call_once(|| frames.empty);
     let Some(window) = gdt_window(cpu) else { return };
     let own_page = usize::from(OWN_PAGE) >> layout::PAGE_SHIFT;
     for (n, entry) in window.iter().enumerate() {
@@ -147,6 +152,25 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
             (frames.empty, READ_ONLY)
         };
         entry.store(leaf(frame, rights), Ordering::Relaxed);
+    }
+}
+
+/// Shows `frames` as the first pages of the GDT of CPU `cpu`, which runs this, and nothing in those after them. The CPU must
+/// forget its translations before it relies on that.
+pub(crate) fn show_gdt(cpu: usize, frames: &[Mfn]) {
+    let (Some(window), Some(&empty)) = (gdt_window(cpu), EMPTY.get()) else {
+        return;
+    };
+    let shown = frames
+        .iter()
+        .map(|mfn| mfn.raw())
+        .chain(core::iter::repeat(empty));
+    for (entry, frame) in window.iter().take(selectors::GUEST_GDT_FRAMES).zip(shown) {
+        // Nobody but this CPU writes here, and it does not use the window meanwhile but for the hypervisor's own page.
+        let new = leaf(frame, READ_ONLY);
+        if entry.load(Ordering::Relaxed) != new {
+            entry.store(new, Ordering::Relaxed);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::sync::Ordering;
-use crate::vcpu::Segments;
+use crate::vcpu::{Base, Segments};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
 
@@ -97,6 +97,38 @@ impl Machine for Sim {
         match what {
             Flush::All => tlb.flush(),
             Flush::Page(va) => tlb.flush_page(va),
+        }
+    }
+
+    fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
+        [u32::MAX; 4]
+    }
+
+    fn load_gdt(&self, frames: &[Mfn]) {
+        self.state().acting().gdt = frames.to_vec();
+    }
+
+    fn set_base(&self, base: Base, value: u64) {
+        let mut state = self.state();
+        let segments = &mut state.acting().segments;
+        match base {
+            Base::Fs => segments.fs_base = value,
+            Base::Gs => segments.gs_base = value,
+            Base::OtherGs => segments.gs_base_other = value,
+        }
+    }
+
+    fn base(&self, base: Base) -> u64 {
+        let Segments {
+            fs_base,
+            gs_base,
+            gs_base_other,
+            ..
+        } = self.state().acting().segments;
+        match base {
+            Base::Fs => fs_base,
+            Base::Gs => gs_base,
+            Base::OtherGs => gs_base_other,
         }
     }
 

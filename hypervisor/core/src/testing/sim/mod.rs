@@ -107,6 +107,7 @@ struct SimCpu {
     root: Option<Mfn>,
     tlb: Tlb,
     segments: Segments,
+    gdt: Vec<Mfn>,
     timer: Option<u64>,
     is_kicked: bool,
 }
