@@ -189,6 +189,10 @@ proptest! {
         let start = first & 7;
         prop_assert!(start + i64::try_from(claimed.len()).unwrap() <= 8);
         let write = resolve(faulted, value);
+        if let Faulted::Copy(copy) = faulted {
+            // What is read is as long as the operand; what stands above it is not.
+            prop_assert_eq!(copy.with(value & !0 >> (64 - 8 * claimed.len())), write);
+        }
         prop_assert_eq!(write.address(), (first & !7).cast_unsigned());
         let mask = (!0 >> (64 - 8 * claimed.len())) << (8 * start);
         prop_assert_eq!(write.apply(old) & !mask, old & !mask);

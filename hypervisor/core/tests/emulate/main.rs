@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod addresses;
 mod any_bytes;
 mod fetch;
 mod privileged;
