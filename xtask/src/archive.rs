@@ -10,21 +10,28 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use tar::{Builder, EntryType, Header};
 
-use crate::bootlist::{self, Domain};
+use crate::bootlist;
 use crate::build::Built;
+use crate::scenario::Scenario;
 
 /// The longest file name, in bytes, that ustar holds in one field; the hypervisor reads no other.
 const NAME_LIMIT: usize = 100;
 
-/// Writes the boot archive of a machine with these domains to `path`.
+/// Writes the boot archive of a scenario to `path`.
 ///
-/// `images` are the domains' images, each once.
+/// `images` are the domains' images, each once. The ballast comes before them: who finds them has read past it.
 ///
 /// # Errors
 ///
 /// If the boot list cannot be written, or a file cannot be read or written.
-pub(crate) fn write(path: &Path, domains: &[Domain], hypervisor: &Built, images: &[Built]) -> Result<()> {
-    let mut files = vec![("boot.list".to_owned(), bootlist::text(domains)?.into_bytes())];
+pub(crate) fn write(path: &Path, scenario: &Scenario, hypervisor: &Built, images: &[Built]) -> Result<()> {
+    let mut files = vec![(
+        "boot.list".to_owned(),
+        bootlist::text(scenario.domains)?.into_bytes(),
+    )];
+    if scenario.ballast > 0 {
+        files.push(("ballast".to_owned(), vec![0xb1; scenario.ballast]));
+    }
     files.push((format!("{}.sym", hypervisor.name), read(&hypervisor.symbols)?));
     for image in images {
         files.push((image.name.clone(), read(&image.stripped)?));

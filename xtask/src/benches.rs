@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::bootlist::Domain;
 use crate::machine_tests::UNTIL_ALL_ENDED;
-use crate::qemu::Machine;
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -26,10 +25,8 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
     Bench {
         about,
         scenario: Scenario {
-            name,
-            machine: Machine::DEFAULT,
             words: UNTIL_ALL_ENDED,
-            domains,
+            ..Scenario::new(name, domains)
         },
         limit: Duration::from_secs(120),
     }
@@ -50,7 +47,7 @@ pub(crate) const BENCHES: &[Bench] = &[
         &[Domain::new("bench", "bench")],
     ),
     bench(
-        "events",
+        "pair",
         "an event from one domain to another and back, or to the task that waits for it; a switch and back",
         &[
             Domain::new("bench", "bench").command_line("role=bench peer=1"),

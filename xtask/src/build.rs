@@ -92,11 +92,13 @@ pub(crate) fn build(project: &Project, arguments: &Arguments) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// What QEMU loads.
+/// What a machine is booted with.
 #[derive(Clone, Debug)]
 pub(crate) struct BootFiles {
     /// The hypervisor.
     pub(crate) hypervisor: PathBuf,
+    /// The same without symbols and debugging data, for discs.
+    pub(crate) stripped_hypervisor: PathBuf,
     /// The boot archive.
     pub(crate) archive: PathBuf,
     /// The ELF files of the domains, domain 0 first; QEMU does not load them, but they name a crash.
@@ -156,7 +158,7 @@ impl<'a> Workshop<'a> {
             .project
             .target(self.profile.directory())?
             .join(format!("{}.tar", scenario.name));
-        archive::write(&path, scenario.domains, &hypervisor, &built)
+        archive::write(&path, scenario, &hypervisor, &built)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
         let kernels = scenario
             .domains
@@ -164,6 +166,7 @@ impl<'a> Workshop<'a> {
             .map(|domain| Ok(self.image(domain.kernel)?.elf));
         Ok(BootFiles {
             hypervisor: hypervisor.elf,
+            stripped_hypervisor: hypervisor.stripped,
             archive: path,
             kernels: kernels.collect::<Result<_>>()?,
         })

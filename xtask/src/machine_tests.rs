@@ -1,6 +1,7 @@
 //! The machine tests: what boots, what its console must show, how it must end.
 //!
-//! To add one, add an entry to [`MACHINE_TESTS`]; a new guest is a directory below `hypervisor/tests/`. A test has
+//! To add one, add an entry to [`MACHINE_TESTS`] (or, if it is about how machines boot, to
+//! [`BOOT_TESTS`]); a new guest is a directory below `hypervisor/tests/`. A test has
 //! two CPUs unless its name says otherwise; what two would hide is tested with one besides.
 //!
 //! Lines of domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
@@ -8,8 +9,10 @@
 
 use std::time::Duration;
 
+use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
+use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
@@ -21,6 +24,19 @@ pub(crate) struct MachineTest {
     pub(crate) scenario: Scenario,
     /// What it must do.
     pub(crate) expected: Expectation,
+    /// What the full matrix makes of it.
+    pub(crate) in_full: InFull,
+}
+
+/// What the full matrix makes of a test, beside the test itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InFull {
+    /// Nothing more.
+    Once,
+    /// The test on every other CPU model.
+    OnEveryCpu,
+    /// The test on every combination of board, memory and CPU model.
+    OnEveryMachine,
 }
 
 /// What no console may show: the hypervisor in trouble, or a Rust guest that did not mean to be.
@@ -30,16 +46,15 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
 /// A test of these domains on the default machine with two CPUs: no script yet, a clean end within a minute.
-const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
+pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
-            name,
             machine: Machine {
                 cpus: 2,
                 ..Machine::DEFAULT
             },
             words: UNTIL_ALL_ENDED,
-            domains,
+            ..Scenario::new(name, domains)
         },
         expected: Expectation {
             script: Script {
@@ -50,18 +65,19 @@ const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
             ending: Ending::Clean,
             limit: Duration::from_secs(60),
         },
+        in_full: InFull::OnEveryCpu,
     }
 }
 
 impl MachineTest {
     /// With these steps awaited on the console.
-    const fn steps(mut self, steps: &'static [Step]) -> Self {
+    pub(crate) const fn steps(mut self, steps: &'static [Step]) -> Self {
         self.expected.script.steps = steps;
         self
     }
 
     /// With at least this many checks reported by its guests.
-    const fn checks(mut self, count: usize) -> Self {
+    pub(crate) const fn checks(mut self, count: usize) -> Self {
         self.expected.script.checks = count;
         self
     }
@@ -79,7 +95,7 @@ impl MachineTest {
     }
 
     /// With another number of CPUs than two.
-    const fn cpus(mut self, count: u32) -> Self {
+    pub(crate) const fn cpus(mut self, count: u32) -> Self {
         self.scenario.machine.cpus = count;
         self
     }
@@ -91,7 +107,62 @@ impl MachineTest {
     }
 }
 
-const fn expect(text: &'static str) -> Step {
+impl MachineTest {
+    /// On another board.
+    pub(crate) const fn board(mut self, name: &'static str) -> Self {
+        self.scenario.machine.board = name;
+        self
+    }
+
+    /// With another CPU model.
+    pub(crate) const fn cpu(mut self, model: &'static str) -> Self {
+        self.scenario.machine.cpu = model;
+        self
+    }
+
+    /// With another amount of memory.
+    pub(crate) const fn memory(mut self, size: &'static str) -> Self {
+        self.scenario.machine.memory = size;
+        self
+    }
+
+    /// Loaded by somebody else than QEMU.
+    pub(crate) const fn loader(mut self, loader: Loader) -> Self {
+        self.scenario.loader = loader;
+        self
+    }
+
+    /// With these commands for GRUB.
+    pub(crate) const fn grub_script(mut self, script: &'static str) -> Self {
+        self.scenario.grub_script = script;
+        self
+    }
+
+    /// With other words for the hypervisor than [`UNTIL_ALL_ENDED`].
+    pub(crate) const fn words(mut self, words: &'static [&'static str]) -> Self {
+        self.scenario.words = words;
+        self
+    }
+
+    /// With a boot archive that has so many bytes more.
+    pub(crate) const fn ballast(mut self, bytes: usize) -> Self {
+        self.scenario.ballast = bytes;
+        self
+    }
+
+    /// With another place in the full matrix.
+    pub(crate) const fn in_full(mut self, what: InFull) -> Self {
+        self.in_full = what;
+        self
+    }
+}
+
+/// Every machine test.
+pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
+    MACHINE_TESTS.iter().chain(BOOT_TESTS)
+}
+
+pub(crate) const fn expect(text: &'static str) -> Step {
     Step::Expect(Pattern(text))
 }
 
@@ -188,8 +259,8 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
-/// Every machine test.
-pub(crate) const MACHINE_TESTS: &[MachineTest] = &[
+/// The machine tests of what the hypervisor does when it has booted.
+const MACHINE_TESTS: &[MachineTest] = &[
     // The control domain comes up, says what it is, and goes when told to.
     test(
         "boot",
@@ -322,7 +393,7 @@ mod tests {
 
     #[test]
     fn no_test_is_content_with_nothing() {
-        for test in MACHINE_TESTS {
+        for test in all() {
             let script = test.expected.script;
             assert!(
                 !script.steps.is_empty() || script.checks > 0,

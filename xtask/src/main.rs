@@ -1,9 +1,9 @@
 //! `cargo xtask`: the only entrance to building, running, testing and measuring Bulkhead.
 //!
-//! One module per verb ([`build`], [`run`], [`mod@test`], [`mod@bench`]), and below them what they share: [`project`]
-//! knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] packs what is built,
-//! [`qemu`] boots it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
-//! [`machine_tests`], [`benches`].
+//! One module per verb ([`build`], [`image`], [`run`], [`mod@test`], [`mod@bench`]), and below them what they share:
+//! [`project`] knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] and [`disc`] pack
+//! what is built, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
+//! [`machine_tests`], [`boot_tests`], [`benches`].
 //!
 //! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
 //! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
@@ -11,11 +11,15 @@
 mod archive;
 mod bench;
 mod benches;
+mod boot_tests;
 mod bootlist;
 mod build;
 mod console;
+mod disc;
+mod image;
 mod images;
 mod licences;
+mod loader;
 mod machine_tests;
 mod names;
 mod project;
@@ -45,6 +49,8 @@ struct CommandLine {
 enum Verb {
     /// Build the images and their symbol files into target/bulkhead/.
     Build(build::Arguments),
+    /// Write a bootable disc for BIOS and UEFI to target/bulkhead/bulkhead.iso.
+    Image(image::Arguments),
     /// Boot a machine in QEMU with an interactive console, setting up what is missing first.
     Run(run::Arguments),
     /// Check and test everything; what continuous integration runs.
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
     let project = Project::of_this_tool();
     let outcome = match line.verb {
         Verb::Build(arguments) => build::build(&project, &arguments),
+        Verb::Image(arguments) => image::image(&project, &arguments),
         Verb::Run(arguments) => run::run(&project, &arguments),
         Verb::Test(arguments) => test::test(&project, &arguments),
         Verb::Bench(arguments) => bench::bench(&project, &arguments),

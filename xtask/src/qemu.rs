@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
-use crate::build::BootFiles;
+use crate::loader::Medium;
 
 /// How the guest's clock runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub(crate) struct Machine<'a> {
     pub(crate) clock: Clock,
 }
 
+/// QEMU's smallest board: no PCI, no drives, no HPET; its firmware boots by PVH and nothing else.
+pub(crate) const MICROVM: &str = "microvm";
+
 impl Machine<'_> {
     /// The machine that everything runs on unless it says otherwise.
     pub(crate) const DEFAULT: Self = Machine {
@@ -57,8 +60,8 @@ pub(crate) enum Console {
     Plain,
 }
 
-/// The command that boots `files` on `machine`, with `words` added to the hypervisor's command line.
-pub(crate) fn command(machine: &Machine<'_>, files: &BootFiles, words: &[&str], console: Console) -> Command {
+/// The command that starts `machine` from `medium`.
+pub(crate) fn command(machine: &Machine<'_>, medium: &Medium, console: Console) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args([
         "-machine",
@@ -80,17 +83,23 @@ pub(crate) fn command(machine: &Machine<'_>, files: &BootFiles, words: &[&str], 
         Console::Plain => drop(command.args(["-serial", "stdio", "-monitor", "none"])),
     }
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
-    command
-        .arg("-kernel")
-        .arg(&files.hypervisor)
-        .arg("-initrd")
-        .arg(in_option(&files.archive));
-    let mut line = String::from("debug-exit");
-    for word in words {
-        line.push(' ');
-        line.push_str(word);
+    match medium {
+        Medium::Files {
+            hypervisor,
+            archive,
+            line,
+        } => {
+            command.arg("-kernel").arg(hypervisor);
+            command.arg("-initrd").arg(in_option(archive));
+            command.arg("-append").arg(line);
+        }
+        Medium::Disc { iso, firmware } => {
+            if let Some(firmware) = firmware {
+                command.arg("-bios").arg(firmware);
+            }
+            command.arg("-cdrom").arg(iso);
+        }
     }
-    command.arg("-append").arg(line);
     if console == Console::Plain {
         command.stdin(Stdio::null());
     }
@@ -151,12 +160,12 @@ mod tests {
     use super::*;
 
     fn words(machine: &Machine<'_>, console: Console) -> String {
-        let files = BootFiles {
+        let medium = Medium::Files {
             hypervisor: "hv".into(),
             archive: "a,b.tar".into(),
-            kernels: Vec::new(),
+            line: "debug-exit loglevel=debug".into(),
         };
-        crate::project::spelled(&command(machine, &files, &["loglevel=debug"], console))
+        crate::project::spelled(&command(machine, &medium, console))
     }
 
     fn ending(status: u8) -> Ending {
@@ -197,6 +206,20 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
+    }
+
+    #[test]
+    fn a_disc_is_started_by_the_boards_firmware_or_by_another() {
+        let disc = |firmware: Option<&str>| {
+            let medium = Medium::Disc {
+                iso: "a.iso".into(),
+                firmware: firmware.map(Into::into),
+            };
+            crate::project::spelled(&command(&Machine::DEFAULT, &medium, Console::Plain))
+        };
+        assert!(disc(None).ends_with("-cdrom a.iso") && !disc(None).contains("-bios"));
+        assert!(disc(Some("ovmf.fd")).ends_with("-bios ovmf.fd -cdrom a.iso"));
+        assert!(!disc(None).contains("-kernel"));
     }
 
     #[test]

@@ -17,8 +17,9 @@ use shared_child::unix::SharedChildExt as _;
 use crate::bootlist::is_size;
 use crate::build::{self, Profile, Workshop};
 use crate::images::Images;
+use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
-use crate::qemu::{self, Clock, Console, Ending, Machine};
+use crate::qemu::{self, Clock, Console, Ending, MICROVM, Machine};
 use crate::scenario;
 use crate::setup::{self, Need};
 
@@ -41,8 +42,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = ["tcg", "kvm"])]
     accel: Option<String>,
     /// QEMU's board.
-    #[arg(long, value_name = "NAME", value_parser = ["q35", "pc"])]
+    #[arg(long, value_name = "NAME", value_parser = ["q35", "pc", MICROVM])]
     machine: Option<String>,
+    /// Who loads the hypervisor: QEMU itself by PVH, or GRUB from a disc, started by BIOS or UEFI.
+    #[arg(long, value_name = "LOADER")]
+    boot: Option<Loader>,
     /// QEMU's CPU model with its features, such as Skylake-Server or max,la57=off.
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
@@ -94,6 +98,11 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
     let scenario = scenario::named(&arguments.scenario)?;
+    let machine = arguments.on(&scenario.machine);
+    let loader = arguments.boot.unwrap_or(scenario.loader);
+    if machine.board == MICROVM && loader != Loader::Pvh {
+        bail!("a {MICROVM} has no drive to boot a disc from; it boots by pvh only");
+    }
     let files = Workshop::new(project, &images, Profile::Release).boot_files(&scenario)?;
     let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
     let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
@@ -103,7 +112,8 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     } else {
         Console::Plain
     };
-    let mut command = qemu::command(&arguments.on(&scenario.machine), &files, &words, console);
+    let medium = loader::medium(project, loader, &files, &words, scenario.grub_script)?;
+    let mut command = qemu::command(&machine, &medium, console);
     if !arguments.headless {
         command.stdin(std::process::Stdio::inherit());
     }

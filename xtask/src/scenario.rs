@@ -6,7 +6,8 @@ use anyhow::{Result, anyhow};
 
 use crate::benches::BENCHES;
 use crate::bootlist::Domain;
-use crate::machine_tests::MACHINE_TESTS;
+use crate::loader::Loader;
+use crate::machine_tests;
 use crate::qemu::Machine;
 
 /// A machine and what boots on it.
@@ -16,23 +17,40 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// The machine.
     pub(crate) machine: Machine<'static>,
+    /// Who loads the hypervisor.
+    pub(crate) loader: Loader,
+    /// Commands for GRUB to follow before it loads anything, one a line; they can take memory away.
+    pub(crate) grub_script: &'static str,
     /// Words for the hypervisor's command line.
     pub(crate) words: &'static [&'static str],
     /// The domains, domain 0 first.
     pub(crate) domains: &'static [Domain],
+    /// Bytes of a file in the boot archive that nobody uses: it makes the archive big.
+    pub(crate) ballast: usize,
+}
+
+impl Scenario {
+    /// These domains on the default machine.
+    pub(crate) const fn new(name: &'static str, domains: &'static [Domain]) -> Self {
+        Self {
+            name,
+            machine: Machine::DEFAULT,
+            loader: Loader::Pvh,
+            grub_script: "",
+            words: &[],
+            domains,
+            ballast: 0,
+        }
+    }
 }
 
 /// The machine that `cargo xtask run` boots.
-pub(crate) const EXAMPLE: Scenario = Scenario {
-    name: "example",
-    machine: Machine::DEFAULT,
-    words: &[],
-    domains: &[Domain::new("control", "control").memory("64M")],
-};
+pub(crate) const EXAMPLE: Scenario =
+    Scenario::new("example", &[Domain::new("control", "control").memory("64M")]);
 
 /// Every scenario.
 fn all() -> impl Iterator<Item = Scenario> {
-    let tests = MACHINE_TESTS.iter().map(|test| test.scenario);
+    let tests = machine_tests::all().map(|test| test.scenario);
     let benches = BENCHES.iter().map(|bench| bench.scenario);
     [EXAMPLE].into_iter().chain(tests).chain(benches)
 }

@@ -1,4 +1,4 @@
-//! Provides the tools that a verb needs: QEMU, and the parts of the Rust toolchain.
+//! Provides the tools that a verb needs: QEMU, what writes and starts discs, and the parts of the Rust toolchain.
 //!
 //! On Debian and its descendants what is missing is installed, with one line that says what and why; elsewhere
 //! it is named. What to do is decided by [`plan`], a pure function; [`provide`] looks and acts.
@@ -23,6 +23,14 @@ pub(crate) enum Need {
     Clippy,
     /// The emulator that machines are booted in.
     Qemu,
+    /// `grub-mkrescue`, with GRUB for BIOS and for UEFI.
+    Grub,
+    /// What writes the disc for `grub-mkrescue`.
+    Xorriso,
+    /// What makes the file system that UEFI reads for `grub-mkrescue`.
+    Mtools,
+    /// UEFI for machines in QEMU.
+    Ovmf,
 }
 
 impl Need {
@@ -34,14 +42,24 @@ impl Need {
             Self::Rustfmt => "the Rust component rustfmt (it checks the format)",
             Self::Clippy => "the Rust component clippy (it checks the code)",
             Self::Qemu => "qemu-system-x86_64, package qemu-system-x86 (machines are booted in it)",
+            Self::Grub => {
+                "grub-mkrescue, packages grub-common, grub-pc-bin and grub-efi-amd64-bin (discs are started by GRUB)"
+            }
+            Self::Xorriso => "xorriso, package xorriso (it writes discs)",
+            Self::Mtools => "mtools, package mtools (it writes what UEFI reads of discs)",
+            Self::Ovmf => "OVMF.fd, package ovmf (it is UEFI for QEMU)",
         }
     }
 
-    /// The Debian package that has it; `None` for a part of the Rust toolchain.
-    fn package(self) -> Option<&'static str> {
+    /// The Debian packages that have it; none for a part of the Rust toolchain.
+    fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Qemu => Some("qemu-system-x86"),
-            Self::BareMetalTarget | Self::LlvmTools | Self::Rustfmt | Self::Clippy => None,
+            Self::Qemu => &["qemu-system-x86"],
+            Self::Grub => &["grub-common", "grub-pc-bin", "grub-efi-amd64-bin"],
+            Self::Xorriso => &["xorriso"],
+            Self::Mtools => &["mtools"],
+            Self::Ovmf => &["ovmf"],
+            Self::BareMetalTarget | Self::LlvmTools | Self::Rustfmt | Self::Clippy => &[],
         }
     }
 
@@ -53,6 +71,13 @@ impl Need {
             Self::Rustfmt => answers(project.cargo().args(["fmt", "--version"])),
             Self::Clippy => answers(project.cargo().args(["clippy", "--version"])),
             Self::Qemu => answers(Command::new("qemu-system-x86_64").arg("--version")),
+            Self::Grub => {
+                let has = |platform| Path::new("/usr/lib/grub").join(platform).is_dir();
+                answers(Command::new("grub-mkrescue").arg("--version")) && has("i386-pc") && has("x86_64-efi")
+            }
+            Self::Xorriso => answers(Command::new("xorriso").arg("-version")),
+            Self::Mtools => answers(Command::new("mtools").arg("--version")),
+            Self::Ovmf => ovmf().is_some(),
         }
     }
 }
@@ -74,6 +99,13 @@ pub(crate) fn llvm_tool(project: &Project, name: &str) -> Result<PathBuf> {
         }
     }
     bail!("the Rust component llvm-tools, which has {name}, is not installed")
+}
+
+/// UEFI as one file for QEMU's `-bios`, with its variables inside; what a machine writes to them is forgotten.
+pub(crate) fn ovmf() -> Option<&'static Path> {
+    // Where Debian's package has it, and where Debian's QEMU looks.
+    let places = ["/usr/share/ovmf/OVMF.fd", "/usr/share/qemu/OVMF.fd"];
+    places.into_iter().map(Path::new).find(|path| path.is_file())
 }
 
 /// Makes sure that everything in `needs` is there, installing what is missing where that is possible.
@@ -147,7 +179,8 @@ enum Step {
 ///
 /// If something cannot be installed: one sentence that names all of it.
 fn plan(missing: &[Need], host: &Host) -> Result<Vec<Step>> {
-    let (packaged, rust): (Vec<Need>, Vec<Need>) = missing.iter().partition(|need| need.package().is_some());
+    let (packaged, rust): (Vec<Need>, Vec<Need>) =
+        missing.iter().partition(|need| !need.packages().is_empty());
     let can_install_packages = host.has_apt && host.privilege != Privilege::Nothing;
     let mut out_of_reach: Vec<&str> = Vec::new();
     if !host.has_rustup {
@@ -190,7 +223,7 @@ impl Step {
                     .env_remove("RUSTUP_TOOLCHAIN"),
             ),
             Self::Packages(needs, privilege) => {
-                let packages: Vec<&str> = needs.iter().filter_map(|need| need.package()).collect();
+                let packages: Vec<&str> = needs.iter().flat_map(|need| need.packages()).copied().collect();
                 let update = || run_to_end(apt_get(*privilege).arg("update"));
                 let install = || {
                     let options = ["install", "-y", "--no-install-recommends"];
@@ -265,6 +298,17 @@ mod tests {
                 .announcement()
                 .starts_with("apt-get installs qemu-system-x86_64")
         );
+    }
+
+    #[test]
+    fn one_call_installs_all_packages_that_discs_need() {
+        let steps = plan(&[Need::Grub, Need::Xorriso, Need::Mtools, Need::Ovmf], &DEBIAN).unwrap();
+        assert_eq!(steps.len(), 1);
+        let announced = steps[0].announcement();
+        for need in [Need::Grub, Need::Xorriso, Need::Mtools, Need::Ovmf] {
+            // Who installs by hand learns every package's name.
+            assert!(need.packages().iter().all(|package| announced.contains(package)));
+        }
     }
 
     #[test]

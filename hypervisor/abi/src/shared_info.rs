@@ -117,6 +117,8 @@ pub mod offset {
     pub const WC_NSEC: usize = offset_of!(SharedInfo, wc_nsec);
     /// In the page: the wall clock's seconds, high half (u32).
     pub const WC_SEC_HI: usize = offset_of!(SharedInfo, wc_sec_hi);
+    /// The number of pages that the guest has given itself.
+    pub const MAX_PFN: usize = offset_of!(SharedInfo, max_pfn);
 
     /// In a vCPU's slot: upcall pending (u8).
     pub const UPCALL_PENDING: usize = offset_of!(VcpuInfo, evtchn_upcall_pending);

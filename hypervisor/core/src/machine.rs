@@ -6,7 +6,7 @@
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
-use crate::vcpu::Segments;
+use crate::vcpu::{Base, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -125,6 +125,19 @@ pub trait Machine: Sync + 'static {
     fn flush_local(&self, what: Flush) {
         self.flush(what);
     }
+
+    /// What the CPU says about itself: EAX, EBX, ECX, EDX.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+
+    /// Shows `frames`, which hold validated descriptors, as the first pages of this CPU's descriptor table. It takes effect with the
+    /// next flush of all translations, or root that is loaded.
+    fn load_gdt(&self, frames: &[Mfn]);
+
+    /// Sets a segment base; `value` is canonical.
+    fn set_base(&self, base: Base, value: u64);
+
+    /// Reads a segment base.
+    fn base(&self, base: Base) -> u64;
 
     /// Loads a vCPU's segment selectors and bases. A selector that cannot be loaded becomes null.
     ///

@@ -1,9 +1,11 @@
 //! Machine memory: the frame table, the allocator, and what happens to a frame when its last reference goes.
 
+use crate::domains::Domain;
 use crate::frames::{Buddy, FrameList, FrameTable, Mfn, Pfn, RefError, table::Put};
 use crate::lock::{Lock, Rank};
 use crate::machine::{Flush, Machine};
-use bulkhead_abi::DomId;
+use crate::paging::Work;
+use bulkhead_abi::{DomId, Errno};
 
 /// All the machine's frames, with the hardware that holds them.
 #[derive(Debug)]
@@ -96,15 +98,118 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn put(&self, mfn: Mfn) {
         match self.frames.put(mfn) {
             Put::Held => {}
-            Put::Last => {
-                // Nobody refers to the frame any more, but a TLB may: forget it everywhere before it can be
-                // anyone else's. It is scrubbed as it is freed, so that free memory never holds a secret.
-                self.machine.flush(Flush::All);
-                self.machine.zero_frame(mfn);
-                self.machine.set_m2p(mfn, M2P_INVALID);
-                self.buddy.lock().free(mfn, 0);
+            Put::Last => self.free(mfn),
+        }
+    }
+
+    /// Makes a frame that nobody refers to any more allocatable.
+    fn free(&self, mfn: Mfn) {
+        // A TLB may still know it: it is forgotten everywhere before it can be anyone else's. It is scrubbed as it is freed, so
+        // that free memory never holds a secret.
+        self.machine.flush(Flush::All);
+        self.machine.zero_frame(mfn);
+        self.machine.set_m2p(mfn, M2P_INVALID);
+        self.buddy.lock().free(mfn, 0);
+    }
+
+    /// Gives a frame of `domain`'s back to the machine. It must be the domain's own, and referred to by nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Inval`] if it is not, or if anything refers to it; [`Errno::Restart`] if it is a page table that is still being taken
+    /// down.
+    pub(crate) fn surrender(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
+        self.detach(domain, mfn, work)?;
+        self.free(mfn);
+        Ok(())
+    }
+
+    /// Takes a frame from its domain: it is nobody's then, and may still be in some TLB.
+    fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
+        if self.frames.typing(mfn).is_some_and(|word| word.done != 0) {
+            self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
+            let unpicked = self.unpick_partial(mfn, work);
+            self.put(mfn);
+            unpicked?;
+        }
+        let mut holdings = domain.memory.lock();
+        self.frames.take_idle(mfn, domain.id).map_err(|_| Errno::Inval)?;
+        holdings.frames.remove(&self.frames, mfn);
+        Ok(())
+    }
+
+    /// Gives `domain` 2^`order` frames more, zeroed, numbered from `pfn` on if that is given. Returns the first, or `None` if it may not
+    /// have so many, or there are none.
+    pub(crate) fn grow(&self, domain: &Domain, order: u32, pfn: Option<Pfn>) -> Option<Mfn> {
+        let mut holdings = domain.memory.lock();
+        let wanted = holdings.frames.len().checked_add(1 << order)?;
+        if wanted > holdings.limit {
+            return None;
+        }
+        let first = self.allocate(u8::try_from(order).ok()?, domain.id, &mut holdings.frames)?;
+        if let Some(pfn) = pfn {
+            for n in 0..1_u64 << order {
+                self.set_pfn(first.offset(n)?, Pfn::new(pfn.raw().wrapping_add(n)));
             }
         }
+        Some(first)
+    }
+
+    /// Takes the frames `given` from `domain`, and gives it as many others in extents of 2^`order`. All or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::NoMem`] if there are no such extents, and as [`Memory::surrender`].
+    pub(crate) fn exchange<const N: usize>(
+        &self,
+        domain: &Domain,
+        given: &heapless::Vec<Mfn, N>,
+        order: u32,
+        work: &mut Work,
+    ) -> Result<heapless::Vec<Mfn, N>, Errno> {
+        let mut taken = heapless::Vec::<Mfn, N>::new();
+        let mut spare = FrameList::new();
+        let extents = given.len() >> order;
+        for _ in 0..extents {
+            let order = u8::try_from(order).unwrap_or(u8::MAX);
+            let first = self.allocate(order, domain.id, &mut spare);
+            // There is room: an extent is at least one frame.
+            let _ = first.map(|first| taken.push(first));
+        }
+        let mut detached = 0_usize;
+        let mut result = if taken.len() == extents {
+            Ok(())
+        } else {
+            Err(Errno::NoMem)
+        };
+        for &mfn in given.iter().take_while(|_| taken.len() == extents) {
+            result = self.detach(domain, mfn, work);
+            if result.is_err() {
+                break;
+            }
+            detached = detached.saturating_add(1);
+        }
+        let mut holdings = domain.memory.lock();
+        if let Err(error) = result {
+            for &mfn in given.iter().take(detached) {
+                // It was the domain's a moment ago, and nobody else has seen it.
+                let _ = self.frames.assign(mfn, domain.id, false);
+                holdings.frames.push(&self.frames, mfn);
+            }
+            drop(holdings);
+            while let Some(mfn) = spare.pop(&self.frames) {
+                self.release(mfn);
+            }
+            return Err(error);
+        }
+        while let Some(mfn) = spare.pop(&self.frames) {
+            holdings.frames.push(&self.frames, mfn);
+        }
+        drop(holdings);
+        for &mfn in given {
+            self.free(mfn);
+        }
+        Ok(taken)
     }
 
     /// Gives back the base reference of a frame that has just been taken off its owner's list.

@@ -8,7 +8,7 @@ use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
-use bulkhead_core::vcpu::Segments;
+use bulkhead_core::vcpu::{Base, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -17,7 +17,7 @@ use x86_64::registers::model_specific::Msr;
 use crate::apic::{Ipi, Vector};
 use crate::cpu::control::load_page_tables;
 use crate::cpu::stack::this_cpu;
-use crate::entry::guest_memory;
+use crate::entry::{self, guest_memory};
 use crate::memory::direct;
 use crate::time::{TscClock, tsc, warp};
 use crate::trace;
@@ -84,6 +84,14 @@ fn m2p(mfn: Mfn) -> &'static AtomicU64 {
     let address = M2P_RW.saturating_add(mfn.raw().saturating_mul(8));
     // SAFETY: the core asks for frames of RAM that somebody owns, and the boot mapped an entry for each.
     unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(word(address)) }
+}
+
+const fn base_msr(base: Base) -> u32 {
+    match base {
+        Base::Fs => MSR_FS_BASE,
+        Base::Gs => MSR_GS_BASE,
+        Base::OtherGs => MSR_KERNEL_GS_BASE,
+    }
 }
 
 const MSR_FS_BASE: u32 = 0xc000_0100;
@@ -159,6 +167,25 @@ impl Machine for Hw {
 
     fn flush_local(&self, what: Flush) {
         shootdown::flush_local(what);
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    }
+
+    fn load_gdt(&self, frames: &[Mfn]) {
+        entry::show_gdt(this_cpu(), frames);
+    }
+
+    fn set_base(&self, base: Base, value: u64) {
+        // SAFETY: the core gives canonical values; bases mean nothing to the hypervisor.
+        unsafe { Msr::new(base_msr(base)).write(value) };
+    }
+
+    fn base(&self, base: Base) -> u64 {
+        // SAFETY: every 64-bit CPU has these registers.
+        unsafe { Msr::new(base_msr(base)).read() }
     }
 
     fn load_segments(&self, segments: &Segments) -> bool {

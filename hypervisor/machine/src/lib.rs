@@ -1,9 +1,9 @@
 //! The parts of the machine layer that need no machine.
 //!
 //! The hypervisor is the binary of this package (`main.rs`). What it computes from bytes and numbers alone
-//! lives here instead, without `unsafe`, so that the host can test it: the address layout, the memory map, the
-//! command line, the boot archive, crash symbols, clock arithmetic, and the two firmware formats that we
-//! decode ourselves.
+//! lives here instead, without `unsafe`, so that the host can test it: the address layout, what the boot loader
+//! said, the memory map, the command line, the boot archive, crash symbols, clock arithmetic, and the two firmware
+//! formats that we decode ourselves.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -34,12 +34,12 @@ use core::ops::Range;
 
 use bulkhead_machine::layout::{MAX_CPUS, PAGE_SHIFT, word};
 use bulkhead_machine::portable::command_line::Options;
+use bulkhead_machine::portable::firmware::{BadPlace, COMMAND_LINE_SIZE, FirmwareInfo};
 use bulkhead_machine::portable::memory_map::MemoryMap;
 use bulkhead_machine::portable::ranges::Full;
 use heapless::Vec;
 
 use crate::boot::entry::EarlyTables;
-use crate::boot::firmware::{COMMAND_LINE_SIZE, FirmwareInfo};
 use crate::cpu::features::Features;
 use crate::memory::Memory;
 use crate::memory::audit::Violation;
@@ -49,9 +49,13 @@ use crate::platform::Platform;
 /// Why the machine cannot boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BootError {
-    /// The boot loader left no start-info record where it said.
-    NoStartInfo,
-    /// The memory map has more pieces than we keep.
+    /// Whoever started us follows no boot protocol that we know; this is what it had in EAX.
+    UnknownLoader(u32),
+    /// The boot loader left no record of its protocol where it said.
+    NoBootRecord,
+    /// The boot archive is where it cannot be.
+    Archive(BadPlace),
+    /// Free memory is in more pieces than we keep.
     TooManyRanges,
     /// Not even the hypervisor fits.
     OutOfMemory,
@@ -68,14 +72,25 @@ pub(crate) enum BootError {
 impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoStartInfo => f.write_str("the boot loader passed no PVH start-info record"),
-            Self::TooManyRanges => f.write_str("the memory map is in too many pieces"),
+            Self::UnknownLoader(eax) => write!(
+                f,
+                "neither a PVH nor a Multiboot2 loader started this image (EAX is {eax:#x})"
+            ),
+            Self::NoBootRecord => f.write_str("the boot loader's record is not where it says, or is broken"),
+            Self::Archive(place) => write!(f, "{place}"),
+            Self::TooManyRanges => f.write_str("free memory is in too many pieces"),
             Self::OutOfMemory => f.write_str("the machine has too little memory"),
             Self::PageTables(violation) => write!(f, "{violation}"),
             Self::MissingFeature(name) => write!(f, "the CPU has no {name}"),
             Self::NoClock => f.write_str("no clock of the machine tells how fast the TSC runs"),
             Self::NoLocalApic => f.write_str("the local APIC does not work"),
         }
+    }
+}
+
+impl From<BadPlace> for BootError {
+    fn from(place: BadPlace) -> Self {
+        Self::Archive(place)
     }
 }
 
@@ -92,26 +107,30 @@ impl From<Full> for BootError {
 }
 
 /// Where the entry stub arrives: 64-bit mode, early page tables, the boot stack, interrupts off.
-/// `start_info` is the physical address of the boot loader's record.
-extern "C" fn boot_main(start_info: u32) -> ! {
+/// `protocol` tells the boot protocol, and `record` is the physical address of the boot loader's record.
+extern "C" fn boot_main(protocol: u32, record: u32) -> ! {
     // SAFETY: the entry stub calls this function once, with the early tables in force.
     let early = unsafe { EarlyTables::assume() };
-    match boot(early, start_info) {
+    match boot(early, protocol, record) {
         Ok(never) => match never {},
         Err(error) => panic!("cannot boot: {error}"),
     }
 }
 
 /// The boot, in order.
-fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
+fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, BootError> {
     console::init();
-    let firmware = boot::pvh::read(&early, start_info)?;
+    let firmware = boot::read(&early, protocol, record)?;
     let options = read_command_line(&firmware);
+    let archive = firmware.archive(&[memory::image::boot_frames(), memory::image::high_frames()])?;
+    if let Some(bytes) = &archive {
+        log::debug!("boot archive at {:#014x}..{:#014x}", bytes.start, bytes.end);
+    }
 
     let features = cpu::features::detect();
     log::info!("CPU: {}", cpu::features::model_name());
     log::debug!("CPU features: {features:?}");
-    let map = read_memory_map(&firmware)?;
+    let map = read_memory_map(&firmware);
     let acpi = acpi::read(&early, firmware.rsdp);
 
     let protections = cpu::control::protect(features, options.smap)?;
@@ -119,11 +138,11 @@ fn boot(early: EarlyTables, start_info: u32) -> Result<Infallible, BootError> {
         entry::guest_memory::use_smap();
     }
     let huge_pages = features.contains(Features::HUGE_PAGES);
-    let mut memory = Memory::build(early, &protections, map, firmware.module.as_ref(), huge_pages)?;
+    let mut memory = Memory::build(early, &protections, map, archive.as_ref(), huge_pages)?;
     let heap = memory::heap::init(&mut memory, acpi.controllers.cpus.len())?;
     memory.map_frame_tables()?;
     log::info!("page tables in force; heap of {} MiB", heap >> 20);
-    archive::open(module_bytes(&memory, firmware.module));
+    archive::open(module_bytes(&memory, archive));
     trace::init(0);
     power::init(acpi.fixed);
 
@@ -170,7 +189,11 @@ fn read_command_line(firmware: &FirmwareInfo) -> Options {
     // Silent first: the log level is one of the options.
     let options = Options::parse(text, |_| ());
     log::set_max_level(options.log_level);
-    log::info!("Bulkhead {}", env!("CARGO_PKG_VERSION"));
+    log::info!(
+        "Bulkhead {}, loaded by {}",
+        env!("CARGO_PKG_VERSION"),
+        firmware.loader
+    );
     if options.debug_exit {
         power::use_debug_exit();
     }
@@ -184,8 +207,8 @@ fn read_command_line(firmware: &FirmwareInfo) -> Options {
 }
 
 /// Makes the firmware's memory map ours, and shows it.
-fn read_memory_map(firmware: &FirmwareInfo) -> Result<MemoryMap, BootError> {
-    let map = MemoryMap::from_firmware(&firmware.memory)?;
+fn read_memory_map(firmware: &FirmwareInfo) -> MemoryMap {
+    let map = MemoryMap::of(&firmware.memory);
     log::info!(
         "memory: {} MiB",
         map.frames() >> (20_u32.saturating_sub(PAGE_SHIFT))
@@ -203,10 +226,16 @@ fn read_memory_map(firmware: &FirmwareInfo) -> Result<MemoryMap, BootError> {
             map.unreachable_frames()
         );
     }
+    if map.scattered_frames() > 0 {
+        log::warn!(
+            "{} frames of RAM are left out: RAM is in too many pieces",
+            map.scattered_frames()
+        );
+    }
     if firmware.modules > 1 {
         log::warn!("{} modules: only the first is used", firmware.modules);
     }
-    Ok(map)
+    map
 }
 
 /// The APIC ids of the CPUs, this one's first. Without ACPI tables it is the only one.

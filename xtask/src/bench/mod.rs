@@ -17,9 +17,11 @@ use crate::benches::{BENCHES, Bench};
 use crate::build::{self, BootFiles, Profile, Workshop};
 use crate::console::Script;
 use crate::images::Images;
+use crate::loader;
 use crate::machine_tests::ALWAYS_FORBIDDEN;
 use crate::project::{Project, output_of, spelled};
 use crate::qemu::{self, Clock, Console, Ending, Machine};
+use crate::scenario::Scenario;
 use crate::setup::{self, Need};
 use crate::trial::{self, Expectation};
 
@@ -104,6 +106,13 @@ fn measure(
     } else {
         (Clock::Real, RUNS)
     };
+    let Scenario {
+        loader,
+        words,
+        grub_script,
+        ..
+    } = bench.scenario;
+    let medium = loader::medium(project, loader, files, words, grub_script)?;
     let machine = Machine {
         clock,
         ..bench.scenario.machine
@@ -123,7 +132,7 @@ fn measure(
         let log = project
             .target("bench")?
             .join(format!("{}-{run}.log", bench.scenario.name));
-        let mut command = qemu::command(&machine, files, bench.scenario.words, Console::Plain);
+        let mut command = qemu::command(&machine, &medium, Console::Plain);
         command_line = spelled(&command);
         match trial::run(&mut command, &expected, &log) {
             Ok(transcript) => results.add(figures::of_console(transcript.lines())?)?,

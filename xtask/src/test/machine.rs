@@ -1,5 +1,6 @@
 //! The group `machine`: guests in QEMU, as many machines at a time as this one has CPUs.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::boot_tests::{BOARDS, MEMORY};
 use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
 use crate::images::Images;
-use crate::machine_tests::{MACHINE_TESTS, MachineTest, OTHER_CPUS};
+use crate::loader::{self, Loader, Medium};
+use crate::machine_tests::{self, InFull, MachineTest, OTHER_CPUS};
 use crate::project::Project;
-use crate::qemu::{self, Console, Machine};
+use crate::qemu::{self, Console, MICROVM, Machine};
+use crate::scenario::Scenario;
 use crate::test::filter::{Filter, Group};
 use crate::test::tally::Tally;
 use crate::trial::{self, Failure};
@@ -23,7 +27,14 @@ use crate::trial::{self, Failure};
 struct Case {
     name: String,
     test: &'static MachineTest,
-    cpu: &'static str,
+    machine: Machine<'static>,
+}
+
+/// What the cases of one scenario are booted with.
+#[derive(Clone)]
+struct Boot {
+    files: BootFiles,
+    medium: Medium,
 }
 
 /// Runs the machine tests that `filter` selects.
@@ -47,10 +58,19 @@ pub(super) fn run(
     }
     tally.stage("building images");
     let mut workshop = Workshop::new(project, images, Profile::Checked);
+    let mut made: BTreeMap<&str, Boot> = BTreeMap::new();
     let mut ready = Vec::new();
     for case in cases {
-        match workshop.boot_files(&case.test.scenario) {
-            Ok(files) => ready.push((case, files)),
+        let scenario = &case.test.scenario;
+        let boot = match made.get(scenario.name) {
+            Some(boot) => Ok(boot.clone()),
+            None => boot_of(project, &mut workshop, scenario),
+        };
+        match boot {
+            Ok(boot) => {
+                made.insert(scenario.name, boot.clone());
+                ready.push((case, boot));
+            }
             Err(error) => tally.fail(&full_name(&case.name), Duration::ZERO, &format!("{error:#}")),
         }
     }
@@ -59,40 +79,79 @@ pub(super) fn run(
     let log = |case: &Case| logs.join(format!("{}.log", case.name));
     in_parallel(
         &ready,
-        |(case, files)| boot(case, files, &log(case)),
-        |(case, files), outcome, time| report(tally, &case.name, &outcome, time, &log(case), files),
+        |(case, boot)| start(case, &boot.medium, &log(case)),
+        |(case, boot), outcome, time| report(tally, &case.name, &outcome, time, &log(case), &boot.files),
     );
     Ok(())
 }
 
-/// Every test once; in the full matrix also on every other CPU model, unless the test has chosen its own.
+/// Builds what a scenario boots, and installs what its loader needs.
+fn boot_of(project: &Project, workshop: &mut Workshop<'_>, scenario: &Scenario) -> Result<Boot> {
+    let files = workshop.boot_files(scenario)?;
+    let medium = loader::medium(
+        project,
+        scenario.loader,
+        &files,
+        scenario.words,
+        scenario.grub_script,
+    )?;
+    Ok(Boot { files, medium })
+}
+
+/// Every test once; in the full matrix also what each test says.
 fn cases(is_full: bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    for test in MACHINE_TESTS {
-        let Machine { cpu, .. } = test.scenario.machine;
-        cases.push(Case {
-            name: test.scenario.name.to_owned(),
-            test,
-            cpu,
-        });
-        if is_full && cpu == Machine::DEFAULT.cpu {
-            cases.extend(OTHER_CPUS.iter().map(|(model, cpu)| Case {
-                name: format!("{}@{model}", test.scenario.name),
-                test,
-                cpu,
-            }));
+    for test in machine_tests::all() {
+        let Scenario { name, machine, .. } = test.scenario;
+        let mut add = |name: String, machine| cases.push(Case { name, test, machine });
+        add(name.to_owned(), machine);
+        if !is_full {
+            continue;
+        }
+        match test.in_full {
+            InFull::Once => {}
+            InFull::OnEveryCpu => {
+                for &(model, cpu) in OTHER_CPUS {
+                    add(format!("{name}@{model}"), Machine { cpu, ..machine });
+                }
+            }
+            InFull::OnEveryMachine => {
+                for other in every_machine(machine) {
+                    // No disc starts a microvm.
+                    if test.scenario.loader == Loader::Pvh || other.1.board != MICROVM {
+                        add(format!("{name}@{}", other.0), other.1);
+                    }
+                }
+            }
         }
     }
     cases
 }
 
-fn boot(case: &Case, files: &BootFiles, log: &Path) -> Result<Transcript, Failure> {
-    let scenario = &case.test.scenario;
-    let machine = Machine {
-        cpu: case.cpu,
-        ..scenario.machine
-    };
-    let mut command = qemu::command(&machine, files, scenario.words, Console::Plain);
+/// `machine` with every other combination of board, memory and CPU model, and a name for each.
+fn every_machine(machine: Machine<'static>) -> Vec<(String, Machine<'static>)> {
+    let cpus = [&[("default", machine.cpu)], OTHER_CPUS].concat();
+    let mut machines = Vec::new();
+    for &board in BOARDS {
+        for &memory in MEMORY {
+            for &(model, cpu) in &cpus {
+                let other = Machine {
+                    board,
+                    memory,
+                    cpu,
+                    ..machine
+                };
+                if (board, memory, cpu) != (machine.board, machine.memory, machine.cpu) {
+                    machines.push((format!("{board}-{memory}-{model}"), other));
+                }
+            }
+        }
+    }
+    machines
+}
+
+fn start(case: &Case, medium: &Medium, log: &Path) -> Result<Transcript, Failure> {
+    let mut command = qemu::command(&case.machine, medium, Console::Plain);
     trial::run(&mut command, &case.test.expected, log)
 }
 
@@ -152,6 +211,8 @@ fn in_parallel<T: Sync, R: Send>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -162,6 +223,7 @@ mod tests {
         };
         let files = BootFiles {
             hypervisor: "hv".into(),
+            stripped_hypervisor: "hv.stripped".into(),
             archive: "a.tar".into(),
             kernels: Vec::new(),
         };
@@ -202,8 +264,27 @@ mod tests {
         assert_eq!(names.len(), full.len());
         assert!(
             full.iter()
-                .any(|case| case.name == "hello@skylake" && case.cpu == "Skylake-Server")
+                .any(|case| case.name == "hello@skylake" && case.machine.cpu == "Skylake-Server")
         );
-        assert_eq!(cases(false).len(), MACHINE_TESTS.len());
+        assert_eq!(cases(false).len(), machine_tests::all().count());
+    }
+
+    #[test]
+    fn the_full_matrix_boots_every_machine_by_every_loader_that_it_has() {
+        let full = cases(true);
+        for loader in [Loader::Pvh, Loader::Bios, Loader::Uefi] {
+            let of_loader = full.iter().filter(|case| case.test.scenario.loader == loader);
+            let machines: BTreeSet<_> = of_loader
+                .map(|case| (case.machine.board, case.machine.memory, case.machine.cpu))
+                .collect();
+            for &board in BOARDS {
+                for &memory in MEMORY {
+                    for cpu in ["qemu64", "max,la57=off", "Skylake-Server", "EPYC"] {
+                        let is_there = machines.contains(&(board, memory, cpu));
+                        assert_eq!(is_there, loader == Loader::Pvh || board != MICROVM);
+                    }
+                }
+            }
+        }
     }
 }

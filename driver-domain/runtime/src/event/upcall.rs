@@ -2,7 +2,7 @@
 //!
 //! Delivery is masked while guest code runs; only `SCHEDOP_block` opens it, so an upcall can arrive nowhere
 //! but at the end of that call. The hypervisor has masked delivery again on entry and has left the port bits
-//! as they are: all that is to do is to go back, masked, and let [`wait`](super::wait) find the bits. Because
+//! as they are: all that is to do is to go back, masked, and let [`dispatch`](super::dispatch) find the bits. Because
 //! nothing is unmasked on the way, no second upcall can come between here and the interrupted code, and no
 //! hypercall is needed.
 

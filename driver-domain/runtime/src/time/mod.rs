@@ -5,6 +5,7 @@
 //! [`Ticker`] and [`with_timeout`], all of them embassy-time's, which this module gives a clock and a list of
 //! sleepers.
 
+mod alarm;
 mod queue;
 mod record;
 mod runstate;

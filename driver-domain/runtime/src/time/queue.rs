@@ -176,4 +176,36 @@ mod tests {
         queue.schedule(u64::MAX, &waker);
         assert_eq!((queue.next_deadline(), wake_due(&mut queue, u64::MAX)), (None, 0));
     }
+
+    /// Random requests and looks, against a list of deadlines without order.
+    #[test]
+    fn random_requests_agree_with_a_model() {
+        let (sleepers, wakers) = sleepers::<16>();
+        let mut queue = TimerQueue::new();
+        let mut model: [Option<u64>; 16] = [None; 16];
+        let mut expected = [0; 16];
+        let (mut now, mut random) = (0_u64, 1_u64);
+        for _ in 0..100_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let (chance, who) = (random >> 33, usize::try_from(random >> 60).unwrap());
+            if chance.is_multiple_of(4) {
+                now += chance / 4 % 50;
+                wake_due(&mut queue, now);
+                for (deadline, count) in model.iter_mut().zip(&mut expected) {
+                    if deadline.take_if(|deadline| *deadline <= now).is_some() {
+                        *count += 1;
+                    }
+                }
+                assert_eq!(woken(&sleepers), expected, "at {now}");
+            } else {
+                let deadline = now + chance / 4 % 200;
+                queue.schedule(deadline, &wakers[who]);
+                model[who] = Some(model[who].map_or(deadline, |known| known.min(deadline)));
+            }
+            assert_eq!(queue.next_deadline(), model.iter().flatten().min().copied());
+        }
+        assert!(expected.iter().all(|count| *count > 100), "{expected:?}");
+    }
 }

@@ -1,29 +1,19 @@
-//! The vCPU's one-shot timer: one deadline at a time, that of the first sleeper.
-//!
-//! The timer is set when the vCPU is about to sleep, and only if the first deadline has changed since it was
-//! last set. A timer that nobody needs any more is left to fire: that costs one look, a hypercall would cost
-//! the same.
+//! The sleepers of this vCPU, and the timer that wakes it for the first of them.
 
-use core::{
-    sync::atomic::{AtomicU64, Ordering},
-    task::Waker,
-};
+use core::task::Waker;
 
 use bulkhead_abi::event::Virq;
 use embassy_time_driver::Driver;
 use spin::{Mutex, Once};
 
-use super::{queue::TimerQueue, system_time_ns};
+use super::{alarm::Alarm, queue::TimerQueue, system_time_ns};
 use crate::{event::Port, hypercall};
 
 /// The timer interrupt's port, for the life of the guest.
-static TIMER: Once<Port> = Once::new();
-
-/// The deadline that the timer was set to and has not fired for.
-static ARMED: AtomicU64 = AtomicU64::new(NOT_ARMED);
-const NOT_ARMED: u64 = u64::MAX;
+static INTERRUPT: Once<Port> = Once::new();
 
 static SLEEPERS: Mutex<TimerQueue> = Mutex::new(TimerQueue::new());
+static ALARM: Mutex<Alarm> = Mutex::new(Alarm::new());
 
 /// What embassy-time asks.
 struct Clock;
@@ -34,7 +24,7 @@ impl Driver for Clock {
     }
 
     fn schedule_wake(&self, at: u64, waker: &Waker) {
-        // A deadline that has passed is found by the next look.
+        // The next look finds a deadline that has passed, the next sleep sets the timer to one that has not.
         SLEEPERS.lock().schedule(at, waker);
     }
 }
@@ -49,7 +39,7 @@ pub(crate) fn init() {
     }
     match Port::bind_virq(Virq::Timer) {
         Ok(port) => {
-            TIMER.call_once(|| port);
+            INTERRUPT.call_once(|| port);
         }
         Err(error) => panic!("the timer interrupt cannot be bound: {error}"),
     }
@@ -57,12 +47,12 @@ pub(crate) fn init() {
 
 /// Wakes all whose time has come.
 pub(crate) fn wake_sleepers() {
-    // Most looks find a first deadline that is far off, many none at all.
-    let Some(next) = SLEEPERS.lock().next_deadline() else {
+    // Many looks find no deadline at all: then the clock need not be read.
+    let Some(first) = SLEEPERS.lock().next_deadline() else {
         return;
     };
     let now = system_time_ns();
-    if next > now {
+    if first > now {
         return;
     }
     loop {
@@ -73,20 +63,14 @@ pub(crate) fn wake_sleepers() {
     }
 }
 
-/// Sets the timer to the first deadline, if there is one and it is not set to it.
+/// Makes sure that the vCPU, if it sleeps now, is woken for the first sleeper.
 pub(crate) fn arm_timer() {
-    if TIMER.get().is_some_and(Port::has_fired) {
-        // Perhaps a moment early, by our reading of the clock: then it is set once more to the same time.
-        ARMED.store(NOT_ARMED, Ordering::Relaxed);
-    }
-    let Some(deadline) = SLEEPERS.lock().next_deadline() else {
-        return;
-    };
-    // Relaxed: only this vCPU looks at what is after all its own timer.
-    if ARMED.swap(deadline, Ordering::Relaxed) == deadline {
-        return;
-    }
-    if let Err(error) = hypercall::set_singleshot_timer(deadline) {
+    let deadline = SLEEPERS.lock().next_deadline();
+    let has_fired = INTERRUPT.get().is_some_and(Port::has_fired);
+    let setting = ALARM.lock().setting_for(deadline, has_fired);
+    if let Some(deadline) = setting
+        && let Err(error) = hypercall::set_singleshot_timer(deadline)
+    {
         panic!("the timer cannot be set to {deadline} ns: {error}");
     }
 }

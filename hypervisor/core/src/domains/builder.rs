@@ -14,7 +14,7 @@ use crate::ids::VcpuId;
 use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::paging::{Level, PagingError};
+use crate::paging::{Level, PagingError, Work};
 use crate::schedule;
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, InfoPlace, Vcpu};
@@ -25,7 +25,7 @@ use bulkhead_abi::start_info::{self, StartInfo};
 use bulkhead_abi::{Buffered, DomId, hypercall_page, pte, shared_info};
 use core::fmt;
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 use heapless::String;
 
 /// Why a domain could not be made.
@@ -127,6 +127,7 @@ pub fn build<M: Machine>(
             }),
             lifecycle: Lock::new(Lifecycle::Building),
             share: Lock::new(schedule::share(id, entry)),
+            assists: AtomicU64::new(0),
             console: Lock::new(Line::new()),
         }),
         Err(error) => {
@@ -239,14 +240,18 @@ impl<M: Machine> Construction<'_, M> {
             .mfn(self.plan.region.tables.start)
             .ok_or(BuildError::Tables(PagingError::NotMapped))?;
         let memory = self.memory;
-        memory.pin(self.id, root, Kind::L4).map_err(BuildError::Tables)?;
+        memory
+            .pin(self.id, root, Kind::L4, &mut Work::unlimited())
+            .map_err(BuildError::Tables)?;
         // The pin is the guest's, to take off when it likes; the vCPU has a hold of its own.
-        memory.get_as(root, self.id, Kind::L4).map_err(|error| {
-            // As fresh from the pin, so that this cannot fail.
-            let unpinned = memory.unpin(self.id, root);
-            debug_assert_eq!(unpinned, Ok(()), "it was pinned just now");
-            BuildError::Tables(error)
-        })?;
+        memory
+            .get_as(root, self.id, Kind::L4, &mut Work::unlimited())
+            .map_err(|error| {
+                // As fresh from the pin, so that this cannot fail.
+                let unpinned = memory.unpin(self.id, root, &mut Work::unlimited());
+                debug_assert_eq!(unpinned, Ok(()), "it was pinned just now");
+                BuildError::Tables(error)
+            })?;
         self.share(shared_info);
         Ok(())
     }
@@ -327,7 +332,7 @@ impl<M: Machine> Construction<'_, M> {
     fn share(&self, mfn: Mfn) {
         let memory = self.memory;
         // A use that is never given back: the guest may map it for writing, and never make a table of it.
-        let held = memory.get_as(mfn, self.id, Kind::Writable);
+        let held = memory.get_as(mfn, self.id, Kind::Writable, &mut Work::unlimited());
         debug_assert_eq!(held, Ok(()), "the frame is fresh");
         let words = memory.machine().frame(mfn);
         for slot in words.iter().step_by(8).take(shared_info::LEGACY_VCPUS) {

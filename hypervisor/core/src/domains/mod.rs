@@ -24,6 +24,7 @@ use crate::sched::Share;
 use crate::vcpu::{Spent, Vcpu};
 use alloc::boxed::Box;
 use bulkhead_abi::DomId;
+use core::sync::atomic::AtomicU64;
 use heapless::String;
 
 /// The longest name of a domain, in bytes.
@@ -48,6 +49,8 @@ pub struct Domain {
     pub lifecycle: Lock<Lifecycle, { Rank::Lifecycle as u32 }>,
     /// What its vCPUs are entitled to.
     pub share: Lock<Share, { Rank::Share as u32 }>,
+    /// How it wants to be treated: a bit for each type of `vm_assist`.
+    pub assists: AtomicU64,
     /// What it has written of a line so far.
     pub console: Lock<Line, { Rank::ConsoleLine as u32 }>,
 }

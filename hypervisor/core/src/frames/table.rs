@@ -135,6 +135,16 @@ impl FrameTable {
             .map(|_| ())
     }
 
+    /// Takes a frame from `owner`, if nothing but its base reference keeps it: it is nobody's then.
+    ///
+    /// # Errors
+    ///
+    /// [`RefError::NotOwner`] if it is not `owner`'s to give, or in use.
+    pub fn take_idle(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
+        self.update_refs(mfn, RefError::NoFrame, |word| word.take_idle(owner))
+            .map(|_| ())
+    }
+
     /// Gives a reference back.
     pub fn put(&self, mfn: Mfn) -> Put {
         match self.update_refs(mfn, (), |word| word.put().ok_or(())) {
@@ -170,6 +180,24 @@ impl FrameTable {
     pub fn finish_validation(&self, mfn: Mfn) {
         // Ignoring the error is right: the frame exists, or there would have been nothing to validate.
         let _ = self.update_type(mfn, |word| Ok((word.finish_validation(), ())));
+    }
+
+    /// A frame that the caller holds for validation or unpicking is left half done: its first `done` entries hold what they refer
+    /// to.
+    pub fn suspend(&self, mfn: Mfn, done: u16) {
+        let _ = self.update_type(mfn, |word| Ok((word.suspend(done), ())));
+    }
+
+    /// Takes hold of a frame that was left half done, to unpick it: what it is, and how many entries are done.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeError::Busy`] if it is not left half done (any more).
+    pub fn resume_unpicking(&self, mfn: Mfn) -> Result<(Kind, u16), TypeError> {
+        self.update_type(mfn, |word| {
+            let (next, done) = word.resume_unpicking()?;
+            Ok((next, (word.kind, done)))
+        })
     }
 
     /// The contents of a frame were refused, or have been unpicked.

@@ -77,6 +77,8 @@ pub enum TypeError {
     InUse(Kind),
     /// Another CPU is validating or unpicking it at this moment; trying again will help.
     Busy,
+    /// It is left half validated, or half unpicked, as this: it must be unpicked before it can be anything else.
+    Partial(Kind),
     /// It has as many uses as can be counted.
     Overflow,
 }
@@ -149,6 +151,20 @@ impl RefWord {
         Ok(Self { count, ..self })
     }
 
+    /// Takes the frame from `owner`, if nothing but the base reference keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`RefError::NotOwner`] if it is not `owner`'s to give, or something refers to it.
+    pub fn take_idle(self, owner: DomId) -> Result<Self, RefError> {
+        let is_idle = self.count == 1 && self.is_allocated && !self.is_hypervisors;
+        if is_idle && self.owner == owner {
+            Ok(Self::FREE)
+        } else {
+            Err(RefError::NotOwner)
+        }
+    }
+
     /// Gives one reference back, or returns `None` if there is none: a bug in the hypervisor.
     #[must_use]
     pub fn put(self) -> Option<Self> {
@@ -171,6 +187,9 @@ pub struct TypeWord {
     pub is_validated: bool,
     /// Whether one of the uses is a pin, which its owner can ask for once.
     pub is_pinned: bool,
+    /// With `count` zero: how many of its first entries still hold what they refer to, because validating or unpicking
+    /// the frame was left for later. Such a frame keeps a reference to itself.
+    pub done: u16,
 }
 
 /// What [`TypeWord::get`] asks of its caller.
@@ -179,6 +198,8 @@ pub struct TypeWord {
 pub struct TypeGet {
     /// The caller holds the frame's contents and must now validate them and then finish or abandon.
     pub must_validate: bool,
+    /// How many entries need not be validated again: it was left half done. The reference that it kept is the caller's to put.
+    pub resume_at: u16,
     /// What the frame was before, if that was something else: translations to it as such may linger in TLBs
     /// and must be flushed before the contents are read or believed.
     pub retyped_from: Option<Kind>,
@@ -202,15 +223,17 @@ impl TypeWord {
         kind: Kind::None,
         is_validated: false,
         is_pinned: false,
+        done: 0,
     };
 
-    /// Packs the word: count in bits 0-31, kind in 32-34, flags above.
+    /// Packs the word: count in bits 0-31, kind in 32-34, flags above, what is done in 40-49.
     #[must_use]
     pub const fn pack(self) -> u64 {
         (self.count as u64)
             | (self.kind as u64) << 32
             | (self.is_validated as u64) << 35
             | (self.is_pinned as u64) << 36
+            | (self.done as u64) << 40
     }
 
     /// Reads a packed word.
@@ -225,6 +248,7 @@ impl TypeWord {
             kind: Kind::from_bits(word >> 32),
             is_validated: word & 1 << 35 != 0,
             is_pinned: word & 1 << 36 != 0,
+            done: (word >> 40) as u16 & 0x3ff,
         }
     }
 
@@ -232,24 +256,26 @@ impl TypeWord {
     ///
     /// # Errors
     ///
-    /// [`TypeError::InUse`] if it is in use as something else, [`TypeError::Busy`] while another CPU holds its
+    /// [`TypeError::Partial`] if it was left half done as something else; [`TypeError::InUse`] if it is in use as something else, [`TypeError::Busy`] while another CPU holds its
     /// contents, [`TypeError::Overflow`] at the counter's end.
     pub fn get(self, want: Kind) -> Result<(Self, TypeGet), TypeError> {
         if self.count == 0 {
+            if self.done != 0 && self.kind != want {
+                return Err(TypeError::Partial(self.kind));
+            }
             let next = Self {
                 count: 1,
                 kind: want,
                 is_validated: !want.is_validated(),
                 is_pinned: false,
+                done: 0,
             };
-            let retyped_from = (self.kind != want && self.kind != Kind::None).then_some(self.kind);
-            return Ok((
-                next,
-                TypeGet {
-                    must_validate: want.is_validated(),
-                    retyped_from,
-                },
-            ));
+            let get = TypeGet {
+                must_validate: want.is_validated(),
+                resume_at: self.done,
+                retyped_from: (self.kind != want && self.kind != Kind::None).then_some(self.kind),
+            };
+            return Ok((next, get));
         }
         if self.kind != want {
             return Err(TypeError::InUse(self.kind));
@@ -266,6 +292,7 @@ impl TypeWord {
             Self { count, ..self },
             TypeGet {
                 must_validate: false,
+                resume_at: 0,
                 retyped_from: None,
             },
         ))
@@ -296,6 +323,35 @@ impl TypeWord {
         }
     }
 
+    /// The frame is left half done: its first `done` entries hold what they refer to.
+    #[must_use]
+    pub const fn suspend(self, done: u16) -> Self {
+        Self {
+            count: 0,
+            is_validated: false,
+            is_pinned: false,
+            done,
+            ..self
+        }
+    }
+
+    /// Takes hold of a frame that was left half done, to unpick what is done of it: how many entries that is.
+    ///
+    /// # Errors
+    ///
+    /// [`TypeError::Busy`] if it is not left half done (any more).
+    pub const fn resume_unpicking(self) -> Result<(Self, u16), TypeError> {
+        if self.count != 0 || self.done == 0 {
+            return Err(TypeError::Busy);
+        }
+        let next = Self {
+            count: 1,
+            done: 0,
+            ..self
+        };
+        Ok((next, self.done))
+    }
+
     /// The contents were refused, or have been unpicked: the frame is unused again.
     ///
     /// The kind is kept: a page-walk cache may still hold the frame as a table.
@@ -305,6 +361,7 @@ impl TypeWord {
             count: 0,
             is_validated: false,
             is_pinned: false,
+            done: 0,
             ..self
         }
     }

@@ -1,34 +1,39 @@
 //! `memory_op`: what a domain may ask about memory.
 
+use super::reservation::{self, Numbered};
 use super::{Answer, Call};
 use crate::machine::Machine;
+use crate::sync::Ordering;
 use bulkhead_abi::memory::{E820Entry, E820Type, MachphysMapping, MemoryMap, MemoryOp};
-use bulkhead_abi::{DomId, Errno, layout};
+use bulkhead_abi::{Errno, layout, shared_info};
 
-/// The number carries, above the sub-operation, how far a long call has come; none of these is long.
+/// The number carries, above the sub-operation, how far a long call has come.
 pub(super) fn memory_op<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    let Some((op, 0)) = MemoryOp::from_command(call.arg::<0>()) else {
-        return Err(Errno::NoSys);
-    };
+    let (op, done) = MemoryOp::from_command(call.arg::<0>()).ok_or(Errno::NoSys)?;
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "what is not in the table is not served"
     )]
     match op {
+        MemoryOp::DecreaseReservation => reservation::decrease(call, done),
+        MemoryOp::IncreaseReservation => reservation::increase(call, Numbered::No, done),
+        MemoryOp::PopulatePhysmap => reservation::increase(call, Numbered::Yes, done),
+        _ if done != 0 => Err(Errno::NoSys),
+        MemoryOp::Exchange => reservation::exchange(call),
         MemoryOp::MaximumRamPage => Ok(call.hv.memory.frames().limit().saturating_sub(1)),
-        MemoryOp::CurrentReservation => holdings(call, |held, _| held),
-        MemoryOp::MaximumReservation => holdings(call, |_, limit| limit),
+        MemoryOp::CurrentReservation => {
+            reservation::holdings(call, |domain| domain.memory.lock().frames.len())
+        }
+        MemoryOp::MaximumReservation => reservation::holdings(call, |domain| domain.memory.lock().limit),
+        MemoryOp::MaximumGpfn => reservation::holdings(call, |domain| {
+            let words = call.hv.machine().frame(domain.shared_info);
+            let max_pfn = words.get(shared_info::offset::MAX_PFN / 8);
+            max_pfn.map_or(0, |word| word.load(Ordering::Relaxed))
+        }),
         MemoryOp::MemoryMap => memory_map(call),
         MemoryOp::MachphysMapping => machphys_mapping(call),
         _ => Err(Errno::NoSys),
     }
-}
-
-fn holdings<M: Machine>(call: &Call<'_, M>, choose: impl FnOnce(u64, u64) -> u64) -> Answer {
-    let id: DomId = call.read(call.arg::<1>())?;
-    let domain = call.hv.domains.get(call.resolve(id)?).ok_or(Errno::Srch)?;
-    let memory = domain.memory.lock();
-    Ok(choose(memory.frames.len(), memory.limit))
 }
 
 /// One range of RAM, as large as the domain may become.

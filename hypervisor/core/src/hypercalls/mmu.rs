@@ -1,42 +1,41 @@
 //! `mmu_update`, `update_va_mapping`, `mmuext_op`: see [`crate::paging`] for what may be done.
 
-use super::{Answer, BUDGET, Call};
+use super::{Answer, Call};
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
-use crate::paging::AccessedDirty;
+use crate::paging::{AccessedDirty, PagingError, Work};
 use bulkhead_abi::mmu::{
     ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate, UVMF_FLUSH_MASK, UVMF_INVLPG,
     UVMF_LOCAL, UVMF_NONE, UVMF_TLB_FLUSH,
 };
 use bulkhead_abi::{Buffered, Errno, layout};
 
+/// What an element of a list is worth that does little, in entries looked at.
+const ELEMENT_WORTH: u32 = 8;
+
 pub(super) fn update<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    for_each(call, |call, request: MmuUpdate| {
+    for_each(call, |call, request: MmuUpdate, work| {
         let mfn = Mfn::from_maddr(request.maddr());
         let owner = call.domain().id;
         let memory = &call.hv.memory;
-        match request.command() {
+        let accessed_dirty = match request.command() {
             MmuCommand::MachphysUpdate => {
                 memory.get(mfn, owner).map_err(|_| Errno::Inval)?;
                 memory.machine().set_m2p(mfn, request.val);
                 memory.put(mfn);
-                Ok(())
+                return Ok(());
             }
-            MmuCommand::NormalPtUpdate | MmuCommand::PtUpdateNoTranslate => memory.write_word(
-                owner,
-                mfn,
-                index(request.maddr()),
-                request.val,
-                AccessedDirty::Replace,
-            ),
-            MmuCommand::PtUpdatePreserveAd => memory.write_word(
-                owner,
-                mfn,
-                index(request.maddr()),
-                request.val,
-                AccessedDirty::Preserve,
-            ),
-        }
+            MmuCommand::NormalPtUpdate | MmuCommand::PtUpdateNoTranslate => AccessedDirty::Replace,
+            MmuCommand::PtUpdatePreserveAd => AccessedDirty::Preserve,
+        };
+        memory.write_word(
+            owner,
+            mfn,
+            index(request.maddr()),
+            request.val,
+            accessed_dirty,
+            work,
+        )
     })
 }
 
@@ -48,7 +47,10 @@ fn index(maddr: u64) -> usize {
 pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let [va, new, flags] = [call.arg::<0>(), call.arg::<1>(), call.arg::<2>()];
     let root = call.current.context.kernel_root;
-    call.hv.memory.update_va(call.domain().id, root, va, new)?;
+    let owner = call.domain().id;
+    call.hv
+        .memory
+        .update_va(owner, root, va, new, &mut Work::portion())?;
     let what = match flags & UVMF_FLUSH_MASK {
         UVMF_NONE => return Ok(0),
         UVMF_TLB_FLUSH => Flush::All,
@@ -65,56 +67,88 @@ pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    for_each(call, |call, op: MmuExt| {
+    for_each(call, |call, op: MmuExt, work| {
         let kind = MmuExtOp::from_raw(op.cmd).ok_or(Errno::NoSys)?;
         let owner = call.domain().id;
         let memory = &call.hv.memory;
         let mfn = Mfn::new(op.arg1).ok_or(Errno::Inval);
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "what is not in the table is not served"
-        )]
         match kind {
-            MmuExtOp::PinL1Table => memory.pin(owner, mfn?, Kind::L1)?,
-            MmuExtOp::PinL2Table => memory.pin(owner, mfn?, Kind::L2)?,
-            MmuExtOp::PinL3Table => memory.pin(owner, mfn?, Kind::L3)?,
-            MmuExtOp::PinL4Table => memory.pin(owner, mfn?, Kind::L4)?,
-            MmuExtOp::UnpinTable => memory.unpin(owner, mfn?)?,
-            MmuExtOp::NewBaseptr => new_root(call, mfn?)?,
+            MmuExtOp::PinL1Table => memory.pin(owner, mfn?, Kind::L1, work)?,
+            MmuExtOp::PinL2Table => memory.pin(owner, mfn?, Kind::L2, work)?,
+            MmuExtOp::PinL3Table => memory.pin(owner, mfn?, Kind::L3, work)?,
+            MmuExtOp::PinL4Table => memory.pin(owner, mfn?, Kind::L4, work)?,
+            MmuExtOp::UnpinTable => memory.unpin(owner, mfn?, work)?,
+            MmuExtOp::NewBaseptr => new_root(call, mfn?, work)?,
+            MmuExtOp::NewUserBaseptr => new_user_root(call, op.arg1, work)?,
             MmuExtOp::TlbFlushLocal => memory.machine().flush_local(Flush::All),
-            MmuExtOp::TlbFlushAll => memory.machine().flush(Flush::All),
+            // The vCPUs are given as a set in the guest's memory; all are never too few.
+            MmuExtOp::TlbFlushAll | MmuExtOp::TlbFlushMulti => memory.machine().flush(Flush::All),
             // An address that no CPU takes has no translation to forget.
-            MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll if !layout::is_canonical(op.arg1) => {}
+            MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll | MmuExtOp::InvlpgMulti
+                if !layout::is_canonical(op.arg1) => {}
             MmuExtOp::InvlpgLocal => memory.machine().flush_local(Flush::Page(op.arg1)),
-            MmuExtOp::InvlpgAll => memory.machine().flush(Flush::Page(op.arg1)),
-            _ => return Err(Errno::NoSys),
+            MmuExtOp::InvlpgAll | MmuExtOp::InvlpgMulti => memory.machine().flush(Flush::Page(op.arg1)),
+            MmuExtOp::ClearPage => memory.clear_page(owner, mfn?, work)?,
+            MmuExtOp::CopyPage => {
+                memory.copy_page(owner, mfn?, Mfn::new(op.arg2).ok_or(Errno::Inval)?, work)?
+            }
+            // Nobody has rights over caches yet: no domain owns a device.
+            MmuExtOp::FlushCache => return Err(Errno::Acces),
+            MmuExtOp::FlushCacheGlobal => return Err(Errno::Perm),
+            MmuExtOp::MarkSuper | MmuExtOp::UnmarkSuper => return Err(Errno::OpNotSupp),
+            MmuExtOp::SetLdt => return Err(Errno::NoSys),
         }
         Ok(())
     })
 }
 
-/// Changes the page tables that the calling vCPU runs on.
-fn new_root<M: Machine>(call: &mut Call<'_, M>, root: Mfn) -> Result<(), Errno> {
+/// Changes the page tables that the calling vCPU's kernel runs on.
+fn new_root<M: Machine>(call: &mut Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
     let memory = &call.hv.memory;
     let old = call.current.context.kernel_root;
     if root != old {
-        memory
-            .get_as(root, call.current.domain.id, Kind::L4)
-            .map_err(|_| Errno::Inval)?;
+        get_root(call, root, work)?;
         call.current.context.kernel_root = root;
     }
+    // The same again asks for no more than that its translations be forgotten.
     memory.machine().load_root(root);
     if root != old {
-        memory.put_as(old);
+        memory.put_as(old, work);
     }
     Ok(())
+}
+
+/// Changes the page tables that the calling vCPU's programs run on. Zero takes them away.
+fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work) -> Result<(), Errno> {
+    let root = if root == 0 {
+        None
+    } else {
+        Some(Mfn::new(root).ok_or(Errno::Inval)?)
+    };
+    let old = call.current.context.user_root;
+    if root == old {
+        return Ok(());
+    }
+    if let Some(root) = root {
+        get_root(call, root, work)?;
+    }
+    call.current.context.user_root = root;
+    if let Some(old) = old {
+        call.hv.memory.put_as(old, work);
+    }
+    Ok(())
+}
+
+fn get_root<M: Machine>(call: &Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
+    let got = call.hv.memory.get_as(root, call.domain().id, Kind::L4, work);
+    got.map_err(PagingError::of_operand)
 }
 
 /// Works off a list of `count` (argument 1) records at argument 0, in order, up to the first error. How many were done
 /// is written to argument 2, if that is not null; argument 3 says whose memory it is about.
 fn for_each<M: Machine, T: Buffered>(
     call: &mut Call<'_, M>,
-    act: impl Fn(&mut Call<'_, M>, T) -> Result<(), Errno>,
+    act: impl Fn(&mut Call<'_, M>, T, &mut Work) -> Result<(), Errno>,
 ) -> Answer {
     let [list, done_at] = [call.arg::<0>(), call.arg::<2>()];
     let raw_count = call.arg32::<1>();
@@ -131,11 +165,13 @@ fn for_each<M: Machine, T: Buffered>(
         0
     };
 
+    let mut work = Work::portion();
     let mut done = 0_u64;
     let mut result = Ok(());
-    while result.is_ok() && done < count.min(BUDGET) {
+    while result.is_ok() && done < count && (done == 0 || !work.is_over()) {
         let at = list.wrapping_add(done.wrapping_mul(T::SIZE as u64));
-        result = call.read::<T>(at).and_then(|record| act(call, record));
+        result = call.read::<T>(at).and_then(|record| act(call, record, &mut work));
+        work.spend(ELEMENT_WORTH);
         if result.is_ok() {
             done = done.saturating_add(1);
         }
@@ -144,7 +180,10 @@ fn for_each<M: Machine, T: Buffered>(
         let now = done_before.wrapping_add(u32::try_from(done).unwrap_or(u32::MAX));
         call.write(done_at, &now)?;
     }
-    result?;
+    match result {
+        Ok(()) | Err(Errno::Restart) => {}
+        Err(error) => return Err(error),
+    }
     let left = count.saturating_sub(done);
     if left == 0 {
         return Ok(0);

@@ -3,7 +3,10 @@
 //! One macro makes the dispatcher and the listing from the same rows, so that neither can know a call that the other
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
-use super::{Answer, Call, console, control, event, memory, mmu, sched, traps, vcpu, version};
+use super::{
+    Answer, Call, console, control, event, memory, mmu, modes, multicall, sched, segments, traps, vcpu,
+    version,
+};
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
 use bulkhead_abi::console::ConsoleIoOp;
@@ -11,6 +14,7 @@ use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::event::EventChannelOp;
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
+use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::version::VersionOp;
@@ -81,12 +85,17 @@ hypercalls! {
         MmuUpdate => mmu::update, [Fault, Inval, Busy, Perm, Srch];
         StackSwitch => traps::stack_switch, [Inval];
         SetCallbacks => traps::set_callbacks, [Inval];
-        MemoryOp => memory::memory_op, [Fault, Perm, Srch];
+        MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
         MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
         Sysctl => control::control, [Perm, NoSys];
+        SetGdt => segments::set_gdt, [Fault, Inval];
+        UpdateDescriptor => segments::update_descriptor, [Inval];
+        SetSegmentBase => segments::set_segment_base, [Inval];
+        Multicall => multicall::multicall, [Fault];
+        VmAssist => modes::vm_assist, [Inval, NoSys];
     }
     by_first_argument {
         XenVersion: VersionOp {
@@ -115,6 +124,10 @@ hypercalls! {
             Poll => sched::poll, [Fault, Inval];
             ShutdownCode => sched::shutdown_code, [Fault, Inval];
         }
+        PhysdevOp: PhysdevOp {
+            SetIopl => modes::set_iopl, [Fault, Inval];
+            SetIobitmap => modes::set_iobitmap, [Fault, Inval];
+        }
         CallbackOp: CallbackOp {
             Register => traps::register_callback, [Fault, Inval, NoSys];
             Unregister => traps::unregister_callback, [Fault, Inval, NoSys];
@@ -134,6 +147,11 @@ hypercalls! {
     }
     by_list_element {
         MemoryOp: MemoryOp {
+            IncreaseReservation, [Fault];
+            DecreaseReservation, [Fault];
+            PopulatePhysmap, [Fault];
+            Exchange, [Fault, Perm, Inval, NoMem];
+            MaximumGpfn, [Fault, Perm, Srch];
             MaximumRamPage, [];
             CurrentReservation, [Fault, Perm, Srch];
             MaximumReservation, [Fault, Perm, Srch];
@@ -147,10 +165,19 @@ hypercalls! {
             PinL4Table, [Inval];
             UnpinTable, [Inval];
             NewBaseptr, [Inval];
+            NewUserBaseptr, [Inval];
             TlbFlushLocal, [];
             InvlpgLocal, [];
+            TlbFlushMulti, [];
+            InvlpgMulti, [];
             TlbFlushAll, [];
             InvlpgAll, [];
+            ClearPage, [Inval];
+            CopyPage, [Inval];
+            FlushCache, [Acces];
+            FlushCacheGlobal, [Perm];
+            MarkSuper, [OpNotSupp];
+            UnmarkSuper, [OpNotSupp];
         }
         Sysctl: ControlOp {
             Version, [Perm];

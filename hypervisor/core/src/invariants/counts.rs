@@ -9,7 +9,10 @@ use crate::domains::Domain;
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
+use crate::machine::Machine;
+use crate::sync::Ordering;
 use crate::testing::Sim;
+use crate::vcpu::{Context, descriptors};
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 
@@ -67,7 +70,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         count_domain(hv, &domain, &mut count);
     }
     for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {
-        count.hold_as(current.context.kernel_root, Kind::L4);
+        count_roots(&current.context, &mut count);
     }
     let mut free = 0;
     for mfn in (0..frames.limit()).filter_map(Mfn::new) {
@@ -76,7 +79,19 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             continue;
         }
         if typing.count != 0 && typing.is_validated && typing.kind.is_table() {
-            tables::check_table(hv, mfn, &mut count);
+            tables::check_table(hv, mfn, 512, &mut count);
+        }
+        if typing.count != 0 && typing.kind == Kind::Segments {
+            for word in hv.machine().frame(mfn).iter() {
+                let descriptor = word.load(Ordering::Relaxed);
+                assert_eq!(descriptors::check(descriptor), Ok(descriptor), "in {mfn:?}");
+            }
+        }
+        if typing.done != 0 {
+            // Left half done: what its first entries refer to is held, and so is the frame itself.
+            assert_eq!(typing.count, 0, "{mfn:?}: {typing:?}");
+            tables::check_table(hv, mfn, usize::from(typing.done), &mut count);
+            count.hold(mfn);
         }
         if typing.is_pinned {
             count.hold_as(mfn, typing.kind);
@@ -108,9 +123,21 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
     count.hold_as(domain.shared_info, Kind::Writable);
     for vcpu in &domain.vcpus {
         if let Some(context) = vcpu.unpark() {
-            count.hold_as(context.kernel_root, Kind::L4);
+            count_roots(&context, count);
             vcpu.park(context);
         }
+    }
+}
+
+fn count_roots(context: &Context, count: &mut Recount) {
+    for root in [Some(context.kernel_root), context.user_root]
+        .into_iter()
+        .flatten()
+    {
+        count.hold_as(root, Kind::L4);
+    }
+    for &mfn in &context.gdt {
+        count.hold_as(mfn, Kind::Segments);
     }
 }
 

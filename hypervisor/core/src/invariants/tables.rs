@@ -12,12 +12,12 @@ use crate::sync::Ordering;
 use crate::testing::Sim;
 use bulkhead_abi::layout;
 
-/// Checks every entry of a validated table, and counts what it leads to.
-pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, count: &mut Recount) {
+/// Checks the first `entries` entries of a table, which have been validated, and counts what they lead to.
+pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, entries: usize, count: &mut Recount) {
     let frames = hv.memory.frames();
     let owner = frames.refs(table).unwrap().owner;
     let level = Level::of(frames.typing(table).unwrap().kind).unwrap();
-    for (index, word) in hv.machine().frame(table).iter().enumerate() {
+    for (index, word) in hv.machine().frame(table).iter().enumerate().take(entries) {
         let entry = word.load(Ordering::Relaxed);
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
             let slot = hv.machine().hypervisor_slot(index);

@@ -5,23 +5,33 @@
 //! to its frame and a use of it as what the entry makes it, a writable page or a table of the level below; a
 //! frame has one type at a time.
 //!
+//! Tables are as large as guests make them, so nothing about them is done in one go: [`work`] measures portions. A table that is
+//! validated or unpicked in part is left so, holding what its first entries refer to and a reference to itself. Whoever
+//! wants it as the same again goes on with validating; whoever wants it as something else, or nothing, with unpicking. Until then nobody
+//! can write to it, and no CPU uses it.
+//!
 //! [`entry`] has the rules for single entries; [`validate`] takes and drops whole tables; [`update`] changes one entry
 //! of a live table.
 
 pub mod entry;
 mod update;
 mod validate;
+mod work;
 
 use crate::frames::{RefError, TypeError};
+use crate::vcpu::descriptors::BadDescriptor;
 use bulkhead_abi::Errno;
 pub use entry::Level;
 pub(crate) use update::AccessedDirty;
+pub(crate) use work::Work;
 
 /// Why a change to page tables is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PagingError {
     /// An entry has bits that no guest may set; these.
     Flags(u64),
+    /// A page of descriptors has one that no guest may have.
+    Descriptor(BadDescriptor),
     /// An entry leads to a frame that is no RAM of this machine.
     NoFrame,
     /// An entry leads to a frame that is not the caller's.
@@ -36,13 +46,27 @@ pub enum PagingError {
     NotMapped,
     /// Others change the same entry all the time.
     Contended,
+    /// There is more to do than may be done in one go, or another CPU is at it: the same again will get further.
+    Again,
+}
+
+impl PagingError {
+    /// As an operation reports it that names a frame of its own and has one word for all that may be wrong with it.
+    pub(crate) fn of_operand(self) -> Errno {
+        if self == Self::Again {
+            Errno::Restart
+        } else {
+            Errno::Inval
+        }
+    }
 }
 
 impl From<TypeError> for PagingError {
     fn from(error: TypeError) -> Self {
         match error {
             TypeError::NoFrame => Self::NoFrame,
-            TypeError::InUse(_) | TypeError::Busy | TypeError::Overflow => Self::Type(error),
+            TypeError::Busy => Self::Again,
+            TypeError::InUse(_) | TypeError::Partial(_) | TypeError::Overflow => Self::Type(error),
         }
     }
 }
@@ -61,7 +85,9 @@ impl From<PagingError> for Errno {
     fn from(error: PagingError) -> Self {
         match error {
             PagingError::Foreign | PagingError::Contended => Self::Busy,
+            PagingError::Again => Self::Restart,
             PagingError::Flags(_)
+            | PagingError::Descriptor(_)
             | PagingError::NoFrame
             | PagingError::NotOwnTable
             | PagingError::Type(_)

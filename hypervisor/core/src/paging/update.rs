@@ -1,7 +1,7 @@
 //! Changing one entry of a live page table.
 
-use super::PagingError;
 use super::entry::{self, Level, is_present};
+use super::{PagingError, Work};
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
@@ -18,6 +18,27 @@ pub(crate) enum AccessedDirty {
     Preserve,
 }
 
+impl AccessedDirty {
+    /// What `new` becomes where `old` stood.
+    const fn carry(self, old: u64, new: u64) -> u64 {
+        match self {
+            Self::Preserve if is_present(new) => new | old & (pte::ACCESSED | pte::DIRTY),
+            Self::Replace | Self::Preserve => new,
+        }
+    }
+}
+
+/// What writing a whole page is worth, in entries.
+const PAGE_WORTH: u32 = 64;
+
+/// A place in a page table that the caller holds.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    table: Mfn,
+    level: Level,
+    index: usize,
+}
+
 /// How often an entry may change under us before we give up: the guest's other vCPUs, or the accessed bit.
 const TRIES: usize = 16;
 
@@ -32,8 +53,8 @@ impl<M: Machine> Memory<M> {
         owner: DomId,
         table: Mfn,
         index: usize,
-        new: u64,
-        accessed_dirty: AccessedDirty,
+        make: impl Fn(u64) -> u64,
+        work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
         // The use keeps the frame a validated table while we write.
@@ -44,12 +65,33 @@ impl<M: Machine> Memory<M> {
             .and_then(|kind| {
                 let updated = Level::of(kind)
                     .ok_or(PagingError::NotOwnTable)
-                    .and_then(|level| self.update_held(owner, table, level, index, new, accessed_dirty));
-                self.put_type(table);
+                    .and_then(|level| self.update_held(owner, Slot { table, level, index }, make, work));
+                self.put_type(table, work);
                 updated
             });
         self.put(table);
-        result
+        result.map(|_| ())
+    }
+
+    /// Changes entry `index` of `table`, which must be a level 1 table of `owner`'s, by `make`, which may be asked more than once.
+    /// Returns what stood there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::update_entry`]; [`PagingError::NotMapped`] if it is no level 1 table.
+    pub(crate) fn change_entry(
+        &self,
+        owner: DomId,
+        table: Mfn,
+        index: usize,
+        make: impl Fn(u64) -> u64,
+        work: &mut Work,
+    ) -> Result<u64, PagingError> {
+        self.get_as_table(owner, table, Kind::L1, work)?;
+        let level = Level::L1;
+        let changed = self.update_held(owner, Slot { table, level, index }, make, work);
+        self.put_as(table, work);
+        changed
     }
 
     /// Writes word `index` of a frame of `owner`'s on its behalf: a page-table entry if it is a table, or just a word
@@ -65,6 +107,7 @@ impl<M: Machine> Memory<M> {
         index: usize,
         value: u64,
         accessed_dirty: AccessedDirty,
+        work: &mut Work,
     ) -> Result<(), Errno> {
         let kind =
             self.frames.typing(mfn).map_or(
@@ -72,42 +115,36 @@ impl<M: Machine> Memory<M> {
                 |word| if word.count == 0 { Kind::None } else { word.kind },
             );
         if kind.is_table() {
-            return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty)?);
+            return Ok(self.update_entry(owner, mfn, index, |old| accessed_dirty.carry(old, value), work)?);
         }
-        self.get_as(mfn, owner, Kind::Writable)
-            .map_err(|_| Errno::Inval)?;
+        self.get_as(mfn, owner, Kind::Writable, work)
+            .map_err(PagingError::of_operand)?;
         if let Some(word) = self.machine.frame(mfn).get(index) {
             word.store(value, Ordering::Relaxed);
         }
-        self.put_as(mfn);
+        self.put_as(mfn, work);
         Ok(())
     }
 
     fn update_held(
         &self,
         owner: DomId,
-        table: Mfn,
-        level: Level,
-        index: usize,
-        new: u64,
-        accessed_dirty: AccessedDirty,
-    ) -> Result<(), PagingError> {
+        slot: Slot,
+        make: impl Fn(u64) -> u64,
+        work: &mut Work,
+    ) -> Result<u64, PagingError> {
+        let Slot { table, level, index } = slot;
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
             return Err(PagingError::HypervisorSlot);
         }
-        let new = entry::adjust(level, new)?;
         let words = self.machine.frame(table);
         let word = words.get(index).ok_or(PagingError::NotMapped)?;
         for _ in 0..TRIES {
             let old = word.load(Ordering::Relaxed);
-            let carried = match accessed_dirty {
-                AccessedDirty::Replace => 0,
-                AccessedDirty::Preserve => old & (pte::ACCESSED | pte::DIRTY),
-            };
-            let next = if is_present(new) { new | carried } else { new };
+            let next = entry::adjust(level, make(old))?;
             let is_harmless = entry::is_harmless_change(old, next);
             if !is_harmless {
-                self.get_target(next, owner, level)?;
+                self.get_target(next, owner, level, work)?;
             }
             // The CPU may set bits in it, and another vCPU may write it: only what we looked at is replaced.
             if word
@@ -115,7 +152,7 @@ impl<M: Machine> Memory<M> {
                 .is_err()
             {
                 if !is_harmless {
-                    self.put_target(next, level);
+                    self.put_target(next, level, work);
                 }
                 continue;
             }
@@ -124,9 +161,9 @@ impl<M: Machine> Memory<M> {
                 self.machine.flush(Flush::All);
             }
             if !is_harmless {
-                self.put_target(old, level);
+                self.put_target(old, level, work);
             }
-            return Ok(());
+            return Ok(old);
         }
         Err(PagingError::Contended)
     }
@@ -146,8 +183,9 @@ impl<M: Machine> Memory<M> {
                 .get(level.index(va))
                 .map_or(0, |word| word.load(Ordering::Relaxed));
             let next = entry::frame(entry);
-            // A table could be freed and its frame reused while we walk it; RAM below the limit can be read in any case.
-            if !is_present(entry) || next.raw() >= self.frames.limit() {
+            // A table could be freed, and its frame reused for anything, while we walk it: whatever number stands there then, only
+            // RAM that somebody owns is looked at.
+            if !is_present(entry) || self.frames.refs(next).is_none_or(|word| word.count == 0) {
                 return Err(PagingError::NotMapped);
             }
             table = next;
@@ -160,21 +198,25 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// [`PagingError::NotMapped`] if there is no level 1 table for `va`; else as [`Memory::update_entry`].
-    pub(crate) fn update_va(&self, owner: DomId, root: Mfn, va: u64, new: u64) -> Result<(), PagingError> {
+    pub(crate) fn update_va(
+        &self,
+        owner: DomId,
+        root: Mfn,
+        va: u64,
+        new: u64,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         let (table, index) = self.walk(root, va)?;
-        self.get_as_table(owner, table, Kind::L1)?;
-        let updated = self.update_held(owner, table, Level::L1, index, new, AccessedDirty::Replace);
-        self.put_as(table);
-        updated
+        self.change_entry(owner, table, index, |_| new, work).map(|_| ())
     }
 
     /// Takes a reference to and a use of a frame that is a validated table of `kind` already.
-    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind) -> Result<(), PagingError> {
+    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
         match self.frames.get_table(table) {
             Ok(found) if found == kind => Ok(()),
             Ok(_) => {
-                self.put_as(table);
+                self.put_as(table, work);
                 Err(PagingError::NotMapped)
             }
             Err(error) => {
@@ -189,16 +231,10 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// As [`Memory::get_as`]; a frame that is pinned already is refused.
-    pub(crate) fn pin(&self, owner: DomId, mfn: Mfn, kind: Kind) -> Result<(), PagingError> {
-        self.get_as(mfn, owner, kind).map_err(|error| {
-            if error == PagingError::Foreign {
-                PagingError::NotOwnTable
-            } else {
-                error
-            }
-        })?;
+    pub(crate) fn pin(&self, owner: DomId, mfn: Mfn, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
+        self.get_own(mfn, owner, Some(kind), work)?;
         self.frames.pin(mfn).map_err(|error| {
-            self.put_as(mfn);
+            self.put_as(mfn, work);
             error.into()
         })
     }
@@ -208,13 +244,83 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// [`PagingError::NotOwnTable`] if the frame is not the owner's, [`PagingError::Type`] if it is not pinned.
-    pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn) -> Result<(), PagingError> {
+    pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
         self.get(mfn, owner).map_err(|_| PagingError::NotOwnTable)?;
-        let unpinned = self.frames.unpin(mfn);
-        if unpinned.is_ok() {
-            self.put_as(mfn);
-        }
+        let is_partial = || self.frames.typing(mfn).is_some_and(|word| word.done != 0);
+        let unpinned = match self.frames.unpin(mfn) {
+            Ok(()) => {
+                self.put_as(mfn, work);
+                if is_partial() {
+                    Err(PagingError::Again)
+                } else {
+                    Ok(())
+                }
+            }
+            // The pin went in an earlier go, and what it stood for is still being taken down.
+            Err(_) if is_partial() => self.unpick_partial(mfn, work),
+            Err(error) => Err(error.into()),
+        };
         self.put(mfn);
-        Ok(unpinned?)
+        unpinned
+    }
+
+    /// Fills a frame of `owner`'s with zeros, on its behalf.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]: it must be one that its owner could write.
+    pub(crate) fn clear_page(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
+        self.get_own(mfn, owner, Some(Kind::Writable), work)?;
+        self.machine.zero_frame(mfn);
+        work.spend(PAGE_WORTH);
+        self.put_as(mfn, work);
+        Ok(())
+    }
+
+    /// Copies `from` to `to`, both frames of `owner`'s, on its behalf.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]: `to` must be one that its owner could write.
+    pub(crate) fn copy_page(
+        &self,
+        owner: DomId,
+        to: Mfn,
+        from: Mfn,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        self.get_own(from, owner, None, work)?;
+        let copied = self.get_own(to, owner, Some(Kind::Writable), work);
+        if copied.is_ok() {
+            let (to_words, from_words) = (self.machine.frame(to), self.machine.frame(from));
+            for (to, from) in to_words.iter().zip(from_words.iter()) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            work.spend(PAGE_WORTH);
+            self.put_as(to, work);
+        }
+        self.put(from);
+        copied
+    }
+
+    /// Takes a reference to, and if wanted a use of, a frame that an operation names as the caller's own.
+    fn get_own(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        kind: Option<Kind>,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        let got = match kind {
+            Some(kind) => self.get_as(mfn, owner, kind, work),
+            None => self.get(mfn, owner).map_err(PagingError::from),
+        };
+        got.map_err(|error| {
+            if error == PagingError::Foreign {
+                PagingError::NotOwnTable
+            } else {
+                error
+            }
+        })
     }
 }

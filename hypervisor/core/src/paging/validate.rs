@@ -1,28 +1,43 @@
 //! Taking a frame as a page table, and dropping it again.
 
-use super::PagingError;
 use super::entry::{self, Level, is_present, is_writable};
-use crate::frames::{Kind, Mfn, TypePut};
+use super::{PagingError, Work};
+use crate::frames::{Kind, Mfn, TypeError, TypePut};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
+use crate::vcpu::descriptors;
 use bulkhead_abi::DomId;
 use bulkhead_abi::layout;
+use bulkhead_abi::pte::ENTRIES;
 use core::sync::atomic::Ordering;
+
+/// What looking at a page of descriptors is worth, in entries.
+const ENTRIES_WORTH: u32 = 128;
+
+/// What a flush of all TLBs is worth, in entries.
+const FLUSH_WORTH: u32 = 16;
 
 impl<M: Machine> Memory<M> {
     /// Takes a reference to `mfn`, a frame of `owner`'s, and a use of it as `kind`; validates it if it must.
     ///
     /// # Errors
     ///
-    /// See [`PagingError`]; nothing is held then.
-    pub(crate) fn get_as(&self, mfn: Mfn, owner: DomId, kind: Kind) -> Result<(), PagingError> {
+    /// See [`PagingError`]; nothing is held then. After [`PagingError::Again`] part of the work is done.
+    pub(crate) fn get_as(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        kind: Kind,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         self.get(mfn, owner)?;
-        self.get_type(mfn, owner, kind).inspect_err(|_| self.put(mfn))
+        self.get_type(mfn, owner, kind, work)
+            .inspect_err(|_| self.put(mfn))
     }
 
     /// Gives back what [`Memory::get_as`] took.
-    pub(crate) fn put_as(&self, mfn: Mfn) {
-        self.put_type(mfn);
+    pub(crate) fn put_as(&self, mfn: Mfn, work: &mut Work) {
+        self.put_type(mfn, work);
         self.put(mfn);
     }
 
@@ -31,96 +46,194 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// See [`PagingError`]; no use is held then.
-    pub(crate) fn get_type(&self, mfn: Mfn, owner: DomId, kind: Kind) -> Result<(), PagingError> {
-        let got = self.frames.get_type(mfn, kind)?;
+    pub(crate) fn get_type(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        kind: Kind,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        let got = match self.frames.get_type(mfn, kind) {
+            Err(TypeError::Partial(_)) => {
+                self.unpick_partial(mfn, work)?;
+                self.frames.get_type(mfn, kind)?
+            }
+            got => got?,
+        };
         if got.retyped_from.is_some() {
             // Only now that the new type is visible: an entry that another CPU's TLB still holds from the frame's earlier
             // life must not outlive it (XSA-401).
             self.machine.flush(Flush::All);
+            work.spend(FLUSH_WORTH);
+        }
+        if got.resume_at != 0 {
+            self.put(mfn);
         }
         if !got.must_validate {
             return Ok(());
         }
         let validated = match Level::of(kind) {
-            Some(level) => self.validate(mfn, owner, level),
-            // Descriptor pages are not taken yet: nothing registers them.
-            None => Err(PagingError::NoFrame),
+            Some(level) => self.validate(mfn, owner, level, usize::from(got.resume_at), work),
+            None => self.validate_descriptors(mfn, work).map_err(|error| (error, 0)),
         };
         match validated {
-            Ok(()) => self.frames.finish_validation(mfn),
-            Err(_) => self.frames.release_type(mfn),
+            Ok(()) => {
+                self.frames.finish_validation(mfn);
+                Ok(())
+            }
+            Err((PagingError::Again, done)) => {
+                self.suspend(mfn, owner, done);
+                Err(PagingError::Again)
+            }
+            Err((error, done)) => {
+                if let Some(level) = Level::of(kind) {
+                    self.unpick(mfn, owner, level, done, work);
+                } else {
+                    self.frames.release_type(mfn);
+                }
+                Err(error)
+            }
         }
-        validated
     }
 
-    /// Gives a use back; a table that nobody uses any more lets go of all that it refers to.
-    pub(crate) fn put_type(&self, mfn: Mfn) {
+    /// Gives a use back; a table that nobody uses any more lets go of all that it refers to, now or when somebody wants the frame.
+    pub(crate) fn put_type(&self, mfn: Mfn, work: &mut Work) {
         match self.frames.put_type(mfn) {
             TypePut::Done => {}
             TypePut::Unpick => {
                 let kind = self.frames.typing(mfn).map_or(Kind::None, |word| word.kind);
-                if let Some(level) = Level::of(kind) {
-                    self.unpick(mfn, level, 512);
+                let owner = self.frames.refs(mfn).map(|word| word.owner);
+                match (Level::of(kind), owner) {
+                    (Some(level), Some(owner)) => self.unpick(mfn, owner, level, ENTRIES, work),
+                    _ => self.frames.release_type(mfn),
                 }
-                self.frames.release_type(mfn);
             }
         }
     }
 
-    /// Checks every entry of a frame that this CPU holds for validation, and takes what the entries refer to.
-    fn validate(&self, mfn: Mfn, owner: DomId, level: Level) -> Result<(), PagingError> {
+    /// Lets a frame that was left half done go of what it still refers to. The caller holds a reference to it.
+    ///
+    /// # Errors
+    ///
+    /// [`PagingError::Again`] if that is not finished, or another CPU is at it.
+    pub(crate) fn unpick_partial(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
+        let (kind, done) = self.frames.resume_unpicking(mfn)?;
+        let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner;
+        if let Some(level) = Level::of(kind) {
+            self.unpick(mfn, owner, level, usize::from(done), work);
+        }
+        // The reference that it kept; if it was left again, it has taken another.
+        self.put(mfn);
+        match self.frames.typing(mfn) {
+            Some(word) if word.done != 0 => Err(PagingError::Again),
+            _ => Ok(()),
+        }
+    }
+
+    /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to.
+    fn suspend(&self, mfn: Mfn, owner: DomId, done: usize) {
+        let done = u16::try_from(done).unwrap_or(0);
+        if done == 0 {
+            return self.frames.release_type(mfn);
+        }
+        // The caller has a reference, so that there is one to add to; a counter that is full to the last has been made so
+        // by the guest, which then waits for this table for as long as it likes.
+        if self.get(mfn, owner).is_ok() {
+            self.frames.suspend(mfn, done);
+        } else if let Some(level) = self.frames.typing(mfn).and_then(|word| Level::of(word.kind)) {
+            self.unpick(mfn, owner, level, usize::from(done), &mut Work::unlimited());
+        }
+    }
+
+    /// Checks the entries, from `first` on, of a frame that this CPU holds for validation, and takes what they refer to.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, and how many entries, from the start, hold what they refer to.
+    fn validate(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        level: Level,
+        first: usize,
+        work: &mut Work,
+    ) -> Result<(), (PagingError, usize)> {
         let table = self.machine.frame(mfn);
-        for (index, word) in table.iter().enumerate() {
+        for (index, word) in table.iter().enumerate().skip(first) {
+            // At least one entry in every go, so that it gets further.
+            if level != Level::L1 && work.is_over() && index != first {
+                return Err((PagingError::Again, index));
+            }
+            work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
                 word.store(self.machine.hypervisor_slot(index), Ordering::Relaxed);
                 continue;
             }
-            let taken = entry::adjust(level, word.load(Ordering::Relaxed))
-                .and_then(|adjusted| self.get_target(adjusted, owner, level).map(|()| adjusted));
-            match taken {
-                // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
-                Ok(adjusted) => word.store(adjusted, Ordering::Relaxed),
-                Err(error) => {
-                    self.unpick(mfn, level, index);
-                    return Err(error);
-                }
-            }
+            let adjusted = entry::adjust(level, word.load(Ordering::Relaxed))
+                .and_then(|adjusted| self.get_target(adjusted, owner, level, work).map(|()| adjusted))
+                .map_err(|error| (error, index))?;
+            // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
+            word.store(adjusted, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Drops what the first `count` entries of a table refer to. Entries stay as they are.
-    fn unpick(&self, mfn: Mfn, level: Level, count: usize) {
+    /// Checks every descriptor of a frame that this CPU holds for validation.
+    fn validate_descriptors(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
+        work.spend(ENTRIES_WORTH);
+        for word in self.machine.frame(mfn).iter() {
+            let descriptor =
+                descriptors::check(word.load(Ordering::Relaxed)).map_err(PagingError::Descriptor)?;
+            word.store(descriptor, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Drops what the first `count` entries of a frame that this CPU holds refer to, the last first. Entries stay as they are. If it is
+    /// more than may be done in one go, the frame is left half done.
+    fn unpick(&self, mfn: Mfn, owner: DomId, level: Level, count: usize, work: &mut Work) {
         let table = self.machine.frame(mfn);
-        for (index, word) in table.iter().enumerate().take(count) {
+        for (index, word) in table.iter().enumerate().take(count).rev() {
+            let is_first = index.checked_add(1) == Some(count);
+            if level != Level::L1 && work.is_over() && !is_first {
+                return self.suspend(mfn, owner, index.saturating_add(1));
+            }
+            work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
                 continue;
             }
-            self.put_target(word.load(Ordering::Relaxed), level);
+            self.put_target(word.load(Ordering::Relaxed), level, work);
         }
+        self.frames.release_type(mfn);
     }
 
     /// Takes what `entry` (adjusted) in a table of `level` refers to.
-    pub(super) fn get_target(&self, entry: u64, owner: DomId, level: Level) -> Result<(), PagingError> {
+    pub(super) fn get_target(
+        &self,
+        entry: u64,
+        owner: DomId,
+        level: Level,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         if !is_present(entry) {
             return Ok(());
         }
         let mfn = entry::frame(entry);
         match level.child() {
-            Some(kind) => self.get_as(mfn, owner, kind),
-            None if is_writable(entry) => self.get_as(mfn, owner, Kind::Writable),
+            Some(kind) => self.get_as(mfn, owner, kind, work),
+            None if is_writable(entry) => self.get_as(mfn, owner, Kind::Writable, work),
             None => Ok(self.get(mfn, owner)?),
         }
     }
 
     /// Gives back what `entry` in a validated table of `level` refers to.
-    pub(super) fn put_target(&self, entry: u64, level: Level) {
+    pub(super) fn put_target(&self, entry: u64, level: Level, work: &mut Work) {
         if !is_present(entry) {
             return;
         }
         let mfn = entry::frame(entry);
         if level != Level::L1 || is_writable(entry) {
-            self.put_as(mfn);
+            self.put_as(mfn, work);
         } else {
             self.put(mfn);
         }

@@ -69,10 +69,14 @@ impl CpuSet {
 
     /// The members, from `first` upwards and then from the lowest.
     fn iter_from(self, first: CpuId) -> impl Iterator<Item = CpuId> {
-        let count = u64::BITS;
-        (0..count)
-            .map(move |n| CpuId::new(first.raw().wrapping_add(n) % count))
-            .filter(move |&cpu| self.contains(cpu))
+        let turn = first.raw() % u64::BITS;
+        // As if `first` had number 0; only members are looked at, which are few.
+        let mut left = self.0.rotate_right(turn);
+        core::iter::from_fn(move || {
+            let next = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            (next < u64::BITS).then(|| CpuId::new(next.wrapping_add(turn) % u64::BITS))
+        })
     }
 }
 

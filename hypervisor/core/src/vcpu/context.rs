@@ -1,5 +1,6 @@
 //! Everything that is needed to run a vCPU.
 
+use super::descriptors::GdtFrames;
 use super::{Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
@@ -32,6 +33,17 @@ pub struct Segments {
     pub gs_base: u64,
     /// Base of GS in the other mode.
     pub gs_base_other: u64,
+}
+
+/// A segment base, as the CPU has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// That of FS.
+    Fs,
+    /// That of GS in the mode that the vCPU is in.
+    Gs,
+    /// That of GS in the other mode.
+    OtherGs,
 }
 
 /// A guest address that the hypervisor enters, and whether it masks events as it does.
@@ -79,6 +91,13 @@ impl Traps {
         }
     }
 
+    /// Who may raise `vector` by an instruction: this level and those above it in number.
+    #[must_use]
+    pub fn dpl(&self, vector: u8) -> u8 {
+        let Gate(word) = self.0.get(usize::from(vector)).copied().unwrap_or_default();
+        (word >> GATE_DPL_SHIFT).to_le_bytes()[0] & 3
+    }
+
     /// Forgets all handlers.
     pub fn clear(&mut self) {
         *self = Self::NONE;
@@ -96,8 +115,18 @@ pub struct Context {
     pub mode: Mode,
     /// The guest kernel's level 4 table; this holds a reference to it and a use of it.
     pub kernel_root: Mfn,
+    /// The level 4 table for its programs, if it has one; likewise held.
+    pub user_root: Option<Mfn>,
     /// Stack that the guest kernel is entered on from user mode: selector and pointer.
     pub kernel_stack: (u16, u64),
+    /// Its own part of the descriptor table.
+    pub gdt: GdtFrames,
+    /// The GS selector for its programs.
+    pub user_gs: u16,
+    /// The I/O privilege level that it thinks it has.
+    pub iopl: u8,
+    /// The control register CR4 that it thinks it has.
+    pub cr4: u64,
     /// Exception handlers.
     pub traps: Traps,
     /// Where events are delivered.
@@ -130,7 +159,12 @@ impl Context {
             segments: Segments::default(),
             mode: Mode::Kernel,
             kernel_root,
+            user_root: None,
             kernel_stack: (ss, rsp),
+            gdt: GdtFrames::new(),
+            user_gs: 0,
+            iopl: 0,
+            cr4: crate::faults::CR4,
             traps: Traps::NONE,
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),

@@ -12,11 +12,12 @@
 
 pub mod bounce;
 mod context;
+pub mod descriptors;
 pub mod meter;
 mod regs;
 mod runstate;
 
-pub use context::{Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
 pub use meter::{Meter, Spent};
 pub use regs::Regs;
 pub use runstate::History;

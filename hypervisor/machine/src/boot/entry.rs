@@ -1,7 +1,12 @@
 //! The first instructions: from 32-bit protected mode without paging to [`boot_main`](crate::boot_main).
 //!
-//! The loader (PVH boot protocol) jumps to `boot_pvh` with flat segments, paging off, interrupts off, and the
-//! physical address of its start-info record in EBX. EAX is not looked at: loaders differ in what it holds.
+//! A loader jumps to `boot_pvh` (named by the image's PVH note) or to `boot_multiboot2` (the ELF entry point) with
+//! flat segments, paging off, and the physical address of its record in EBX. EAX tells a Multiboot2 loader; in
+//! a PVH start it is not looked at, because loaders differ in what it holds. Nothing else is taken for granted:
+//! both protocols leave most of CR0, CR4 and EFER undefined, so they get the values of a CPU that comes out of
+//! reset, with 64-bit mode on top, and firmware's choices (five-level paging among them) end here.
+//!
+//! Sources: Xen's `docs/misc/pvh` and Multiboot2 specification 2.0, section 3.3 (machine state).
 //!
 //! The early page tables are data of the image; nothing has to be filled in. They show the first four gigabytes
 //! of physical memory three times, all of it writable and executable: at address 0 (the stub runs there), at
@@ -11,8 +16,11 @@
 
 use core::arch::global_asm;
 use core::mem::size_of;
+use core::ptr::NonNull;
 
 use bulkhead_machine::layout;
+
+use crate::memory::direct;
 
 /// One past the highest physical address that the early tables show.
 pub(crate) const EARLY_LIMIT: u64 = 4 << 30;
@@ -29,6 +37,16 @@ impl EarlyTables {
     /// entry stub loaded.
     pub(crate) const unsafe fn assume() -> Self {
         Self(())
+    }
+
+    /// Where the early tables show the `len` bytes from physical address `start` on; `None` if not all of them are below
+    /// [`EARLY_LIMIT`]. What is there is another question: RAM, device registers, or nothing.
+    pub(crate) fn show(&self, start: u64, len: u64) -> Option<NonNull<u8>> {
+        let end = start.checked_add(len)?;
+        if end > EARLY_LIMIT {
+            return None;
+        }
+        NonNull::new(direct(start))
     }
 
     /// Gives the proof up: other tables are in force.
@@ -50,11 +68,14 @@ pub(crate) fn boot_stack() -> core::ops::Range<u64> {
 }
 
 unsafe extern "C" {
-    /// The entry point, in 32-bit code at a low address: never called from here.
+    /// The entry point of a PVH loader, in 32-bit code at a low address: never called from here.
     fn boot_pvh() -> !;
 }
 
 pvh::xen_elfnote_phys32_entry!(boot_pvh);
+
+/// What `boot_pvh` tells [`boot_main`](crate::boot_main) as the protocol. Multiboot2 loaders have their own magic in EAX.
+pub(super) const PVH: u32 = pvh::start_info::START_MAGIC_VALUE;
 
 /// Page-table entry: present and writable.
 const TABLE: u64 = 0x3;
@@ -68,6 +89,8 @@ pub(crate) const MSR_EFER: u32 = 0xc000_0080;
 pub(crate) const EFER_LME: u32 = 1 << 8;
 /// CR0: paging, and write protection that holds in ring 0 too.
 pub(crate) const CR0_PG_WP: u32 = 1 << 31 | 1 << 16;
+/// CR0 of a CPU after reset (extension type), but with caches on, and in protected mode.
+const CR0_PE_ET: u32 = 1 << 4 | 1 << 0;
 /// CPUID 0x8000_0001 EDX: bit number of "64-bit mode".
 const CPUID_LONG_MODE_BIT: u32 = 29;
 
@@ -127,15 +150,18 @@ global_asm!(
     ".word early_gdt_pointer - early_gdt - 1",
     ".quad early_gdt",
 
-    // In: ebx the start-info record. Uses every other register.
+    // In: ebx the loader's record, and in eax what tells the loader; each register else is anything.
     ".section .boot.text, \"ax\", @progbits",
     ".code32",
-    ".globl boot_pvh",
+    ".globl boot_pvh, boot_multiboot2",
     "boot_pvh:",
+    "mov eax, {PVH}",
+    "boot_multiboot2:",
     "cli",
     "cld",
     "mov esp, offset boot_stack_32",
-    "mov ebp, ebx",                        // CPUID overwrites ebx.
+    "mov edi, eax",                        // CPUID overwrites eax to edx.
+    "mov ebp, ebx",
     "mov eax, 0x80000000",
     "cpuid",
     "cmp eax, 0x80000001",
@@ -146,15 +172,13 @@ global_asm!(
     "jnc boot_not_64_bit",
     "mov eax, offset boot_l4",
     "mov cr3, eax",
-    "mov eax, cr4",
-    "or eax, {PAE}",
+    "mov eax, {PAE}",
     "mov cr4, eax",
     "mov ecx, {EFER}",
-    "rdmsr",
-    "or eax, {LME}",
+    "mov eax, {LME}",
+    "xor edx, edx",
     "wrmsr",
-    "mov eax, cr0",
-    "or eax, {PG_WP}",
+    "mov eax, {CR0}",
     "mov cr0, eax",
     "lgdt [boot_gdt_low]",
     "push 8",
@@ -186,7 +210,7 @@ global_asm!(
     "movabs rax, offset early_gdt_pointer",
     "lgdt [rax]",
     "movabs rsp, offset {stack} + {STACK_SIZE}",
-    "mov edi, ebp",
+    "mov esi, ebp",
     "xor ebp, ebp",                        // Ends the chain of frame pointers.
     "movabs rax, offset {main}",
     "call rax",
@@ -201,7 +225,8 @@ global_asm!(
     PAE = const CR4_PAE,
     EFER = const MSR_EFER,
     LME = const EFER_LME,
-    PG_WP = const CR0_PG_WP,
+    CR0 = const CR0_PE_ET | CR0_PG_WP,
+    PVH = const PVH,
     stack = sym BOOT_STACK,
     STACK_SIZE = const BOOT_STACK_SIZE,
     main = sym crate::boot_main,

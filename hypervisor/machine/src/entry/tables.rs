@@ -3,10 +3,12 @@
 //! Each CPU has a window for a GDT of sixteen pages. The first fourteen will show the running guest's own; the next has the
 //! hypervisor's entries, at the selectors that the guest ABI fixes (section 2.6).
 
+use core::arch::asm;
 use core::sync::atomic::Ordering;
 
 use bulkhead_abi::selectors;
 use bulkhead_core::Cpu;
+use bulkhead_core::frames::Mfn;
 use bulkhead_core::ids::CpuId;
 use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, Stack};
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -71,6 +73,9 @@ impl Gate {
         }
     }
 }
+
+/// The frame that is shown where a guest has no descriptors.
+static EMPTY: spin::Once<u64> = spin::Once::new();
 
 /// The frames that a CPU's GDT window needs.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +142,7 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
             word.store(descriptor, Ordering::Relaxed);
         }
     }
+    EMPTY.call_once(|| frames.empty);
     let Some(window) = gdt_window(cpu) else { return };
     let own_page = usize::from(OWN_PAGE) >> layout::PAGE_SHIFT;
     for (n, entry) in window.iter().enumerate() {
@@ -147,6 +153,25 @@ fn map_gdt(cpu: usize, frames: TableFrames, tss: u64) {
             (frames.empty, READ_ONLY)
         };
         entry.store(leaf(frame, rights), Ordering::Relaxed);
+    }
+}
+
+/// Shows `frames` as the first pages of the GDT of CPU `cpu`, which runs this, and nothing in those after them. The CPU must
+/// forget its translations before it relies on that.
+pub(crate) fn show_gdt(cpu: usize, frames: &[Mfn]) {
+    let (Some(window), Some(&empty)) = (gdt_window(cpu), EMPTY.get()) else {
+        return;
+    };
+    let shown = frames
+        .iter()
+        .map(|mfn| mfn.raw())
+        .chain(core::iter::repeat(empty));
+    for (entry, frame) in window.iter().take(selectors::GUEST_GDT_FRAMES).zip(shown) {
+        // Nobody but this CPU writes here, and it does not use the window meanwhile but for the hypervisor's own page.
+        let new = leaf(frame, READ_ONLY);
+        if entry.load(Ordering::Relaxed) != new {
+            entry.store(new, Ordering::Relaxed);
+        }
     }
 }
 
@@ -174,6 +199,9 @@ unsafe fn load_segments(cpu: usize) {
         GS::set_reg(null);
         load_tss(SegmentSelector(TSS_SELECTOR));
     }
+    // SAFETY: takes a table away that nobody uses. After a reset a CPU has a local table at address 0, which would be a guest's
+    // memory: a guest could put a gate to ring 0 there.
+    unsafe { asm!("lldt {:x}", in(reg) 0_u16, options(nostack, preserves_flags)) };
 }
 
 /// Loads the IDT, which all CPUs share.
@@ -212,6 +240,7 @@ const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_SFMASK: u32 = 0xc000_0084;
+const MSR_SYSENTER_CS: u32 = 0x174;
 
 /// Flags that SYSCALL clears: TF, IF, DF, IOPL, NT, RF, AC.
 const SYSCALL_CLEARS: u64 = 0x5_7700;
@@ -227,6 +256,8 @@ unsafe fn enable_syscall(cpu: usize) {
     let stub = stubs::syscall_stub(cpu);
     // SAFETY: the stub is for this CPU and the selectors are those of its GDT. A 32-bit SYSCALL arrives at the same stub.
     unsafe {
+        // A null selector: the other fast way in faults.
+        Msr::new(MSR_SYSENTER_CS).write(0);
         Msr::new(MSR_STAR).write(star);
         Msr::new(MSR_LSTAR).write(stub);
         Msr::new(MSR_CSTAR).write(stub);

@@ -12,9 +12,6 @@ use bulkhead_machine::portable::ranges::{Full, Ranges};
 use super::{direct, image};
 use crate::boot::entry::{EARLY_LIMIT, EarlyTables};
 
-/// Memory below this is never used: real-mode vectors, BIOS data, and the page that other CPUs start in.
-const LOW_MEMORY_END: u64 = 1 << 20;
-
 /// The machine has no memory left for what the boot needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutOfMemory;
@@ -39,13 +36,8 @@ impl BootFrames {
         map: &MemoryMap,
         module: Option<&Range<u64>>,
     ) -> Result<Self, Full> {
-        let mut free = map.to_ranges();
-        free.remove(&(0..LOW_MEMORY_END >> PAGE_SHIFT))?;
-        free.remove(&image::boot_frames())?;
-        free.remove(&image::high_frames())?;
-        if let Some(module) = module {
-            free.remove(&frames_of(module))?;
-        }
+        let module = module.map_or(0..0, frames_of);
+        let free = map.free_beside(&[image::boot_frames(), image::high_frames(), module])?;
         Ok(Self {
             free,
             limit: EARLY_LIMIT >> PAGE_SHIFT,

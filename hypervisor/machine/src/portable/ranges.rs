@@ -126,6 +126,24 @@ impl<const N: usize> Ranges<N> {
         Some(found)
     }
 
+    /// The range with the fewest numbers; of several, the lowest.
+    #[must_use]
+    pub fn smallest(&self) -> Option<Range<u64>> {
+        self.iter()
+            .min_by_key(|range| range.end.saturating_sub(range.start))
+            .cloned()
+    }
+
+    /// Adds the numbers between the two ranges that are nearest to each other, so that they become one.
+    pub fn close_smallest_gap(&mut self) {
+        let gaps = self.iter().zip(self.iter().skip(1));
+        let gaps = gaps.map(|(low, high)| low.end..high.start);
+        if let Some(gap) = gaps.min_by_key(|gap| gap.end.saturating_sub(gap.start)) {
+            // What joins two ranges needs no room.
+            let _ = self.insert(gap);
+        }
+    }
+
     fn push(&mut self, range: Range<u64>) -> Result<(), Full> {
         self.sorted.push(range).map_err(|_| Full)
     }
@@ -199,6 +217,18 @@ mod tests {
         let start = set.take_highest(10, 1, u64::MAX).unwrap();
         assert_eq!(set.len(), 90);
         assert!(!set.contains(&(start..start + 1)));
+    }
+
+    #[test]
+    fn the_smallest_range_and_the_smallest_gap_are_found() {
+        let mut set = set(&[(0, 10), (20, 25), (28, 40), (100, 105)]);
+        assert_eq!(set.smallest(), Some(20..25));
+        set.close_smallest_gap();
+        assert!(set.iter().cloned().eq([0..10, 20..40, 100..105]));
+        let mut empty = Ranges::<4>::new();
+        assert_eq!(empty.smallest(), None);
+        empty.close_smallest_gap();
+        assert!(empty.is_empty());
     }
 
     /// Compares with the obvious model, a bit for each number, over histories from a fixed seed.

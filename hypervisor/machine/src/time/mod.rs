@@ -24,6 +24,8 @@ pub(crate) struct TscClock {
     pub(crate) scale: TscScale,
     /// The TSC when the clock showed 0.
     pub(crate) start: u64,
+    /// Ticks per nanosecond, times 2^32.
+    ticks_per_ns: u64,
 }
 
 static CLOCK: Once<TscClock> = Once::new();
@@ -36,6 +38,7 @@ pub(crate) fn start(acpi: &AcpiInfo) -> Option<TscClock> {
         hz,
         scale,
         start: tsc(),
+        ticks_per_ns: ticks(scale, 1 << 32),
     }))
 }
 
@@ -57,7 +60,10 @@ impl TscClock {
 
     /// The TSC's value at the earliest tick that is at or after `ns` nanoseconds since the boot.
     pub(crate) fn tsc_at(&self, ns: u64) -> u64 {
-        self.start.saturating_add(ticks(self.scale, ns))
+        // By a product: a division of this width is a long function. Its error is less than a part in 2^32, and one tick.
+        let ticks = u128::from(ns).wrapping_mul(u128::from(self.ticks_per_ns)) >> 32;
+        let ticks = u64::try_from(ticks).unwrap_or(u64::MAX);
+        self.start.saturating_add(ticks).saturating_add(2)
     }
 }
 

@@ -1,0 +1,95 @@
+//! Segments: the guest's own descriptor table, single descriptors, and the bases of FS and GS.
+
+use super::{Answer, Call};
+use crate::frames::{Kind, Mfn};
+use crate::machine::{Flush, Machine};
+use crate::paging::Work;
+use crate::sync::Ordering;
+use crate::vcpu::Base;
+use crate::vcpu::descriptors::{self, GdtFrames};
+use bulkhead_abi::selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES};
+use bulkhead_abi::vcpu::SegmentBase;
+use bulkhead_abi::{Errno, layout};
+
+/// Gives the calling vCPU another descriptor table.
+pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let (list, entries) = (call.arg::<0>(), call.arg32::<1>());
+    if entries > MAX_GDT_ENTRIES {
+        return Err(Errno::Inval);
+    }
+    let frames = (entries as usize).div_ceil(DESCRIPTORS_PER_PAGE) as u64;
+    let mut named = GdtFrames::new();
+    for n in 0..frames {
+        let raw = call.read::<u64>(list.wrapping_add(n.wrapping_mul(8)))?;
+        // There is room for as many as were let through.
+        let _ = named.push(Mfn::new(raw).ok_or(Errno::Inval)?);
+    }
+    let (memory, owner) = (&call.hv.memory, call.current.domain.id);
+    let mut work = Work::unlimited();
+    for (n, &mfn) in named.iter().enumerate() {
+        if memory.get_as(mfn, owner, Kind::Segments, &mut work).is_err() {
+            for &mfn in named.iter().take(n) {
+                memory.put_as(mfn, &mut work);
+            }
+            return Err(Errno::Inval);
+        }
+    }
+    let old = core::mem::replace(&mut call.current.context.gdt, named);
+    memory.machine().load_gdt(&call.current.context.gdt);
+    memory.machine().flush_local(Flush::All);
+    for &mfn in &old {
+        memory.put_as(mfn, &mut work);
+    }
+    Ok(0)
+}
+
+/// Writes one descriptor, at a machine address.
+pub(super) fn update_descriptor<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let (maddr, descriptor) = (call.arg::<0>(), call.arg::<1>());
+    if maddr & 7 != 0 {
+        return Err(Errno::Inval);
+    }
+    let mfn = Mfn::from_maddr(maddr);
+    let index = usize::try_from(maddr >> 3 & 0x1ff).unwrap_or(0);
+    let checked = descriptors::check(descriptor).map_err(|_| Errno::Inval)?;
+    let (memory, owner) = (&call.hv.memory, call.domain().id);
+    let mut work = Work::portion();
+    let is_descriptors = memory
+        .frames()
+        .typing(mfn)
+        .is_some_and(|word| word.count != 0 && word.kind == Kind::Segments);
+    let kind = if is_descriptors {
+        Kind::Segments
+    } else {
+        Kind::Writable
+    };
+    memory
+        .get_as(mfn, owner, kind, &mut work)
+        .map_err(|_| Errno::Inval)?;
+    if let Some(word) = memory.machine().frame(mfn).get(index) {
+        word.store(checked, Ordering::Relaxed);
+    }
+    memory.put_as(mfn, &mut work);
+    Ok(0)
+}
+
+/// Sets a segment base of the calling vCPU.
+pub(super) fn set_segment_base<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let which = SegmentBase::from_raw(call.arg32::<0>()).ok_or(Errno::Inval)?;
+    let value = call.arg::<1>();
+    let base = match which {
+        SegmentBase::Fs => Base::Fs,
+        SegmentBase::GsKernel => Base::Gs,
+        SegmentBase::GsUser => Base::OtherGs,
+        SegmentBase::GsUserSel => {
+            let [low, high, ..] = value.to_le_bytes();
+            call.current.context.user_gs = u16::from_le_bytes([low, high]);
+            return Ok(0);
+        }
+    };
+    if !layout::is_canonical(value) {
+        return Err(Errno::Inval);
+    }
+    call.hv.machine().set_base(base, value);
+    Ok(0)
+}
