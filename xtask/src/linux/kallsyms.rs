@@ -155,7 +155,7 @@ mod tests {
         let mut index = Vec::new();
         let start = data.len();
         for code in 0..=255_u8 {
-            index.extend_from_slice(&u16::try_from(data.len() - start).unwrap().to_le_bytes());
+            index.extend_from_slice(&u16::try_from(data.len().abs_diff(start)).unwrap().to_le_bytes());
             match code {
                 1 => data.extend_from_slice(b"do_"),
                 b'0'..=b'9' | b'A'..=b'z' => data.push(code),

@@ -112,6 +112,7 @@ hypercalls! {
         }
         VcpuOp: VcpuOp {
             IsUp => vcpu::is_up, [NoEnt];
+            GetRunstateInfo => vcpu::get_runstate_info, [NoEnt, Fault];
             StopPeriodicTimer => vcpu::stop_periodic_timer, [NoEnt];
             SetSingleshotTimer => vcpu::set_singleshot_timer, [NoEnt, Inval, Fault, Time];
             StopSingleshotTimer => vcpu::stop_singleshot_timer, [NoEnt, Inval];

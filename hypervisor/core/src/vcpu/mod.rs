@@ -4,6 +4,7 @@
 //! - [`Context`] is everything that is needed to run it. It belongs to whoever runs the vCPU: it lies in the
 //!   [`Vcpu`] while nobody does, and a CPU takes it out for as long as it does. There is no lock to take while a guest runs, and no
 //!   way to change a running vCPU's state from elsewhere.
+//! - [`History`] is its virtual time: when it ran, waited and slept.
 //! - [`bounce`] works out what a guest kernel finds on its stack when a trap or an event is handed to it.
 //!
 //! The law: nothing that a guest registers can raise its privilege. Addresses and selectors are checked when they are
@@ -14,10 +15,12 @@ mod context;
 pub mod descriptors;
 pub mod meter;
 mod regs;
+mod runstate;
 
 pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
 pub use meter::{Meter, Spent};
 pub use regs::Regs;
+pub use runstate::History;
 
 use crate::frames::Mfn;
 use crate::ids::{CpuId, VcpuId};
@@ -41,12 +44,14 @@ pub struct Vcpu {
     woken: AtomicBool,
     /// For each purpose, on which CPU's list its deadline is: the number plus one, or zero.
     deadline_cpus: [AtomicU32; Purpose::ALL.len()],
-    /// Where its time went, up to its last turn.
+    /// Where its time went, up to when its CPU last chose whom to run.
     spent: [AtomicU64; 3],
     /// Whether it waits for a port to become pending, masked or not.
     polling: AtomicBool,
     /// Its state, while no CPU runs it.
     parked: Lock<Option<TryBox<Context>>, { Rank::Parked as u32 }>,
+    /// What it does, and since when.
+    pub(crate) history: Lock<History, { Rank::Runstate as u32 }>,
 }
 
 /// Where a vCPU's `vcpu_info` record lies.
@@ -59,9 +64,9 @@ pub struct InfoPlace {
 }
 
 impl Vcpu {
-    /// A vCPU that has never run. Its state is still to come: [`Vcpu::park`].
+    /// A vCPU that is made `now` and has never run. Its state is still to come: [`Vcpu::park`].
     #[must_use]
-    pub const fn new(id: VcpuId, info: InfoPlace) -> Self {
+    pub const fn new(id: VcpuId, info: InfoPlace, now: u64) -> Self {
         Self {
             id,
             home: AtomicU64::new(0),
@@ -72,6 +77,7 @@ impl Vcpu {
             spent: [const { AtomicU64::new(0) }; 3],
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
+            history: Lock::new(History::new(now)),
         }
     }
 
@@ -113,7 +119,7 @@ impl Vcpu {
         }
     }
 
-    /// Where its time went, in ticks of the time-stamp counter, up to its last turn.
+    /// Where its time went, in ticks of the time-stamp counter, up to when its CPU last chose whom to run.
     #[must_use]
     pub fn spent(&self) -> Spent {
         [&self.spent[0], &self.spent[1], &self.spent[2]].map(|ticks| ticks.load(Ordering::Relaxed))

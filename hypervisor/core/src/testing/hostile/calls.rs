@@ -73,7 +73,12 @@ pub(super) fn wait(world: &World, choices: &mut Choices<'_>) -> Act {
             )
         }
         5 => call(Hypercall::SetTimerOp, &[soon], &[]),
-        6 | 7 => call(
+        6 => {
+            let vcpu = u64::from(choices.chance(20));
+            let op = u64::from(VcpuOp::GetRunstateInfo.raw());
+            call(Hypercall::VcpuOp, &[op, vcpu, World::SCRATCH], &[])
+        }
+        7 => call(
             Hypercall::VcpuOp,
             &[u64::from(VcpuOp::SetSingleshotTimer.raw()), 0, World::SCRATCH],
             &[low, high, u32::from(choices.chance(30))],

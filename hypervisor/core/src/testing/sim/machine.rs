@@ -80,6 +80,10 @@ impl Machine for Sim {
         }
     }
 
+    fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
+        [u32::MAX; 4]
+    }
+
     fn load_gdt(&self, frames: &[Mfn]) {
         self.state().acting().gdt = frames.to_vec();
     }
