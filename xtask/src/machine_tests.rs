@@ -268,7 +268,7 @@ const LINUX_BESIDE_HELLO: &[Domain] = &[
         .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
 ];
 
-/// What Linux says on its way through the first steps of its start.
+/// What Linux says on its way through its start.
 const LINUX_CONTACT: &[Step] = &[
     expect("(d1) mapping kernel into physical memory"),
     expect("(d1) about to get started..."),
@@ -279,9 +279,13 @@ const LINUX_CONTACT: &[Step] = &[
     expect("(d1)*Hypervisor detected: Xen PV"),
     expect("(d1)*tsc: Detected*MHz processor"),
     expect("(d1)*last_pfn = 0x10000"),
-    expect("(d1)*Kernel/User page tables isolation: disabled on XEN PV"),
+    expect("(d1)*x86/PAT: Configuration [0-7]: WB  WT  UC- UC  WC  WP  UC  UC"),
     expect("(d1)*p2m virtual area at"),
     expect("(d1)*Remapped 0 page(s)"),
+    expect("(d1)*smpboot: Allowing 1 CPUs, 0 hotplug CPUs"),
+    expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
+    expect("(d1)*xen:events: Using 2-level ABI"),
+    expect("(d1)*installing Xen timer for CPU 0"),
 ];
 
 /// The machine tests of what the hypervisor does when it has booted.
