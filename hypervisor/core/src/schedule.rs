@@ -242,6 +242,17 @@ impl<M: Machine> Hypervisor<M> {
         self.block_unless(current, |shared| {
             ports.iter().any(|&port| shared.is_pending(port))
         });
+        if current.rest.is_none() {
+            self.end_poll(current);
+        }
+    }
+
+    /// The vCPU goes on: it waits for no port and no moment any longer.
+    fn end_poll(&self, current: &Current) {
+        if let Some(vcpu) = current.domain.vcpu(current.vcpu).filter(|vcpu| vcpu.is_polling()) {
+            vcpu.set_polling(false);
+            self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
+        }
     }
 
     /// Says that the running vCPU wants to rest, unless it has a reason not to.
@@ -388,7 +399,8 @@ impl<M: Machine> Hypervisor<M> {
                     if let Some(vcpu) = current.vcpu() {
                         vcpu.publish_meter(&current.context.meter);
                     }
-                    return;
+                    // It was perhaps woken before it came to rest.
+                    return self.end_poll(current);
                 }
                 Some(key) => {
                     if let Some(current) = self.take(cpu.id(), key) {
@@ -478,8 +490,13 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
-    /// Puts the state of a vCPU of `queue` into its place.
+    /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it.
     fn put_away(&self, queue: &Queue, mut current: Current, regs: &Regs) {
+        if self.cpus.len() > 1 {
+            // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
+            // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
+            self.machine().load_idle_root();
+        }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
         let clock = self.machine().clock();
@@ -529,11 +546,8 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
+        self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
-            if vcpu.is_polling() {
-                vcpu.set_polling(false);
-                self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
-            }
             if current.context.clock_written_for != Some(cpu.id()) {
                 current.context.clock_written_for = Some(cpu.id());
                 self.write_clock(vcpu);

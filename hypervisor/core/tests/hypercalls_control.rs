@@ -21,7 +21,7 @@ fn world(others: u16, cpus: u32) -> World {
         free_frames: 1025 * u64::from(others + 1),
         cpus,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     world.sim().let_waiting_pass_time(cpus == 1);
     for id in 0..=others {
         let home = if id == 0 {
@@ -96,7 +96,7 @@ fn sleep(world: &mut World, ns: u64) {
 
 #[test]
 fn nobody_but_the_control_domain_is_answered() {
-    let mut world = world(1, 2);
+    let world = world(1, 2);
     assert_eq!(world.enter(0), Some((1, 0)));
     let known = ControlOp::ALL.iter().map(|op| op.raw());
     for op in known.chain([99]) {
@@ -117,7 +117,7 @@ fn nobody_but_the_control_domain_is_answered() {
 
 #[test]
 fn a_record_that_cannot_be_reached_is_a_fault() {
-    let mut world = world(0, 1);
+    let world = world(0, 1);
     let records = [
         ControlOp::DomainTimes,
         ControlOp::ReadTrace,

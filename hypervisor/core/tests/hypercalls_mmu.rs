@@ -43,7 +43,7 @@ impl Mmu {
             free_frames: 2 * 1025,
             cpus: 1,
         };
-        let mut world = World::new(config, EndPolicy::LastDomain);
+        let world = World::new(config, EndPolicy::LastDomain);
         for id in [1, 2] {
             world.create(id, &GuestSpec::default()).unwrap();
         }
@@ -617,7 +617,7 @@ fn another_domain_s_tables_and_pages_are_out_of_reach() {
 
 #[test]
 fn a_list_that_cannot_be_read_or_counted_is_a_fault() {
-    let mut mmu = Mmu::new();
+    let mmu = Mmu::new();
     let owner = u64::from(DomId::SELF.raw());
     for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
         for at in [0x40_0000, 1 << 47, layout::HYPERVISOR.start, u64::MAX - 3] {

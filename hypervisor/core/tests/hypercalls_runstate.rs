@@ -23,7 +23,7 @@ fn world(guests: u16) -> World {
         free_frames: 1025 * u64::from(guests),
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     for id in 1..=guests {
         world.create(id, &GuestSpec::default()).unwrap();
     }

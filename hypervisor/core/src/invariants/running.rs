@@ -5,6 +5,7 @@ use crate::hypervisor::{Cpu, Hypervisor};
 use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
+use crate::time::Purpose;
 use crate::vcpu::{Spent, Vcpu};
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
@@ -78,6 +79,10 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
     assert!(
         running.len() + usize::from(is_parked) <= 1,
         "{who:?} has two states"
+    );
+    assert!(
+        running.is_empty() || !vcpu.is_polling() && !deadlines.contains(&Purpose::Poll),
+        "{who:?} runs, and the hypervisor takes it for polling"
     );
     let home = &hv.cpus[vcpu.home().index()];
     let must_schedule = home.must_schedule.load(Ordering::Relaxed);
