@@ -47,6 +47,13 @@ pub(crate) const BENCHES: &[Bench] = &[
         &[Domain::new("bench", "bench")],
     ),
     bench(
+        "memory",
+        "what a guest pays to change its page tables, its address space, and how much memory it has",
+        &[Domain::new("memory", "bench")
+            .memory("64M")
+            .command_line("role=memory")],
+    ),
+    bench(
         "pair",
         "an event from one domain to another and back, or to the task that waits for it; a switch and back",
         &[
