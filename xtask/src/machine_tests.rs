@@ -286,6 +286,12 @@ const LINUX_CONTACT: &[Step] = &[
     expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
     expect("(d1)*xen:events: Using 2-level ABI"),
     expect("(d1)*installing Xen timer for CPU 0"),
+    expect("(d1)*x86/fpu: x87 FPU will use FXSAVE"),
+    expect("(d1)*Freeing SMP alternatives memory"),
+    expect("(d1)*smp: Brought up 1 node, 1 CPU"),
+    expect("(d1)*Grant tables using version 1 layout"),
+    expect("(d1)*clocksource: Switched to clocksource xen"),
+    expect("(d1)*Kernel panic - not syncing: VFS: Unable to mount root fs"),
 ];
 
 /// The machine tests of what the hypervisor does when it has booted.

@@ -6,7 +6,7 @@
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
-use crate::vcpu::{Base, Segments};
+use crate::vcpu::{Base, FpuState, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -146,6 +146,15 @@ pub trait Machine: Sync + 'static {
 
     /// Reads back the segment state, which a guest may have changed without telling.
     fn save_segments(&self, segments: &mut Segments);
+
+    /// Loads a vCPU's FPU registers; whoever runs may use them.
+    fn load_fpu(&self, state: &FpuState);
+
+    /// Saves the FPU registers of the vCPU that ran last, takes them from the CPU, and withholds the FPU.
+    fn save_fpu(&self, state: &mut FpuState);
+
+    /// Makes the next use of the FPU trap, or no longer. It is withheld at first.
+    fn withhold_fpu(&self, withheld: bool);
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

@@ -499,6 +499,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
+        self.save_fpu(&mut current.context.fpu);
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -546,6 +547,7 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
+        self.load_fpu(&current.context.fpu);
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if current.context.clock_written_for != Some(cpu.id()) {

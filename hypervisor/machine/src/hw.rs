@@ -8,7 +8,7 @@ use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
-use bulkhead_core::vcpu::{Base, Segments};
+use bulkhead_core::vcpu::{Base, FpuState, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -16,6 +16,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::apic::{Ipi, Vector};
 use crate::cpu::control::load_page_tables;
+use crate::cpu::fpu;
 use crate::cpu::stack::this_cpu;
 use crate::entry::{self, guest_memory};
 use crate::memory::direct;
@@ -231,6 +232,18 @@ impl Machine for Hw {
             gs_base,
             gs_base_other,
         };
+    }
+
+    fn load_fpu(&self, state: &FpuState) {
+        fpu::load(state);
+    }
+
+    fn save_fpu(&self, state: &mut FpuState) {
+        fpu::save(state);
+    }
+
+    fn withhold_fpu(&self, withheld: bool) {
+        fpu::withhold(withheld);
     }
 
     fn clock(&self) -> Clock {
