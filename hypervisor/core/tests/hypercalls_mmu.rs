@@ -615,6 +615,42 @@ fn another_domain_s_tables_and_pages_are_out_of_reach() {
     }
 }
 
+/// Who may know which domains there are is told apart; who may not is refused alike.
+#[test]
+fn the_control_domain_learns_that_a_domain_is_not_there() {
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 1,
+    };
+    let mut world = World::new(config, EndPolicy::LastDomain);
+    for id in [0, 1] {
+        world.create(id, &GuestSpec::default()).unwrap();
+    }
+    world.enter(0);
+    assert_eq!(world.running(0), Some((0, 0)));
+    for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
+        for (id, answer) in [(0, Ok(0)), (1, Err(Errno::Perm)), (9, Err(Errno::Srch))] {
+            for foreign in [
+                ForeignDom {
+                    page_owner: DomId::new(id),
+                    table_owner: None,
+                },
+                ForeignDom {
+                    page_owner: DomId::SELF,
+                    table_owner: Some(DomId::new(id)),
+                },
+            ] {
+                let arguments = [World::SCRATCH, 0, 0, u64::from(foreign.raw())];
+                assert_eq!(
+                    world.call(0, number, &arguments),
+                    answer,
+                    "{number:?} {foreign:?}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_list_that_cannot_be_read_or_counted_is_a_fault() {
     let mut mmu = Mmu::new();
