@@ -52,6 +52,11 @@ impl Domain {
         Self { memory: size, ..self }
     }
 
+    /// With this many vCPUs. All but the first wait to be started by it.
+    pub(crate) const fn vcpus(self, count: u32) -> Self {
+        Self { vcpus: count, ..self }
+    }
+
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
         for word in [self.name, self.kernel] {
