@@ -35,9 +35,23 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
 /// Every benchmark.
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
+        "boot-time",
+        "from the machine's reset, and from the start of the hypervisor's clock, to domain 0",
+        &[Domain::new("boot", "bench")
+            .memory("64M")
+            .command_line("role=boot")],
+    ),
+    bench(
         "crossings",
         "what one guest pays to cross into the hypervisor and back, and how late its timers are",
         &[Domain::new("bench", "bench")],
+    ),
+    bench(
+        "memory",
+        "what a guest pays to change its page tables, its address space, and how much memory it has",
+        &[Domain::new("memory", "bench")
+            .memory("64M")
+            .command_line("role=memory")],
     ),
     bench(
         "pair",
@@ -45,6 +59,14 @@ pub(crate) const BENCHES: &[Bench] = &[
         &[
             Domain::new("bench", "bench").command_line("role=bench peer=1"),
             Domain::new("peer", "bench").command_line("role=peer peer=0"),
+        ],
+    ),
+    bench(
+        "contention",
+        "how late the timers of the control domain are while another has the CPU",
+        &[
+            Domain::new("bench", "bench").command_line("role=beside-hog peer=1"),
+            Domain::new("hog", "bench").command_line("role=hog peer=0"),
         ],
     ),
 ];

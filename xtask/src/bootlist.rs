@@ -3,10 +3,10 @@
 //! `boot.list` in the boot archive has one domain a line, the first being domain 0; `#` starts a comment:
 //!
 //! ```text
-//! domain NAME kernel=FILE [ramdisk=FILE] memory=SIZE [vcpus=N] [weight=N] [cmdline="..."]
+//! domain NAME kernel=FILE [ramdisk=FILE] memory=SIZE [vcpus=N] [weight=N] [cpus=LIST] [cmdline="..."]
 //! ```
 //!
-//! `SIZE` is a number with `K`, `M` or `G`; in `cmdline` a `"` and a `\` have a `\` before them. This side only
+//! `SIZE` is a number with `K`, `M` or `G`, `LIST` CPU numbers and ranges such as `0,2-3`; in `cmdline` a `"` and a `\` have a `\` before them. This side only
 //! writes; [`Domain`] can be made in a constant, so that machines stand in tables.
 
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ pub(crate) struct Domain {
     memory: &'static str,
     vcpus: u32,
     weight: Option<u32>,
+    cpus: &'static str,
     command_line: &'static str,
 }
 
@@ -35,6 +36,7 @@ impl Domain {
             memory: "16M",
             vcpus: 1,
             weight: None,
+            cpus: "",
             command_line: "",
         }
     }
@@ -55,6 +57,19 @@ impl Domain {
     /// With this many vCPUs. All but the first wait to be started by it.
     pub(crate) const fn vcpus(self, count: u32) -> Self {
         Self { vcpus: count, ..self }
+    }
+
+    /// With another weight than the default, 256.
+    pub(crate) const fn weight(self, weight: u32) -> Self {
+        Self {
+            weight: Some(weight),
+            ..self
+        }
+    }
+
+    /// Bound to the physical CPUs of `list`.
+    pub(crate) const fn cpus(self, list: &'static str) -> Self {
+        Self { cpus: list, ..self }
     }
 
     /// The domain's line, without its end.
@@ -81,6 +96,13 @@ impl Domain {
         }
         if let Some(weight) = self.weight {
             write!(line, " weight={weight}")?;
+        }
+        if !self.cpus.is_empty() {
+            let is_list = |c: char| c.is_ascii_digit() || matches!(c, ',' | '-');
+            if !self.cpus.chars().all(is_list) {
+                bail!("domain {}: `{}` is no list of CPUs", self.name, self.cpus);
+            }
+            write!(line, " cpus={}", self.cpus)?;
         }
         if !self.command_line.is_empty() {
             write!(line, " cmdline={}", quoted(self.command_line)?)?;
@@ -136,9 +158,10 @@ mod tests {
             Domain::new("control", "control").memory("64M"),
             Domain {
                 vcpus: 2,
-                weight: Some(512),
                 ..Domain::new("client", "events").command_line("role=client peer=0")
-            },
+            }
+            .weight(512)
+            .cpus("0,2-3"),
         ];
         let text = text(&domains).unwrap();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -146,7 +169,7 @@ mod tests {
             lines,
             [
                 "domain control kernel=control memory=64M",
-                "domain client kernel=events memory=16M vcpus=2 weight=512 cmdline=\"role=client peer=0\"",
+                "domain client kernel=events memory=16M vcpus=2 weight=512 cpus=0,2-3 cmdline=\"role=client peer=0\"",
             ]
         );
     }
@@ -157,9 +180,10 @@ mod tests {
             Domain::new("control", "control").memory("64M"),
             Domain {
                 vcpus: 2,
-                weight: Some(512),
                 ..Domain::new("web", "httpd")
             }
+            .weight(512)
+            .cpus("0,2-3")
             .command_line(r#"say="a\b" x"#),
         ];
         let text = text(&domains).unwrap();
@@ -171,6 +195,7 @@ mod tests {
         );
         assert_eq!((entries[0].vcpus, entries[0].cmdline.as_str()), (1, ""));
         assert_eq!((entries[1].vcpus, entries[1].weight), (2, 512));
+        assert_eq!(entries[1].affinity.bits(), 0b1101);
         assert_eq!(entries[1].cmdline, r#"say="a\b" x"#);
     }
 
@@ -186,6 +211,7 @@ mod tests {
         assert!(text(&[Domain::new("two words", "hello")]).is_err());
         assert!(text(&[Domain::new("hello", "")]).is_err());
         assert!(text(&[Domain::new("hello", "hello").memory("16")]).is_err());
+        assert!(text(&[Domain::new("hello", "hello").cpus("all")]).is_err());
     }
 
     #[test]

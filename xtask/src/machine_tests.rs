@@ -1,8 +1,10 @@
 //! The machine tests: what boots, what its console must show, how it must end.
 //!
 //! To add one, add an entry to [`MACHINE_TESTS`] (or, if it is about how machines boot, to
-//! [`BOOT_TESTS`]); a new guest is a directory below `hypervisor/tests/`. Lines of
-//! domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
+//! [`BOOT_TESTS`]); a new guest is a directory below `hypervisor/tests/`. A test has
+//! two CPUs unless its name says otherwise; what two would hide is tested with one besides.
+//!
+//! Lines of domain 0 stand on the console as they are, those of domain N after `(dN) `, the hypervisor's own after
 //! `(bh) LEVEL module: `.
 
 use std::time::Duration;
@@ -10,8 +12,9 @@ use std::time::Duration;
 use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
+use crate::linux::LINUX;
 use crate::loader::Loader;
-use crate::qemu::Ending;
+use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
 
@@ -43,10 +46,14 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 /// Keeps the machine on after domain 0 has ended, until no domain is left to report anything.
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
-/// A test of these domains on the default machine: no script yet, a clean end within a minute.
+/// A test of these domains on the default machine with two CPUs: no script yet, a clean end within a minute.
 pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
+            machine: Machine {
+                cpus: 2,
+                ..Machine::DEFAULT
+            },
             words: UNTIL_ALL_ENDED,
             ..Scenario::new(name, domains)
         },
@@ -95,9 +102,15 @@ impl MachineTest {
         self
     }
 
-    /// With this many CPUs.
+    /// With another number of CPUs than two.
     pub(crate) const fn cpus(mut self, count: u32) -> Self {
         self.scenario.machine.cpus = count;
+        self
+    }
+
+    /// With a clock that counts instructions: for fractions of time, which a busy host would spoil.
+    const fn counted_time(mut self) -> Self {
+        self.scenario.machine.clock = Clock::Instructions;
         self
     }
 }
@@ -165,6 +178,9 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
     Step::ExpectAll(patterns)
 }
 
+/// One domain that checks the runtime.
+const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
+
 /// Two domains that send each other events; both report a check.
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
@@ -193,9 +209,26 @@ const CROWD: &[Domain] = &[
     Domain::new("victim", "crash").command_line("null"),
 ];
 
-/// The same for tasks, several in each domain.
+/// One domain of many tasks.
+const TASKS: &[Domain] = &[Domain::new("executor", "executor")];
+
+/// Two that exchange events, with several tasks in each.
 const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
 const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+
+/// The control domain, which watches others compete for the CPUs, and changes who gets what.
+const OBSERVER: Domain = Domain::new("observer", "scheduler")
+    .command_line("role=observer")
+    .cpus("0");
+/// It wants all that it can get.
+const HOG: Domain = Domain::new("hog", "scheduler").command_line("role=hog");
+/// Two that begin on the same CPU.
+const LIGHT_HOG: Domain = HOG.cpus("0");
+const HEAVY_HOG: Domain = HOG.cpus("0").weight(512);
+/// It wants to be on time when it wakes.
+const SLEEPER: Domain = Domain::new("sleeper", "scheduler").command_line("role=sleeper");
+/// QEMU runs CPUs by turns where it counts instructions: an interrupt waits for its CPU's.
+const SLEEPER_BY_TURNS: Domain = SLEEPER.command_line("role=sleeper slack-us=3000");
 
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
 const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
@@ -240,6 +273,34 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
+/// Debian's kernel as domain 1. Its early console is the hypervisor's.
+const LINUX_BESIDE_HELLO: &[Domain] = &[
+    Domain::new("hello", "hello"),
+    Domain::new("linux", LINUX)
+        .memory("256M")
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+];
+
+/// What Linux says on its way through its start.
+const LINUX_CONTACT: &[Step] = &[
+    expect("(d1) mapping kernel into physical memory"),
+    expect("(d1) about to get started..."),
+    expect("(d1)*Linux version 6.1."),
+    expect("(d1)*Released 0 page(s)"),
+    expect("(d1)*Xen: [mem 0x0000000000000000-0x000000000009ffff] usable"),
+    expect("(d1)*NX (Execute Disable) protection: active"),
+    expect("(d1)*Hypervisor detected: Xen PV"),
+    expect("(d1)*tsc: Detected*MHz processor"),
+    expect("(d1)*last_pfn = 0x10000"),
+    expect("(d1)*x86/PAT: Configuration [0-7]: WB  WT  UC- UC  WC  WP  UC  UC"),
+    expect("(d1)*p2m virtual area at"),
+    expect("(d1)*Remapped 0 page(s)"),
+    expect("(d1)*smpboot: Allowing 1 CPUs, 0 hotplug CPUs"),
+    expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
+    expect("(d1)*xen:events: Using 2-level ABI"),
+    expect("(d1)*installing Xen timer for CPU 0"),
+];
+
 /// The machine tests of what the hypervisor does when it has booted.
 const MACHINE_TESTS: &[MachineTest] = &[
     // The control domain comes up, says what it is, and goes when told to.
@@ -273,17 +334,15 @@ const MACHINE_TESTS: &[MachineTest] = &[
         Pattern("(d3) hello*I am 3"),
     ])]),
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
-    test("runtime", &[Domain::new("runtime", "runtime").memory("32M")]).checks(10),
-    test("runtime-2cpu", &[Domain::new("runtime", "runtime").memory("32M")])
-        .cpus(2)
-        .checks(10),
+    test("runtime", RUNTIME).checks(10),
+    test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
     test("probe", PROBES).checks(460).covers_hypercalls(),
-    test("probe-2cpu", PROBES).cpus(2).checks(460).covers_hypercalls(),
+    test("probe-1cpu", PROBES).cpus(1).checks(460).covers_hypercalls(),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
-    // The same with CPUs enough for both.
-    test("events-2cpu", &[SERVER, CLIENT]).cpus(2).checks(2),
+    // The same where each runs only while the other does not.
+    test("events-1cpu", &[SERVER, CLIENT]).cpus(1).checks(2),
     // With CPUs that idle and pull: a vCPU that blocks must not be taken before its registers are in their place.
     test("events-4cpu", &[SERVER, CLIENT]).cpus(4).checks(2),
     // More vCPUs than CPUs, all waking each other, and one that dies among them.
@@ -293,18 +352,39 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .steps(&[Step::Expect(Pattern("domain 13 (victim) is gone"))])
         .ends(Ending::DomainCrashed),
     // Tasks wait for each other, for time and for events: none is forgotten, and idling costs nothing.
-    test("executor", &[Domain::new("executor", "executor")]).checks(14),
+    test("executor", TASKS).checks(14),
+    test("executor-1cpu", TASKS).cpus(1).checks(14),
     // Tasks of two domains wait for each other's events.
     test("executor-peers", &[TASKS_SERVER, TASKS_CLIENT]).checks(2),
-    test("executor-peers-2cpu", &[TASKS_SERVER, TASKS_CLIENT])
-        .cpus(2)
+    test("executor-peers-1cpu", &[TASKS_SERVER, TASKS_CLIENT])
+        .cpus(1)
         .checks(2),
+    // CPU time is shared by weight, moves with weight and affinity, is accounted for; warp buys latency.
+    test(
+        "scheduler",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER_BY_TURNS],
+    )
+    .counted_time()
+    .checks(46),
+    test(
+        "scheduler-1cpu",
+        &[OBSERVER, LIGHT_HOG, HEAVY_HOG, HOG, HOG, SLEEPER],
+    )
+    .cpus(1)
+    .counted_time()
+    .checks(44),
     // Reading address 0.
     crash(
         "crash-null",
         &[FIRST_WITNESS, victim("null"), SECOND_WITNESS],
         GUESTS_REPORT,
     ),
+    crash(
+        "crash-null-1cpu",
+        &[FIRST_WITNESS, victim("null"), SECOND_WITNESS],
+        GUESTS_REPORT,
+    )
+    .cpus(1),
     // A privileged instruction is reflected to the guest, not executed.
     crash(
         "crash-privileged",
@@ -328,6 +408,12 @@ const MACHINE_TESTS: &[MachineTest] = &[
         &[FIRST_WITNESS, victim("stack-overflow"), SECOND_WITNESS],
         HYPERVISORS_REPORT,
     ),
+    // Debian's kernel, unmodified, comes up beside a domain of ours; without a disk to go on from, it ends by panicking.
+    test("linux-contact", LINUX_BESIDE_HELLO)
+        .steps(LINUX_CONTACT)
+        .may_panic()
+        .ends(Ending::DomainCrashed)
+        .in_full(InFull::Once),
     // A guest that ends itself as crashed.
     crash(
         "crash-panic",

@@ -58,6 +58,7 @@ extern crate alloc;
 mod backtrace;
 mod command_line;
 pub mod console;
+pub mod control;
 mod critical_section;
 mod environment;
 pub mod event;

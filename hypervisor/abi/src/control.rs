@@ -26,7 +26,8 @@ numbers! {
 }
 
 record! {
-    /// Where the time of a domain's vCPUs went, up to the end of each one's last turn on a CPU.
+    /// Where the time of a domain's vCPUs went: of each up to when its CPU last chose whom to run, some milliseconds ago if
+    /// it has had that CPU to itself since.
     pub struct DomainTimes: 32 {
         /// In: the domain.
         0 => pub domain: DomId,

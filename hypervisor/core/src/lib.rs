@@ -15,7 +15,9 @@ extern crate alloc;
 
 pub mod console;
 pub mod domains;
+pub mod emulate;
 pub mod events;
+mod faults;
 pub mod frames;
 pub mod hypercalls;
 mod hypervisor;
@@ -26,6 +28,7 @@ pub mod lock;
 pub mod machine;
 pub mod memory;
 pub mod paging;
+pub mod policy;
 pub mod sched;
 mod schedule;
 pub mod sync;

@@ -31,6 +31,10 @@ pub enum Rank {
     RunQueue,
     /// A vCPU's state on the shelf.
     Parked,
+    /// Where a vCPU's times are shown to its guest.
+    RunstateArea,
+    /// What a vCPU does, and since when.
+    Runstate,
     /// Free frames.
     Buddy,
 }
@@ -119,6 +123,13 @@ pub fn assert_none_held() {
     held::assert_none();
 }
 
+/// Whether this CPU holds a lock; `None` where that is not checked.
+#[cfg(any(test, feature = "testing"))]
+#[must_use]
+pub fn is_any_held() -> Option<bool> {
+    held::is_any()
+}
+
 /// How to find out which CPU runs, for the checks: [`held::use_cpu_number`].
 pub use held::use_cpu_number;
 
@@ -182,6 +193,11 @@ mod held {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn is_any() -> Option<bool> {
+        Some(word()?.load(Ordering::Relaxed) != 0)
+    }
+
     pub(super) fn assert_none() {
         if let Some(word) = word() {
             let held = word.load(Ordering::Relaxed);
@@ -213,4 +229,9 @@ mod held {
     pub fn use_cpu_number(_: fn() -> usize) {}
 
     pub(super) fn assert_none() {}
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn is_any() -> Option<bool> {
+        None
+    }
 }

@@ -126,6 +126,9 @@ pub trait Machine: Sync + 'static {
         self.flush(what);
     }
 
+    /// What the CPU says about itself: EAX, EBX, ECX, EDX.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+
     /// Shows `frames`, which hold validated descriptors, as the first pages of this CPU's descriptor table. It takes effect with the
     /// next flush of all translations, or root that is loaded.
     fn load_gdt(&self, frames: &[Mfn]);

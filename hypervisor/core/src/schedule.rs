@@ -10,11 +10,12 @@ use crate::events::bits::SharedInfoView;
 use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::ids::{CpuId, VcpuId};
 use crate::machine::{Machine, Trace};
-use crate::sched::{CpuSet, Migrant, Reschedule, RunQueue, SchedError, Share, Turn, Warp, Weight};
+use crate::sched::{CpuSet, Migrant, Reschedule, RunQueue, SchedError, Share, State, Turn, Warp, Weight};
 use crate::time::{Deadline, Deadlines, Purpose};
 use crate::vcpu::{Regs, Vcpu};
 use bulkhead_abi::DomId;
 use bulkhead_abi::event::Virq;
+use bulkhead_abi::vcpu::Runstate;
 use core::sync::atomic::Ordering;
 
 /// How a run queue names a vCPU.
@@ -118,7 +119,9 @@ impl<M: Machine> Hypervisor<M> {
         queue.run.insert(key, share)?;
         vcpu.set_home(home);
         vcpu.set_up(true);
-        let reschedule = queue.run.wake(key, self.machine().now())?;
+        let now = self.machine().now();
+        let reschedule = queue.run.wake(key, now)?;
+        vcpu.history.lock().enter(Runstate::Runnable, now);
         self.pass_on(home, shared, &queue, reschedule);
         Ok(())
     }
@@ -132,8 +135,10 @@ impl<M: Machine> Hypervisor<M> {
             let home = vcpu.home();
             let Some(shared) = self.shared(home) else { return };
             let mut queue = shared.queue.lock();
-            match queue.run.wake(key, self.machine().now()) {
+            let now = self.machine().now();
+            match queue.run.wake(key, now) {
                 Ok(reschedule) => {
+                    vcpu.history.lock().wake(now);
                     if queue.run.running() == Some(key) {
                         drop(queue);
                         self.machine().kick(home);
@@ -215,6 +220,7 @@ impl<M: Machine> Hypervisor<M> {
                 Err(_) => {}
             }
         }
+        vcpu.history.lock().stop(self.machine().now());
         for purpose in Purpose::ALL {
             self.cancel_deadline(domain, vcpu, purpose);
         }
@@ -236,6 +242,17 @@ impl<M: Machine> Hypervisor<M> {
         self.block_unless(current, |shared| {
             ports.iter().any(|&port| shared.is_pending(port))
         });
+        if current.rest.is_none() {
+            self.end_poll(current);
+        }
+    }
+
+    /// The vCPU goes on: it waits for no port and no moment any longer.
+    fn end_poll(&self, current: &Current) {
+        if let Some(vcpu) = current.domain.vcpu(current.vcpu).filter(|vcpu| vcpu.is_polling()) {
+            vcpu.set_polling(false);
+            self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
+        }
     }
 
     /// Says that the running vCPU wants to rest, unless it has a reason not to.
@@ -351,12 +368,12 @@ impl<M: Machine> Hypervisor<M> {
                 && let Some(current) = cpu.current.take()
             {
                 // Under the lock: as soon as it is free, another CPU may take the vCPU.
-                self.put_away(current, regs);
+                self.put_away(&queue, current, regs);
             }
             if let Some(stranger) = next.filter(|&next| !queue.run.may_run_on_cpu(next, cpu.id())) {
                 // Its affinity has changed since it came here.
                 if let Some(current) = cpu.current.take() {
-                    self.put_away(current, regs);
+                    self.put_away(&queue, current, regs);
                 }
                 let migrant = queue.run.leave(stranger, now);
                 drop(queue);
@@ -377,7 +394,14 @@ impl<M: Machine> Hypervisor<M> {
             }
             self.machine().set_timer(timer);
             match next {
-                Some(_) if cpu.current.is_some() => return,
+                Some(_) if let Some(current) = &cpu.current => {
+                    // It may run on for long: what it has had until now should not wait for its end.
+                    if let Some(vcpu) = current.vcpu() {
+                        vcpu.publish_meter(&current.context.meter);
+                    }
+                    // It was perhaps woken before it came to rest.
+                    return self.end_poll(current);
+                }
                 Some(key) => {
                     if let Some(current) = self.take(cpu.id(), key) {
                         self.load(cpu, current, regs);
@@ -466,11 +490,23 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
-    /// Puts a vCPU's state into its place.
-    fn put_away(&self, mut current: Current, regs: &Regs) {
+    /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it.
+    fn put_away(&self, queue: &Queue, mut current: Current, regs: &Regs) {
+        if self.cpus.len() > 1 {
+            // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
+            // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
+            self.machine().load_idle_root();
+        }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
-        current.context.meter.stop(self.machine().ticks());
+        let clock = self.machine().clock();
+        current.context.meter.stop(clock.tsc);
+        let rest = match queue.run.state((current.domain.id, current.vcpu)) {
+            Some(State::Blocked) => Runstate::Blocked,
+            Some(State::Waiting | State::Running) => Runstate::Runnable,
+            // It was stopped.
+            None => Runstate::Offline,
+        };
         let Current {
             domain,
             vcpu,
@@ -479,6 +515,8 @@ impl<M: Machine> Hypervisor<M> {
         } = current;
         if let Some(vcpu) = domain.vcpu(vcpu) {
             vcpu.publish_meter(&context.meter);
+            vcpu.history.lock().enter(rest, clock.ns);
+            self.show_runstate(&domain, vcpu);
             vcpu.park(context);
         }
     }
@@ -508,17 +546,17 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
+        self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
-            if vcpu.is_polling() {
-                vcpu.set_polling(false);
-                self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
-            }
             if current.context.clock_written_for != Some(cpu.id()) {
                 current.context.clock_written_for = Some(cpu.id());
                 self.write_clock(vcpu);
             }
+            let clock = self.machine().clock();
+            vcpu.history.lock().enter(Runstate::Running, clock.ns);
+            self.show_runstate(&current.domain, vcpu);
+            current.context.meter.start(clock.tsc);
         }
-        current.context.meter.start(self.machine().ticks());
         cpu.current = Some(current);
     }
 }

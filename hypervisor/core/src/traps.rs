@@ -2,8 +2,10 @@
 //! cannot be entered.
 
 use crate::domains::Domain;
+use crate::faults::Resolved;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
+use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, Interrupted};
 use crate::vcpu::{Callback, Mode, Regs};
 use bulkhead_abi::layout;
@@ -11,7 +13,6 @@ use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::shared_info;
 use bulkhead_abi::trap::{PF_RESERVED, PF_USER, Vector};
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 /// An exception that a guest caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,17 @@ pub struct Exception {
     pub error_code: u32,
     /// For a page fault: the address that was touched.
     pub address: u64,
+}
+
+impl Exception {
+    /// One about which nothing else is to be said.
+    const fn of(vector: u8) -> Self {
+        Self {
+            vector,
+            error_code: 0,
+            address: 0,
+        }
+    }
 }
 
 /// Why a domain was ended by the hypervisor.
@@ -73,6 +85,17 @@ impl<M: Machine> Hypervisor<M> {
         let Some(current) = cpu.current.as_mut() else {
             return;
         };
+        match self.resolve(current, regs, exception) {
+            Resolved::Done => {}
+            Resolved::SingleStep => self.reflect(current, regs, Exception::of(Vector::Debug.raw())),
+            Resolved::Interrupt(vector) => self.reflect(current, regs, Exception::of(vector)),
+            Resolved::Instead(other) => self.reflect(current, regs, other),
+            Resolved::No => self.reflect(current, regs, exception),
+        }
+    }
+
+    /// Hands an exception to the guest's own handler.
+    fn reflect(&self, current: &mut Current, regs: &mut Regs, exception: Exception) {
         let handler = current.context.traps.get(exception.vector);
         let mut error_code = exception.error_code;
         let vector = Vector::from_raw(exception.vector);
@@ -97,14 +120,22 @@ impl<M: Machine> Hypervisor<M> {
         self.enter(current, regs, handler, error_code);
     }
 
-    fn write_cr2(&self, current: &Current, address: u64) {
-        let Some(vcpu) = current.vcpu() else { return };
-        let place = vcpu.info();
+    /// Tells the guest the address of a page fault.
+    pub(crate) fn write_cr2(&self, current: &Current, address: u64) {
+        self.with_cr2(current, |word| word.store(address, Ordering::Relaxed));
+    }
+
+    /// The address that the guest was last told, or has put there since.
+    pub(crate) fn cr2(&self, current: &Current) -> u64 {
+        self.with_cr2(current, |word| word.load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+
+    fn with_cr2<T>(&self, current: &Current, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
+        let place = current.vcpu()?.info();
         let frame = self.machine().frame(place.frame);
         let at = usize::from(place.word).saturating_add(shared_info::offset::CR2 / 8);
-        if let Some(word) = frame.get(at) {
-            word.store(address, Ordering::Relaxed);
-        }
+        frame.get(at).map(act)
     }
 
     /// Builds a frame on the guest kernel's stack and lets the guest go on at `handler`.

@@ -36,7 +36,7 @@ struct Started {
 
 impl Started {
     fn new(id: u16, kernel: &TestKernel, guest: GuestSpec<'_>) -> Self {
-        let mut world = World::new(SimConfig::default(), EndPolicy::LastDomain);
+        let world = World::new(SimConfig::default(), EndPolicy::LastDomain);
         let guest = GuestSpec {
             kernel: kernel.build(),
             ..guest
@@ -45,7 +45,7 @@ impl Started {
         world.invariants();
         assert_eq!(world.enter(0), Some((id, 0)));
         world.invariants();
-        let regs = *world.regs(0);
+        let regs = world.regs(0);
         let info = StartInfo::read_from(&read(&world, regs.rsi, StartInfo::SIZE)).unwrap();
         Self {
             world,
@@ -399,7 +399,7 @@ fn the_hypercall_page_is_filled() {
 
 #[test]
 fn only_the_first_vcpu_runs() {
-    let mut guest = linux(None);
+    let guest = linux(None);
     assert_eq!(guest.world.running(0), Some((7, 0)));
     guest.world.spin(0, 1_000_000_000);
     assert_eq!(guest.world.running(0), Some((7, 0)));
@@ -411,7 +411,7 @@ fn refused(free_frames: u64, guest: &GuestSpec<'_>) -> BuildError {
         free_frames,
         ..SimConfig::default()
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     let error = world.create(3, guest).unwrap_err();
     assert_eq!(world.hv().memory().free_frames(), free_frames, "{error:?}");
     world.invariants();
@@ -446,7 +446,7 @@ fn a_domain_that_just_fits_is_made() {
 
 #[test]
 fn a_number_that_is_taken_leaves_the_first_domain_and_nothing_of_the_second() {
-    let mut world = World::new(SimConfig::default(), EndPolicy::LastDomain);
+    let world = World::new(SimConfig::default(), EndPolicy::LastDomain);
     world.create(1, &GuestSpec::default()).unwrap();
     let free = world.hv().memory().free_frames();
     for taken in [1, 1024, DomId::SELF.raw(), u16::MAX] {

@@ -70,7 +70,7 @@ fn a_domain_for_whose_records_there_is_no_heap_leaves_nothing_behind() {
         vcpus: 32,
         ..GuestSpec::default()
     };
-    let mut world = World::new(SimConfig::default(), EndPolicy::LastDomain);
+    let world = World::new(SimConfig::default(), EndPolicy::LastDomain);
     let free = world.hv().memory().free_frames();
     for allocations in 0.. {
         assert!(allocations < 100, "it should succeed sooner or later");

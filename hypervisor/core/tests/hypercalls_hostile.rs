@@ -1,7 +1,7 @@
 //! Random histories of hostile guests. After every act, every law is checked on the whole machine.
 //!
-//! `BULKHEAD_ACTS` says how many acts there are in all, `BULKHEAD_SEED` which. What breaks a law is printed as the shortest
-//! history that still breaks it.
+//! `BULKHEAD_ACTS` says how many acts there are in all, `BULKHEAD_SEED` which. What breaks a law is printed: if CPUs took
+//! turns, as the shortest history that still breaks it.
 #![cfg(not(loom))]
 #![expect(
     clippy::unwrap_used,
@@ -10,120 +10,104 @@
     reason = "a test fails by panicking"
 )]
 
-use bulkhead_core::EndPolicy;
-use bulkhead_core::ids::CpuId;
-use bulkhead_core::testing::{Act, Choices, Effect, GuestSpec, Hostile, SimConfig, World};
+use bulkhead_core::lock;
+use bulkhead_core::testing::{Choices, Deed, Score, Stage, StageConfig, World};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// How many guests there are: two share the last CPU.
-const GUESTS: u16 = 3;
-const CPUS: u32 = 2;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many acts a world lasts.
 const EPISODE: usize = 400;
 
-/// How often guests succeeded, and how often they tried.
-#[derive(Clone, Copy, Debug, Default)]
-struct Score {
-    paging: (u64, u64),
-    other: (u64, u64),
-}
+/// Three guests share two CPUs, which act one after the other.
+const IN_TURNS: StageConfig = StageConfig {
+    guests: 3,
+    cpus: 2,
+    interleaving: 0,
+};
 
-fn new_world() -> (World, Vec<Hostile>) {
-    let config = SimConfig {
-        free_frames: u64::from(GUESTS) * 1025,
-        cpus: CPUS,
-    };
-    let mut world = World::new(config, EndPolicy::LastDomain);
-    let mut guests = Vec::new();
-    world.sim().let_waiting_pass_time(false);
-    for n in 0..GUESTS {
-        let home = u32::from(n).min(CPUS - 1);
-        let spec = GuestSpec {
-            home: Some(CpuId::new(home)),
-            ..GuestSpec::default()
-        };
-        world.create(n + 1, &spec).unwrap();
+/// Four guests share three CPUs, which interrupt each other.
+const INTERLEAVED: StageConfig = StageConfig {
+    guests: 4,
+    cpus: 3,
+    interleaving: 4,
+};
+
+/// Turns the checks of lock order on. To them, each thread is a CPU: what is interleaved in it holds no locks.
+fn check_locks() {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
     }
-    for n in 0..GUESTS {
-        let cpu = usize::from(n).min(CPUS as usize - 1);
-        world.enter(cpu);
-        guests.push(Hostile::new(&mut world, cpu));
-        world.yield_now(cpu);
-    }
-    world.invariants();
-    (world, guests)
+    lock::use_cpu_number(|| NUMBER.get());
 }
 
-/// Lets the guest on `cpu` act, and the hypervisor answer. Says how it went, or `None` if nobody runs there.
-fn step(world: &mut World, cpu: usize, act: &Act) -> Option<Effect> {
-    world.enter(cpu)?;
-    let effect = world.act(cpu, act);
-    world.invariants();
-    Some(effect)
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
 }
 
-/// One world from its beginning to its end. Returns the history, and what broke a law if something did.
-fn episode(choices: &mut Choices<'_>, acts: usize, score: &mut Score) -> (Vec<(usize, Act)>, bool) {
-    let (mut world, mut guests) = new_world();
-    let mut history = Vec::new();
-    let mut idle = 0;
-    while history.len() < acts && idle < 100 {
-        let cpu = usize::try_from(choices.below(u64::from(CPUS))).unwrap();
-        let Some((id, _)) = world.enter(cpu) else {
-            // Everybody sleeps there: time passes.
-            idle += 1;
-            world.sim().advance(200_000);
-            continue;
-        };
-        idle = 0;
-        let place = guests.iter().position(|guest| guest.id == id).unwrap();
-        let mut guest = guests.swap_remove(place);
-        let others: Vec<&Hostile> = guests.iter().collect();
-        let act = if Hostile::is_able(&world) {
-            guest.next(&world, &others, choices)
-        } else {
-            helpless()
-        };
-        guests.push(guest);
-        history.push((cpu, act.clone()));
-        let done = catch_unwind(AssertUnwindSafe(|| step(&mut world, cpu, &act)));
-        let tally = match done {
-            Ok(Some(Effect::Paging(answer))) => Some((&mut score.paging, answer)),
-            Ok(Some(Effect::Other(answer))) => Some((&mut score.other, answer)),
-            Ok(_) => None,
-            Err(_) => return (history, true),
-        };
-        if let Some(((good, all), answer)) = tally {
-            *good += u64::from(answer.is_ok());
-            *all += 1;
+/// Plays worlds one after the other until `acts` acts are done or a law is broken.
+fn play(config: StageConfig, acts: usize, seed: u64) -> Result<Score, (u64, Vec<Deed>)> {
+    check_locks();
+    let mut total = Score::default();
+    let mut done = 0;
+    let mut seed = seed;
+    while done < acts {
+        let stage = Stage::new(config, Choices::Seeded(seed));
+        let mut idle = 0;
+        while stage.history().len() < EPISODE && idle < 100 {
+            let step = catch_unwind(AssertUnwindSafe(|| {
+                let acted = stage.step();
+                stage.invariants();
+                acted
+            }));
+            match step {
+                Ok(true) => idle = 0,
+                Ok(false) => idle += 1,
+                Err(_) => return Err((seed, stage.history())),
+            }
         }
+        let score = stage.score();
+        total.paging = (total.paging.0 + score.paging.0, total.paging.1 + score.paging.1);
+        total.other = (total.other.0 + score.other.0, total.other.1 + score.other.1);
+        total.inner += score.inner;
+        done += stage.history().len().max(1);
+        seed = seed.wrapping_add(1);
     }
-    (history, false)
+    Ok(total)
 }
 
-/// A guest that cannot reach its own memory any more gives up.
-fn helpless() -> Act {
-    Act::Raise(bulkhead_core::Exception {
-        vector: 14,
-        error_code: 0,
-        address: 0,
-    })
+/// What is always refused tests nothing.
+fn assert_success(score: Score, acts: usize) {
+    println!("{score:?}");
+    for (good, all) in [score.paging, score.other] {
+        assert!(all > acts as u64 / 10 && good * 100 >= all * 30, "{score:?}");
+    }
 }
 
-/// Whether a history breaks a law.
-fn breaks(history: &[(usize, Act)]) -> bool {
+fn print(history: &[Deed]) {
+    for Deed { cpu, is_inner, act } in history {
+        let indent = if *is_inner { "      " } else { "  " };
+        println!("{indent}cpu {cpu}: {act:x?}");
+    }
+}
+
+/// Whether a history, played in turns, breaks a law.
+fn breaks(history: &[Deed]) -> bool {
     let run = || {
-        let (mut world, _) = new_world();
-        for (cpu, act) in history {
-            step(&mut world, *cpu, act);
+        let (world, _): (World, _) = Stage::world(IN_TURNS);
+        for Deed { cpu, act, .. } in history {
+            if world.enter(*cpu).is_some() {
+                world.act(*cpu, act);
+            }
+            world.invariants();
         }
     };
     catch_unwind(AssertUnwindSafe(run)).is_err()
 }
 
 /// Leaves out all that is not needed to break the law, in ever smaller parts.
-fn shorten(mut history: Vec<(usize, Act)>) -> Vec<(usize, Act)> {
+fn shorten(mut history: Vec<Deed>) -> Vec<Deed> {
     let mut part = history.len() / 2;
     while part > 0 {
         let mut at = 0;
@@ -141,33 +125,56 @@ fn shorten(mut history: Vec<(usize, Act)>) -> Vec<(usize, Act)> {
     history
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |value| value.parse().unwrap())
-}
-
 #[test]
 fn hostile_guests_break_no_law() {
     let acts = usize::try_from(number("BULKHEAD_ACTS", 3000)).unwrap();
-    let seed = number("BULKHEAD_SEED", 0x5eed);
-    let mut score = Score::default();
-    let mut choices = Choices::Seeded(seed);
-    let mut done = 0;
-    while done < acts {
-        let (history, is_broken) = episode(&mut choices, EPISODE.min(acts - done), &mut score);
-        done += history.len().max(1);
-        if is_broken {
-            println!("BULKHEAD_SEED={seed}, act {done}; the shortest history that breaks a law:");
+    match play(IN_TURNS, acts, number("BULKHEAD_SEED", 0x5eed)) {
+        Ok(score) => assert_success(score, acts),
+        Err((seed, history)) => {
+            println!("BULKHEAD_SEED={seed}; the shortest history that breaks a law:");
             let short = shorten(history);
-            for (cpu, act) in &short {
-                println!("  cpu {cpu}: {act:x?}");
-            }
+            print(&short);
             assert!(!breaks(&short), "the law, as above, is broken");
             panic!("the history breaks the law only once");
         }
     }
-    println!("{score:?}");
-    // What is always refused tests nothing.
-    for (good, all) in [score.paging, score.other] {
-        assert!(all > done as u64 / 10 && good * 100 >= all * 30, "{score:?}");
+}
+
+#[test]
+fn hostile_guests_that_interrupt_each_other_break_no_law() {
+    let acts = usize::try_from(number("BULKHEAD_ACTS", 3000)).unwrap();
+    match play(INTERLEAVED, acts, number("BULKHEAD_SEED", 0x5eed)) {
+        Ok(score) => {
+            assert_success(score, acts);
+            let is_interleaved = lock::is_any_held().is_some();
+            assert_eq!(score.inner > acts as u64 / 10, is_interleaved, "{score:?}");
+        }
+        Err((seed, history)) => {
+            println!(
+                "BULKHEAD_SEED={seed}; the history that breaks a law, inner acts after those that they interrupt:"
+            );
+            print(&history);
+            panic!("the law, as above, is broken");
+        }
+    }
+}
+
+/// A fuzzer leads the same guests by its bytes, until it has no more.
+#[test]
+fn bytes_lead_the_guests_as_well_as_a_seed() {
+    check_locks();
+    let mut source = Choices::Seeded(3);
+    for len in [1, 100, 2000] {
+        let bytes = (0..len).map(|_| source.any().to_le_bytes()[0]).collect();
+        let stage = Stage::new(INTERLEAVED, Choices::Bytes(bytes));
+        while !stage.is_over() {
+            stage.step();
+            stage.invariants();
+        }
+        assert!(
+            stage.history().len() * 40 > len,
+            "{} acts of {len} bytes",
+            stage.history().len()
+        );
     }
 }

@@ -25,7 +25,7 @@ fn world(homes: &[u32], cpus: u32) -> World {
         free_frames: 1025 * homes.len() as u64,
         cpus,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     world.sim().let_waiting_pass_time(cpus == 1);
     for (id, &home) in (1..).zip(homes) {
         let guest = GuestSpec {
@@ -53,7 +53,7 @@ fn runs(world: &World, cpu: usize, id: u16) {
 /// A world with two domains that are connected: 1 on CPU 0, 2 on the last of the CPUs. Gives the port that each has to the
 /// other. Domain 1 runs.
 fn connected(cpus: u32) -> (World, u32, u32) {
-    let mut world = world(&[0, cpus - 1], cpus);
+    let world = world(&[0, cpus - 1], cpus);
     let second = cpus as usize - 1;
     world.enter(0);
     runs(&world, 0, 1);
@@ -78,7 +78,7 @@ fn connected(cpus: u32) -> (World, u32, u32) {
 
 #[test]
 fn two_domains_on_one_cpu_wake_each_other_and_lose_nothing() {
-    let (mut world, first, second) = connected(1);
+    let (world, first, second) = connected(1);
     let (mut running, mut waiting) = ((1, first), (2, second));
     world.yield_now(0);
     world.unmask_upcalls(0);
@@ -99,7 +99,7 @@ fn two_domains_on_one_cpu_wake_each_other_and_lose_nothing() {
 
 #[test]
 fn two_domains_on_two_cpus_wake_each_other_and_lose_nothing() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.block(1);
     assert_eq!(world.running(1), None);
     for _ in 0..200 {
@@ -122,7 +122,7 @@ fn two_domains_on_two_cpus_wake_each_other_and_lose_nothing() {
 
 #[test]
 fn a_guest_that_runs_on_another_cpu_is_interrupted_for_its_event() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.unmask_upcalls(1);
     world.enter(1);
     assert!(!world.is_in_upcall(1));
@@ -137,7 +137,7 @@ fn a_guest_that_runs_on_another_cpu_is_interrupted_for_its_event() {
 
 #[test]
 fn blocking_with_an_event_pending_returns_to_take_it() {
-    let (mut world, first, _) = connected(1);
+    let (world, first, _) = connected(1);
     world.yield_now(0);
     let ours = 1;
     world.send(0, ours).unwrap();
@@ -158,7 +158,7 @@ fn blocking_with_an_event_pending_returns_to_take_it() {
 
 #[test]
 fn a_masked_port_wakes_nobody_who_blocks_and_is_taken_when_it_is_unmasked() {
-    let (mut world, first, second) = connected(1);
+    let (world, first, second) = connected(1);
     world.set_port_mask(0, first, true);
     world.block(0);
     runs(&world, 0, 2);
@@ -173,7 +173,7 @@ fn a_masked_port_wakes_nobody_who_blocks_and_is_taken_when_it_is_unmasked() {
 
 #[test]
 fn an_unmask_that_uncovers_an_event_makes_the_upcall() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.set_port_mask(0, first, true);
     world.unmask_upcalls(0);
     world.send(1, second).unwrap();
@@ -188,7 +188,7 @@ fn an_unmask_that_uncovers_an_event_makes_the_upcall() {
 #[test]
 fn all_that_wake_at_the_same_moment_get_their_turn() {
     const DOMAINS: u16 = 9;
-    let mut world = World::new(
+    let world = World::new(
         SimConfig {
             free_frames: 1025 * u64::from(DOMAINS),
             cpus: 1,
@@ -225,7 +225,7 @@ fn all_that_wake_at_the_same_moment_get_their_turn() {
 
 #[test]
 fn a_guest_that_wakes_another_and_computes_on_does_not_starve_it() {
-    let (mut world, first, _) = connected(1);
+    let (world, first, _) = connected(1);
     world.yield_now(0);
     world.block(0);
     runs(&world, 0, 1);
@@ -246,7 +246,7 @@ fn a_guest_that_wakes_another_and_computes_on_does_not_starve_it() {
 
 #[test]
 fn guests_that_compute_take_turns_of_equal_length() {
-    let mut world = world(&[0, 0, 0], 1);
+    let world = world(&[0, 0, 0], 1);
     world.enter(0);
     let mut turns = [0_u32; 3];
     for _ in 0..300 {
@@ -259,7 +259,7 @@ fn guests_that_compute_take_turns_of_equal_length() {
 
 #[test]
 fn yielding_lets_everybody_else_run_first() {
-    let mut world = world(&[0, 0, 0], 1);
+    let world = world(&[0, 0, 0], 1);
     world.enter(0);
     let order: Vec<_> = (0..6)
         .map(|_| {
@@ -273,7 +273,7 @@ fn yielding_lets_everybody_else_run_first() {
 #[test]
 fn a_poll_ends_when_a_port_is_raised_masked_or_not() {
     for masked in [false, true] {
-        let (mut world, first, second) = connected(2);
+        let (world, first, second) = connected(2);
         world.set_port_mask(0, first, masked);
         world.poll(0, &[first], 0).unwrap();
         assert_eq!(world.running(0), None, "the poll waits");
@@ -289,7 +289,7 @@ fn a_poll_ends_when_a_port_is_raised_masked_or_not() {
 
 #[test]
 fn a_poll_of_a_port_that_is_pending_returns_at_once() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.send(1, second).unwrap();
     assert_eq!(world.poll(0, &[first], 0), Ok(0));
     runs(&world, 0, 1);
@@ -298,7 +298,7 @@ fn a_poll_of_a_port_that_is_pending_returns_at_once() {
 
 #[test]
 fn a_poll_ends_at_its_time() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     let end = world.sim().now() + 5 * MS;
     assert_eq!(world.poll(0, &[1], end), Ok(0));
@@ -312,7 +312,7 @@ fn a_poll_ends_at_its_time() {
 
 #[test]
 fn a_poll_that_was_ended_by_an_event_leaves_no_deadline_behind() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     let end = world.sim().now() + 5 * MS;
     world.poll(0, &[first], end).unwrap();
     world.send(1, second).unwrap();
@@ -328,8 +328,39 @@ fn a_poll_that_was_ended_by_an_event_leaves_no_deadline_behind() {
 }
 
 #[test]
+fn a_poll_that_returned_at_once_leaves_no_deadline_behind() {
+    let (world, first, second) = connected(2);
+    world.send(1, second).unwrap();
+    let end = world.sim().now() + 5 * MS;
+    world.poll(0, &[first], end).unwrap();
+    runs(&world, 0, 1);
+    // This one is to wait for ever.
+    world.take_pending(0);
+    world.write(0, World::SHARED_INFO, &0_u8);
+    world.poll(0, &[first], 0).unwrap();
+    world.sim().advance(10 * MS);
+    assert_eq!(world.enter(0), None);
+    world.invariants();
+}
+
+#[test]
+fn a_guest_that_blocks_after_a_poll_that_returned_at_once_is_not_taken_for_polling() {
+    let (world, first, second) = connected(2);
+    world.send(1, second).unwrap();
+    world.poll(0, &[first], 0).unwrap();
+    runs(&world, 0, 1);
+    world.take_pending(0);
+    world.write(0, World::SHARED_INFO, &0_u8);
+    world.set_port_mask(0, first, true);
+    world.block(0);
+    world.send(1, second).unwrap();
+    assert_eq!(world.enter(0), None, "a masked port wakes only those who poll");
+    world.invariants();
+}
+
+#[test]
 fn a_poll_that_names_no_port_or_too_many_is_refused() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     assert_eq!(world.poll(0, &[0], 0), Err(Errno::Inval));
     assert_eq!(world.poll(0, &[4096], 0), Err(Errno::Inval));
@@ -341,7 +372,7 @@ fn a_poll_that_names_no_port_or_too_many_is_refused() {
 
 #[test]
 fn a_timer_wakes_a_guest_that_sleeps_at_its_time() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     let port = world.bind_virq(0, Virq::Timer).unwrap();
     let at = world.sim().now() + 7 * MS;
@@ -354,7 +385,7 @@ fn a_timer_wakes_a_guest_that_sleeps_at_its_time() {
 
 #[test]
 fn a_timer_interrupts_a_guest_that_computes() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     let port = world.bind_virq(0, Virq::Timer).unwrap();
     world.unmask_upcalls(0);
@@ -370,7 +401,7 @@ fn a_timer_interrupts_a_guest_that_computes() {
 
 #[test]
 fn a_timer_fires_for_a_guest_while_another_runs() {
-    let mut world = world(&[0, 0], 1);
+    let world = world(&[0, 0], 1);
     world.enter(0);
     let port = world.bind_virq(0, Virq::Timer).unwrap();
     let at = world.sim().now() + 3 * MS;
@@ -388,7 +419,7 @@ fn a_timer_fires_for_a_guest_while_another_runs() {
 
 #[test]
 fn a_timer_that_is_set_again_or_taken_back_does_not_fire_as_before() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     world.bind_virq(0, Virq::Timer).unwrap();
     world.unmask_upcalls(0);
@@ -412,7 +443,7 @@ fn a_timer_that_is_set_again_or_taken_back_does_not_fire_as_before() {
 
 #[test]
 fn a_timer_in_the_past_fires_at_once_unless_the_future_was_asked_for() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     let port = world.bind_virq(0, Virq::Timer).unwrap();
     world.unmask_upcalls(0);
@@ -425,7 +456,7 @@ fn a_timer_in_the_past_fires_at_once_unless_the_future_was_asked_for() {
 
 #[test]
 fn a_timer_absurdly_far_away_comes_soon_instead_of_never() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     world.bind_virq(0, Virq::Timer).unwrap();
     world.unmask_upcalls(0);
@@ -436,7 +467,7 @@ fn a_timer_absurdly_far_away_comes_soon_instead_of_never() {
 
 #[test]
 fn a_timer_is_set_for_oneself_only() {
-    let mut world = world(&[0], 1);
+    let world = world(&[0], 1);
     world.enter(0);
     let args = |vcpu| [u64::from(VcpuOp::SetSingleshotTimer.raw()), vcpu, World::SCRATCH];
     assert_eq!(world.call(0, Hypercall::VcpuOp, &args(1)), Err(Errno::NoEnt));
@@ -445,7 +476,7 @@ fn a_timer_is_set_for_oneself_only() {
 
 #[test]
 fn a_domain_that_ends_leaves_the_cpu_to_the_others() {
-    let mut world = world(&[0, 0], 1);
+    let world = world(&[0, 0], 1);
     world.enter(0);
     world.bind_virq(0, Virq::Timer).unwrap();
     world.set_timer(0, world.sim().now() + MS, 0).unwrap();
@@ -465,7 +496,7 @@ fn the_machine_stops_when_the_last_domain_has_ended() {
         (ShutdownReason::Crash, Outcome::DomainCrashed),
         (ShutdownReason::Watchdog, Outcome::DomainCrashed),
     ] {
-        let mut world = world(&[0, 0], 1);
+        let world = world(&[0, 0], 1);
         world.enter(0);
         world.shut_down(0, reason);
         assert_eq!(world.sim().stopped(), None);
@@ -482,7 +513,7 @@ fn the_machine_stops_with_the_control_domain_if_that_is_the_policy() {
         free_frames: 2050,
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::ControlDomain);
+    let world = World::new(config, EndPolicy::ControlDomain);
     world.create(0, &GuestSpec::default()).unwrap();
     world.create(1, &GuestSpec::default()).unwrap();
     world.enter(0);
@@ -501,7 +532,7 @@ fn the_control_domain_is_told_of_another_s_end() {
         free_frames: 2050,
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::ControlDomain);
+    let world = World::new(config, EndPolicy::ControlDomain);
     world.create(0, &GuestSpec::default()).unwrap();
     world.create(1, &GuestSpec::default()).unwrap();
     world.enter(0);
@@ -517,7 +548,7 @@ fn the_control_domain_is_told_of_another_s_end() {
 
 #[test]
 fn a_domain_that_has_ended_hears_nothing_and_holds_nobody_up() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.shut_down(1, ShutdownReason::Crash);
     assert_eq!(world.running(1), None);
     world.invariants();
@@ -541,7 +572,7 @@ fn a_domain_that_has_ended_hears_nothing_and_holds_nobody_up() {
 
 #[test]
 fn a_domain_that_crashes_while_it_waits_to_be_told_of_a_poll_is_forgotten_whole() {
-    let (mut world, first, second) = connected(2);
+    let (world, first, second) = connected(2);
     world.poll(0, &[first], world.sim().now() + MS).unwrap();
     assert_eq!(world.running(0), None);
     world.send(1, second).unwrap();

@@ -32,7 +32,7 @@ fn world() -> World {
         free_frames: 2 * 1025,
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     for id in [1, 2] {
         world.create(id, &GuestSpec::default()).unwrap();
     }
@@ -109,9 +109,9 @@ fn a_fault_is_handed_over_with_a_frame_below_the_stack_pointer() {
         r11: 0x11,
         rax: 0xa,
         rflags: 0x246,
-        ..*world.regs(0)
+        ..world.regs(0)
     };
-    let before = *world.regs(0);
+    let before = world.regs(0);
     world.raise(0, fault(INVALID_OPCODE, 0, 0));
     let at = (before.rsp & !0xf) - 56;
     let expected = BounceFrame {
@@ -125,7 +125,7 @@ fn a_fault_is_handed_over_with_a_frame_below_the_stack_pointer() {
         ss: u64::from(selectors::FLAT_RING3_SS),
     };
     assert_eq!(world.read::<BounceFrame>(0, at), expected);
-    let after = *world.regs(0);
+    let after = world.regs(0);
     assert_eq!(
         after,
         Regs {
@@ -200,7 +200,7 @@ fn a_handler_returns_to_where_the_fault_was_with_every_register_as_it_was() {
         r13: 13,
         r14: 14,
         r15: 15,
-        ..*world.regs(0)
+        ..world.regs(0)
     };
     *world.regs_mut(0) = before;
     world.raise(0, fault(INVALID_OPCODE, 0, 0));
@@ -208,7 +208,7 @@ fn a_handler_returns_to_where_the_fault_was_with_every_register_as_it_was() {
     world.regs_mut(0).rcx = 0xbad;
     world.regs_mut(0).r11 = 0xbad;
     world.finish_handler(0);
-    assert_eq!(*world.regs(0), before);
+    assert_eq!(world.regs(0), before);
     assert!(upcalls_masked(&world), "as before the fault");
 }
 
@@ -241,7 +241,7 @@ fn a_return_restores_what_its_frame_holds() {
     let mut world = world();
     let frame = frame(&mut world);
     iret(&mut world, &frame);
-    let regs = *world.regs(0);
+    let regs = world.regs(0);
     assert_eq!((regs.rax, regs.rcx, regs.r11), (0xaa, 0xc, 0x11));
     assert_eq!((regs.rip, regs.rsp), (frame.rip, frame.rsp));
     assert!(!upcalls_masked(&world), "the frame has the interrupt flag set");
@@ -255,7 +255,7 @@ fn a_return_from_a_system_call_leaves_rcx_and_r11() {
         ..frame(&mut world)
     };
     iret(&mut world, &frame);
-    let regs = *world.regs(0);
+    let regs = world.regs(0);
     assert_eq!((regs.rax, regs.rcx, regs.r11), (0xaa, 0xcc, 0x1111));
 }
 
@@ -282,7 +282,7 @@ fn a_return_raises_nobody_s_privilege() {
         ..frame(&mut world)
     };
     iret(&mut world, &frame);
-    let regs = *world.regs(0);
+    let regs = world.regs(0);
     assert_eq!((regs.cs, regs.ss), (0xe00b, 0xe013), "ring 3, whatever else");
     let io_privilege_nested_virtual = 3 << 12 | 1 << 14 | 1 << 17 | 1 << 19 | 1 << 20;
     assert_eq!(regs.rflags & io_privilege_nested_virtual, 0);
@@ -416,23 +416,23 @@ fn an_event_without_callback_ends_the_domain() {
 
 #[test]
 fn an_upcall_masks_upcalls_and_interrupts_nothing_else() {
-    let mut world = world();
+    let world = world();
     world.unmask_upcalls(0);
     world.regs_mut(0).rip = 0x1_2345;
-    let before = *world.regs(0);
+    let before = world.regs(0);
     world.write(0, World::SHARED_INFO + offset::UPCALL_PENDING as u64, &1_u8);
     world.enter(0);
     assert!(world.is_in_upcall(0) && upcalls_masked(&world));
     world.enter(0);
     assert_eq!(world.regs(0).rip, World::EVENT_CALLBACK, "once");
     assert_eq!(world.take_upcall(0), []);
-    assert_eq!(*world.regs(0), before);
+    assert_eq!(world.regs(0), before);
     assert!(!upcalls_masked(&world));
 }
 
 #[test]
 fn a_callback_that_is_registered_by_its_type_is_used() {
-    let mut world = world();
+    let world = world();
     let record = CallbackRegister {
         callback_type: CallbackType::Event.raw(),
         flags: CALLBACK_MASK_EVENTS,
@@ -516,7 +516,7 @@ fn a_trap_table_is_read_up_to_its_end_and_taken_back_whole() {
 
 #[test]
 fn a_trap_table_that_runs_out_of_memory_is_a_fault() {
-    let mut world = world();
+    let world = world();
     let end = 0x40_0000 - 16;
     // Shared info is mapped there: put the page back that the list has behind the kernel, and a gate in its last bytes.
     let entry = world.read::<u64>(0, 0x3000 + 0x3ff * 8) << 12 | pte::PRESENT | pte::WRITABLE;
@@ -538,7 +538,7 @@ fn a_trap_table_that_runs_out_of_memory_is_a_fault() {
 
 #[test]
 fn the_last_domain_to_crash_stops_the_machine_and_that_is_told_outside() {
-    let mut world = world();
+    let world = world();
     for _ in [1, 2] {
         world.raise(0, fault(INVALID_OPCODE, 0, 0));
     }

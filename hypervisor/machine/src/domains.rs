@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use bulkhead_abi::DomId;
 use bulkhead_core::domains::boot_list;
+use bulkhead_core::emulate;
 use bulkhead_core::frames::Buddy;
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::lock;
@@ -60,6 +61,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     }
     let tables = table_frames(&mut buddy, platform.cpus.len())?;
     lock::use_cpu_number(this_cpu);
+    emulate::prepare();
 
     let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns);
     let end = match platform.options.end {

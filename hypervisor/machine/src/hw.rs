@@ -169,6 +169,11 @@ impl Machine for Hw {
         shootdown::flush_local(what);
     }
 
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [answer.eax, answer.ebx, answer.ecx, answer.edx]
+    }
+
     fn load_gdt(&self, frames: &[Mfn]) {
         entry::show_gdt(this_cpu(), frames);
     }

@@ -3,12 +3,14 @@
 //! Each function fills the call's record and picks the result out of it. Functions that cannot harm Rust's
 //! view of memory are safe; those that change mappings or entry points say what their callers owe.
 
+pub(crate) mod control;
 pub(crate) mod event;
 mod info;
 mod mmu;
 mod raw;
 mod sched;
 mod trap;
+mod vcpu;
 
 pub use self::raw::raw_call;
 pub(crate) use self::{
@@ -16,4 +18,5 @@ pub(crate) use self::{
     mmu::{flush_local_tlb, mmu_update, update_va_mapping},
     sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
     trap::{register_callback, set_trap_table},
+    vcpu::runstate,
 };

@@ -8,12 +8,14 @@
 mod alarm;
 mod queue;
 mod record;
+mod runstate;
 mod timer;
 
 use core::arch::x86_64::_rdtsc;
 
 pub use embassy_time::{Duration, Instant, Ticker, TimeoutError, Timer, with_deadline, with_timeout};
 
+pub use self::runstate::{Runstate, RunstateInfo, runstate};
 pub(crate) use self::{
     record::{TimeRecord, WallClockRecord},
     timer::{arm_timer, init, wake_sleepers},

@@ -107,7 +107,7 @@ pub fn build<M: Machine>(
         let shared_info = memory.allocate_shared(id).ok_or(BuildError::NoMemory(1))?;
         construction
             .furnish(&pages, shared_info, &image, entry, ramdisk)
-            .and_then(|start| vcpus(entry.vcpus, shared_info, start))
+            .and_then(|start| vcpus(entry.vcpus, shared_info, start, memory.machine().now()))
             .and_then(|vcpus| {
                 construction.hold(&pages, shared_info)?;
                 Ok((vcpus, shared_info))
@@ -139,8 +139,8 @@ pub fn build<M: Machine>(
     }
 }
 
-/// The vCPUs of a new domain. Only the first has a state; the guest gives the others theirs.
-fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>) -> Result<Box<[Vcpu]>, BuildError> {
+/// The vCPUs of a new domain, made `now`. Only the first has a state; the guest gives the others theirs.
+fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>, now: u64) -> Result<Box<[Vcpu]>, BuildError> {
     let mut vcpus = Vec::new();
     vcpus
         .try_reserve_exact(count as usize)
@@ -153,6 +153,7 @@ fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>) -> Result<Box<[Vc
                 frame: shared_info,
                 word,
             },
+            now,
         )
     }));
     if let Some(vcpu) = vcpus.first() {

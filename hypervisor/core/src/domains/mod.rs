@@ -71,7 +71,7 @@ impl Domain {
         self.vcpus.get(id.index())
     }
 
-    /// Where the time of its vCPUs went, up to the end of each one's last turn, in ticks of the time-stamp counter.
+    /// Where the time of its vCPUs went, in ticks of the time-stamp counter: of each up to when its CPU last chose whom to run.
     #[must_use]
     pub fn spent(&self) -> Spent {
         self.vcpus.iter().map(Vcpu::spent).fold([0; 3], |all, one| {

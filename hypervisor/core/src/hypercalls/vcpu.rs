@@ -18,6 +18,14 @@ pub(super) fn is_up<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(u64::from(named(call)?.is_up()))
 }
 
+/// How the vCPU has spent its time.
+pub(super) fn get_runstate_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    let info = vcpu.history.lock().info(call.hv.machine().now());
+    call.write(call.arg::<2>(), &info)?;
+    Ok(0)
+}
+
 /// There are no periodic timers, so none runs on.
 pub(super) fn stop_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     named(call)?;
@@ -60,7 +68,7 @@ pub(super) fn set_timer_op<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 /// The vCPU that argument 1 names.
-fn named<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
+pub(super) fn named<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
     call.domain()
         .vcpu(VcpuId::new(call.arg32::<1>()))
         .ok_or(Errno::NoEnt)

@@ -1,30 +1,31 @@
 //! The two ends of a channel name each other.
 
-use crate::events::Channel;
+use crate::events::{Channel, Port};
 use crate::hypervisor::Hypervisor;
 use crate::testing::Sim;
+use alloc::vec::Vec;
+use bulkhead_abi::DomId;
 
 pub(super) fn check(hv: &Hypervisor<Sim>) {
     for domain in hv.domains.iter() {
-        let events = domain.events.read();
-        events.invariants();
-        for (port, status) in events.open_ports() {
-            let Channel::Interdomain {
-                domain: peer_id,
-                port: peer_port,
-            } = status.channel
-            else {
-                continue;
+        // One table at a time, as the locks want it.
+        let connected: Vec<(Port, DomId, Port)> = {
+            let events = domain.events.read();
+            events.invariants();
+            let peer = |(port, status): (Port, crate::events::Status)| match status.channel {
+                Channel::Interdomain {
+                    domain: peer,
+                    port: peer_port,
+                } => Some((port, peer, peer_port)),
+                Channel::Closed | Channel::Unbound { .. } | Channel::Virq(_) | Channel::Ipi => None,
             };
-            let back = if peer_id == domain.id {
-                events.status(peer_port).channel
-            } else {
-                let peer = hv.domains.get(peer_id).unwrap();
-                peer.events.read().status(peer_port).channel
-            };
+            events.open_ports().filter_map(peer).collect()
+        };
+        for (port, peer, peer_port) in connected {
+            let back = hv.domains.get(peer).unwrap().events.read().status(peer_port);
             assert!(
-                back.names(domain.id, port),
-                "port {port} of {} is connected to port {peer_port} of {peer_id}, which is {back:?}",
+                back.channel.names(domain.id, port),
+                "port {port} of {} is connected to port {peer_port} of {peer}, which is {back:?}",
                 domain.id
             );
         }

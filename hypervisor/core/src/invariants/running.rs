@@ -2,10 +2,13 @@
 
 use crate::domains::{Domain, Lifecycle};
 use crate::hypervisor::{Cpu, Hypervisor};
+use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
-use crate::vcpu::Vcpu;
+use crate::time::Purpose;
+use crate::vcpu::{Spent, Vcpu};
 use alloc::vec::Vec;
+use bulkhead_abi::vcpu::Runstate;
 use core::sync::atomic::Ordering;
 
 pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu> + Clone) {
@@ -49,8 +52,11 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
     let parked = vcpu.unpark();
     let is_parked = parked.is_some();
     if let Some(context) = parked {
+        check_times(vcpu, context.meter.spent());
         vcpu.park(context);
     }
+    let history = *vcpu.history.lock();
+    history.invariants(hv.machine().now());
     let states: Vec<_> = hv
         .cpus
         .iter()
@@ -74,6 +80,10 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         running.len() + usize::from(is_parked) <= 1,
         "{who:?} has two states"
     );
+    assert!(
+        running.is_empty() || !vcpu.is_polling() && !deadlines.contains(&Purpose::Poll),
+        "{who:?} runs, and the hypervisor takes it for polling"
+    );
     let home = &hv.cpus[vcpu.home().index()];
     let must_schedule = home.must_schedule.load(Ordering::Relaxed);
     let all = (&states[..], &running[..], is_parked, must_schedule);
@@ -85,10 +95,22 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                 running.is_empty() || must_schedule,
                 "{who:?} is stopped and runs on: {all:?}"
             );
+            let expected = if running.is_empty() {
+                Runstate::Offline
+            } else {
+                Runstate::Running
+            };
+            assert_eq!(history.state(), expected, "{who:?}: {all:?}");
         }
         [(home, state)] => {
             assert!(vcpu.is_up(), "{who:?} is stopped and in a queue: {all:?}");
             assert_eq!(home, vcpu.home().index(), "{who:?}: {all:?}");
+            let expected = match state {
+                State::Blocked => Runstate::Blocked,
+                State::Waiting => Runstate::Runnable,
+                State::Running => Runstate::Running,
+            };
+            assert_eq!(history.state(), expected, "{who:?}: {all:?}");
             match state {
                 State::Blocked => {
                     assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
@@ -105,4 +127,12 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         }
         [_, _, ..] => panic!("{who:?} is in two queues: {all:?}"),
     }
+}
+
+/// A vCPU at rest has published what its meter counted, and both clocks agree on how long it ran: here a tick is a nanosecond.
+fn check_times(vcpu: &Vcpu, metered: Spent) {
+    let history = *vcpu.history.lock();
+    let [ran, ..] = history.info(0).time_ns;
+    assert_eq!(metered, vcpu.spent(), "{} has published its times", vcpu.id);
+    assert_eq!(metered.iter().sum::<u64>(), ran, "{} ran: {history:?}", vcpu.id);
 }

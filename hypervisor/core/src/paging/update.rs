@@ -18,6 +18,16 @@ pub(crate) enum AccessedDirty {
     Preserve,
 }
 
+impl AccessedDirty {
+    /// What `new` becomes where `old` stood.
+    const fn carry(self, old: u64, new: u64) -> u64 {
+        match self {
+            Self::Preserve if is_present(new) => new | old & (pte::ACCESSED | pte::DIRTY),
+            Self::Replace | Self::Preserve => new,
+        }
+    }
+}
+
 /// What writing a whole page is worth, in entries.
 const PAGE_WORTH: u32 = 64;
 
@@ -43,8 +53,7 @@ impl<M: Machine> Memory<M> {
         owner: DomId,
         table: Mfn,
         index: usize,
-        new: u64,
-        accessed_dirty: AccessedDirty,
+        make: impl Fn(u64) -> u64,
         work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
@@ -54,14 +63,35 @@ impl<M: Machine> Memory<M> {
             .get_table(table)
             .map_err(PagingError::from)
             .and_then(|kind| {
-                let updated = Level::of(kind).ok_or(PagingError::NotOwnTable).and_then(|level| {
-                    self.update_held(owner, Slot { table, level, index }, new, accessed_dirty, work)
-                });
+                let updated = Level::of(kind)
+                    .ok_or(PagingError::NotOwnTable)
+                    .and_then(|level| self.update_held(owner, Slot { table, level, index }, make, work));
                 self.put_type(table, work);
                 updated
             });
         self.put(table);
-        result
+        result.map(|_| ())
+    }
+
+    /// Changes entry `index` of `table`, which must be a level 1 table of `owner`'s, by `make`, which may be asked more than once.
+    /// Returns what stood there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::update_entry`]; [`PagingError::NotMapped`] if it is no level 1 table.
+    pub(crate) fn change_entry(
+        &self,
+        owner: DomId,
+        table: Mfn,
+        index: usize,
+        make: impl Fn(u64) -> u64,
+        work: &mut Work,
+    ) -> Result<u64, PagingError> {
+        self.get_as_table(owner, table, Kind::L1, work)?;
+        let level = Level::L1;
+        let changed = self.update_held(owner, Slot { table, level, index }, make, work);
+        self.put_as(table, work);
+        changed
     }
 
     /// Writes word `index` of a frame of `owner`'s on its behalf: a page-table entry if it is a table, or just a word
@@ -85,7 +115,7 @@ impl<M: Machine> Memory<M> {
                 |word| if word.count == 0 { Kind::None } else { word.kind },
             );
         if kind.is_table() {
-            return Ok(self.update_entry(owner, mfn, index, value, accessed_dirty, work)?);
+            return Ok(self.update_entry(owner, mfn, index, |old| accessed_dirty.carry(old, value), work)?);
         }
         self.get_as(mfn, owner, Kind::Writable, work)
             .map_err(PagingError::of_operand)?;
@@ -100,24 +130,18 @@ impl<M: Machine> Memory<M> {
         &self,
         owner: DomId,
         slot: Slot,
-        new: u64,
-        accessed_dirty: AccessedDirty,
+        make: impl Fn(u64) -> u64,
         work: &mut Work,
-    ) -> Result<(), PagingError> {
+    ) -> Result<u64, PagingError> {
         let Slot { table, level, index } = slot;
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
             return Err(PagingError::HypervisorSlot);
         }
-        let new = entry::adjust(level, new)?;
         let words = self.machine.frame(table);
         let word = words.get(index).ok_or(PagingError::NotMapped)?;
         for _ in 0..TRIES {
             let old = word.load(Ordering::Relaxed);
-            let carried = match accessed_dirty {
-                AccessedDirty::Replace => 0,
-                AccessedDirty::Preserve => old & (pte::ACCESSED | pte::DIRTY),
-            };
-            let next = if is_present(new) { new | carried } else { new };
+            let next = entry::adjust(level, make(old))?;
             let is_harmless = entry::is_harmless_change(old, next);
             if !is_harmless {
                 self.get_target(next, owner, level, work)?;
@@ -139,7 +163,7 @@ impl<M: Machine> Memory<M> {
             if !is_harmless {
                 self.put_target(old, level, work);
             }
-            return Ok(());
+            return Ok(old);
         }
         Err(PagingError::Contended)
     }
@@ -159,8 +183,9 @@ impl<M: Machine> Memory<M> {
                 .get(level.index(va))
                 .map_or(0, |word| word.load(Ordering::Relaxed));
             let next = entry::frame(entry);
-            // A table could be freed and its frame reused while we walk it; RAM below the limit can be read in any case.
-            if !is_present(entry) || next.raw() >= self.frames.limit() {
+            // A table could be freed, and its frame reused for anything, while we walk it: whatever number stands there then, only
+            // RAM that somebody owns is looked at.
+            if !is_present(entry) || self.frames.refs(next).is_none_or(|word| word.count == 0) {
                 return Err(PagingError::NotMapped);
             }
             table = next;
@@ -182,20 +207,7 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<(), PagingError> {
         let (table, index) = self.walk(root, va)?;
-        self.get_as_table(owner, table, Kind::L1, work)?;
-        let updated = self.update_held(
-            owner,
-            Slot {
-                table,
-                level: Level::L1,
-                index,
-            },
-            new,
-            AccessedDirty::Replace,
-            work,
-        );
-        self.put_as(table, work);
-        updated
+        self.change_entry(owner, table, index, |_| new, work).map(|_| ())
     }
 
     /// Takes a reference to and a use of a frame that is a validated table of `kind` already.

@@ -3,6 +3,7 @@
 
 use super::World;
 use crate::traps::Exception;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::shared_info::offset;
@@ -26,6 +27,8 @@ pub enum Act {
         /// The record.
         record: Vec<u8>,
     },
+    /// A hypercall that the guest gives up, and does something else, if it is asked to start it again.
+    OneGo(Box<Self>),
     /// Memory is read.
     Read(u64),
     /// Memory is written.
@@ -56,40 +59,39 @@ pub enum Effect {
 
 impl World {
     /// Lets the guest on `cpu`, which must run one, do `act`.
-    pub fn act(&mut self, cpu: usize, act: &Act) -> Effect {
+    pub fn act(&self, cpu: usize, act: &Act) -> Effect {
+        self.act_within(cpu, act, usize::MAX)
+    }
+
+    fn act_within(&self, cpu: usize, act: &Act, goes: usize) -> Effect {
+        self.act_as(cpu);
+        let reached = |is_reached: bool| if is_reached { Effect::Done } else { Effect::Fault };
         match act {
-            Act::Mmu(list) => self.list(cpu, Hypercall::MmuUpdate, list),
-            Act::Ext(list) => self.list(cpu, Hypercall::MmuextOp, list),
+            Act::OneGo(act) => self.act_within(cpu, act, 1),
+            Act::Mmu(list) => self.list(cpu, Hypercall::MmuUpdate, list, goes),
+            Act::Ext(list) => self.list(cpu, Hypercall::MmuextOp, list, goes),
             &Act::UpdateVa(va, entry, flags) => {
-                Effect::Paging(self.call(cpu, Hypercall::UpdateVaMapping, &[va, entry, flags]))
+                let number = Hypercall::UpdateVaMapping.raw();
+                let answer = self.call_within(cpu, number, &[va, entry, flags], goes);
+                answer.map_or(Effect::Done, Effect::Paging)
             }
             Act::Call { number, args, record } => {
-                self.sim().act_as(self.cpu_id(cpu));
                 if self.sim().guest_write(Self::SCRATCH, record).is_err() {
                     return Effect::Fault;
                 }
-                Effect::Other(self.raw_call(cpu, *number, args))
+                let answer = self.call_within(cpu, *number, args, goes);
+                answer.map_or(Effect::Done, Effect::Other)
             }
-            &Act::Read(va) => {
-                self.sim().act_as(self.cpu_id(cpu));
-                self.reached(self.sim().guest_read(va, &mut [0; 8]).is_ok())
-            }
-            &Act::Write(va, value) => {
-                self.sim().act_as(self.cpu_id(cpu));
-                self.reached(self.sim().guest_write(va, &value.to_le_bytes()).is_ok())
-            }
+            &Act::Read(va) => reached(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
+            &Act::Write(va, value) => reached(self.sim().guest_write(va, &value.to_le_bytes()).is_ok()),
             &Act::Raise(exception) => {
                 self.raise(cpu, exception);
                 Effect::Done
             }
             &Act::Forget { masked } => {
-                let stack = self.regs(cpu).rsp.next_multiple_of(0x1000);
-                self.regs_mut(cpu).rsp = stack;
-                self.regs_mut(cpu).rip = Self::EVENT_CALLBACK + 0x10;
-                self.sim().act_as(self.cpu_id(cpu));
+                self.leave_handler(cpu);
                 let mask = Self::SHARED_INFO + offset::UPCALL_MASK as u64;
-                let is_reached = self.sim().guest_write(mask, &[u8::from(masked)]).is_ok();
-                self.reached(is_reached)
+                reached(self.sim().guest_write(mask, &[u8::from(masked)]).is_ok())
             }
             &Act::Compute(ns) => {
                 self.spin(cpu, ns);
@@ -98,12 +100,7 @@ impl World {
         }
     }
 
-    fn reached(&self, is_reached: bool) -> Effect {
-        if is_reached { Effect::Done } else { Effect::Fault }
-    }
-
-    fn list<T: Buffered>(&mut self, cpu: usize, number: Hypercall, list: &[T]) -> Effect {
-        self.sim().act_as(self.cpu_id(cpu));
+    fn list<T: Buffered>(&self, cpu: usize, number: Hypercall, list: &[T], goes: usize) -> Effect {
         let bytes: Vec<u8> = list
             .iter()
             .flat_map(|record| record.to_bytes().as_ref().to_vec())
@@ -111,7 +108,9 @@ impl World {
         if self.sim().guest_write(Self::SCRATCH, &bytes).is_err() {
             return Effect::Fault;
         }
-        let args = [Self::SCRATCH, list.len() as u64, 0, u64::from(DomId::SELF.raw())];
-        Effect::Paging(self.call(cpu, number, &args))
+        let own = u64::from(DomId::SELF.raw());
+        let args = [Self::SCRATCH, list.len() as u64, 0, own];
+        let answer = self.call_within(cpu, number.raw(), &args, goes);
+        answer.map_or(Effect::Done, Effect::Paging)
     }
 }

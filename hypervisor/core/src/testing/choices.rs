@@ -1,18 +1,20 @@
 //! Where a random test gets its decisions from: a seed, or a fuzzer's bytes.
 
+use alloc::collections::VecDeque;
+
 /// A stream of decisions.
 #[derive(Clone, Debug)]
-pub enum Choices<'a> {
+pub enum Choices {
     /// Drawn from a generator (SplitMix64: Steele, Lea, Flood, OOPSLA 2014), which never ends.
     Seeded(u64),
     /// Taken from bytes; all zero once they have run out.
-    Bytes(&'a [u8]),
+    Bytes(VecDeque<u8>),
 }
 
-impl Choices<'_> {
+impl Choices {
     /// Whether there is nothing more to decide by.
     #[must_use]
-    pub const fn is_spent(&self) -> bool {
+    pub fn is_spent(&self) -> bool {
         match self {
             Self::Seeded(_) => false,
             Self::Bytes(bytes) => bytes.is_empty(),
@@ -55,10 +57,14 @@ impl Choices<'_> {
                 z ^ (z >> 31)
             }
             Self::Bytes(bytes) => {
-                let (now, later) = bytes.split_at(len.min(bytes.len()));
-                *bytes = later;
                 let mut word = [0; 8];
-                word[..now.len()].copy_from_slice(now);
+                for (to, from) in word
+                    .iter_mut()
+                    .take(len)
+                    .zip(core::iter::from_fn(|| bytes.pop_front()))
+                {
+                    *to = from;
+                }
                 u64::from_le_bytes(word)
             }
         }

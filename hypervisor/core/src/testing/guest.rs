@@ -25,7 +25,7 @@ impl World {
 
     /// The guest on `cpu`, just entered for the first time, registers its callbacks and maps shared info. Events stay masked.
     /// Returns what it was told.
-    pub fn boot(&mut self, cpu: usize) -> StartInfo {
+    pub fn boot(&self, cpu: usize) -> StartInfo {
         let at = self.regs(cpu).rsi;
         let info: StartInfo = self.read(cpu, at);
         let entry = info.shared_info | pte::PRESENT | pte::WRITABLE;
@@ -37,7 +37,7 @@ impl World {
     }
 
     /// The guest on `cpu` registers a handler for an exception.
-    pub fn set_trap(&mut self, cpu: usize, trap: TrapInfo) {
+    pub fn set_trap(&self, cpu: usize, trap: TrapInfo) {
         self.write(cpu, Self::SCRATCH, &trap);
         self.write(cpu, Self::SCRATCH + 16, &TrapInfo::default());
         self.call(cpu, Hypercall::SetTrapTable, &[Self::SCRATCH]).unwrap();
@@ -49,7 +49,7 @@ impl World {
     ///
     /// What the hypercall answers.
     pub fn event_op<T: bulkhead_abi::Buffered>(
-        &mut self,
+        &self,
         cpu: usize,
         op: EventChannelOp,
         mut record: T,
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// The guest on `cpu` opens a port for `remote`.
-    pub fn alloc_unbound(&mut self, cpu: usize, remote: u16) -> u32 {
+    pub fn alloc_unbound(&self, cpu: usize, remote: u16) -> u32 {
         let record = AllocUnbound {
             dom: DomId::SELF,
             remote_dom: DomId::new(remote),
@@ -81,7 +81,7 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn bind_interdomain(&mut self, cpu: usize, remote: u16, port: u32) -> Result<u32, Errno> {
+    pub fn bind_interdomain(&self, cpu: usize, remote: u16, port: u32) -> Result<u32, Errno> {
         let record = BindInterdomain {
             remote_dom: DomId::new(remote),
             remote_port: port,
@@ -97,7 +97,7 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn bind_virq(&mut self, cpu: usize, virq: Virq) -> Result<u32, Errno> {
+    pub fn bind_virq(&self, cpu: usize, virq: Virq) -> Result<u32, Errno> {
         let record = BindVirq {
             virq: virq.raw(),
             ..BindVirq::default()
@@ -110,20 +110,20 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn send(&mut self, cpu: usize, port: u32) -> Result<(), Errno> {
+    pub fn send(&self, cpu: usize, port: u32) -> Result<(), Errno> {
         self.write(cpu, Self::SCRATCH, &port);
         let args = [u64::from(EventChannelOp::Send.raw()), Self::SCRATCH];
         self.call(cpu, Hypercall::EventChannelOp, &args).map(drop)
     }
 
     /// The guest on `cpu` sleeps until an event comes.
-    pub fn block(&mut self, cpu: usize) {
+    pub fn block(&self, cpu: usize) {
         let args = [u64::from(SchedOp::Block.raw())];
         assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
     }
 
     /// The guest on `cpu` lets others run.
-    pub fn yield_now(&mut self, cpu: usize) {
+    pub fn yield_now(&self, cpu: usize) {
         let args = [u64::from(SchedOp::Yield.raw())];
         assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
     }
@@ -133,7 +133,7 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn poll(&mut self, cpu: usize, ports: &[u32], timeout_abs_ns: u64) -> Result<u64, Errno> {
+    pub fn poll(&self, cpu: usize, ports: &[u32], timeout_abs_ns: u64) -> Result<u64, Errno> {
         let list = Self::SCRATCH + 64;
         for (at, port) in (list..).step_by(4).zip(ports) {
             self.write(cpu, at, port);
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// The guest on `cpu` ends.
-    pub fn shut_down(&mut self, cpu: usize, reason: ShutdownReason) {
+    pub fn shut_down(&self, cpu: usize, reason: ShutdownReason) {
         self.write(cpu, Self::SCRATCH, &Shutdown { reason: reason.raw() });
         let args = [u64::from(SchedOp::Shutdown.raw()), Self::SCRATCH];
         assert_eq!(self.call(cpu, Hypercall::SchedOp, &args), Ok(0));
@@ -163,7 +163,7 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn set_timer(&mut self, cpu: usize, timeout_abs_ns: u64, flags: u32) -> Result<u64, Errno> {
+    pub fn set_timer(&self, cpu: usize, timeout_abs_ns: u64, flags: u32) -> Result<u64, Errno> {
         let record = SetSingleshotTimer {
             timeout_abs_ns,
             flags,
@@ -175,7 +175,7 @@ impl World {
 
     /// The guest on `cpu` unmasks upcalls in its memory, and looks what came meanwhile as it must: if there is anything,
     /// it makes a hypercall on whose way out the upcall comes.
-    pub fn unmask_upcalls(&mut self, cpu: usize) {
+    pub fn unmask_upcalls(&self, cpu: usize) {
         let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
         self.write(cpu, flags + 1, &0_u8);
         if self.read::<u8>(cpu, flags) != 0 {
@@ -184,7 +184,7 @@ impl World {
     }
 
     /// The guest on `cpu` masks upcalls.
-    pub fn mask_upcalls(&mut self, cpu: usize) {
+    pub fn mask_upcalls(&self, cpu: usize) {
         self.write(cpu, Self::SHARED_INFO + offset::UPCALL_MASK as u64, &1_u8);
     }
 
@@ -199,7 +199,7 @@ impl World {
     /// # Panics
     ///
     /// If it does not stand there, or upcalls are not masked there.
-    pub fn take_upcall(&mut self, cpu: usize) -> Vec<u32> {
+    pub fn take_upcall(&self, cpu: usize) -> Vec<u32> {
         assert!(self.is_in_upcall(cpu), "no upcall was made: {:?}", self.regs(cpu));
         let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
         assert_eq!(
@@ -214,7 +214,7 @@ impl World {
     }
 
     /// The guest on `cpu` takes what is pending on ports that it has not masked, by the selector.
-    pub fn take_pending(&mut self, cpu: usize) -> Vec<u32> {
+    pub fn take_pending(&self, cpu: usize) -> Vec<u32> {
         let selector_at = Self::SHARED_INFO + offset::PENDING_SEL as u64;
         let selector: u64 = self.read(cpu, selector_at);
         self.write(cpu, selector_at, &0_u64);
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// The guest on `cpu` masks or unmasks a port in its memory.
-    pub fn set_port_mask(&mut self, cpu: usize, port: u32, masked: bool) {
+    pub fn set_port_mask(&self, cpu: usize, port: u32, masked: bool) {
         let at = Self::SHARED_INFO + offset::EVTCHN_MASK as u64 + u64::from(port / 64) * 8;
         let bit = 1 << (port % 64);
         let word: u64 = self.read(cpu, at);
@@ -249,7 +249,7 @@ impl World {
     }
 
     /// The guest on `cpu` stands in a handler with the frame of a bounce on its stack: it returns from there.
-    pub fn finish_handler(&mut self, cpu: usize) {
+    pub fn finish_handler(&self, cpu: usize) {
         let at = self.regs(cpu).rsp;
         let frame: BounceFrame = self.read(cpu, at);
         let back = IretFrame {
@@ -274,5 +274,12 @@ impl World {
         let time: shared_info::VcpuTimeInfo = self.read(cpu, Self::SHARED_INFO + offset::TIME as u64);
         assert_eq!(time.version % 2, 0, "nobody writes it now");
         time.system_time_ns_at(self.sim().clock().tsc)
+    }
+
+    /// The guest on `cpu` forgets whatever handler it is in, and all that is on its stack.
+    pub(super) fn leave_handler(&self, cpu: usize) {
+        let mut regs = self.regs_mut(cpu);
+        regs.rsp = regs.rsp.next_multiple_of(0x1000);
+        regs.rip = Self::EVENT_CALLBACK + 0x10;
     }
 }

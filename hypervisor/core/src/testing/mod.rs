@@ -4,7 +4,8 @@
 //!   they are flushed, a clock that the test moves, a console.
 //! - [`TestKernel`] makes kernel images that domains can be built from.
 //! - [`World`] puts a hypervisor on it and plays its guests; well-behaved ones by its own methods, others by [`Act`]s.
-//! - [`Hostile`] is a guest that tries to break out, led by [`Choices`] of a seed or of a fuzzer.
+//! - [`Hostile`] is a guest that tries to break out, led by [`Choices`] of a seed or of a fuzzer; [`Stage`] has several of
+//!   them, on CPUs that interrupt each other.
 //!
 //! A simulation is single-threaded: the test says which CPU acts. It is strict where hardware is lenient: whatever the
 //! trait does not promise to forget is remembered, and a walk that leads outside RAM ends the test.
@@ -24,6 +25,7 @@ mod hostile;
 mod kernel;
 mod ram;
 mod sim;
+mod stage;
 mod tlb;
 mod world;
 
@@ -33,8 +35,9 @@ pub use hostile::Hostile;
 pub use kernel::TestKernel;
 pub use ram::Ram;
 pub use sim::{Sim, SimConfig};
+pub use stage::{Deed, Score, Stage, StageConfig};
 pub use tlb::{Access, Cached, Leaf, Rights, Tlb};
-pub use world::{GuestSpec, World};
+pub use world::{GuestRegs, GuestSpec, WeakWorld, World};
 
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -9,9 +9,13 @@ use crate::machine::Machine;
 use crate::sched::CpuSet;
 use crate::traps::Exception;
 use crate::vcpu::Regs;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use core::ops::{Deref, DerefMut};
+use spin::{Mutex, MutexGuard};
 
 /// What a domain is made from.
 #[derive(Clone, Debug)]
@@ -51,11 +55,45 @@ struct Seat {
     regs: Regs,
 }
 
-/// A machine, its hypervisor, its guests.
+/// A machine, its hypervisor, its guests. A clone is the same world.
+#[derive(Clone, Debug)]
+pub struct World(Arc<Globe>);
+
 #[derive(Debug)]
-pub struct World {
+struct Globe {
     hv: Hypervisor<Sim>,
-    seats: Vec<Seat>,
+    /// A seat is locked while its CPU is in the hypervisor.
+    seats: Box<[Mutex<Seat>]>,
+}
+
+/// A world that ends when nobody else keeps it.
+#[derive(Clone, Debug)]
+pub struct WeakWorld(Weak<Globe>);
+
+impl WeakWorld {
+    /// The world, if it is still there.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<World> {
+        self.0.upgrade().map(World)
+    }
+}
+
+/// The registers of the guest on some CPU.
+#[derive(Debug)]
+pub struct GuestRegs<'a>(MutexGuard<'a, Seat>);
+
+impl Deref for GuestRegs<'_> {
+    type Target = Regs;
+
+    fn deref(&self) -> &Regs {
+        &self.0.regs
+    }
+}
+
+impl DerefMut for GuestRegs<'_> {
+    fn deref_mut(&mut self) -> &mut Regs {
+        &mut self.0.regs
+    }
 }
 
 impl World {
@@ -64,37 +102,46 @@ impl World {
     pub fn new(config: SimConfig, end_policy: EndPolicy) -> Self {
         let memory = Sim::new(config);
         let seats = (0..config.cpus)
-            .map(|n| Seat {
-                cpu: Cpu::new(CpuId::new(n)),
-                regs: Regs::default(),
+            .map(|n| {
+                Mutex::new(Seat {
+                    cpu: Cpu::new(CpuId::new(n)),
+                    regs: Regs::default(),
+                })
             })
             .collect();
         let hv = Hypervisor::new(memory, config.cpus as usize, end_policy).unwrap();
         for n in 0..config.cpus {
             hv.cpu_online(CpuId::new(n));
         }
-        Self { hv, seats }
+        Self(Arc::new(Globe { hv, seats }))
+    }
+
+    /// A hold on it that does not keep it.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakWorld {
+        WeakWorld(Arc::downgrade(&self.0))
     }
 
     /// The hypervisor.
     #[must_use]
     pub fn hv(&self) -> &Hypervisor<Sim> {
-        &self.hv
+        &self.0.hv
     }
 
     /// The machine.
     #[must_use]
     pub fn sim(&self) -> &Sim {
-        self.hv.machine()
+        self.hv().machine()
     }
 
-    /// Checks every law of the hypervisor on the whole world.
+    /// Checks every law of the hypervisor on the whole world, in which no CPU is in the hypervisor.
     ///
     /// # Panics
     ///
     /// If one is broken.
     pub fn invariants(&self) {
-        self.hv.invariants(self.seats.iter().map(|seat| &seat.cpu));
+        let seats: Vec<_> = self.0.seats.iter().map(Mutex::lock).collect();
+        self.hv().invariants(seats.iter().map(|seat| &seat.cpu));
     }
 
     /// Makes a domain and lets it run, as the boot list would.
@@ -114,57 +161,73 @@ impl World {
             cmdline: guest.cmdline.try_into().unwrap(),
         };
         let ramdisk = guest.ramdisk.as_deref();
-        self.hv
+        self.hv()
             .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk)
+    }
+
+    fn seat(&self, cpu: usize) -> MutexGuard<'_, Seat> {
+        self.0.seats[cpu].lock()
+    }
+
+    /// Whether `cpu` is in a guest, or idles.
+    #[must_use]
+    pub fn is_at_rest(&self, cpu: usize) -> bool {
+        self.0.seats[cpu].try_lock().is_some()
     }
 
     /// Whom `cpu` runs: domain and vCPU, as plain numbers.
     #[must_use]
     pub fn running(&self, cpu: usize) -> Option<(u16, u32)> {
-        let running = self.seats[cpu].cpu.running();
+        let running = self.seat(cpu).cpu.running();
         running.map(|(domain, vcpu)| (domain.raw(), VcpuId::raw(vcpu)))
     }
 
     /// The registers of the guest that `cpu` runs.
     #[must_use]
-    pub fn regs(&self, cpu: usize) -> &Regs {
-        &self.seats[cpu].regs
+    pub fn regs(&self, cpu: usize) -> Regs {
+        self.seat(cpu).regs
     }
 
     /// The same, to be changed.
-    pub fn regs_mut(&mut self, cpu: usize) -> &mut Regs {
-        &mut self.seats[cpu].regs
-    }
-
-    pub(super) fn cpu_id(&self, cpu: usize) -> CpuId {
-        self.seats[cpu].cpu.id()
+    pub fn regs_mut(&self, cpu: usize) -> GuestRegs<'_> {
+        GuestRegs(self.seat(cpu))
     }
 
     /// `cpu` acts: what comes next on this machine happens there.
-    fn act_as(&self, cpu: usize) {
-        self.sim().act_as(self.seats[cpu].cpu.id());
+    pub(super) fn act_as(&self, cpu: usize) {
+        self.sim().act_as(CpuId::new(u32::try_from(cpu).unwrap()));
+    }
+
+    /// The CPU leaves its guest for the hypervisor, which does something and enters a guest. Returns what came of it.
+    fn visit<T>(&self, cpu: usize, act: impl FnOnce(&Hypervisor<Sim>, &mut Cpu, &mut Regs) -> T) -> T {
+        self.act_as(cpu);
+        let mut seat = self.seat(cpu);
+        let Seat { cpu: state, regs } = &mut *seat;
+        self.hv().enter_hypervisor(state);
+        let result = act(self.hv(), state, regs);
+        self.hv().leave(state, regs);
+        result
     }
 
     /// The hypervisor takes the interrupts that are due on `cpu`, and enters whom it chooses. Returns whom.
-    pub fn enter(&mut self, cpu: usize) -> Option<(u16, u32)> {
-        self.act_as(cpu);
-        let (_, timer_is_due) = self.sim().take_interrupts();
-        let Seat { cpu: state, regs } = &mut self.seats[cpu];
-        if timer_is_due {
-            self.hv.timer_interrupt(state);
-        }
-        self.hv.leave(state, regs);
+    pub fn enter(&self, cpu: usize) -> Option<(u16, u32)> {
+        self.visit(cpu, |hv, state, _| {
+            let (_, timer_is_due) = hv.machine().take_interrupts();
+            if timer_is_due {
+                hv.timer_interrupt(state);
+            }
+        });
         self.running(cpu)
     }
 
     /// The guest on `cpu` computes for `ns` nanoseconds, as far as interrupts let it; so does who comes after it.
-    pub fn spin(&mut self, cpu: usize, ns: u64) {
+    pub fn spin(&self, cpu: usize, ns: u64) {
         let end = self.sim().now() + ns;
-        let id = self.seats[cpu].cpu.id();
+        let id = CpuId::new(u32::try_from(cpu).unwrap());
         loop {
             let now = self.sim().now();
-            let next = self.sim().timer(id).unwrap_or(end).clamp(now, end);
-            self.sim().advance(next - now);
+            let next = self.sim().timer(id).unwrap_or(end).min(end);
+            self.sim().advance(next.saturating_sub(now));
             self.enter(cpu);
             if next == end {
                 return;
@@ -178,7 +241,7 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn call(&mut self, cpu: usize, number: Hypercall, args: &[u64]) -> Result<u64, Errno> {
+    pub fn call(&self, cpu: usize, number: Hypercall, args: &[u64]) -> Result<u64, Errno> {
         self.raw_call(cpu, number.raw(), args)
     }
 
@@ -187,45 +250,55 @@ impl World {
     /// # Errors
     ///
     /// What the hypercall answers.
-    pub fn raw_call(&mut self, cpu: usize, number: u64, args: &[u64]) -> Result<u64, Errno> {
-        self.act_as(cpu);
-        let Seat { cpu: state, regs } = &mut self.seats[cpu];
-        let mut args = args.iter().copied().chain(core::iter::repeat(0));
-        regs.rax = number;
-        for arg in [
-            &mut regs.rdi,
-            &mut regs.rsi,
-            &mut regs.rdx,
-            &mut regs.r10,
-            &mut regs.r8,
-        ] {
-            *arg = args.next().unwrap();
-        }
-        // The guest stands behind its SYSCALL instruction.
-        let after = regs.rip;
-        loop {
-            self.hv.hypercall(state, regs);
-            if regs.rip != after.wrapping_sub(2) {
-                break;
+    pub fn raw_call(&self, cpu: usize, number: u64, args: &[u64]) -> Result<u64, Errno> {
+        self.call_within(cpu, number, args, usize::MAX).unwrap()
+    }
+
+    /// As [`World::raw_call`], but the guest loses patience after `goes` goes: then it does something else, and `None` is
+    /// returned.
+    pub fn call_within(
+        &self,
+        cpu: usize,
+        number: u64,
+        args: &[u64],
+        goes: usize,
+    ) -> Option<Result<u64, Errno>> {
+        let answer = self.visit(cpu, |hv, state, regs| {
+            let mut args = args.iter().copied().chain(core::iter::repeat(0));
+            regs.rax = number;
+            for arg in [
+                &mut regs.rdi,
+                &mut regs.rsi,
+                &mut regs.rdx,
+                &mut regs.r10,
+                &mut regs.r8,
+            ] {
+                *arg = args.next().unwrap();
             }
-            regs.rip = after;
-        }
-        let answer = regs.rax;
-        self.hv.leave(state, regs);
-        match Errno::from_register(answer) {
+            // The guest stands behind its SYSCALL instruction.
+            let after = regs.rip;
+            for _ in 0..goes {
+                hv.hypercall(state, regs);
+                if regs.rip != after.wrapping_sub(2) {
+                    return Some(regs.rax);
+                }
+                regs.rip = after;
+            }
+            None
+        });
+        Some(match Errno::from_register(answer?) {
             Ok(value) => Ok(value),
             Err(Failure::Errno(error)) => Err(error),
             Err(failure) => panic!("hypercall {number} answers {failure:?}"),
-        }
+        })
     }
 
     /// The guest on `cpu` returns from a handler by the frame that its stack pointer shows.
-    pub fn iret(&mut self, cpu: usize) {
-        self.act_as(cpu);
-        let Seat { cpu: state, regs } = &mut self.seats[cpu];
-        regs.rax = Hypercall::Iret.raw();
-        self.hv.hypercall(state, regs);
-        self.hv.leave(state, regs);
+    pub fn iret(&self, cpu: usize) {
+        self.visit(cpu, |hv, state, regs| {
+            regs.rax = Hypercall::Iret.raw();
+            hv.hypercall(state, regs);
+        });
     }
 
     /// As [`World::call`], for calls that do not give the CPU away: writes a record to `at` in the guest first, and reads it
@@ -235,7 +308,7 @@ impl World {
     ///
     /// What the hypercall answers.
     pub fn call_with<T: Buffered>(
-        &mut self,
+        &self,
         cpu: usize,
         number: Hypercall,
         args: &[u64],
@@ -265,10 +338,7 @@ impl World {
     }
 
     /// The guest on `cpu` causes an exception.
-    pub fn raise(&mut self, cpu: usize, exception: Exception) {
-        self.act_as(cpu);
-        let Seat { cpu: state, regs } = &mut self.seats[cpu];
-        self.hv.exception(state, regs, exception);
-        self.hv.leave(state, regs);
+    pub fn raise(&self, cpu: usize, exception: Exception) {
+        self.visit(cpu, |hv, state, regs| hv.exception(state, regs, exception));
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::GdtFrames;
-use super::{Meter, Regs};
+use super::{DebugRegisters, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -91,6 +91,13 @@ impl Traps {
         }
     }
 
+    /// Who may raise `vector` by an instruction: this level and those above it in number.
+    #[must_use]
+    pub fn dpl(&self, vector: u8) -> u8 {
+        let Gate(word) = self.0.get(usize::from(vector)).copied().unwrap_or_default();
+        (word >> GATE_DPL_SHIFT).to_le_bytes()[0] & 3
+    }
+
     /// Forgets all handlers.
     pub fn clear(&mut self) {
         *self = Self::NONE;
@@ -118,6 +125,8 @@ pub struct Context {
     pub user_gs: u16,
     /// The I/O privilege level that it thinks it has.
     pub iopl: u8,
+    /// The control register CR4 that it thinks it has.
+    pub cr4: u64,
     /// Exception handlers.
     pub traps: Traps,
     /// Where events are delivered.
@@ -126,6 +135,10 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Where system calls of guest programs arrive.
     pub syscall_callback: Callback,
+    /// Its debug registers.
+    pub debug: DebugRegisters,
+    /// Whether it says that its FPU holds another task's state.
+    pub task_switched: bool,
     /// The CPU for which the guest's copy of the clock was last written.
     pub clock_written_for: Option<CpuId>,
     /// Where its time goes.
@@ -155,10 +168,13 @@ impl Context {
             gdt: GdtFrames::new(),
             user_gs: 0,
             iopl: 0,
+            cr4: crate::faults::CR4,
             traps: Traps::NONE,
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            debug: DebugRegisters::default(),
+            task_switched: false,
             clock_written_for: None,
             meter: Meter::default(),
         }

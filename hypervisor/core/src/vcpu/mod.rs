@@ -4,20 +4,27 @@
 //! - [`Context`] is everything that is needed to run it. It belongs to whoever runs the vCPU: it lies in the
 //!   [`Vcpu`] while nobody does, and a CPU takes it out for as long as it does. There is no lock to take while a guest runs, and no
 //!   way to change a running vCPU's state from elsewhere.
+//! - [`History`] is its virtual time: when it ran, waited and slept.
 //! - [`bounce`] works out what a guest kernel finds on its stack when a trap or an event is handed to it.
 //!
 //! The law: nothing that a guest registers can raise its privilege. Addresses and selectors are checked when they are
 //! given, so that what stands in a [`Context`] can be used as it is.
 
+pub mod area;
 pub mod bounce;
 mod context;
+mod debug;
 pub mod descriptors;
 pub mod meter;
 mod regs;
+mod runstate;
 
+pub use area::Area;
 pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use debug::DebugRegisters;
 pub use meter::{Meter, Spent};
 pub use regs::Regs;
+pub use runstate::History;
 
 use crate::frames::Mfn;
 use crate::ids::{CpuId, VcpuId};
@@ -41,13 +48,20 @@ pub struct Vcpu {
     woken: AtomicBool,
     /// For each purpose, on which CPU's list its deadline is: the number plus one, or zero.
     deadline_cpus: [AtomicU32; Purpose::ALL.len()],
-    /// Where its time went, up to its last turn.
+    /// Where its time went, up to when its CPU last chose whom to run.
     spent: [AtomicU64; 3],
     /// Whether it waits for a port to become pending, masked or not.
     polling: AtomicBool,
     /// Its state, while no CPU runs it.
     parked: Lock<Option<TryBox<Context>>, { Rank::Parked as u32 }>,
+    /// Where its domain wants to read how it spends its time.
+    pub(crate) runstate_area: Lock<Option<RunstateArea>, { Rank::RunstateArea as u32 }>,
+    /// What it does, and since when.
+    pub(crate) history: Lock<History, { Rank::Runstate as u32 }>,
 }
+
+/// Where a [`RunstateInfo`](bulkhead_abi::vcpu::RunstateInfo) is kept up to date.
+pub type RunstateArea = Area<6>;
 
 /// Where a vCPU's `vcpu_info` record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +73,9 @@ pub struct InfoPlace {
 }
 
 impl Vcpu {
-    /// A vCPU that has never run. Its state is still to come: [`Vcpu::park`].
+    /// A vCPU that is made `now` and has never run. Its state is still to come: [`Vcpu::park`].
     #[must_use]
-    pub const fn new(id: VcpuId, info: InfoPlace) -> Self {
+    pub const fn new(id: VcpuId, info: InfoPlace, now: u64) -> Self {
         Self {
             id,
             home: AtomicU64::new(0),
@@ -72,6 +86,8 @@ impl Vcpu {
             spent: [const { AtomicU64::new(0) }; 3],
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
+            runstate_area: Lock::new(None),
+            history: Lock::new(History::new(now)),
         }
     }
 
@@ -113,7 +129,7 @@ impl Vcpu {
         }
     }
 
-    /// Where its time went, in ticks of the time-stamp counter, up to its last turn.
+    /// Where its time went, in ticks of the time-stamp counter, up to when its CPU last chose whom to run.
     #[must_use]
     pub fn spent(&self) -> Spent {
         [&self.spent[0], &self.spent[1], &self.spent[2]].map(|ticks| ticks.load(Ordering::Relaxed))
@@ -144,6 +160,12 @@ impl Vcpu {
             frame: Mfn::from_maddr(word >> 9 << 12),
             word: u16::try_from(word & 0x1ff).unwrap_or(0),
         }
+    }
+
+    /// Moves its `vcpu_info`. Under the write lock of its domain's events, so that none is raised at the old place.
+    pub(crate) fn set_info(&self, info: InfoPlace) {
+        // Release pairs with the Acquire in `info`: who finds the new place finds what was copied to it.
+        self.info.store(pack_info(info), Ordering::Release);
     }
 
     /// The CPU whose run queue it is on.

@@ -31,7 +31,7 @@ impl Protections {
     }
 }
 
-/// Sets up this CPU: no execution of data, write protection in ring 0 too, no global TLB entries, and what else
+/// Sets up this CPU: no use of the FPU, whose state is not switched with the vCPU yet; no execution of data, write protection in ring 0 too, no global TLB entries, and what else
 /// it has against mixing up our memory with a guest's.
 ///
 /// # Errors
@@ -60,7 +60,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
     // and no mapping in force uses them.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
-        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT));
+        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::TASK_SWITCHED));
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(PAT_VALUE);
     }

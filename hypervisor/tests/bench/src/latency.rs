@@ -18,8 +18,8 @@ const PERIOD_NS: u64 = 1_000_000;
 /// The sender wakes up this long before, and watches the clock for the rest.
 const WATCH_NS: u64 = 200_000;
 
-/// Reports how long after their deadlines the tasks of one-shot timers run.
-pub(super) async fn of_timers() {
+/// Reports as `name` how long after their deadlines the tasks of one-shot timers run.
+pub(super) async fn of_timers(name: &str) {
     let mut lateness = [0; SAMPLES];
     let mut length = SHORTEST;
     for late_ns in &mut lateness {
@@ -28,7 +28,7 @@ pub(super) async fn of_timers() {
         *late_ns = deadline.elapsed().as_nanos();
         length = length.checked_add(LONGER).unwrap_or(length);
     }
-    report("timer-lateness", &mut lateness);
+    report(name, &mut lateness);
 }
 
 /// Reports how long after a notification the task that waits for it runs. The other end

@@ -5,35 +5,58 @@
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
+//! `role=memory` measures what a change to page tables, address spaces or reservations costs ([`memory`]).
+//!
+//! `role=boot` measures how long the machine took to come so far. `role=beside-hog peer=N` measures the
+//! lateness of timers while domain N, this image with `role=hog peer=M`, wants the CPU for itself.
+//!
 //! Each figure is a line `BENCH name value unit`.
 
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 mod latency;
 mod measure;
+mod memory;
 
 use bulkhead_runtime::{
     DomId, Environment, ShutdownReason, Spawner, Vector,
     event::{Link, LinkError, Port},
     hypervisor, println,
-    time::Instant,
+    time::{Instant, read_tsc},
     trap,
 };
+
+use embassy_futures::{select::select, yield_now};
 
 use crate::measure::{measure, measure_waiting};
 
 bulkhead_runtime::entry!(async main);
 
 async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
+    let started = (Instant::now(), read_tsc());
     let command_line = environment.command_line();
     let peer = command_line.parse("peer").map(DomId::new);
     let result = match (command_line.value("role").unwrap_or("bench"), peer) {
         ("bench", None) => alone().await,
         ("bench", Some(peer)) => with_peer(peer).await,
         ("peer", Some(peer)) => serve(peer).await,
+        ("memory", None) => {
+            memory::measure_all(environment);
+            Ok(())
+        }
+        ("boot", None) => {
+            boot(started);
+            Ok(())
+        }
+        ("beside-hog", Some(hog)) => beside(hog).await,
+        ("hog", Some(peer)) => hog(peer).await,
         (_, _) => {
-            println!("the command line has role=bench [peer=N], or role=peer peer=N");
+            println!(
+                "the command line has role=bench [peer=N], role=memory, role=boot, or role=peer, beside-hog or hog peer=N"
+            );
             return ShutdownReason::Crash;
         }
     };
@@ -69,7 +92,7 @@ async fn alone() -> Result<(), LinkError> {
         core::hint::black_box(Instant::now());
     });
 
-    latency::of_timers().await;
+    latency::of_timers("timer-lateness").await;
     Ok(())
 }
 
@@ -102,5 +125,31 @@ async fn serve(peer: DomId) -> Result<(), LinkError> {
     // Both yield equally often, and by turns as long as they share a CPU.
     link.notify()?;
     (0..measure::CALLS).for_each(|_| hypervisor::yield_cpu());
+    Ok(())
+}
+
+/// Reports when this domain started: by the hypervisor's clock, and in ticks of the TSC, which starts at the machine's reset.
+fn boot((time, tsc): (Instant, u64)) {
+    println!("BENCH reset-to-domain-0 {tsc} cycles");
+    println!("BENCH clock-to-domain-0 {} ns", time.as_nanos());
+}
+
+async fn beside(hog: DomId) -> Result<(), LinkError> {
+    let link = Link::connect(hog).await?;
+    link.notify()?;
+    latency::of_timers("timer-lateness-beside-hog").await;
+    link.notify()
+}
+
+/// Wants the CPU from the first notification to the second.
+async fn hog(peer: DomId) -> Result<(), LinkError> {
+    let link = Link::listen(peer)?;
+    link.wait().await;
+    let spin = async {
+        loop {
+            yield_now().await;
+        }
+    };
+    select(link.wait(), spin).await;
     Ok(())
 }

@@ -14,6 +14,7 @@
 
 extern crate alloc;
 
+mod areas;
 mod calls;
 mod control;
 mod events;
@@ -60,6 +61,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     memory::check(&mut probe, &mut window);
     laws::check(&mut probe, &mut window);
     control::check(&mut probe);
+    areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
     events::check(&mut probe);

@@ -22,8 +22,8 @@ fn count_breakpoint(_: &mut TrapFrame) {
 /// Skips a two-byte instruction.
 fn skip_two_bytes(frame: &mut TrapFrame) {
     SKIPPED.store(frame.vector() << 32 | frame.error_code(), Ordering::Relaxed);
-    // SAFETY: the only instruction that the checks below let fault is UD2, which is two bytes long and does
-    // nothing else.
+    // SAFETY: the instructions that the checks below let fault are two bytes long, and nothing depends on what they would
+    // have done.
     unsafe { frame.skip(2) };
 }
 
@@ -57,6 +57,23 @@ pub(super) fn check(checks: &mut Checks) {
         6 << 32,
     );
 
+    trap::set_handler(Vector::GeneralProtection, Some(skip_two_bytes));
+    load_local_selector();
+    trap::set_handler(Vector::GeneralProtection, None);
+    checks.equal(
+        "there-is-no-local-descriptor-table",
+        SKIPPED.load(Ordering::Relaxed),
+        13 << 32 | 4,
+    );
+    trap::set_handler(Vector::DeviceNotAvailable, Some(skip_two_bytes));
+    use_fpu();
+    trap::set_handler(Vector::DeviceNotAvailable, None);
+    checks.equal(
+        "the-fpu-is-not-available",
+        SKIPPED.load(Ordering::Relaxed),
+        7 << 32,
+    );
+
     let not_canonical = Fault {
         vector: Vector::GeneralProtection,
         error_code: 0,
@@ -74,6 +91,18 @@ pub(super) fn check(checks: &mut Checks) {
         hypervisor,
         Some(Vector::PageFault),
     );
+}
+
+/// Loads a selector of the local descriptor table. A table that a CPU has after its reset would be at address 0.
+fn load_local_selector() {
+    // SAFETY: the instruction (two bytes) faults and is skipped; a data segment means nothing in 64-bit mode.
+    unsafe { asm!("mov ds, {:e}", in(reg) 7) };
+}
+
+/// Touches the FPU, whose state would be another domain's.
+fn use_fpu() {
+    // SAFETY: the instruction (two bytes) faults and is skipped.
+    unsafe { asm!("fninit") };
 }
 
 /// The carry flag and the two words at the top of the stack after a trap, for both alignments of the stack

@@ -31,7 +31,7 @@ fn event(op: EventChannelOp, record: &[u32]) -> Act {
     )
 }
 
-pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices<'_>) -> Act {
+pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {
     let port = u32::try_from(choices.below(10)).unwrap();
     let own = 0x7ff0_u32;
     let domain = match choices.below(10) {
@@ -56,7 +56,7 @@ pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices<'_>) -> Act {
 }
 
 /// Gives the CPU away, or lets time pass. It always sees to it that it will be woken.
-pub(super) fn wait(world: &World, choices: &mut Choices<'_>) -> Act {
+pub(super) fn wait(world: &World, choices: &mut Choices) -> Act {
     let soon = world.sim().now() + choices.below(3_000_000);
     let [low, high] = [soon & 0xffff_ffff, soon >> 32].map(|half| u32::try_from(half).unwrap());
     match choices.below(10) {
@@ -73,7 +73,12 @@ pub(super) fn wait(world: &World, choices: &mut Choices<'_>) -> Act {
             )
         }
         5 => call(Hypercall::SetTimerOp, &[soon], &[]),
-        6 | 7 => call(
+        6 => {
+            let vcpu = u64::from(choices.chance(20));
+            let op = u64::from(VcpuOp::GetRunstateInfo.raw());
+            call(Hypercall::VcpuOp, &[op, vcpu, World::SCRATCH], &[])
+        }
+        7 => call(
             Hypercall::VcpuOp,
             &[u64::from(VcpuOp::SetSingleshotTimer.raw()), 0, World::SCRATCH],
             &[low, high, u32::from(choices.chance(30))],
@@ -83,7 +88,7 @@ pub(super) fn wait(world: &World, choices: &mut Choices<'_>) -> Act {
 }
 
 /// A hypercall by a guest that knows nothing, or a fault.
-pub(super) fn anything(choices: &mut Choices<'_>) -> Act {
+pub(super) fn anything(choices: &mut Choices) -> Act {
     if choices.chance(2) {
         return Act::Raise(Exception {
             vector: choices.one_of(&[0, 3, 6, 13, 14]),

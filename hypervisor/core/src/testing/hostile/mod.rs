@@ -10,6 +10,7 @@ mod tables;
 
 use super::{Act, Choices, World};
 use crate::frames::Mfn;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::Virq;
@@ -35,7 +36,7 @@ pub struct Hostile {
 
 impl Hostile {
     /// The guest that runs on `cpu` and has just been entered for the first time.
-    pub fn new(world: &mut World, cpu: usize) -> Self {
+    pub fn new(world: &World, cpu: usize) -> Self {
         let info = world.boot(cpu);
         let page = |pfn: u64| {
             let mfn: u64 = world.read(cpu, info.mfn_list + pfn * 8);
@@ -58,20 +59,22 @@ impl Hostile {
     }
 
     /// What it does next. `others` are its victims.
-    pub fn next(&mut self, world: &World, others: &[&Self], choices: &mut Choices<'_>) -> Act {
+    pub fn next(&mut self, world: &World, others: &[&Self], choices: &mut Choices) -> Act {
         if let Some(act) = self.plan.pop_front() {
             return act;
         }
         let mind = Mind {
-            sim: world.sim(),
+            ram: world.sim().ram(),
             frames: world.hv().memory().frames(),
             guest: self,
             others,
         };
         match choices.below(100) {
             0..=15 => mind.update_va(choices),
-            16..=33 => mind.mmu_update(choices),
-            34..=46 => mind.extended(choices),
+            16..=30 => mind.mmu_update(choices),
+            31..=42 => mind.extended(choices),
+            43 | 44 => Act::OneGo(Box::new(mind.mmu_update(choices))),
+            45 | 46 => Act::OneGo(Box::new(mind.extended(choices))),
             47..=56 => mind.touch(choices),
             57..=70 => {
                 let mut plan = match choices.below(4) {

@@ -2,9 +2,8 @@
 
 use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{FrameTable, Kind, Mfn};
-use crate::machine::Machine;
 use crate::sync::Ordering;
-use crate::testing::{Act, Choices, Sim, World};
+use crate::testing::{Act, Choices, Ram, World};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,7 +12,7 @@ use bulkhead_abi::{layout, pte};
 
 /// A guest's thoughts: what it knows, and what it knows of its frames.
 pub(super) struct Mind<'a> {
-    pub(super) sim: &'a Sim,
+    pub(super) ram: &'a Ram,
     pub(super) frames: &'a FrameTable,
     pub(super) guest: &'a Hostile,
     pub(super) others: &'a [&'a Hostile],
@@ -26,12 +25,12 @@ impl Mind<'_> {
         typing.map_or(Kind::None, |typing| typing.kind)
     }
 
-    fn play(&self, choices: &mut Choices<'_>) -> (u64, Mfn) {
+    fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
         choices.one_of(&self.guest.play)
     }
 
     /// A frame of the guest's that is `kind`, if there is one among those that it plays with or began with.
-    fn with_kind(&self, kind: Kind, choices: &mut Choices<'_>) -> Option<Mfn> {
+    fn with_kind(&self, kind: Kind, choices: &mut Choices) -> Option<Mfn> {
         let all = self.guest.play.iter().chain(&self.guest.tables);
         let fit: Vec<Mfn> = all
             .map(|&(_, mfn)| mfn)
@@ -41,7 +40,7 @@ impl Mind<'_> {
     }
 
     /// A frame that the guest has no right to, or none at all.
-    fn forbidden(&self, choices: &mut Choices<'_>) -> Mfn {
+    fn forbidden(&self, choices: &mut Choices) -> Mfn {
         let limit = self.frames.limit();
         match choices.below(5) {
             0 | 1 if !self.others.is_empty() => {
@@ -57,7 +56,7 @@ impl Mind<'_> {
     }
 
     /// An entry for a table that is or will be of `kind`: mostly one that may stand there.
-    fn entry(&self, kind: Kind, choices: &mut Choices<'_>) -> u64 {
+    fn entry(&self, kind: Kind, choices: &mut Choices) -> u64 {
         if choices.chance(12) {
             return choices.any() & !pte::PRESENT;
         }
@@ -110,7 +109,7 @@ impl Mind<'_> {
     }
 
     /// An entry of a table that is worth writing.
-    fn slot(&self, table: Mfn, choices: &mut Choices<'_>) -> u64 {
+    fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
         let first = |n: usize| self.guest.tables[n].1 == table;
         if choices.chance(2) {
             return choices.below(512);
@@ -132,7 +131,7 @@ impl Mind<'_> {
     }
 
     /// An address that something is mapped at, or may come to be.
-    fn address(&self, choices: &mut Choices<'_>) -> u64 {
+    fn address(&self, choices: &mut Choices) -> u64 {
         let small = choices.below(4) << 12;
         match choices.below(20) {
             0..=9 => self.play(choices).0,
@@ -149,7 +148,7 @@ impl Mind<'_> {
         }
     }
 
-    pub(super) fn update_va(&self, choices: &mut Choices<'_>) -> Act {
+    pub(super) fn update_va(&self, choices: &mut Choices) -> Act {
         let flags = choices.one_of(&[0, 0, 1, 2, 2, 2, 5, 6, 3]);
         let (va, mfn) = self.play(choices);
         if choices.chance(40) {
@@ -161,7 +160,7 @@ impl Mind<'_> {
     }
 
     /// A frame that is a table, or one that is not.
-    fn table(&self, choices: &mut Choices<'_>) -> Mfn {
+    fn table(&self, choices: &mut Choices) -> Mfn {
         let kind = choices.one_of(&[Kind::L1, Kind::L1, Kind::L2, Kind::L2, Kind::L3, Kind::L4]);
         match choices.below(20) {
             0 => self.forbidden(choices),
@@ -173,7 +172,7 @@ impl Mind<'_> {
         }
     }
 
-    pub(super) fn mmu_update(&self, choices: &mut Choices<'_>) -> Act {
+    pub(super) fn mmu_update(&self, choices: &mut Choices) -> Act {
         let count = 1 + choices.below(3);
         let list = (0..count).map(|_| {
             let table = self.table(choices);
@@ -194,7 +193,7 @@ impl Mind<'_> {
         Act::Mmu(list.collect())
     }
 
-    pub(super) fn extended(&self, choices: &mut Choices<'_>) -> Act {
+    pub(super) fn extended(&self, choices: &mut Choices) -> Act {
         let count = 1 + choices.below(2);
         let list = (0..count).map(|_| match choices.below(20) {
             0..=4 => {
@@ -203,13 +202,22 @@ impl Mind<'_> {
                 pin(kind, found.unwrap_or_else(|| self.play(choices).1))
             }
             5..=7 => ext(MmuExtOp::UnpinTable, self.table(choices).raw()),
-            8..=12 => ext(MmuExtOp::NewBaseptr, self.root(choices).raw()),
-            13..=15 => ext(MmuExtOp::TlbFlushLocal, 0),
-            16 | 17 => ext(MmuExtOp::InvlpgLocal, self.address(choices)),
-            18 => ext(
+            8..=11 => ext(MmuExtOp::NewBaseptr, self.root(choices).raw()),
+            12 => {
+                let root = self.root(choices).raw();
+                ext(MmuExtOp::NewUserBaseptr, choices.one_of(&[root, root, 0]))
+            }
+            13 | 14 => ext(MmuExtOp::TlbFlushLocal, 0),
+            15 => ext(MmuExtOp::InvlpgLocal, self.address(choices)),
+            16 => ext(
                 choices.one_of(&[MmuExtOp::TlbFlushAll, MmuExtOp::InvlpgAll]),
                 self.address(choices),
             ),
+            17 | 18 => MmuExt {
+                cmd: choices.one_of(&[MmuExtOp::ClearPage, MmuExtOp::CopyPage]).raw(),
+                arg1: self.play(choices).1.raw(),
+                arg2: self.table(choices).raw(),
+            },
             _ => MmuExt {
                 cmd: u32::try_from(choices.below(24)).unwrap(),
                 arg1: self.forbidden(choices).raw(),
@@ -220,11 +228,11 @@ impl Mind<'_> {
     }
 
     /// A level 4 table to run on: mostly one in which the guest is not helpless.
-    fn root(&self, choices: &mut Choices<'_>) -> Mfn {
+    fn root(&self, choices: &mut Choices) -> Mfn {
         if choices.chance(2) {
             return self.table(choices);
         }
-        let first = |mfn: Mfn| self.sim.frame(mfn)[0].load(Ordering::Relaxed) & pte::FRAME_MASK;
+        let first = |mfn: Mfn| self.ram.frame(mfn)[0].load(Ordering::Relaxed) & pte::FRAME_MASK;
         let home = self.guest.tables[0].1;
         let all = self.guest.play.iter().map(|&(_, mfn)| mfn);
         let mut fit: Vec<Mfn> = all
@@ -234,7 +242,7 @@ impl Mind<'_> {
         choices.one_of(&fit)
     }
 
-    pub(super) fn touch(&self, choices: &mut Choices<'_>) -> Act {
+    pub(super) fn touch(&self, choices: &mut Choices) -> Act {
         let va = self.address(choices).wrapping_add(choices.below(4) * 8);
         if choices.chance(50) {
             return Act::Read(va);
@@ -248,7 +256,7 @@ impl Mind<'_> {
     }
 
     /// Makes a page a table: writes entries, maps it read-only wherever it was mapped at first, pins it.
-    pub(super) fn make_table(&self, choices: &mut Choices<'_>) -> VecDeque<Act> {
+    pub(super) fn make_table(&self, choices: &mut Choices) -> VecDeque<Act> {
         let (va, mfn) = self.play(choices);
         let kind = choices.one_of(&[Kind::L1, Kind::L1, Kind::L2, Kind::L3, Kind::L4]);
         let mut plan = VecDeque::new();
@@ -271,7 +279,7 @@ impl Mind<'_> {
     }
 
     /// Makes a table a page again: unpins it, maps it writable, writes it.
-    pub(super) fn unmake_table(&self, choices: &mut Choices<'_>) -> VecDeque<Act> {
+    pub(super) fn unmake_table(&self, choices: &mut Choices) -> VecDeque<Act> {
         let tables: Vec<_> = self
             .guest
             .play
@@ -299,7 +307,7 @@ impl Mind<'_> {
 
     /// Hangs a table under one of the first ones, goes through it, takes it away and goes there again: what a CPU remembers of
     /// the way must be gone.
-    pub(super) fn pass_through(&self, choices: &mut Choices<'_>) -> VecDeque<Act> {
+    pub(super) fn pass_through(&self, choices: &mut Choices) -> VecDeque<Act> {
         let (level, holder, kind, shift) = choices.one_of(&[
             (2, Kind::L2, Kind::L1, 21),
             (1, Kind::L3, Kind::L2, 30),

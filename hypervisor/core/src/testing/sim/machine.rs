@@ -13,14 +13,17 @@ impl Machine for Sim {
     type Frame<'a> = &'a FrameWords;
 
     fn frame(&self, mfn: Mfn) -> &FrameWords {
+        self.pause();
         self.ram.frame(mfn)
     }
 
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
+        self.pause();
         self.ram.write(mfn, offset, bytes);
     }
 
     fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
+        self.pause();
         assert!(
             layout::is_guest_range(from, into.len() as u64),
             "read of {from:#x}"
@@ -29,16 +32,19 @@ impl Machine for Sim {
     }
 
     fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
+        self.pause();
         assert!(layout::is_guest_range(to, from.len() as u64), "write of {to:#x}");
         self.guest_write(to, from)
     }
 
     fn set_m2p(&self, mfn: Mfn, value: u64) {
+        self.pause();
         let (frame, index) = self.m2p_place(mfn);
         self.ram.frame(frame)[index].store(value, Ordering::Relaxed);
     }
 
     fn m2p(&self, mfn: Mfn) -> u64 {
+        self.pause();
         let (frame, index) = self.m2p_place(mfn);
         self.ram.frame(frame)[index].load(Ordering::Relaxed)
     }
@@ -54,6 +60,7 @@ impl Machine for Sim {
     }
 
     fn load_root(&self, root: Mfn) {
+        self.pause();
         let mut state = self.state();
         let cpu = state.acting();
         cpu.root = Some(root);
@@ -61,6 +68,7 @@ impl Machine for Sim {
     }
 
     fn load_idle_root(&self) {
+        self.pause();
         let mut state = self.state();
         let cpu = state.acting();
         cpu.root = None;
@@ -68,6 +76,8 @@ impl Machine for Sim {
     }
 
     fn flush(&self, what: Flush) {
+        self.pause();
+        crate::lock::assert_none_held();
         let mut state = self.state();
         state.flushes += 1;
         let root = state.acting().root;
@@ -78,6 +88,20 @@ impl Machine for Sim {
                 Flush::Page(_) => {}
             }
         }
+    }
+
+    fn flush_local(&self, what: Flush) {
+        self.pause();
+        let mut state = self.state();
+        let tlb = &mut state.acting().tlb;
+        match what {
+            Flush::All => tlb.flush(),
+            Flush::Page(va) => tlb.flush_page(va),
+        }
+    }
+
+    fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
+        [u32::MAX; 4]
     }
 
     fn load_gdt(&self, frames: &[Mfn]) {
@@ -109,15 +133,18 @@ impl Machine for Sim {
     }
 
     fn load_segments(&self, segments: &Segments) -> bool {
+        self.pause();
         self.state().acting().segments = *segments;
         true
     }
 
     fn save_segments(&self, segments: &mut Segments) {
+        self.pause();
         *segments = self.state().acting().segments;
     }
 
     fn clock(&self) -> Clock {
+        self.pause();
         let now = self.state().now;
         Clock { tsc: now, ns: now }
     }
@@ -135,10 +162,12 @@ impl Machine for Sim {
     }
 
     fn set_timer(&self, deadline: Option<u64>) {
+        self.pause();
         self.state().acting().timer = deadline;
     }
 
     fn kick(&self, cpu: CpuId) {
+        self.pause();
         let mut state = self.state();
         if cpu != state.acting {
             state.cpus[cpu.index()].is_kicked = true;
@@ -146,6 +175,7 @@ impl Machine for Sim {
     }
 
     fn wait_for_interrupt(&self) -> bool {
+        self.pause();
         {
             let mut state = self.state();
             if state.stopped.is_some() {
@@ -175,6 +205,7 @@ impl Machine for Sim {
     }
 
     fn trace(&self, what: Trace, a: u64, b: u64) {
+        self.pause();
         let mut state = self.state();
         let line = (state.acting, what, a, b);
         if state.trace.len() == TRACE_LINES {

@@ -16,7 +16,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
 use bulkhead_abi::pte;
+use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::AtomicBool;
+use spin::Once;
 use spin::mutex::{TicketMutex, TicketMutexGuard};
 
 /// How large a machine is.
@@ -51,6 +54,25 @@ pub struct Sim {
     /// The hypervisor's own frames: nobody can have them.
     own: Own,
     state: TicketMutex<State>,
+    interruption: Interruption,
+}
+
+/// What may happen whenever a CPU that holds no lock asks something of the machine.
+#[derive(Default)]
+struct Interruption {
+    is_allowed: AtomicBool,
+    cue: Once<Cue>,
+}
+
+/// Is told which CPU acts, and lets others act.
+type Cue = Box<dyn Fn(CpuId) + Send + Sync>;
+
+impl fmt::Debug for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interruption")
+            .field("is_allowed", &self.is_allowed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where the hypervisor's own frames lie.
@@ -144,6 +166,7 @@ impl Sim {
                 trace: VecDeque::new(),
                 flushes: 0,
             }),
+            interruption: Interruption::default(),
             ram,
         };
         for mfn in (0..sim.ram.limit()).filter_map(Mfn::new) {
@@ -154,6 +177,32 @@ impl Sim {
 
     fn state(&self) -> TicketMutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Sets what happens when a CPU can be interrupted: `cue` is told which, and may let others act. To be set once.
+    pub fn set_interruption(&self, cue: impl Fn(CpuId) + Send + Sync + 'static) {
+        self.interruption.cue.call_once(|| Box::new(cue));
+    }
+
+    /// Whether CPUs are interrupted from now on.
+    pub fn allow_interruption(&self, is_allowed: bool) {
+        self.interruption.is_allowed.store(is_allowed, Ordering::Relaxed);
+    }
+
+    /// The CPU that acts asks something of the machine: another may act before it is answered, unless this one holds a lock or
+    /// interrupts another itself.
+    fn pause(&self) {
+        let Interruption { is_allowed, cue } = &self.interruption;
+        if !is_allowed.load(Ordering::Relaxed) || crate::lock::is_any_held() != Some(false) {
+            return;
+        }
+        if let Some(cue) = cue.get() {
+            is_allowed.store(false, Ordering::Relaxed);
+            let acting = self.acting();
+            cue(acting);
+            self.act_as(acting);
+            is_allowed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The RAM.

@@ -1,0 +1,95 @@
+//! What the control domain asks of the hypervisor: where time goes, what happened on a CPU, and who is entitled to what.
+//!
+//! Every other domain is answered `EPERM`, whatever it asks.
+
+pub use bulkhead_abi::control::{CONTROL_VERSION, ControlOp, DomainTimes, Schedule, TraceRecord};
+use bulkhead_abi::{DomId, errno::Failure};
+
+use crate::hypercall::control;
+
+/// The version of this interface, [`CONTROL_VERSION`] if the hypervisor has the one that is described here.
+///
+/// # Errors
+///
+/// Xen, which has another interface under this number, answers with one.
+pub fn version() -> Result<u64, Failure> {
+    control::version()
+}
+
+/// Where the time of a domain went.
+///
+/// # Errors
+///
+/// `ESRCH` if there is no such domain.
+pub fn domain_times(domain: DomId) -> Result<DomainTimes, Failure> {
+    control::domain_times(domain)
+}
+
+/// What a domain's vCPUs are entitled to.
+///
+/// # Errors
+///
+/// `ESRCH` if there is no such domain.
+pub fn schedule(domain: DomId) -> Result<Schedule, Failure> {
+    control::get_schedule(domain)
+}
+
+/// Gives the domain that `schedule` names another share of the CPUs, from now on.
+///
+/// # Errors
+///
+/// `ESRCH` if there is no such domain, `EINVAL` for a weight of 0 or CPUs of which there is none.
+pub fn set_schedule(schedule: &Schedule) -> Result<(), Failure> {
+    control::set_schedule(schedule)
+}
+
+/// Reads the trace ring of one CPU, in order. Records that were overwritten before they were read are passed over.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceReader {
+    cpu: u32,
+    next: u64,
+}
+
+impl TraceReader {
+    /// Begins with the oldest record of `cpu` that is still there.
+    #[must_use]
+    pub const fn from_oldest(cpu: u32) -> Self {
+        Self { cpu, next: 0 }
+    }
+
+    /// Begins with what happens on `cpu` from now on.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such CPU.
+    pub fn from_now(cpu: u32) -> Result<Self, Failure> {
+        let next = control::read_trace(cpu, u64::MAX, &mut [])?.end;
+        Ok(Self { cpu, next })
+    }
+
+    /// Copies the next records into `records`: as many as there is room for, 64 at most, and none if there are no more.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no such CPU.
+    pub fn read<'a>(&mut self, records: &'a mut [TraceRecord]) -> Result<&'a [TraceRecord], Failure> {
+        let answer = control::read_trace(self.cpu, self.next, records)?;
+        self.next = answer.from;
+        Ok(records.get(..answer.count as usize).unwrap_or_default())
+    }
+}
+
+/// Makes a call of this interface as a bad guest might: any operation, a record anywhere. For tests.
+///
+/// # Safety
+///
+/// What is at `record` is the record of operation `op`, live and not otherwise used during the call, as is what it points to;
+/// or nothing that the hypervisor could write to.
+///
+/// # Errors
+///
+/// Those of the operation; `ENOSYS` if there is no such operation, `EFAULT` if there is nothing at `record`.
+pub unsafe fn probe(op: u32, record: usize) -> Result<u64, Failure> {
+    // SAFETY: the caller's promise.
+    unsafe { control::control(op, record as u64) }
+}
