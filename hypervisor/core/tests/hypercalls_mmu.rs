@@ -529,6 +529,30 @@ fn a_pin_is_taken_and_given_back_once() {
     }
 }
 
+/// A tree is more work than one go: the call ends when every table in it is an ordinary page, not when the first is.
+#[test]
+fn a_tree_that_is_unpinned_can_be_written_at_once() {
+    let mut mmu = Mmu::new();
+    let level1 = mmu.write_table(PAGE, &[(0, mmu.page(PAGE).maddr() | RO)]);
+    let mut tables = vec![(PAGE, level1)];
+    for above in 1..4 {
+        let (_, below) = *tables.last().unwrap();
+        // First and last, so that what is dropped last is also what was left.
+        let mfn = mmu.write_table(
+            PAGE + above,
+            &[(0, below.maddr() | RW), (511, below.maddr() | RW)],
+        );
+        tables.push((PAGE + above, mfn));
+    }
+    let (_, root) = *tables.last().unwrap();
+    mmu.ext(MmuExtOp::PinL4Table, root.raw()).unwrap();
+    mmu.ext(MmuExtOp::UnpinTable, root.raw()).unwrap();
+    for (page, mfn) in tables {
+        assert_eq!(mmu.kind(mfn), Kind::None, "page {page}");
+        mmu.update_va(page * 4096, mfn.maddr() | RW, 2).unwrap();
+    }
+}
+
 #[test]
 fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
     let mut mmu = Mmu::new();
@@ -665,7 +689,7 @@ fn the_control_domain_learns_that_a_domain_is_not_there() {
         free_frames: 2 * 1025,
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     for id in [0, 1] {
         world.create(id, &GuestSpec::default()).unwrap();
     }
