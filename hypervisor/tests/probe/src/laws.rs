@@ -102,8 +102,12 @@ fn tables_are_never_writable(probe: &mut Probe, window: &mut Window) {
             pin(3, level4.mfn()),
         ]),
     );
-    let down = [unpin(level4.mfn()), level4.remap(WRITABLE)];
-    probe.law("a-root-that-is-unpinned-can-be-written", all_good(down));
+    let unpinned = unpin(level4.mfn());
+    let down = tables.each_ref().map(|table| table.remap(WRITABLE));
+    probe.law(
+        "a-tree-that-is-unpinned-can-be-written",
+        all_good([unpinned]).and(all_good(down).map_err(|_| [unpinned])),
+    );
     tidy([update(slot, 0)]);
 }
 
