@@ -63,6 +63,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> Mach
                 forbidden: ALWAYS_FORBIDDEN,
                 checks: 0,
             },
+            covers_hypercalls: false,
             ending: Ending::Clean,
             limit: Duration::from_secs(60),
         },
@@ -80,6 +81,12 @@ impl MachineTest {
     /// With at least this many checks reported by its guests.
     pub(crate) const fn checks(mut self, count: usize) -> Self {
         self.expected.script.checks = count;
+        self
+    }
+
+    /// With a check of every hypercall and of each of its errors, by the names of the hypervisor's table.
+    const fn covers_hypercalls(mut self) -> Self {
+        self.expected.covers_hypercalls = true;
         self
     }
 
@@ -177,6 +184,12 @@ const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
 /// Two domains that send each other events; both report a check.
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+
+/// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
+const PROBES: &[Domain] = &[
+    Domain::new("control", "probe").memory("32M").vcpus(2),
+    Domain::new("guest", "probe").memory("32M").vcpus(2),
+];
 
 /// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
 const CROWD: &[Domain] = &[
@@ -329,6 +342,9 @@ const MACHINE_TESTS: &[MachineTest] = &[
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
+    // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
+    test("probe", PROBES).checks(510).covers_hypercalls(),
+    test("probe-1cpu", PROBES).cpus(1).checks(510).covers_hypercalls(),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

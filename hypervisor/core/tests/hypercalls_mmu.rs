@@ -575,6 +575,30 @@ fn a_pin_is_taken_and_given_back_once() {
     }
 }
 
+/// A tree is more work than one go: the call ends when every table in it is an ordinary page, not when the first is.
+#[test]
+fn a_tree_that_is_unpinned_can_be_written_at_once() {
+    let mut mmu = Mmu::new();
+    let level1 = mmu.write_table(PAGE, &[(0, mmu.page(PAGE).maddr() | RO)]);
+    let mut tables = vec![(PAGE, level1)];
+    for above in 1..4 {
+        let (_, below) = *tables.last().unwrap();
+        // First and last, so that what is dropped last is also what was left.
+        let mfn = mmu.write_table(
+            PAGE + above,
+            &[(0, below.maddr() | RW), (511, below.maddr() | RW)],
+        );
+        tables.push((PAGE + above, mfn));
+    }
+    let (_, root) = *tables.last().unwrap();
+    mmu.ext(MmuExtOp::PinL4Table, root.raw()).unwrap();
+    mmu.ext(MmuExtOp::UnpinTable, root.raw()).unwrap();
+    for (page, mfn) in tables {
+        assert_eq!(mmu.kind(mfn), Kind::None, "page {page}");
+        mmu.update_va(page * 4096, mfn.maddr() | RW, 2).unwrap();
+    }
+}
+
 #[test]
 fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
     let mut mmu = Mmu::new();
@@ -700,6 +724,42 @@ fn another_domain_s_tables_and_pages_are_out_of_reach() {
         for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
             let (answer, _) = mmu.list(number, 0, u64::from(raw));
             assert_eq!(answer, expected, "{page_owner} {table_owner:?}");
+        }
+    }
+}
+
+/// Who may know which domains there are is told apart; who may not is refused alike.
+#[test]
+fn the_control_domain_learns_that_a_domain_is_not_there() {
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    for id in [0, 1] {
+        world.create(id, &GuestSpec::default()).unwrap();
+    }
+    world.enter(0);
+    assert_eq!(world.running(0), Some((0, 0)));
+    for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
+        for (id, answer) in [(0, Ok(0)), (1, Err(Errno::Perm)), (9, Err(Errno::Srch))] {
+            for foreign in [
+                ForeignDom {
+                    page_owner: DomId::new(id),
+                    table_owner: None,
+                },
+                ForeignDom {
+                    page_owner: DomId::SELF,
+                    table_owner: Some(DomId::new(id)),
+                },
+            ] {
+                let arguments = [World::SCRATCH, 0, 0, u64::from(foreign.raw())];
+                assert_eq!(
+                    world.call(0, number, &arguments),
+                    answer,
+                    "{number:?} {foreign:?}"
+                );
+            }
         }
     }
 }
