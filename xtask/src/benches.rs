@@ -35,7 +35,7 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
 /// Every benchmark.
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
-        "boot",
+        "boot-time",
         "from the machine's reset, and from the start of the hypervisor's clock, to domain 0",
         &[Domain::new("boot", "bench")
             .memory("64M")

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
+use crate::linux::LINUX;
 use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
@@ -265,6 +266,34 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
+/// Debian's kernel as domain 1. Its early console is the hypervisor's.
+const LINUX_BESIDE_HELLO: &[Domain] = &[
+    Domain::new("hello", "hello"),
+    Domain::new("linux", LINUX)
+        .memory("256M")
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+];
+
+/// What Linux says on its way through its start.
+const LINUX_CONTACT: &[Step] = &[
+    expect("(d1) mapping kernel into physical memory"),
+    expect("(d1) about to get started..."),
+    expect("(d1)*Linux version 6.1."),
+    expect("(d1)*Released 0 page(s)"),
+    expect("(d1)*Xen: [mem 0x0000000000000000-0x000000000009ffff] usable"),
+    expect("(d1)*NX (Execute Disable) protection: active"),
+    expect("(d1)*Hypervisor detected: Xen PV"),
+    expect("(d1)*tsc: Detected*MHz processor"),
+    expect("(d1)*last_pfn = 0x10000"),
+    expect("(d1)*x86/PAT: Configuration [0-7]: WB  WT  UC- UC  WC  WP  UC  UC"),
+    expect("(d1)*p2m virtual area at"),
+    expect("(d1)*Remapped 0 page(s)"),
+    expect("(d1)*smpboot: Allowing 1 CPUs, 0 hotplug CPUs"),
+    expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
+    expect("(d1)*xen:events: Using 2-level ABI"),
+    expect("(d1)*installing Xen timer for CPU 0"),
+];
+
 /// The machine tests of what the hypervisor does when it has booted.
 const MACHINE_TESTS: &[MachineTest] = &[
     // The control domain comes up, says what it is, and goes when told to.
@@ -385,6 +414,12 @@ const MACHINE_TESTS: &[MachineTest] = &[
         &[FIRST_WITNESS, victim("stack-overflow"), SECOND_WITNESS],
         HYPERVISORS_REPORT,
     ),
+    // Debian's kernel, unmodified, comes up beside a domain of ours; without a disk to go on from, it ends by panicking.
+    test("linux-contact", LINUX_BESIDE_HELLO)
+        .steps(LINUX_CONTACT)
+        .may_panic()
+        .ends(Ending::DomainCrashed)
+        .in_full(InFull::Once),
     // A guest that ends itself as crashed.
     crash(
         "crash-panic",

@@ -19,6 +19,7 @@ mod disc;
 mod image;
 mod images;
 mod licences;
+mod linux;
 mod loader;
 mod machine_tests;
 mod names;

@@ -204,7 +204,11 @@ impl<M: Machine> Hypervisor<M> {
     fn perform(&self, current: &mut Current, regs: &mut Regs, effect: Effect) -> bool {
         let has_io = current.context.iopl >= 1;
         match effect {
-            Effect::Nothing | Effect::WriteBackCaches | Effect::ClearTaskSwitched => true,
+            Effect::Nothing | Effect::WriteBackCaches => true,
+            Effect::ClearTaskSwitched => {
+                current.context.task_switched = false;
+                true
+            }
             Effect::ReadMsr { index, into } => {
                 let value = match msr::read(index, current.vcpu) {
                     msr::Read::Value(value) => value,
@@ -268,6 +272,7 @@ impl<M: Machine> Hypervisor<M> {
 
     fn read_control(&self, current: &Current, register: Control) -> u64 {
         match register {
+            Control::Cr0 if current.context.task_switched => CR0 | CR0_TS,
             Control::Cr0 => CR0,
             Control::Cr2 => self.cr2(current),
             Control::Cr3 => current.context.kernel_root.maddr(),
@@ -277,7 +282,13 @@ impl<M: Machine> Hypervisor<M> {
 
     fn write_control(&self, current: &mut Current, register: Control, value: u64) -> bool {
         match register {
-            Control::Cr0 => value & !CR0_TS == CR0,
+            Control::Cr0 => {
+                let is_taken = value & !CR0_TS == CR0;
+                if is_taken {
+                    current.context.task_switched = value & CR0_TS != 0;
+                }
+                is_taken
+            }
             Control::Cr2 => {
                 self.write_cr2(current, value);
                 true

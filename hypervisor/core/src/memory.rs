@@ -189,19 +189,20 @@ impl<M: Machine> Memory<M> {
             }
             detached = detached.saturating_add(1);
         }
-        let mut holdings = domain.memory.lock();
         if let Err(error) = result {
+            // First what was to be given, with a flush: to be assigned makes a frame forget what TLBs may still know it as.
+            while let Some(mfn) = spare.pop(&self.frames) {
+                self.release(mfn);
+            }
+            let mut holdings = domain.memory.lock();
             for &mfn in given.iter().take(detached) {
                 // It was the domain's a moment ago, and nobody else has seen it.
                 let _ = self.frames.assign(mfn, domain.id, false);
                 holdings.frames.push(&self.frames, mfn);
             }
-            drop(holdings);
-            while let Some(mfn) = spare.pop(&self.frames) {
-                self.release(mfn);
-            }
             return Err(error);
         }
+        let mut holdings = domain.memory.lock();
         while let Some(mfn) = spare.pop(&self.frames) {
             holdings.frames.push(&self.frames, mfn);
         }

@@ -518,6 +518,7 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = domain.vcpu(vcpu) {
             vcpu.publish_meter(&context.meter);
             vcpu.history.lock().enter(rest, clock.ns);
+            self.show_runstate(&domain, vcpu);
             vcpu.park(context);
         }
     }
@@ -555,6 +556,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             let clock = self.machine().clock();
             vcpu.history.lock().enter(Runstate::Running, clock.ns);
+            self.show_runstate(&current.domain, vcpu);
             current.context.meter.start(clock.tsc);
         }
         cpu.current = Some(current);

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
 use bulkhead_abi::mmu::{ForeignDom, MMU_UPDATE_PREEMPTED, MmuExt, MmuExtOp, MmuUpdate};
 use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::{DomId, Errno, Hypercall, layout, pte};
@@ -40,7 +41,7 @@ struct Mmu {
 impl Mmu {
     fn new() -> Self {
         let config = SimConfig {
-            free_frames: 2 * 1025,
+            free_frames: 2 * 1025 + 8,
             cpus: 1,
         };
         let world = World::new(config, EndPolicy::LastDomain);
@@ -308,6 +309,48 @@ fn a_stale_right_to_write_does_not_outlive_the_change_to_a_table() {
     mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
     mmu.update_va(PAGE * 4096, mfn.maddr() | RO, 0).unwrap();
     mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
+    mmu.ext(MmuExtOp::PinL1Table, mfn.raw()).unwrap();
+    let evil = mmu.tables[0].maddr() | RW;
+    assert!(
+        mmu.world
+            .sim()
+            .guest_write(PAGE * 4096 + 8, &evil.to_le_bytes())
+            .is_err()
+    );
+    assert_eq!(mmu.entry(mfn, 1), 0);
+}
+
+/// A frame that an exchange took and gave back, because another could not be had, is what it was before: writable memory, which
+/// some TLB may still know as such.
+#[test]
+fn a_stale_right_to_write_does_not_outlive_an_exchange_that_failed() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
+    mmu.update_va(PAGE * 4096, 0, 0).unwrap();
+    let busy = mmu.page(PAGE + 1);
+    let lists = World::SCRATCH + 0x100;
+    for (at, word) in (lists..).step_by(8).zip([mfn.raw(), busy.raw(), PAGE]) {
+        mmu.world.write(0, at, &word);
+    }
+    let reservation = |extent_start, nr_extents, extent_order| MemoryReservation {
+        extent_start,
+        nr_extents,
+        extent_order,
+        mem_flags: 0,
+        domid: DomId::SELF,
+    };
+    // Two scattered frames for two that are neighbours: both, or none.
+    let exchange = MemoryExchange {
+        input: reservation(lists, 2, 0),
+        output: reservation(lists + 16, 1, 1),
+        nr_exchanged: 0,
+    };
+    mmu.world.write(0, World::SCRATCH, &exchange);
+    let args = [u64::from(MemoryOp::Exchange.raw()), World::SCRATCH];
+    let answer = mmu.world.call(0, Hypercall::MemoryOp, &args);
+    assert_eq!(answer, Err(Errno::Inval), "the second page is mapped");
+    mmu.world.invariants();
     mmu.ext(MmuExtOp::PinL1Table, mfn.raw()).unwrap();
     let evil = mmu.tables[0].maddr() | RW;
     assert!(

@@ -6,6 +6,7 @@
 //! A long call does a bounded part, writes the rest of the work into its argument registers, and asks to be started
 //! again ([`Call::restart`]): the guest executes the same instruction once more, after its interrupts.
 
+mod areas;
 mod console;
 mod control;
 mod event;
@@ -13,6 +14,7 @@ mod memory;
 mod mmu;
 mod modes;
 mod multicall;
+mod registers;
 mod reservation;
 mod sched;
 mod segments;

@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::GdtFrames;
-use super::{Meter, Regs};
+use super::{DebugRegisters, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -135,6 +135,10 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Where system calls of guest programs arrive.
     pub syscall_callback: Callback,
+    /// Its debug registers.
+    pub debug: DebugRegisters,
+    /// Whether it says that its FPU holds another task's state.
+    pub task_switched: bool,
     /// The CPU for which the guest's copy of the clock was last written.
     pub clock_written_for: Option<CpuId>,
     /// Where its time goes.
@@ -169,6 +173,8 @@ impl Context {
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            debug: DebugRegisters::default(),
+            task_switched: false,
             clock_written_for: None,
             meter: Meter::default(),
         }
