@@ -178,6 +178,12 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
     Step::ExpectAll(patterns)
 }
 
+/// What the hypervisor's records of a domain with one vCPU may take, with the frame that it shares with the domain: its memory
+/// is for guests, and there are to be many.
+const fn small(domain: &'static str) -> Step {
+    Step::AtMost(Pattern(domain), 32 << 10)
+}
+
 /// One domain that checks the runtime.
 const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
 
@@ -299,6 +305,12 @@ const LINUX_CONTACT: &[Step] = &[
     expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
     expect("(d1)*xen:events: Using 2-level ABI"),
     expect("(d1)*installing Xen timer for CPU 0"),
+    expect("(d1)*x86/fpu: x87 FPU will use FXSAVE"),
+    expect("(d1)*Freeing SMP alternatives memory"),
+    expect("(d1)*smp: Brought up 1 node, 1 CPU"),
+    expect("(d1)*Grant tables using version 1 layout"),
+    expect("(d1)*clocksource: Switched to clocksource xen"),
+    expect("(d1)*Kernel panic - not syncing: VFS: Unable to mount root fs"),
 ];
 
 /// The machine tests of what the hypervisor does when it has booted.
@@ -333,6 +345,22 @@ const MACHINE_TESTS: &[MachineTest] = &[
         Pattern("(d2) hello*I am 2"),
         Pattern("(d3) hello*I am 3"),
     ])]),
+    // What the hypervisor keeps of a domain is little, whichever it is.
+    test(
+        "domain-memory",
+        &[
+            Domain::new("zero", "hello"),
+            Domain::new("one", "hello").memory("64M"),
+            Domain::new("two", "hello"),
+        ],
+    )
+    .cpus(1)
+    .words(&["end=last", "loglevel=debug"])
+    .steps(&[
+        small("(bh) DEBUG*domain 0: "),
+        small("(bh) DEBUG*domain 1: "),
+        small("(bh) DEBUG*domain 2: "),
+    ]),
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),

@@ -411,7 +411,7 @@ impl<M: Machine> Hypervisor<M> {
                     let _ = shared.queue.lock().run.remove(key, now);
                 }
                 None => {
-                    if !self.idle(shared) {
+                    if !self.idle(cpu, shared) {
                         return;
                     }
                     tried = CpuSet::NONE;
@@ -479,13 +479,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Waits for something to do. Says whether the machine goes on.
-    fn idle(&self, shared: &Shared) -> bool {
+    fn idle(&self, cpu: &mut Cpu, shared: &Shared) -> bool {
         self.machine().trace(Trace::Idle, 0, 0);
         // The tables of the last guest may go while we idle.
         self.machine().load_idle_root();
+        self.end_stretch(cpu, self.machine().ticks());
         if !self.machine().wait_for_interrupt() {
             return false;
         }
+        cpu.stretch.begin(self.machine().ticks());
         self.do_due(shared, self.machine().now());
         true
     }
@@ -499,6 +501,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
+        self.save_fpu(&mut current.context.fpu);
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -546,6 +549,7 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
+        self.load_fpu(&current.context.fpu);
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if current.context.clock_written_for != Some(cpu.id()) {

@@ -25,7 +25,7 @@ fn world() -> (World, StartInfo) {
         free_frames: 2050,
         cpus: 1,
     };
-    let mut world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, EndPolicy::LastDomain);
     for id in 1..=2 {
         world.create(id, &GuestSpec::default()).unwrap();
     }

@@ -21,10 +21,8 @@ pub(super) fn get_debugreg<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 /// `fpu_taskswitch`: whether the next use of the FPU is to be told to the kernel.
-///
-/// It is noted, and shown in CR0; no use of the FPU traps for it. Kernels that switch the FPU with the task, as all
-/// do that this hypervisor is for, only ever clear it.
 pub(super) fn fpu_taskswitch<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    call.current.context.task_switched = call.arg32::<0>() != 0;
+    let is_switched = call.arg32::<0>() != 0;
+    call.hv.switch_fpu(call.current, is_switched);
     Ok(0)
 }

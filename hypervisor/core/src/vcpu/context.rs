@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::GdtFrames;
-use super::{DebugRegisters, Meter, Regs};
+use super::{DebugRegisters, Fpu, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -137,8 +137,8 @@ pub struct Context {
     pub syscall_callback: Callback,
     /// Its debug registers.
     pub debug: DebugRegisters,
-    /// Whether it says that its FPU holds another task's state.
-    pub task_switched: bool,
+    /// Its FPU.
+    pub fpu: Fpu,
     /// The CPU for which the guest's copy of the clock was last written.
     pub clock_written_for: Option<CpuId>,
     /// Where its time goes.
@@ -174,7 +174,7 @@ impl Context {
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
             debug: DebugRegisters::default(),
-            task_switched: false,
+            fpu: Fpu::at_start(),
             clock_written_for: None,
             meter: Meter::default(),
         }
