@@ -35,7 +35,7 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
 /// Every benchmark.
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
-        "boot",
+        "boot-time",
         "from the machine's reset, and from the start of the hypervisor's clock, to domain 0",
         &[Domain::new("boot", "bench")
             .memory("64M")
@@ -45,6 +45,13 @@ pub(crate) const BENCHES: &[Bench] = &[
         "crossings",
         "what one guest pays to cross into the hypervisor and back, and how late its timers are",
         &[Domain::new("bench", "bench")],
+    ),
+    bench(
+        "memory",
+        "what a guest pays to change its page tables, its address space, and how much memory it has",
+        &[Domain::new("memory", "bench")
+            .memory("64M")
+            .command_line("role=memory")],
     ),
     bench(
         "pair",

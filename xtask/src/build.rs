@@ -14,6 +14,7 @@ use cargo_metadata::Message;
 
 use crate::archive;
 use crate::images::{HYPERVISOR, Image, Images};
+use crate::linux::{self, LINUX};
 use crate::project::{BARE_METAL, Project, run_to_end, spelled};
 use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
@@ -101,8 +102,10 @@ pub(crate) struct BootFiles {
     pub(crate) stripped_hypervisor: PathBuf,
     /// The boot archive.
     pub(crate) archive: PathBuf,
-    /// The ELF files of the domains, domain 0 first; QEMU does not load them, but they name a crash.
-    pub(crate) kernels: Vec<PathBuf>,
+    /// The hypervisor's symbol file: it names a crash.
+    pub(crate) hypervisor_symbols: PathBuf,
+    /// The symbol files of the domains, domain 0 first.
+    pub(crate) domain_symbols: Vec<PathBuf>,
 }
 
 /// Builds images, each once however many scenarios use it.
@@ -126,16 +129,21 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// The files of an image.
+    /// The files of an image; Debian's kernel counts as one.
     ///
     /// # Errors
     ///
-    /// If it is unknown or does not build.
+    /// If it is unknown, does not build, or cannot be had: [`linux::Unavailable`].
     pub(crate) fn image(&mut self, name: &str) -> Result<Built> {
         if let Some(known) = self.built.get(name) {
             return known
                 .clone()
                 .with_context(|| format!("image `{name}` does not build, as told above"));
+        }
+        if name == LINUX {
+            let kernel = linux::kernel(self.project)?;
+            self.built.insert(name.to_owned(), Some(kernel.clone()));
+            return Ok(kernel);
         }
         let built = build_image(self.project, self.images.named(name)?, self.profile);
         self.built.insert(name.to_owned(), built.as_ref().ok().cloned());
@@ -160,15 +168,16 @@ impl<'a> Workshop<'a> {
             .join(format!("{}.tar", scenario.name));
         archive::write(&path, scenario, &hypervisor, &built)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
-        let kernels = scenario
+        let domain_symbols = scenario
             .domains
             .iter()
-            .map(|domain| Ok(self.image(domain.kernel)?.elf));
+            .map(|domain| Ok(self.image(domain.kernel)?.symbols));
         Ok(BootFiles {
             hypervisor: hypervisor.elf,
             stripped_hypervisor: hypervisor.stripped,
             archive: path,
-            kernels: kernels.collect::<Result<_>>()?,
+            hypervisor_symbols: hypervisor.symbols,
+            domain_symbols: domain_symbols.collect::<Result<_>>()?,
         })
     }
 }

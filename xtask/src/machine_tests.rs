@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
+use crate::linux::LINUX;
 use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, Machine};
 use crate::scenario::Scenario;
@@ -62,6 +63,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> Mach
                 forbidden: ALWAYS_FORBIDDEN,
                 checks: 0,
             },
+            covers_hypercalls: false,
             ending: Ending::Clean,
             limit: Duration::from_secs(60),
         },
@@ -79,6 +81,12 @@ impl MachineTest {
     /// With at least this many checks reported by its guests.
     pub(crate) const fn checks(mut self, count: usize) -> Self {
         self.expected.script.checks = count;
+        self
+    }
+
+    /// With a check of every hypercall and of each of its errors, by the names of the hypervisor's table.
+    const fn covers_hypercalls(mut self) -> Self {
+        self.expected.covers_hypercalls = true;
         self
     }
 
@@ -170,12 +178,28 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
     Step::ExpectAll(patterns)
 }
 
+/// What the hypervisor's records of a domain with one vCPU may take, with the frame that it shares with the domain: its memory
+/// is for guests, and there are to be many.
+const fn small(domain: &'static str) -> Step {
+    Step::AtMost(Pattern(domain), 32 << 10)
+}
+
+/// How long a CPU may be away from guests, by a clock that counts instructions: as long as it takes to look at every entry of a full
+/// level-1 table, which is the largest thing that is never left half done.
+const LONGEST_STRETCH_NS: u64 = 400_000;
+
 /// One domain that checks the runtime.
 const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
 
 /// Two domains that send each other events; both report a check.
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+
+/// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
+const PROBES: &[Domain] = &[
+    Domain::new("control", "probe").memory("32M").vcpus(2),
+    Domain::new("guest", "probe").memory("32M").vcpus(2),
+];
 
 /// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
 const CROWD: &[Domain] = &[
@@ -259,6 +283,40 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
+/// Debian's kernel as domain 1. Its early console is the hypervisor's.
+const LINUX_BESIDE_HELLO: &[Domain] = &[
+    Domain::new("hello", "hello"),
+    Domain::new("linux", LINUX)
+        .memory("256M")
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+];
+
+/// What Linux says on its way through its start.
+const LINUX_CONTACT: &[Step] = &[
+    expect("(d1) mapping kernel into physical memory"),
+    expect("(d1) about to get started..."),
+    expect("(d1)*Linux version 6.1."),
+    expect("(d1)*Released 0 page(s)"),
+    expect("(d1)*Xen: [mem 0x0000000000000000-0x000000000009ffff] usable"),
+    expect("(d1)*NX (Execute Disable) protection: active"),
+    expect("(d1)*Hypervisor detected: Xen PV"),
+    expect("(d1)*tsc: Detected*MHz processor"),
+    expect("(d1)*last_pfn = 0x10000"),
+    expect("(d1)*x86/PAT: Configuration [0-7]: WB  WT  UC- UC  WC  WP  UC  UC"),
+    expect("(d1)*p2m virtual area at"),
+    expect("(d1)*Remapped 0 page(s)"),
+    expect("(d1)*smpboot: Allowing 1 CPUs, 0 hotplug CPUs"),
+    expect("(d1)*Xen version: 4.17-bulkhead (preserve-AD)"),
+    expect("(d1)*xen:events: Using 2-level ABI"),
+    expect("(d1)*installing Xen timer for CPU 0"),
+    expect("(d1)*x86/fpu: x87 FPU will use FXSAVE"),
+    expect("(d1)*Freeing SMP alternatives memory"),
+    expect("(d1)*smp: Brought up 1 node, 1 CPU"),
+    expect("(d1)*Grant tables using version 1 layout"),
+    expect("(d1)*clocksource: Switched to clocksource xen"),
+    expect("(d1)*Kernel panic - not syncing: VFS: Unable to mount root fs"),
+];
+
 /// The machine tests of what the hypervisor does when it has booted.
 const MACHINE_TESTS: &[MachineTest] = &[
     // The control domain comes up, says what it is, and goes when told to.
@@ -291,9 +349,28 @@ const MACHINE_TESTS: &[MachineTest] = &[
         Pattern("(d2) hello*I am 2"),
         Pattern("(d3) hello*I am 3"),
     ])]),
+    // What the hypervisor keeps of a domain is little, whichever it is.
+    test(
+        "domain-memory",
+        &[
+            Domain::new("zero", "hello"),
+            Domain::new("one", "hello").memory("64M"),
+            Domain::new("two", "hello"),
+        ],
+    )
+    .cpus(1)
+    .words(&["end=last", "loglevel=debug"])
+    .steps(&[
+        small("(bh) DEBUG*domain 0: "),
+        small("(bh) DEBUG*domain 1: "),
+        small("(bh) DEBUG*domain 2: "),
+    ]),
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
+    // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
+    test("probe", PROBES).checks(520).covers_hypercalls(),
+    test("probe-1cpu", PROBES).cpus(1).checks(520).covers_hypercalls(),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.
@@ -327,6 +404,10 @@ const MACHINE_TESTS: &[MachineTest] = &[
     )
     .cpus(1)
     .counted_time()
+    .steps(&[Step::AtMost(
+        Pattern("longest stretch in the hypervisor: "),
+        LONGEST_STRETCH_NS,
+    )])
     .checks(44),
     // Reading address 0.
     crash(
@@ -363,6 +444,12 @@ const MACHINE_TESTS: &[MachineTest] = &[
         &[FIRST_WITNESS, victim("stack-overflow"), SECOND_WITNESS],
         HYPERVISORS_REPORT,
     ),
+    // Debian's kernel, unmodified, comes up beside a domain of ours; without a disk to go on from, it ends by panicking.
+    test("linux-contact", LINUX_BESIDE_HELLO)
+        .steps(LINUX_CONTACT)
+        .may_panic()
+        .ends(Ending::DomainCrashed)
+        .in_full(InFull::Once),
     // A guest that ends itself as crashed.
     crash(
         "crash-panic",

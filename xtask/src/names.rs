@@ -23,14 +23,11 @@ impl Names {
     /// Reads the symbols of all images. One that cannot be read has none: names are a help, not a result.
     pub(crate) fn of(files: &BootFiles) -> Self {
         let read = |path: &Path| {
-            fs::read(path)
-                .ok()
-                .and_then(|elf| Functions::of_elf(&elf).ok())
-                .unwrap_or_default()
+            fs::read(path).map_or_else(|_| Functions::default(), |file| Functions::of_file(&file))
         };
-        let domains = files.kernels.iter().map(|path| read(path)).collect();
+        let domains = files.domain_symbols.iter().map(|path| read(path)).collect();
         Self {
-            hypervisor: read(&files.hypervisor),
+            hypervisor: read(&files.hypervisor_symbols),
             domains,
             spoken_of: None,
         }
@@ -99,10 +96,10 @@ mod tests {
 
     fn names() -> Names {
         Names {
-            hypervisor: Functions::from_table(&[(0xffff_82d0_8000_0000, 0x100, "hypervisor::start")]),
+            hypervisor: Functions::from_table([(0xffff_82d0_8000_0000, 0x100, "hypervisor::start")]),
             domains: vec![
-                Functions::from_table(&[(0xffff_ffff_8010_0000, 0x100, "zero::main")]),
-                Functions::from_table(&[(0xffff_ffff_8010_0000, 0x100, "one::main")]),
+                Functions::from_table([(0xffff_ffff_8010_0000, 0x100, "zero::main")]),
+                Functions::from_table([(0xffff_ffff_8010_0000, 0x100, "one::main")]),
             ],
             spoken_of: None,
         }

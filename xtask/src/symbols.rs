@@ -21,6 +21,14 @@ use elf::endian::LittleEndian;
 /// What a symbol file begins with; the last byte is the format's version.
 const MAGIC: [u8; 8] = *b"BHSYM\0\0\x01";
 
+/// Bytes of an entry.
+const ENTRY_LEN: usize = 16;
+
+fn take_u32(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u32::from_le_bytes(*number), rest))
+}
+
 /// One function of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Function {
@@ -63,19 +71,46 @@ impl Functions {
         Ok(Self(functions))
     }
 
-    /// Functions given as address, size and name.
-    #[cfg(test)]
-    pub(crate) fn from_table(table: &[(u64, u32, &str)]) -> Self {
-        let entry = |&(address, size, name): &(u64, u32, &str)| {
-            (
-                address,
-                Function {
-                    size,
-                    name: name.into(),
-                },
-            )
+    /// Functions given as address, size and name; where several share an address, the longest.
+    pub(crate) fn from_table<'a>(table: impl IntoIterator<Item = (u64, u32, &'a str)>) -> Self {
+        let mut functions: BTreeMap<u64, Function> = BTreeMap::new();
+        for (address, size, name) in table {
+            let known = functions.get(&address);
+            if known.is_none_or(|known| known.size < size) {
+                functions.insert(
+                    address,
+                    Function {
+                        size,
+                        name: name.into(),
+                    },
+                );
+            }
+        }
+        Self(functions)
+    }
+
+    /// The functions of a symbol file; those before the first that is damaged.
+    pub(crate) fn of_file(bytes: &[u8]) -> Self {
+        let Some(rest) = bytes.strip_prefix(&MAGIC) else {
+            return Self::default();
         };
-        Self(table.iter().map(entry).collect())
+        let Some((count, rest)) = take_u32(rest) else {
+            return Self::default();
+        };
+        let Some((_, rest)) = take_u32(rest) else {
+            return Self::default();
+        };
+        let entries_len = (count as usize).saturating_mul(ENTRY_LEN);
+        let Some((entries, pool)) = rest.split_at_checked(entries_len) else {
+            return Self::default();
+        };
+        Self::from_table(entries.chunks_exact(ENTRY_LEN).map_while(|entry| {
+            let (address, entry) = entry.split_first_chunk()?;
+            let (size, entry) = take_u32(entry)?;
+            let (name_at, _) = take_u32(entry)?;
+            let name = pool.get(name_at as usize..)?.split(|byte| *byte == 0).next()?;
+            Some((u64::from_le_bytes(*address), size, str::from_utf8(name).ok()?))
+        }))
     }
 
     /// The function that holds `address` and how far into it that is; one without a size holds its start only.
@@ -134,7 +169,7 @@ mod tests {
 
     #[test]
     fn entries_follow_the_header_by_rising_address_and_names_are_stored_once() {
-        let file = Functions::from_table(&[(0x2000, 8, "b"), (0x1000, 16, "a"), (0x3000, 0, "b")])
+        let file = Functions::from_table([(0x2000, 8, "b"), (0x1000, 16, "a"), (0x3000, 0, "b")])
             .encode()
             .unwrap();
         let mut expected = b"BHSYM\0\0\x01".to_vec();
@@ -148,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_hypervisor_finds_names_in_what_is_written() {
-        let file = Functions::from_table(&[(0x1000, 16, "first"), (0x2000, 0, "second")])
+        let file = Functions::from_table([(0x1000, 16, "first"), (0x2000, 0, "second")])
             .encode()
             .unwrap();
         let symbols = Symbols::new(&file).unwrap();
@@ -159,8 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn a_symbol_file_reads_back_as_it_was_written() {
+        let table = [(0x1000, 16, "a"), (0x2000, 8, "b"), (0x3000, 0, "b")];
+        let file = Functions::from_table(table).encode().unwrap();
+        assert_eq!(Functions::of_file(&file).0, Functions::from_table(table).0);
+        assert!(Functions::of_file(b"BHSYM").0.is_empty());
+    }
+
+    #[test]
     fn an_address_is_named_by_the_function_that_holds_it() {
-        let functions = Functions::from_table(&[(0x1000, 16, "first"), (0x2000, 0, "second")]);
+        let functions = Functions::from_table([(0x1000, 16, "first"), (0x2000, 0, "second")]);
         assert_eq!(functions.find(0x100f), Some(("first", 15)));
         assert_eq!(functions.find(0x2000), Some(("second", 0)));
         assert_eq!(

@@ -8,13 +8,19 @@ use bulkhead_abi::{
 };
 use log::LevelFilter;
 
-use crate::{command_line::CommandLine, hypercall, memory};
+use crate::{
+    command_line::CommandLine,
+    hypercall,
+    memory::{self, Mfn, Pfn, frame::to_usize},
+};
 
 /// The domain that the program finds itself in.
 #[derive(Debug)]
 pub struct Environment {
     command_line: CommandLine<'static>,
     is_initial_domain: bool,
+    top_table: Option<Pfn>,
+    shared_info: Option<Mfn>,
 }
 
 impl Environment {
@@ -25,6 +31,8 @@ impl Environment {
         Self {
             command_line: CommandLine::new(Box::leak(text.into_boxed_str())),
             is_initial_domain: start.flags & SIF_INITDOMAIN != 0,
+            top_table: Pfn::at_address(to_usize(start.pt_base)),
+            shared_info: Mfn::at_maddr(start.shared_info),
         }
     }
 
@@ -38,6 +46,19 @@ impl Environment {
     #[must_use]
     pub const fn is_initial_domain(&self) -> bool {
         self.is_initial_domain
+    }
+
+    /// The frame of the level-4 page table that the builder made, on which the runtime runs to the end; its page is
+    /// read-only.
+    #[must_use]
+    pub const fn top_table(&self) -> Option<Pfn> {
+        self.top_table
+    }
+
+    /// The machine frame that domain and hypervisor share. It is none of the domain's numbered memory.
+    #[must_use]
+    pub const fn shared_info(&self) -> Option<Mfn> {
+        self.shared_info
     }
 
     /// Number of the domain's vCPUs, running or not. The runtime uses the first.

@@ -9,6 +9,7 @@ use bulkhead_abi::{
 };
 
 use crate::hypercall;
+pub use crate::hypercall::raw_call;
 
 /// A hypervisor's version, as `xen_version` tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,6 +24,8 @@ pub const FLUSH_CMD: u32 = 0x10b;
 pub const MISC_FEATURES_ENABLES: u32 = 0x140;
 /// Machine-check capabilities.
 pub const MCG_CAP: u32 = 0x179;
+/// Machine-check status: whether one is in progress.
+pub const MCG_STATUS: u32 = 0x17a;
 /// Miscellaneous enables.
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// Page attribute table.

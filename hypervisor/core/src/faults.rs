@@ -1,4 +1,5 @@
-//! Faults that the hypervisor resolves in the guest's place: stores into page tables, privileged instructions.
+//! Faults that the hypervisor resolves in the guest's place: stores into page tables, privileged instructions, a vCPU's
+//! first use of its FPU.
 //!
 //! What is not resolved here is the guest's: it gets the fault that the CPU raised.
 
@@ -12,6 +13,7 @@ use crate::paging::{Level, PagingError, Work, entry};
 use crate::policy::{cpuid, msr};
 use crate::sync::Ordering;
 use crate::traps::Exception;
+use crate::vcpu::fpu::FirstUse;
 use crate::vcpu::{Base, Callback, Mode, Regs};
 use bulkhead_abi::layout;
 use bulkhead_abi::trap::{PF_FETCH, PF_PRESENT, PF_RESERVED, PF_WRITE, Vector};
@@ -68,6 +70,10 @@ impl<M: Machine> Hypervisor<M> {
             }
             Some(Vector::GeneralProtection) => self.privileged(current, regs),
             Some(Vector::InvalidOpcode) => self.forced(regs),
+            Some(Vector::DeviceNotAvailable) => match self.use_fpu(current) {
+                FirstUse::Resolved => Resolved::Done,
+                FirstUse::Guests => Resolved::No,
+            },
             _ => Resolved::No,
         }
     }
@@ -204,7 +210,11 @@ impl<M: Machine> Hypervisor<M> {
     fn perform(&self, current: &mut Current, regs: &mut Regs, effect: Effect) -> bool {
         let has_io = current.context.iopl >= 1;
         match effect {
-            Effect::Nothing | Effect::WriteBackCaches | Effect::ClearTaskSwitched => true,
+            Effect::Nothing | Effect::WriteBackCaches => true,
+            Effect::ClearTaskSwitched => {
+                self.switch_fpu(current, false);
+                true
+            }
             Effect::ReadMsr { index, into } => {
                 let value = match msr::read(index, current.vcpu) {
                     msr::Read::Value(value) => value,
@@ -268,6 +278,7 @@ impl<M: Machine> Hypervisor<M> {
 
     fn read_control(&self, current: &Current, register: Control) -> u64 {
         match register {
+            Control::Cr0 if current.context.fpu.is_switched => CR0 | CR0_TS,
             Control::Cr0 => CR0,
             Control::Cr2 => self.cr2(current),
             Control::Cr3 => current.context.kernel_root.maddr(),
@@ -277,7 +288,13 @@ impl<M: Machine> Hypervisor<M> {
 
     fn write_control(&self, current: &mut Current, register: Control, value: u64) -> bool {
         match register {
-            Control::Cr0 => value & !CR0_TS == CR0,
+            Control::Cr0 => {
+                let is_taken = value & !CR0_TS == CR0;
+                if is_taken {
+                    self.switch_fpu(current, value & CR0_TS != 0);
+                }
+                is_taken
+            }
             Control::Cr2 => {
                 self.write_cr2(current, value);
                 true

@@ -31,6 +31,8 @@ pub enum Rank {
     RunQueue,
     /// A vCPU's state on the shelf.
     Parked,
+    /// Where a vCPU's times are shown to its guest.
+    RunstateArea,
     /// What a vCPU does, and since when.
     Runstate,
     /// Free frames.

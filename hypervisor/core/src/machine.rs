@@ -6,7 +6,7 @@
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
-use crate::vcpu::{Base, Segments};
+use crate::vcpu::{Base, FpuState, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -62,6 +62,8 @@ pub enum Trace {
     Shutdown = 6,
     /// An event was sent: domain, port of the receiver.
     Send = 7,
+    /// The hypervisor was away from guests for longer than ever on this CPU, until now: ticks, whether with console output.
+    Stretch = 8,
 }
 
 /// The hardware, as the core sees it. Methods act on the CPU that calls them unless they say otherwise.
@@ -147,6 +149,15 @@ pub trait Machine: Sync + 'static {
     /// Reads back the segment state, which a guest may have changed without telling.
     fn save_segments(&self, segments: &mut Segments);
 
+    /// Loads a vCPU's FPU registers; whoever runs may use them.
+    fn load_fpu(&self, state: &FpuState);
+
+    /// Saves the FPU registers of the vCPU that ran last, takes them from the CPU, and withholds the FPU.
+    fn save_fpu(&self, state: &mut FpuState);
+
+    /// Makes the next use of the FPU trap, or no longer. It is withheld at first.
+    fn withhold_fpu(&self, withheld: bool);
+
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;
 
@@ -186,6 +197,11 @@ pub trait Machine: Sync + 'static {
 
     /// Writes to the operator's line, without any other CPU's output in between.
     fn console_write(&self, bytes: &[u8]);
+
+    /// When this CPU last wrote to the operator's line, for whatever reason, by the time-stamp counter; zero if it never did.
+    fn last_output(&self) -> u64 {
+        0
+    }
 
     /// Takes one byte that the operator typed.
     fn console_read(&self) -> Option<u8>;

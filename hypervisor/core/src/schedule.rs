@@ -411,7 +411,7 @@ impl<M: Machine> Hypervisor<M> {
                     let _ = shared.queue.lock().run.remove(key, now);
                 }
                 None => {
-                    if !self.idle(shared) {
+                    if !self.idle(cpu, shared) {
                         return;
                     }
                     tried = CpuSet::NONE;
@@ -479,14 +479,16 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Waits for something to do. Says whether the machine goes on.
-    fn idle(&self, shared: &Shared) -> bool {
+    fn idle(&self, cpu: &mut Cpu, shared: &Shared) -> bool {
         self.machine().trace(Trace::Idle, 0, 0);
         // The page tables of the last guest, and its descriptors, may go while we idle.
         self.machine().load_gdt(&[]);
         self.machine().load_idle_root();
+        self.end_stretch(cpu, self.machine().ticks());
         if !self.machine().wait_for_interrupt() {
             return false;
         }
+        cpu.stretch.begin(self.machine().ticks());
         self.do_due(shared, self.machine().now());
         true
     }
@@ -500,6 +502,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
+        self.save_fpu(&mut current.context.fpu);
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -517,6 +520,7 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = domain.vcpu(vcpu) {
             vcpu.publish_meter(&context.meter);
             vcpu.history.lock().enter(rest, clock.ns);
+            self.show_runstate(&domain, vcpu);
             vcpu.park(context);
         }
     }
@@ -546,6 +550,7 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_root(current.context.kernel_root);
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
+        self.load_fpu(&current.context.fpu);
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if current.context.clock_written_for != Some(cpu.id()) {
@@ -554,6 +559,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             let clock = self.machine().clock();
             vcpu.history.lock().enter(Runstate::Running, clock.ns);
+            self.show_runstate(&current.domain, vcpu);
             current.context.meter.start(clock.tsc);
         }
         cpu.current = Some(current);

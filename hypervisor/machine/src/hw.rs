@@ -8,7 +8,7 @@ use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
-use bulkhead_core::vcpu::{Base, Segments};
+use bulkhead_core::vcpu::{Base, FpuState, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -16,6 +16,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::apic::{Ipi, Vector};
 use crate::cpu::control::load_page_tables;
+use crate::cpu::fpu;
 use crate::cpu::stack::this_cpu;
 use crate::entry::{self, guest_memory};
 use crate::memory::direct;
@@ -233,6 +234,18 @@ impl Machine for Hw {
         };
     }
 
+    fn load_fpu(&self, state: &FpuState) {
+        fpu::load(state);
+    }
+
+    fn save_fpu(&self, state: &mut FpuState) {
+        fpu::save(state);
+    }
+
+    fn withhold_fpu(&self, withheld: bool) {
+        fpu::withhold(withheld);
+    }
+
     fn clock(&self) -> Clock {
         let tsc = tsc();
         Clock {
@@ -288,11 +301,22 @@ impl Machine for Hw {
         console::write_bytes(bytes);
     }
 
+    fn last_output(&self) -> u64 {
+        console::last_output()
+    }
+
     fn console_read(&self) -> Option<u8> {
         console::read_byte()
     }
 
     fn stop(&self, outcome: Outcome) {
+        let [silent, with_output] = hypervisor()
+            .longest_stretches()
+            .map(|ticks| self.clock.scale.ns(ticks));
+        log::info!("longest stretch in the hypervisor: {silent} ns");
+        if with_output > silent {
+            log::info!("with console output: {with_output} ns");
+        }
         power::exit(match outcome {
             Outcome::Clean => power::Status::Clean,
             Outcome::DomainCrashed => power::Status::DomainCrashed,

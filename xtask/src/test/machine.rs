@@ -14,6 +14,7 @@ use crate::boot_tests::{BOARDS, MEMORY};
 use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
 use crate::images::Images;
+use crate::linux::Unavailable;
 use crate::loader::{self, Loader, Medium};
 use crate::machine_tests::{self, InFull, MachineTest, OTHER_CPUS};
 use crate::project::Project;
@@ -71,7 +72,10 @@ pub(super) fn run(
                 made.insert(scenario.name, boot.clone());
                 ready.push((case, boot));
             }
-            Err(error) => tally.fail(&full_name(&case.name), Duration::ZERO, &format!("{error:#}")),
+            Err(error) => match error.downcast_ref::<Unavailable>() {
+                Some(why) => tally.skip(&full_name(&case.name), &why.to_string()),
+                None => tally.fail(&full_name(&case.name), Duration::ZERO, &format!("{error:#}")),
+            },
         }
     }
     tally.stage("machine tests");
@@ -225,7 +229,8 @@ mod tests {
             hypervisor: "hv".into(),
             stripped_hypervisor: "hv.stripped".into(),
             archive: "a.tar".into(),
-            kernels: Vec::new(),
+            hypervisor_symbols: "hv.sym".into(),
+            domain_symbols: Vec::new(),
         };
         let mut tally = Tally::start();
         report(

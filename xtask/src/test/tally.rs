@@ -1,4 +1,4 @@
-//! Counts what passed and what failed, and tells it as it comes.
+//! Counts what passed, what failed and what could not be run, and tells it as it comes.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ pub(super) struct Tally {
     started: Instant,
     passed: usize,
     failed: usize,
+    skipped: usize,
     /// Names to repeat at the end, where they are looked for.
     failures: Vec<String>,
 }
@@ -20,6 +21,7 @@ impl Tally {
             started: Instant::now(),
             passed: 0,
             failed: 0,
+            skipped: 0,
             failures: Vec::new(),
         }
     }
@@ -54,12 +56,18 @@ impl Tally {
         }
     }
 
-    /// Whether nothing has been counted.
-    pub(super) fn is_empty(&self) -> bool {
-        self.passed == 0 && self.failed == 0
+    /// Counts one test that needs what cannot be had here; `why` says what.
+    pub(super) fn skip(&mut self, name: &str, why: &str) {
+        println!("  skip  {name}  {why}");
+        self.skipped = self.skipped.saturating_add(1);
     }
 
-    /// Tells the result; its last line is `N passed, N failed` alone.
+    /// Whether nothing has been counted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed == 0 && self.skipped == 0
+    }
+
+    /// Tells the result; its last line is `N passed, N failed` alone, with `, N skipped` if there were any.
     pub(super) fn close(self) -> ExitCode {
         println!("[{:6.1} s] done", self.started.elapsed().as_secs_f64());
         for name in &self.failures {
@@ -75,7 +83,11 @@ impl Tally {
 
     /// The count in the words that those who read the output of a run look for.
     pub(super) fn last_line(&self) -> String {
-        format!("{} passed, {} failed", self.passed, self.failed)
+        let skipped = match self.skipped {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        format!("{} passed, {} failed{skipped}", self.passed, self.failed)
     }
 }
 
@@ -93,6 +105,15 @@ mod tests {
         assert_eq!(tally.last_line(), "41 passed, 3 failed");
         assert_eq!(tally.failures, ["host/abi", "machine/hello"]);
         assert_eq!(tally.close(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn what_could_not_be_run_is_said_and_is_no_failure() {
+        let mut tally = Tally::start();
+        tally.skip("machine/linux-contact", "no network");
+        assert!(!tally.is_empty());
+        assert_eq!(tally.last_line(), "0 passed, 0 failed, 1 skipped");
+        assert_eq!(tally.close(), ExitCode::SUCCESS);
     }
 
     #[test]

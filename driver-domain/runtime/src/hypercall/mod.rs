@@ -12,6 +12,7 @@ mod sched;
 mod trap;
 mod vcpu;
 
+pub use self::raw::raw_call;
 pub(crate) use self::{
     info::{console_write, read_version_text, version},
     mmu::{flush_local_tlb, mmu_update, update_va_mapping},

@@ -73,3 +73,35 @@ arity! {
     /// Makes a hypercall with four arguments.
     call4(a in "rdi", b in "rsi", c in "rdx", d in "r10")
 }
+
+/// Makes the hypercall `number`, whether there is one or not, and returns `rax` as it comes back.
+///
+/// The whole of `number` goes into `rax`. Arguments that a call does not have are ignored. For programs that are about
+/// hypercalls themselves; all others have the typed functions of this crate.
+///
+/// # Safety
+///
+/// The caller answers for all that the hypervisor does on the call's behalf: memory that the arguments point to may be
+/// read, or written, as that call does; no mapping that Rust relies on loses its frame or its rights, no second one of
+/// a frame appears where Rust counts on one; and what is registered as an entry point is one.
+#[inline]
+pub unsafe fn raw_call(number: u64, arguments: [u64; 5]) -> u64 {
+    let [a, b, c, d, e] = arguments;
+    let rax: u64;
+    // SAFETY: as in the functions above; r8 is the fifth argument's register. The rest is the caller's promise.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => rax,
+            inlateout("rdi") a => _,
+            inlateout("rsi") b => _,
+            inlateout("rdx") c => _,
+            inlateout("r10") d => _,
+            inlateout("r8") e => _,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack, preserves_flags),
+        );
+    }
+    rax
+}

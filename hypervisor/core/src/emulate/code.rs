@@ -41,7 +41,7 @@ impl Code {
         if let Some((first, second)) = bytes.split_at_mut_checked(split) {
             for (address, piece) in [(rip, first), (rip.wrapping_add(in_page), second)] {
                 let is_guests = layout::is_guest_range(address, piece.len() as u64);
-                if !is_guests || copy_from_guest(address, piece).is_err() {
+                if piece.is_empty() || !is_guests || copy_from_guest(address, piece).is_err() {
                     break;
                 }
                 len = piece.len().saturating_add(len);

@@ -242,3 +242,69 @@ impl EdxEax {
         Gpr::EAX.store(regs, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [[&str; 16]; 4] = [
+        [
+            "AL", "CL", "DL", "BL", "SPL", "BPL", "SIL", "DIL", "R8L", "R9L", "R10L", "R11L", "R12L", "R13L",
+            "R14L", "R15L",
+        ],
+        [
+            "AX", "CX", "DX", "BX", "SP", "BP", "SI", "DI", "R8W", "R9W", "R10W", "R11W", "R12W", "R13W",
+            "R14W", "R15W",
+        ],
+        [
+            "EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI", "R8D", "R9D", "R10D", "R11D", "R12D",
+            "R13D", "R14D", "R15D",
+        ],
+        [
+            "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13",
+            "R14", "R15",
+        ],
+    ];
+
+    #[test]
+    fn a_register_is_known_by_its_number_and_part_or_not_at_all() {
+        let parts = [Part::Low, Part::Word, Part::Dword, Part::Qword];
+        let named = |name: &str| {
+            let high = ["AH", "CH", "DH", "BH"].iter().zip(0..4);
+            let high = high.map(|(name, number)| (*name, number, Part::High));
+            NAMES
+                .iter()
+                .zip(parts)
+                .flat_map(|(names, part)| names.iter().zip(0..16).map(move |(n, number)| (*n, number, part)))
+                .chain(high)
+                .find(|(n, ..)| *n == name)
+                .map(|(_, number, part)| Gpr { number, part })
+        };
+        let mut known = 0;
+        for register in Register::values() {
+            let gpr = Gpr::new(register);
+            assert_eq!(gpr, named(&format!("{register:?}")), "{register:?}");
+            known += u32::from(gpr.is_some());
+        }
+        assert_eq!(known, 68);
+    }
+
+    #[test]
+    fn each_number_is_another_register() {
+        for number in 0..16 {
+            let mut regs = Regs::default();
+            Gpr::whole(number).store(&mut regs, !0);
+            for other in 0..16 {
+                let expected = if other == number { !0 } else { 0 };
+                assert_eq!(Gpr::whole(other).load(&regs), expected);
+            }
+        }
+        // And in the order of their encoding.
+        let regs = Regs {
+            rsp: 4,
+            r12: 12,
+            ..Regs::default()
+        };
+        assert_eq!((Gpr::whole(4).load(&regs), Gpr::whole(12).load(&regs)), (4, 12));
+    }
+}

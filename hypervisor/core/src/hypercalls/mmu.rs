@@ -10,6 +10,9 @@ use bulkhead_abi::mmu::{
 };
 use bulkhead_abi::{Buffered, Errno, layout};
 
+/// The most entries that a table of local descriptors can have.
+const MAX_LDT_ENTRIES: u64 = 8192;
+
 /// What an element of a list is worth that does little, in entries looked at.
 const ELEMENT_WORTH: u32 = 8;
 
@@ -96,6 +99,11 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             MmuExtOp::FlushCache => return Err(Errno::Acces),
             MmuExtOp::FlushCacheGlobal => return Err(Errno::Perm),
             MmuExtOp::MarkSuper | MmuExtOp::UnmarkSuper => return Err(Errno::OpNotSupp),
+            // Nobody has a table of local descriptors, so there is none to take away.
+            MmuExtOp::SetLdt if op.arg2 == 0 => {}
+            MmuExtOp::SetLdt if op.arg1 & layout::PAGE_OFFSET_MASK != 0 || op.arg2 > MAX_LDT_ENTRIES => {
+                return Err(Errno::Inval);
+            }
             MmuExtOp::SetLdt => return Err(Errno::NoSys),
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! A long call does a bounded part, writes the rest of the work into its argument registers, and asks to be started
 //! again ([`Call::restart`]): the guest executes the same instruction once more, after its interrupts.
 
+mod areas;
 mod console;
 mod control;
 mod event;
@@ -13,6 +14,7 @@ mod memory;
 mod mmu;
 mod modes;
 mod multicall;
+mod registers;
 mod reservation;
 mod sched;
 mod segments;
@@ -173,12 +175,15 @@ impl<M: Machine> Call<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Errno::Perm`] if it is another domain.
+    /// [`Errno::Perm`] if it is another domain, [`Errno::Srch`] if there is none and the caller may know that.
     pub(crate) fn only_self(&self, id: DomId) -> Result<(), Errno> {
-        if self.resolve(id)? == self.domain().id {
+        let id = self.resolve(id)?;
+        if id == self.domain().id {
             Ok(())
-        } else {
+        } else if self.hv.domains.get(id).is_some() {
             Err(Errno::Perm)
+        } else {
+            Err(Errno::Srch)
         }
     }
 

@@ -4,8 +4,8 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, console, control, event, memory, mmu, modes, multicall, sched, segments, traps, vcpu,
-    version,
+    Answer, Call, areas, console, control, event, memory, mmu, modes, multicall, registers, sched, segments,
+    traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
@@ -85,11 +85,14 @@ hypercalls! {
         MmuUpdate => mmu::update, [Fault, Inval, Busy, Perm, Srch];
         StackSwitch => traps::stack_switch, [Inval];
         SetCallbacks => traps::set_callbacks, [Inval];
+        FpuTaskswitch => registers::fpu_taskswitch, [];
+        SetDebugreg => registers::set_debugreg, [Inval, NoDev, Perm];
+        GetDebugreg => registers::get_debugreg, [NoDev];
         MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
-        MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
+        MmuextOp => mmu::extended, [Fault, Inval, Perm, Srch, NoSys];
         Sysctl => control::control, [Perm, NoSys];
         SetGdt => segments::set_gdt, [Fault, Inval];
         UpdateDescriptor => segments::update_descriptor, [Inval];
@@ -113,6 +116,8 @@ hypercalls! {
         VcpuOp: VcpuOp {
             IsUp => vcpu::is_up, [NoEnt];
             GetRunstateInfo => vcpu::get_runstate_info, [NoEnt, Fault];
+            RegisterRunstateMemoryArea => areas::register_runstate_memory_area, [NoEnt, Inval, Fault];
+            RegisterVcpuInfo => areas::register_vcpu_info, [NoEnt, Inval, Fault, Busy];
             StopPeriodicTimer => vcpu::stop_periodic_timer, [NoEnt];
             SetSingleshotTimer => vcpu::set_singleshot_timer, [NoEnt, Inval, Fault, Time];
             StopSingleshotTimer => vcpu::stop_singleshot_timer, [NoEnt, Inval];
@@ -174,6 +179,7 @@ hypercalls! {
             InvlpgAll, [];
             ClearPage, [Inval];
             CopyPage, [Inval];
+            SetLdt, [Inval, NoSys];
             FlushCache, [Acces];
             FlushCacheGlobal, [Perm];
             MarkSuper, [OpNotSupp];

@@ -68,7 +68,7 @@ pub(super) fn set_timer_op<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 /// The vCPU that argument 1 names.
-fn named<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
+pub(super) fn named<'a, M: Machine>(call: &'a Call<'_, M>) -> Result<&'a Vcpu, Errno> {
     call.domain()
         .vcpu(VcpuId::new(call.arg32::<1>()))
         .ok_or(Errno::NoEnt)

@@ -12,7 +12,7 @@ use crate::hypervisor::{Cpu, Hypervisor};
 use crate::machine::Machine;
 use crate::sync::Ordering;
 use crate::testing::Sim;
-use crate::vcpu::{Context, descriptors};
+use crate::vcpu::{Context, RunstateArea, descriptors};
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 
@@ -90,7 +90,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         if typing.done != 0 {
             // Left half done: what its first entries refer to is held, and so is the frame itself.
             assert_eq!(typing.count, 0, "{mfn:?}: {typing:?}");
-            tables::check_table(hv, mfn, usize::from(typing.done), &mut count);
+            tables::check_table(hv, mfn, usize::from(typing.held()), &mut count);
             count.hold(mfn);
         }
         if typing.is_pinned {
@@ -122,6 +122,12 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
     count.own(domain.shared_info, domain.id, true);
     count.hold_as(domain.shared_info, Kind::Writable);
     for vcpu in &domain.vcpus {
+        if vcpu.info().frame != domain.shared_info {
+            count.hold_as(vcpu.info().frame, Kind::Writable);
+        }
+        for mfn in vcpu.runstate_area.lock().iter().flat_map(RunstateArea::frames) {
+            count.hold_as(mfn, Kind::Writable);
+        }
         if let Some(context) = vcpu.unpark() {
             count_roots(&context, count);
             vcpu.park(context);

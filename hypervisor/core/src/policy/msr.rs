@@ -48,9 +48,12 @@ pub fn read(index: u32, vcpu: VcpuId) -> Read {
         msr::PAT => Read::Value(msr::PAT_VALUE),
         msr::MISC_ENABLE => Read::Value(MISC_ENABLE_VALUE),
         // No microcode revision is told, no feature can be switched, and no bank reports machine checks.
-        msr::UCODE_REV | msr::MISC_FEATURES_ENABLES | msr::MCG_CAP | msr::HWCR | msr::NB_CFG => {
-            Read::Value(0)
-        }
+        msr::UCODE_REV
+        | msr::MISC_FEATURES_ENABLES
+        | msr::MCG_CAP
+        | msr::MCG_STATUS
+        | msr::HWCR
+        | msr::NB_CFG => Read::Value(0),
         _ => Read::Refused,
     }
 }
@@ -95,6 +98,14 @@ mod tests {
         for index in [msr::SPEC_CTRL, msr::FEATURE_CONTROL, 0x2ff, 0xc000_0082, u32::MAX] {
             assert_eq!(read(index, BOOT), Read::Refused, "{index:#x}");
             assert_eq!(write(index, 0, BOOT), Write::Refused, "{index:#x}");
+        }
+    }
+
+    /// A kernel that is refused these takes it for broken hardware, and panics.
+    #[test]
+    fn no_machine_check_is_in_progress_and_no_bank_reports_any() {
+        for index in [msr::MCG_CAP, msr::MCG_STATUS] {
+            assert_eq!(read(index, BOOT), Read::Value(0), "{index:#x}");
         }
     }
 

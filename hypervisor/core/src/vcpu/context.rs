@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::GdtFrames;
-use super::{Meter, Regs};
+use super::{DebugRegisters, Fpu, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -135,6 +135,10 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Where system calls of guest programs arrive.
     pub syscall_callback: Callback,
+    /// Its debug registers.
+    pub debug: DebugRegisters,
+    /// Its FPU.
+    pub fpu: Fpu,
     /// The CPU for which the guest's copy of the clock was last written.
     pub clock_written_for: Option<CpuId>,
     /// Where its time goes.
@@ -169,6 +173,8 @@ impl Context {
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            debug: DebugRegisters::default(),
+            fpu: Fpu::at_start(),
             clock_written_for: None,
             meter: Meter::default(),
         }

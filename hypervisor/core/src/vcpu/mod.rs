@@ -10,14 +10,20 @@
 //! The law: nothing that a guest registers can raise its privilege. Addresses and selectors are checked when they are
 //! given, so that what stands in a [`Context`] can be used as it is.
 
+pub mod area;
 pub mod bounce;
 mod context;
+mod debug;
 pub mod descriptors;
+pub(crate) mod fpu;
 pub mod meter;
 mod regs;
 mod runstate;
 
+pub use area::Area;
 pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use debug::DebugRegisters;
+pub use fpu::{Fpu, FpuState};
 pub use meter::{Meter, Spent};
 pub use regs::Regs;
 pub use runstate::History;
@@ -50,9 +56,14 @@ pub struct Vcpu {
     polling: AtomicBool,
     /// Its state, while no CPU runs it.
     parked: Lock<Option<TryBox<Context>>, { Rank::Parked as u32 }>,
+    /// Where its domain wants to read how it spends its time.
+    pub(crate) runstate_area: Lock<Option<RunstateArea>, { Rank::RunstateArea as u32 }>,
     /// What it does, and since when.
     pub(crate) history: Lock<History, { Rank::Runstate as u32 }>,
 }
+
+/// Where a [`RunstateInfo`](bulkhead_abi::vcpu::RunstateInfo) is kept up to date.
+pub type RunstateArea = Area<6>;
 
 /// Where a vCPU's `vcpu_info` record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +88,7 @@ impl Vcpu {
             spent: [const { AtomicU64::new(0) }; 3],
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
+            runstate_area: Lock::new(None),
             history: Lock::new(History::new(now)),
         }
     }
@@ -150,6 +162,12 @@ impl Vcpu {
             frame: Mfn::from_maddr(word >> 9 << 12),
             word: u16::try_from(word & 0x1ff).unwrap_or(0),
         }
+    }
+
+    /// Moves its `vcpu_info`. Under the write lock of its domain's events, so that none is raised at the old place.
+    pub(crate) fn set_info(&self, info: InfoPlace) {
+        // Release pairs with the Acquire in `info`: who finds the new place finds what was copied to it.
+        self.info.store(pack_info(info), Ordering::Release);
     }
 
     /// The CPU whose run queue it is on.

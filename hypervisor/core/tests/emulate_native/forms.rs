@@ -107,11 +107,13 @@ fn check(forms: &[Form], mut prepare: impl FnMut(&mut Random, &mut Regs, u64, u6
         let mut random = Random::new(form.text);
         let width = width(form);
         for _ in 0..ROUNDS {
-            let before: Vec<u64> = (0..WORDS).map(|_| random.value()).collect();
+            let mut before: Vec<u64> = (0..WORDS).map(|_| random.value()).collect();
             let mut regs = random.regs();
             let start = random.below(9 - width);
             regs.rdi = arena.address(1) + start;
-            let operand = before[1] >> (8 * start) & (!0 >> (64 - 8 * width));
+            let mask = !0 >> (64 - 8 * width);
+            let operand = random.value() & mask;
+            before[1] = before[1] & !(mask << (8 * start)) | operand << (8 * start);
             prepare(&mut random, &mut regs, operand, width);
             // SAFETY: the operand is at RDI, in word 1 of the arena.
             unsafe { arena.compare(form, &regs, SegmentBases::default(), &before, regs.rdi) };

@@ -34,7 +34,7 @@ impl Random {
         if self.coin() {
             return self.next();
         }
-        let edges: [u64; 12] = [
+        let edges: [u64; 18] = [
             0,
             1,
             !0,
@@ -47,6 +47,13 @@ impl Random {
             0x8000_0000_8000_0000,
             0x7fff_ffff_7fff_ffff,
             0x0f0f_0f0f_0f0f_0f0f,
+            // The immediates of the forms.
+            0x7f,
+            0x1234,
+            0x1234_5678,
+            0x8123_4567,
+            0u64.wrapping_sub(3),
+            0u64.wrapping_sub(0x1234_5678),
         ];
         let edge = edges[usize::try_from(self.below(edges.len() as u64)).unwrap()];
         let nudge = self.below(3);

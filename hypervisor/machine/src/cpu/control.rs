@@ -10,6 +10,7 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::features::Features;
+use super::fpu;
 use crate::BootError;
 
 /// The page attribute table.
@@ -31,8 +32,8 @@ impl Protections {
     }
 }
 
-/// Sets up this CPU: no use of the FPU, whose state is not switched with the vCPU yet; no execution of data, write protection in ring 0 too, no global TLB entries, and what else
-/// it has against mixing up our memory with a guest's.
+/// Sets up this CPU: no execution of data, write protection in ring 0 too, no global TLB entries, and what else
+/// it has against mixing up our memory with a guest's; an FPU with SSE, which is nobody's yet.
 ///
 /// # Errors
 ///
@@ -55,15 +56,20 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         features.contains(Features::UMIP),
     );
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
+    cr4.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
     // SAFETY: the early and the final tables mark nothing that we touch as ring 3's, nothing executable as data,
     // and nothing as global; 64-bit mode stays on. The PAT changes entries 1 and 4 to 7 against the reset value,
     // and no mapping in force uses them.
     unsafe {
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
-        Cr0::update(|cr0| cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::TASK_SWITCHED));
+        Cr0::update(|cr0| {
+            cr0.remove(Cr0Flags::EMULATE_COPROCESSOR);
+            cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR);
+        });
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(PAT_VALUE);
     }
+    fpu::reset();
     Ok(Protections { smap })
 }
 

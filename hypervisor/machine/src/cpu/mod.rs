@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod features;
+pub(crate) mod fpu;
 pub(crate) mod stack;
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};

@@ -5,6 +5,8 @@
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
+//! `role=memory` measures what a change to page tables, address spaces or reservations costs ([`memory`]).
+//!
 //! `role=boot` measures how long the machine took to come so far. `role=beside-hog peer=N` measures the
 //! lateness of timers while domain N, this image with `role=hog peer=M`, wants the CPU for itself.
 //!
@@ -13,8 +15,11 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 mod latency;
 mod measure;
+mod memory;
 
 use bulkhead_runtime::{
     DomId, Environment, ShutdownReason, Spawner, Vector,
@@ -38,6 +43,10 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("bench", None) => alone().await,
         ("bench", Some(peer)) => with_peer(peer).await,
         ("peer", Some(peer)) => serve(peer).await,
+        ("memory", None) => {
+            memory::measure_all(environment);
+            Ok(())
+        }
         ("boot", None) => {
             boot(started);
             Ok(())
@@ -46,7 +55,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("hog", Some(peer)) => hog(peer).await,
         (_, _) => {
             println!(
-                "the command line has role=bench [peer=N], role=boot, or role=peer, beside-hog or hog peer=N"
+                "the command line has role=bench [peer=N], role=memory, role=boot, or role=peer, beside-hog or hog peer=N"
             );
             return ShutdownReason::Crash;
         }

@@ -17,13 +17,57 @@ pub(super) const CALLS: u64 = ITERATIONS * (RUNS + 1);
 /// clock, and as `name-cycles`, by the TSC: the best of several runs, because whatever disturbs a run makes it
 /// longer.
 pub(super) fn measure(name: &str, mut operation: impl FnMut()) {
+    measure_batch(name, ITERATIONS, 1, &mut operation);
+}
+
+/// The same, of `calls` calls of `operation` in a run, each of which does `each` times what the figure is about.
+pub(super) fn measure_batch(name: &str, calls: u64, each: u64, mut operation: impl FnMut()) {
     let mut best = Cost::MAX;
     for run in 0..=RUNS {
         let start = Start::now();
-        (0..ITERATIONS).for_each(|_| operation());
+        (0..calls).for_each(|_| operation());
         best = best.or_better(run, start.cost());
     }
-    best.report(name);
+    best.report(name, calls.saturating_mul(each));
+}
+
+/// Something to be measured that does a thing so many times.
+pub(super) struct Half<'a, F> {
+    /// The figure's name.
+    pub(super) name: &'a str,
+    /// What is done.
+    pub(super) operation: F,
+}
+
+/// The same, of two operations that undo each other: they are called by turns, and timed apart. `each` is as above.
+///
+/// The clock is read between them: the figures have that cost on top.
+pub(super) fn measure_turns<A: FnMut(), B: FnMut()>(
+    turns: u64,
+    each: u64,
+    mut first: Half<'_, A>,
+    mut second: Half<'_, B>,
+) {
+    let mut best = [Cost::MAX, Cost::MAX];
+    for run in 0..=RUNS {
+        let mut costs = [Cost::NONE, Cost::NONE];
+        for _ in 0..turns {
+            let [one, other] = &mut costs;
+            let start = Start::now();
+            (first.operation)();
+            one.add(&start.cost());
+            let start = Start::now();
+            (second.operation)();
+            other.add(&start.cost());
+        }
+        let [one, other] = best;
+        let [one_now, other_now] = costs;
+        best = [one.or_better(run, one_now), other.or_better(run, other_now)];
+    }
+    let count = turns.saturating_mul(each);
+    let [one, other] = best;
+    one.report(first.name, count);
+    other.report(second.name, count);
 }
 
 /// The same for something that the task waits for.
@@ -36,7 +80,7 @@ pub(super) async fn measure_waiting(name: &str, mut operation: impl AsyncFnMut()
         }
         best = best.or_better(run, start.cost());
     }
-    best.report(name);
+    best.report(name, ITERATIONS);
 }
 
 /// When a run began.
@@ -75,6 +119,13 @@ impl Cost {
         cycles: u64::MAX,
     };
 
+    const NONE: Self = Self { ns: 0, cycles: 0 };
+
+    fn add(&mut self, other: &Self) {
+        self.ns = self.ns.saturating_add(other.ns);
+        self.cycles = self.cycles.saturating_add(other.cycles);
+    }
+
     /// The better of both. The first run does not count.
     fn or_better(self, run: u64, other: Self) -> Self {
         if run == 0 {
@@ -86,8 +137,10 @@ impl Cost {
         }
     }
 
-    fn report(&self, name: &str) {
-        println!("BENCH {name} {} ns", self.ns / ITERATIONS);
-        println!("BENCH {name}-cycles {} cycles", self.cycles / ITERATIONS);
+    /// Reports what one of `count` operations took.
+    fn report(&self, name: &str, count: u64) {
+        let one = |all: u64| all.checked_div(count).unwrap_or(0);
+        println!("BENCH {name} {} ns", one(self.ns));
+        println!("BENCH {name}-cycles {} cycles", one(self.cycles));
     }
 }

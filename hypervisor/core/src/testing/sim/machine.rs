@@ -5,7 +5,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::sync::Ordering;
-use crate::vcpu::{Base, Segments};
+use crate::vcpu::{Base, FpuState, Segments};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
 
@@ -140,6 +140,34 @@ impl Machine for Sim {
     fn save_segments(&self, segments: &mut Segments) {
         self.pause();
         *segments = self.state().acting().segments;
+    }
+
+    fn load_fpu(&self, state: &FpuState) {
+        self.pause();
+        let mut sim = self.state();
+        let fpu = &mut sim.acting().fpu;
+        assert_eq!(fpu.state, None, "another vCPU's registers are still there");
+        fpu.state = Some(state.clone());
+        fpu.is_withheld = false;
+    }
+
+    fn save_fpu(&self, state: &mut FpuState) {
+        self.pause();
+        let mut sim = self.state();
+        let fpu = &mut sim.acting().fpu;
+        *state = fpu.state.take().unwrap();
+        fpu.is_withheld = true;
+    }
+
+    fn withhold_fpu(&self, withheld: bool) {
+        self.pause();
+        let mut sim = self.state();
+        let fpu = &mut sim.acting().fpu;
+        assert!(
+            withheld || fpu.state.is_some(),
+            "an FPU without registers is let go"
+        );
+        fpu.is_withheld = withheld;
     }
 
     fn clock(&self) -> Clock {

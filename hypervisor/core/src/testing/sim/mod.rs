@@ -9,7 +9,7 @@ use crate::ids::CpuId;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::sync::Ordering;
-use crate::vcpu::Segments;
+use crate::vcpu::{FpuState, Segments};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -108,8 +108,26 @@ struct SimCpu {
     tlb: Tlb,
     segments: Segments,
     gdt: Vec<Mfn>,
+    fpu: SimFpu,
     timer: Option<u64>,
     is_kicked: bool,
+}
+
+/// A CPU's FPU.
+#[derive(Debug)]
+struct SimFpu {
+    /// `None` while it is nobody's.
+    state: Option<FpuState>,
+    is_withheld: bool,
+}
+
+impl Default for SimFpu {
+    fn default() -> Self {
+        Self {
+            state: None,
+            is_withheld: true,
+        }
+    }
 }
 
 impl Sim {
@@ -295,6 +313,25 @@ impl Sim {
     /// All that the caches of `cpu` remember.
     pub fn cached(&self, cpu: CpuId) -> Vec<Cached> {
         self.state().cpus[cpu.index()].tlb.entries().collect()
+    }
+
+    /// The FPU registers that the guest on the acting CPU can use; `None` if a use traps.
+    pub fn fpu(&self) -> Option<FpuState> {
+        let mut sim = self.state();
+        let fpu = &sim.acting().fpu;
+        fpu.state.clone().filter(|_| !fpu.is_withheld)
+    }
+
+    /// The guest on the acting CPU changes its FPU registers, which it can use.
+    ///
+    /// # Panics
+    ///
+    /// If a use traps.
+    pub fn set_fpu(&self, state: FpuState) {
+        let mut sim = self.state();
+        let fpu = &mut sim.acting().fpu;
+        assert!(!fpu.is_withheld, "it would have trapped");
+        fpu.state = Some(state);
     }
 
     /// The segment state that the acting CPU has loaded.

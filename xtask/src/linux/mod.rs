@@ -1,0 +1,160 @@
+//! Debian's stock Linux as a guest: fetches the kernel's package and takes the kernel out of it.
+//!
+//! Nothing is installed: the package is downloaded by `apt-get download` and unpacked below `target/linux/`, once for
+//! each version. What boots is the `vmlinux` inside of the distributor's `vmlinuz`, byte for byte.
+//!
+//! [`boot_image`] is pure and finds that `vmlinux`; [`kallsyms`] reads the names of its functions, of which the package has no
+//! other list.
+
+mod boot_image;
+mod kallsyms;
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::build::Built;
+use crate::project::{Project, output_of, spelled};
+
+/// What a domain has for its kernel if that is to be Debian's.
+pub(crate) const LINUX: &str = "linux";
+
+/// The package that depends on the kernel of the day.
+const META_PACKAGE: &str = "linux-image-amd64";
+
+/// The kernel cannot be had here: no Debian, or no network.
+#[derive(Debug)]
+pub(crate) struct Unavailable(String);
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Debian's kernel cannot be had here: {}", self.0)
+    }
+}
+
+impl Error for Unavailable {}
+
+/// Gets the kernel, from the last time if it is still the current one.
+///
+/// # Errors
+///
+/// [`Unavailable`] if it cannot be had here; others if what was had cannot be used.
+pub(crate) fn kernel(project: &Project) -> Result<Built> {
+    let directory = project.target("linux")?;
+    let package = current_package().map_err(|error| Unavailable(format!("{error:#}")))?;
+    let built = Built {
+        name: LINUX.into(),
+        elf: directory.join(format!("{package}.elf")),
+        stripped: directory.join(format!("{package}.elf")),
+        symbols: directory.join(format!("{package}.sym")),
+    };
+    // Written last: where it is, all is.
+    if !built.symbols.is_file() {
+        let tree = directory.join(&package);
+        download(project, &directory, &package, &tree).map_err(|error| Unavailable(format!("{error:#}")))?;
+        unpack(&tree, &built).with_context(|| format!("in package {package}"))?;
+        fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    }
+    Ok(built)
+}
+
+/// The package that has the kernel of the day, such as `linux-image-6.1.0-56-amd64`.
+fn current_package() -> Result<String> {
+    let depends = output_of(Command::new("apt-cache").args(["depends", META_PACKAGE]))?;
+    first_dependency(&depends)
+        .map(str::to_owned)
+        .with_context(|| format!("no package {META_PACKAGE} is known"))
+}
+
+/// The first `Depends:` of what `apt-cache depends` prints.
+fn first_dependency(text: &str) -> Option<&str> {
+    text.lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: "))
+        .map(str::trim)
+}
+
+/// Downloads `package` and unpacks it into `tree`.
+fn download(project: &Project, directory: &Path, package: &str, tree: &Path) -> Result<()> {
+    println!("set-up: downloads {package} (machines boot its kernel)");
+    quietly(
+        project
+            .tool("apt-get")
+            .args(["--quiet", "download", package])
+            .current_dir(directory),
+    )?;
+    let archive = only_file(directory, |name| {
+        name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+    })?;
+    quietly(project.tool("dpkg-deb").arg("--extract").arg(&archive).arg(tree))?;
+    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+}
+
+/// Takes the kernel and its functions' names out of the unpacked package `tree`.
+fn unpack(tree: &Path, built: &Built) -> Result<()> {
+    let path = only_file(&tree.join("boot"), |name| name.starts_with("vmlinuz-"))?;
+    let file = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let vmlinux = boot_image::vmlinux(&file).with_context(|| format!("in {}", path.display()))?;
+    let functions = kallsyms::functions(&vmlinux).context("no names in the kernel")?;
+    fs::write(&built.elf, &vmlinux).with_context(|| format!("cannot write {}", built.elf.display()))?;
+    fs::write(&built.symbols, functions.encode()?)
+        .with_context(|| format!("cannot write {}", built.symbols.display()))
+}
+
+/// The one file in `directory` whose name `is_it`.
+fn only_file(directory: &Path, is_it: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(&is_it) {
+            found.push(entry.path());
+        }
+    }
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        several => Err(anyhow!(
+            "there should be one such file in {}, not {}",
+            directory.display(),
+            several.len()
+        )),
+    }
+}
+
+/// Runs a command whose output matters only if it fails.
+fn quietly(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", spelled(command)))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}`: {}", spelled(command), words.trim());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_of_the_day_is_what_the_package_of_that_name_depends_on() {
+        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Suggests: grub\n";
+        assert_eq!(first_dependency(text), Some("linux-image-6.1.0-56-amd64"));
+        assert_eq!(first_dependency("linux-image-amd64\n"), None);
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_told_from_one_that_cannot_be_used() {
+        let error = anyhow::Error::from(Unavailable("no network".into()));
+        assert!(error.downcast_ref::<Unavailable>().is_some());
+        assert_eq!(
+            error.to_string(),
+            "Debian's kernel cannot be had here: no network"
+        );
+    }
+}
