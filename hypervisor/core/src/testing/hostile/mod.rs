@@ -95,7 +95,8 @@ impl Hostile {
             62 | 63 => mind.describe(choices),
             64..=66 => VecDeque::from([mind.store(choices)]),
             67..=69 => VecDeque::from([mind.multicall(choices)]),
-            70..=84 => VecDeque::from([calls::event_op(others, choices)]),
+            70 => VecDeque::from([mind.register(choices)]),
+            71..=84 => VecDeque::from([calls::event_op(others, choices)]),
             85..=93 => VecDeque::from([calls::wait(world, choices)]),
             94..=96 => VecDeque::from([calls::anything(choices)]),
             _ => VecDeque::from([Act::Forget {

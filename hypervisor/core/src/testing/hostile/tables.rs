@@ -132,7 +132,7 @@ impl Mind<'_> {
     }
 
     /// An address that something is mapped at, or may come to be.
-    fn address(&self, choices: &mut Choices) -> u64 {
+    pub(super) fn address(&self, choices: &mut Choices) -> u64 {
         let small = choices.below(4) << 12;
         match choices.below(20) {
             0..=9 => self.play(choices).0,
