@@ -54,6 +54,11 @@ impl Domain {
         Self { memory: size, ..self }
     }
 
+    /// With this many vCPUs. All but the first wait to be started by it.
+    pub(crate) const fn vcpus(self, count: u32) -> Self {
+        Self { vcpus: count, ..self }
+    }
+
     /// With another weight than the default, 256.
     pub(crate) const fn weight(self, weight: u32) -> Self {
         Self {

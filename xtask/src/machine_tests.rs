@@ -63,6 +63,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> Mach
                 forbidden: ALWAYS_FORBIDDEN,
                 checks: 0,
             },
+            covers_hypercalls: false,
             ending: Ending::Clean,
             limit: Duration::from_secs(60),
         },
@@ -80,6 +81,12 @@ impl MachineTest {
     /// With at least this many checks reported by its guests.
     pub(crate) const fn checks(mut self, count: usize) -> Self {
         self.expected.script.checks = count;
+        self
+    }
+
+    /// With a check of every hypercall and of each of its errors, by the names of the hypervisor's table.
+    const fn covers_hypercalls(mut self) -> Self {
+        self.expected.covers_hypercalls = true;
         self
     }
 
@@ -171,12 +178,24 @@ const fn all_of(patterns: &'static [Pattern]) -> Step {
     Step::ExpectAll(patterns)
 }
 
+/// What the hypervisor's records of a domain with one vCPU may take, with the frame that it shares with the domain: its memory
+/// is for guests, and there are to be many.
+const fn small(domain: &'static str) -> Step {
+    Step::AtMost(Pattern(domain), 32 << 10)
+}
+
 /// One domain that checks the runtime.
 const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
 
 /// Two domains that send each other events; both report a check.
 const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+
+/// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
+const PROBES: &[Domain] = &[
+    Domain::new("control", "probe").memory("32M").vcpus(2),
+    Domain::new("guest", "probe").memory("32M").vcpus(2),
+];
 
 /// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
 const CROWD: &[Domain] = &[
@@ -326,9 +345,28 @@ const MACHINE_TESTS: &[MachineTest] = &[
         Pattern("(d2) hello*I am 2"),
         Pattern("(d3) hello*I am 3"),
     ])]),
+    // What the hypervisor keeps of a domain is little, whichever it is.
+    test(
+        "domain-memory",
+        &[
+            Domain::new("zero", "hello"),
+            Domain::new("one", "hello").memory("64M"),
+            Domain::new("two", "hello"),
+        ],
+    )
+    .cpus(1)
+    .words(&["end=last", "loglevel=debug"])
+    .steps(&[
+        small("(bh) DEBUG*domain 0: "),
+        small("(bh) DEBUG*domain 1: "),
+        small("(bh) DEBUG*domain 2: "),
+    ]),
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
+    // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
+    test("probe", PROBES).checks(510).covers_hypercalls(),
+    test("probe-1cpu", PROBES).cpus(1).checks(510).covers_hypercalls(),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

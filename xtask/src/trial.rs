@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::build::BootFiles;
 use crate::console::session::{self, Finish};
 use crate::console::{Script, Transcript};
+use crate::coverage;
 use crate::names::Names;
 use crate::qemu::Ending;
 
@@ -18,6 +19,8 @@ use crate::qemu::Ending;
 pub(crate) struct Expectation {
     /// What its console must show.
     pub(crate) script: Script,
+    /// Whether its guests must have checked every hypercall, by name.
+    pub(crate) covers_hypercalls: bool,
     /// How it must end.
     pub(crate) ending: Ending,
     /// How long it may take; many times what it takes on an idle machine.
@@ -46,6 +49,9 @@ pub(crate) fn run(command: &mut Command, expected: &Expectation, log: &Path) -> 
     let finish = session::run(command, &mut transcript, log, expected.limit);
     let has_failed = transcript.has_failed();
     let mut complaints = transcript.complaints();
+    if expected.covers_hypercalls {
+        complaints.extend(coverage::complaints(transcript.lines()));
+    }
     match finish {
         Ok(Finish::Ended(status)) => {
             let ending = Ending::of(status);
@@ -103,6 +109,7 @@ mod tests {
             forbidden: &[Pattern("panicked")],
             checks: 1,
         },
+        covers_hypercalls: false,
         ending: Ending::Clean,
         limit: Duration::from_secs(60),
     };

@@ -12,6 +12,7 @@ use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
 use crate::sched::Board;
 use crate::schedule::{Queue, Rest};
+use crate::stretch::{Longest, Stretch};
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, Vcpu};
 use alloc::boxed::Box;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub(crate) queue: Lock<Queue, { Rank::RunQueue as u32 }>,
     /// Whether it should look at its queue again before it goes on with its guest.
     pub(crate) must_schedule: AtomicBool,
+    /// The longest that it was away from guests without looking up.
+    pub(crate) longest: Longest,
 }
 
 /// What a physical CPU alone touches: which vCPU it runs.
@@ -59,6 +62,8 @@ pub struct Shared {
 pub struct Cpu {
     id: CpuId,
     pub(crate) current: Option<Current>,
+    /// Since when the hypervisor works without looking up.
+    pub(crate) stretch: Stretch,
 }
 
 /// The vCPU that a CPU runs, with its state.
@@ -75,7 +80,11 @@ impl Cpu {
     /// A CPU that has run nothing yet.
     #[must_use]
     pub const fn new(id: CpuId) -> Self {
-        Self { id, current: None }
+        Self {
+            id,
+            current: None,
+            stretch: Stretch::new(),
+        }
     }
 
     /// Its number.

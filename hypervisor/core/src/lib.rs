@@ -32,6 +32,7 @@ pub mod paging;
 pub mod policy;
 pub mod sched;
 mod schedule;
+mod stretch;
 pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

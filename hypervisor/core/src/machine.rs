@@ -62,6 +62,8 @@ pub enum Trace {
     Shutdown = 6,
     /// An event was sent: domain, port of the receiver.
     Send = 7,
+    /// The hypervisor was away from guests for longer than ever on this CPU, until now: ticks, whether with console output.
+    Stretch = 8,
 }
 
 /// The hardware, as the core sees it. Methods act on the CPU that calls them unless they say otherwise.
@@ -202,6 +204,11 @@ pub trait Machine: Sync + 'static {
 
     /// Writes to the operator's line, without any other CPU's output in between.
     fn console_write(&self, bytes: &[u8]);
+
+    /// When this CPU last wrote to the operator's line, for whatever reason, by the time-stamp counter; zero if it never did.
+    fn last_output(&self) -> u64 {
+        0
+    }
 
     /// Takes one byte that the operator typed.
     fn console_read(&self) -> Option<u8>;

@@ -167,14 +167,16 @@ impl<M: Machine> Memory<M> {
         order: u32,
         work: &mut Work,
     ) -> Result<heapless::Vec<Mfn, N>, Errno> {
+        let size = u8::try_from(order).unwrap_or(u8::MAX);
         let mut taken = heapless::Vec::<Mfn, N>::new();
-        let mut spare = FrameList::new();
         let extents = given.len() >> order;
+        // What the domain will get is nobody's until it has given all: it cannot give that.
         for _ in 0..extents {
-            let order = u8::try_from(order).unwrap_or(u8::MAX);
-            let first = self.allocate(order, domain.id, &mut spare);
+            let Some(first) = self.buddy.lock().alloc(size) else {
+                break;
+            };
             // There is room: an extent is at least one frame.
-            let _ = first.map(|first| taken.push(first));
+            let _ = taken.push(first);
         }
         let mut detached = 0_usize;
         let mut result = if taken.len() == extents {
@@ -190,9 +192,12 @@ impl<M: Machine> Memory<M> {
             detached = detached.saturating_add(1);
         }
         if let Err(error) = result {
-            // First what was to be given, with a flush: to be assigned makes a frame forget what TLBs may still know it as.
-            while let Some(mfn) = spare.pop(&self.frames) {
-                self.release(mfn);
+            for &first in &taken {
+                self.buddy.lock().free(first, size);
+            }
+            if detached != 0 {
+                // To be assigned makes a frame forget what TLBs may still know it as.
+                self.machine.flush(Flush::All);
             }
             let mut holdings = domain.memory.lock();
             for &mfn in given.iter().take(detached) {
@@ -203,8 +208,11 @@ impl<M: Machine> Memory<M> {
             return Err(error);
         }
         let mut holdings = domain.memory.lock();
-        while let Some(mfn) = spare.pop(&self.frames) {
-            holdings.frames.push(&self.frames, mfn);
+        for &first in &taken {
+            for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
+                self.prepare(mfn, domain.id, false);
+                holdings.frames.push(&self.frames, mfn);
+            }
         }
         drop(holdings);
         for &mfn in given {

@@ -411,7 +411,7 @@ impl<M: Machine> Hypervisor<M> {
                     let _ = shared.queue.lock().run.remove(key, now);
                 }
                 None => {
-                    if !self.idle(shared) {
+                    if !self.idle(cpu, shared) {
                         return;
                     }
                     tried = CpuSet::NONE;
@@ -479,13 +479,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Waits for something to do. Says whether the machine goes on.
-    fn idle(&self, shared: &Shared) -> bool {
+    fn idle(&self, cpu: &mut Cpu, shared: &Shared) -> bool {
         self.machine().trace(Trace::Idle, 0, 0);
         // The tables of the last guest may go while we idle.
         self.machine().load_idle_root();
+        self.end_stretch(cpu, self.machine().ticks());
         if !self.machine().wait_for_interrupt() {
             return false;
         }
+        cpu.stretch.begin(self.machine().ticks());
         self.do_due(shared, self.machine().now());
         true
     }

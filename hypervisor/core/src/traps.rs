@@ -179,9 +179,11 @@ impl<M: Machine> Hypervisor<M> {
     /// The first thing after a guest was left, by whichever door.
     #[inline]
     pub fn enter_hypervisor(&self, cpu: &mut Cpu) {
+        let now = self.machine().ticks();
+        cpu.stretch.begin(now);
         if let Some(current) = cpu.current.as_mut() {
             let context = &mut *current.context;
-            context.meter.enter(context.mode, self.machine().ticks());
+            context.meter.enter(context.mode, now);
         }
     }
 
@@ -189,9 +191,38 @@ impl<M: Machine> Hypervisor<M> {
     #[inline]
     pub fn leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
         self.prepare_to_leave(cpu, regs);
+        let now = self.machine().ticks();
+        self.end_stretch(cpu, now);
         if let Some(current) = cpu.current.as_mut() {
-            current.context.meter.stop(self.machine().ticks());
+            current.context.meter.stop(now);
         }
+    }
+
+    /// A guest goes on, or the CPU begins to wait.
+    #[inline]
+    pub(crate) fn end_stretch(&self, cpu: &mut Cpu, now: u64) {
+        if cpu.stretch.is_longest(now) {
+            self.file_stretch(cpu, now);
+        }
+    }
+
+    #[cold]
+    fn file_stretch(&self, cpu: &mut Cpu, now: u64) {
+        let Some(shared) = self.cpus.get(cpu.id().index()) else {
+            return;
+        };
+        let (ticks, output) = cpu
+            .stretch
+            .end(now, self.machine().last_output(), &shared.longest);
+        self.machine().trace(Trace::Stretch, ticks, output as u64);
+    }
+
+    /// The longest stretches, of all CPUs, in which the hypervisor did not look up: without console output, and with it. In ticks of the
+    /// time-stamp counter.
+    #[must_use]
+    pub fn longest_stretches(&self) -> [u64; 2] {
+        let ticks = self.cpus.iter().map(|shared| shared.longest.ticks());
+        ticks.fold([0; 2], |[silent, loud], [a, b]| [silent.max(a), loud.max(b)])
     }
 
     fn prepare_to_leave(&self, cpu: &mut Cpu, regs: &mut Regs) {

@@ -320,18 +320,16 @@ fn a_stale_right_to_write_does_not_outlive_the_change_to_a_table() {
     assert_eq!(mmu.entry(mfn, 1), 0);
 }
 
-/// A frame that an exchange took and gave back, because another could not be had, is what it was before: writable memory, which
-/// some TLB may still know as such.
-#[test]
-fn a_stale_right_to_write_does_not_outlive_an_exchange_that_failed() {
-    let mut mmu = Mmu::new();
-    let mfn = mmu.page(PAGE);
-    mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
-    mmu.update_va(PAGE * 4096, 0, 0).unwrap();
-    let busy = mmu.page(PAGE + 1);
-    let lists = World::SCRATCH + 0x100;
-    for (at, word) in (lists..).step_by(8).zip([mfn.raw(), busy.raw(), PAGE]) {
-        mmu.world.write(0, at, &word);
+/// Makes an exchange of `given` for extents of 2^`order` frames, numbered from [`PAGE`] on. Says how it ended, how many extents
+/// were given, and what was got.
+fn exchange(mmu: &Mmu, given: &[Mfn], order: u32) -> (Result<u64, Errno>, u64, Vec<Mfn>) {
+    let (given_at, taken_at) = (World::SCRATCH + 0x100, World::SCRATCH + 0x200);
+    let extents = given.len() as u64 >> order;
+    for (at, mfn) in (given_at..).step_by(8).zip(given) {
+        mmu.world.write(0, at, &mfn.raw());
+    }
+    for (at, n) in (taken_at..).step_by(8).zip(0..extents) {
+        mmu.world.write(0, at, &(PAGE + (n << order)));
     }
     let reservation = |extent_start, nr_extents, extent_order| MemoryReservation {
         extent_start,
@@ -340,17 +338,65 @@ fn a_stale_right_to_write_does_not_outlive_an_exchange_that_failed() {
         mem_flags: 0,
         domid: DomId::SELF,
     };
-    // Two scattered frames for two that are neighbours: both, or none.
-    let exchange = MemoryExchange {
-        input: reservation(lists, 2, 0),
-        output: reservation(lists + 16, 1, 1),
+    let record = MemoryExchange {
+        input: reservation(given_at, given.len() as u64, 0),
+        output: reservation(taken_at, extents, order),
         nr_exchanged: 0,
     };
-    mmu.world.write(0, World::SCRATCH, &exchange);
+    mmu.world.write(0, World::SCRATCH, &record);
     let args = [u64::from(MemoryOp::Exchange.raw()), World::SCRATCH];
     let answer = mmu.world.call(0, Hypercall::MemoryOp, &args);
-    assert_eq!(answer, Err(Errno::Inval), "the second page is mapped");
     mmu.world.invariants();
+    let record: MemoryExchange = mmu.world.read(0, World::SCRATCH);
+    let done = record.nr_exchanged >> order;
+    let taken = (taken_at..).step_by(8).take(usize::try_from(done).unwrap());
+    let taken = taken.map(|at| Mfn::new(mmu.world.read(0, at)).unwrap()).collect();
+    (answer, record.nr_exchanged, taken)
+}
+
+#[test]
+fn an_exchange_gives_other_frames_for_those_that_nothing_refers_to() {
+    let mut mmu = Mmu::new();
+    let given = [mmu.page(PAGE), mmu.page(PAGE + 1)];
+    for n in 0..2 {
+        mmu.world.write(0, (PAGE + n) * 4096, &0x5ec3e7_u64);
+        mmu.update_va((PAGE + n) * 4096, 0, 0).unwrap();
+    }
+    let free = mmu.world.hv().memory().free_frames();
+    let (answer, done, taken) = exchange(&mmu, &given, 1);
+    assert_eq!((answer, done, taken.len()), (Ok(0), 2, 1));
+    assert_eq!(mmu.world.hv().memory().free_frames(), free);
+    for n in 0..2 {
+        let mfn = taken.first().unwrap().offset(n).unwrap();
+        assert_eq!(mmu.world.sim().m2p_entry(mfn), PAGE + n);
+        assert_eq!(mmu.entry(mfn, 0), 0, "it is clean");
+        mmu.update_va((PAGE + n) * 4096, mfn.maddr() | RW, 2).unwrap();
+    }
+}
+
+/// The frame that was given first is free, and thus the next that the allocator hands out: it is not the guest's to give again.
+#[test]
+fn an_exchange_cannot_give_what_it_gets() {
+    let mut mmu = Mmu::new();
+    let mfn = mmu.page(PAGE);
+    mmu.update_va(PAGE * 4096, 0, 2).unwrap();
+    let (answer, done, taken) = exchange(&mmu, &[mfn, mfn], 0);
+    assert_eq!((answer, done), (Err(Errno::Inval), 1));
+    assert!(!taken.contains(&mfn));
+    mmu.update_va(PAGE * 4096, taken.first().unwrap().maddr() | RW, 2)
+        .unwrap();
+}
+
+/// A frame that an exchange took and gave back, because another could not be had, is what it was before: writable memory, which
+/// some TLB may still know as such.
+#[test]
+fn a_stale_right_to_write_does_not_outlive_an_exchange_that_failed() {
+    let mut mmu = Mmu::new();
+    let (mfn, busy) = (mmu.page(PAGE), mmu.page(PAGE + 1));
+    mmu.world.write(0, PAGE * 4096 + 8, &0_u64);
+    mmu.update_va(PAGE * 4096, 0, 0).unwrap();
+    let (answer, ..) = exchange(&mmu, &[mfn, busy], 1);
+    assert_eq!(answer, Err(Errno::Inval), "the second page is mapped");
     mmu.ext(MmuExtOp::PinL1Table, mfn.raw()).unwrap();
     let evil = mmu.tables[0].maddr() | RW;
     assert!(
@@ -529,6 +575,30 @@ fn a_pin_is_taken_and_given_back_once() {
     }
 }
 
+/// A tree is more work than one go: the call ends when every table in it is an ordinary page, not when the first is.
+#[test]
+fn a_tree_that_is_unpinned_can_be_written_at_once() {
+    let mut mmu = Mmu::new();
+    let level1 = mmu.write_table(PAGE, &[(0, mmu.page(PAGE).maddr() | RO)]);
+    let mut tables = vec![(PAGE, level1)];
+    for above in 1..4 {
+        let (_, below) = *tables.last().unwrap();
+        // First and last, so that what is dropped last is also what was left.
+        let mfn = mmu.write_table(
+            PAGE + above,
+            &[(0, below.maddr() | RW), (511, below.maddr() | RW)],
+        );
+        tables.push((PAGE + above, mfn));
+    }
+    let (_, root) = *tables.last().unwrap();
+    mmu.ext(MmuExtOp::PinL4Table, root.raw()).unwrap();
+    mmu.ext(MmuExtOp::UnpinTable, root.raw()).unwrap();
+    for (page, mfn) in tables {
+        assert_eq!(mmu.kind(mfn), Kind::None, "page {page}");
+        mmu.update_va(page * 4096, mfn.maddr() | RW, 2).unwrap();
+    }
+}
+
 #[test]
 fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
     let mut mmu = Mmu::new();
@@ -654,6 +724,42 @@ fn another_domain_s_tables_and_pages_are_out_of_reach() {
         for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
             let (answer, _) = mmu.list(number, 0, u64::from(raw));
             assert_eq!(answer, expected, "{page_owner} {table_owner:?}");
+        }
+    }
+}
+
+/// Who may know which domains there are is told apart; who may not is refused alike.
+#[test]
+fn the_control_domain_learns_that_a_domain_is_not_there() {
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    for id in [0, 1] {
+        world.create(id, &GuestSpec::default()).unwrap();
+    }
+    world.enter(0);
+    assert_eq!(world.running(0), Some((0, 0)));
+    for number in [Hypercall::MmuUpdate, Hypercall::MmuextOp] {
+        for (id, answer) in [(0, Ok(0)), (1, Err(Errno::Perm)), (9, Err(Errno::Srch))] {
+            for foreign in [
+                ForeignDom {
+                    page_owner: DomId::new(id),
+                    table_owner: None,
+                },
+                ForeignDom {
+                    page_owner: DomId::SELF,
+                    table_owner: Some(DomId::new(id)),
+                },
+            ] {
+                let arguments = [World::SCRATCH, 0, 0, u64::from(foreign.raw())];
+                assert_eq!(
+                    world.call(0, number, &arguments),
+                    answer,
+                    "{number:?} {foreign:?}"
+                );
+            }
         }
     }
 }

@@ -5,11 +5,15 @@
 //! while its own CPU holds the lock; its log lines are dropped, and a crash uses [`RawPort`](crate::serial::RawPort).
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use bulkhead_machine::layout::MAX_CPUS;
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
+use crate::cpu::stack::this_cpu;
 use crate::serial::Port;
+use crate::time::tsc;
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console { port: None, last: 0 });
 
@@ -36,6 +40,24 @@ pub(crate) fn init() {
 /// Waits for the lock, so it must not be called from NMI or machine-check context.
 pub(crate) fn write_bytes(bytes: &[u8]) {
     CONSOLE.lock().send(bytes);
+    note_output();
+}
+
+/// When each CPU last wrote, by the time-stamp counter.
+static LAST_OUTPUT: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+fn note_output() {
+    if let Some(last) = LAST_OUTPUT.get(this_cpu()) {
+        // Relaxed: a CPU looks at its own only.
+        last.store(tsc(), Ordering::Relaxed);
+    }
+}
+
+/// When this CPU last wrote, by the time-stamp counter; zero if it never did.
+pub(crate) fn last_output() -> u64 {
+    LAST_OUTPUT
+        .get(this_cpu())
+        .map_or(0, |last| last.load(Ordering::Relaxed))
 }
 
 /// Takes a byte that the operator typed, if there is one.
@@ -88,6 +110,7 @@ impl Log for Logger {
         let (level, module) = (record.level(), module_name(record.target()));
         // The console itself never fails.
         let _ = writeln!(console, "(bh) {level:<5} {module}: {}", record.args());
+        note_output();
     }
 
     fn flush(&self) {}

@@ -11,7 +11,7 @@ use bulkhead_core::ids::CpuId;
 use bulkhead_core::lock;
 use bulkhead_core::memory::Memory;
 use bulkhead_core::{EndPolicy, Hypervisor};
-use bulkhead_machine::layout::MAX_CPUS;
+use bulkhead_machine::layout::{MAX_CPUS, PAGE_SHIFT};
 use bulkhead_machine::portable::command_line::End;
 use heapless::Vec;
 use spin::Once;
@@ -21,6 +21,7 @@ use crate::cpu::stack::this_cpu;
 use crate::entry;
 use crate::entry::TableFrames;
 use crate::hw::{self, Hw};
+use crate::memory::heap;
 use crate::platform::Platform;
 use crate::time::warp;
 use crate::{cpu, smp};
@@ -123,6 +124,29 @@ fn run_other(cpu: usize) -> ! {
     entry::dispatch::run_guests()
 }
 
+/// How much memory is in use.
+struct Footprint {
+    heap: u64,
+    free_frames: u64,
+}
+
+impl Footprint {
+    fn now(hypervisor: &Hypervisor<Hw>) -> Self {
+        Self {
+            heap: heap::used(),
+            free_frames: hypervisor.memory().free_frames(),
+        }
+    }
+
+    /// How many bytes the hypervisor took from then to `now` for a domain with `pages` frames of its own. What domains that run already
+    /// on other CPUs make it take in the meantime counts too.
+    fn until(&self, now: &Self, pages: u64) -> u64 {
+        let frames = self.free_frames.saturating_sub(now.free_frames);
+        let own = frames.saturating_sub(pages) << PAGE_SHIFT;
+        now.heap.saturating_sub(self.heap).saturating_add(own)
+    }
+}
+
 /// Makes the domains of the boot list, in its order; the first is domain 0. One that cannot be made is left out, and said.
 fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
     let list = archive::file(BOOT_LIST).and_then(|file| core::str::from_utf8(file).ok());
@@ -154,8 +178,11 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
                 continue;
             }
         };
+        let before = Footprint::now(hypervisor);
         match hypervisor.create_domain(DomId::new(number), &entry, kernel, ramdisk) {
             Ok(()) => {
+                let cost = before.until(&Footprint::now(hypervisor), entry.pages);
+                log::debug!("domain {number}: {cost} bytes of hypervisor memory");
                 started = started.saturating_add(1);
                 log::info!(
                     "domain {number} ({}): {} MiB, {} vCPUs",

@@ -306,11 +306,19 @@ impl Machine for Hw {
         console::write_bytes(bytes);
     }
 
+    fn last_output(&self) -> u64 {
+        console::last_output()
+    }
+
     fn console_read(&self) -> Option<u8> {
         console::read_byte()
     }
 
     fn stop(&self, outcome: Outcome) {
+        let [silent, with_output] = hypervisor()
+            .longest_stretches()
+            .map(|ticks| self.clock.scale.ns(ticks));
+        log::info!("longest stretch in the hypervisor: {silent} ns; with console output {with_output} ns");
         power::exit(match outcome {
             Outcome::Clean => power::Status::Clean,
             Outcome::DomainCrashed => power::Status::DomainCrashed,

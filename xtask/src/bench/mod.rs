@@ -123,6 +123,7 @@ fn measure(
             forbidden: ALWAYS_FORBIDDEN,
             checks: 0,
         },
+        covers_hypercalls: false,
         ending: Ending::Clean,
         limit: bench.limit,
     };

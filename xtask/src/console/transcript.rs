@@ -17,6 +17,8 @@ pub(crate) enum Step {
     Expect(Pattern),
     /// Await all of these, in any order: what several domains print at the same time.
     ExpectAll(&'static [Pattern]),
+    /// Await this text with a number after it, and something after that; the number must not be greater than this one.
+    AtMost(Pattern, u64),
     /// Type this, including the end of line.
     #[cfg_attr(
         not(test),
@@ -156,7 +158,7 @@ impl Transcript {
     /// The text that the script waits for; `None` at its end.
     fn awaited(&self) -> Option<&'static str> {
         match self.script.steps.get(self.step)? {
-            Step::Expect(pattern) => Some(pattern.0),
+            Step::Expect(pattern) | Step::AtMost(pattern, _) => Some(pattern.0),
             Step::ExpectAll(patterns) => {
                 let is_found = |index: usize| self.found.get(index).copied().unwrap_or(false);
                 patterns
@@ -180,6 +182,15 @@ impl Transcript {
                     Some(end) => self.used = self.used.saturating_add(end),
                     None => return,
                 },
+                Step::AtMost(pattern, limit) => {
+                    let Some((number, end)) = number_after(*pattern, rest) else {
+                        return;
+                    };
+                    if number > *limit {
+                        self.wrong.push(format!("{number} is more than {limit}: {line}"));
+                    }
+                    self.used = self.used.saturating_add(end);
+                }
                 Step::ExpectAll(patterns) => {
                     self.found.resize(patterns.len(), false);
                     for (pattern, found) in patterns.iter().zip(&mut self.found) {
@@ -232,6 +243,16 @@ impl Transcript {
         self.escape = next;
         shown
     }
+}
+
+/// The number that follows `pattern` in `text`, and where it ends: only if that has been seen. One that no number of ours can hold is
+/// the greatest there is.
+fn number_after(pattern: Pattern, text: &str) -> Option<(u64, usize)> {
+    let start = pattern.find(text)?;
+    let rest = text.get(start..)?;
+    let digits = rest.find(|next: char| !next.is_ascii_digit())?;
+    let number = rest.get(..digits).filter(|digits| !digits.is_empty())?;
+    Some((number.parse().unwrap_or(u64::MAX), start.saturating_add(digits)))
 }
 
 /// The verdict of a line that a guest reports a check with.
@@ -344,6 +365,31 @@ mod tests {
             complaints(BOTH, "(d1) up\n(d1) up\ndone\n"),
             ["`(d2) up` did not appear"]
         );
+    }
+
+    const LIMITED: Script = Script {
+        steps: &[Step::AtMost(Pattern("took "), 32)],
+        forbidden: &[],
+        checks: 0,
+    };
+
+    #[test]
+    fn a_number_may_be_as_large_as_its_limit_and_no_larger() {
+        assert_eq!(complaints(LIMITED, "took 32 ns\n").len(), 0);
+        let too_large = "33 is more than 32: took 33 ns";
+        assert_eq!(complaints(LIMITED, "took 33 ns\n"), [too_large]);
+        assert_eq!(complaints(LIMITED, "took 99999999999999999999999 ns\n").len(), 1);
+    }
+
+    #[test]
+    fn a_number_counts_when_its_end_has_been_seen() {
+        let mut transcript = Transcript::new(LIMITED);
+        for piece in ["took 3", "2", "1 "] {
+            assert!(!transcript.has_failed());
+            transcript.feed(piece.as_bytes());
+        }
+        assert!(transcript.has_failed());
+        assert_eq!(complaints(LIMITED, "took it\n"), ["`took ` did not appear"]);
     }
 
     #[test]

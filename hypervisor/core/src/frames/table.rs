@@ -183,20 +183,21 @@ impl FrameTable {
     }
 
     /// A frame that the caller holds for validation or unpicking is left half done: its first `done` entries hold what they refer
-    /// to.
-    pub fn suspend(&self, mfn: Mfn, done: u16) {
-        let _ = self.update_type(mfn, |word| Ok((word.suspend(done), ())));
+    /// to, but for the last if what is below that is awaited.
+    pub fn suspend(&self, mfn: Mfn, done: u16, awaits_last: bool) {
+        let _ = self.update_type(mfn, |word| Ok((word.suspend(done, awaits_last), ())));
     }
 
-    /// Takes hold of a frame that was left half done, to unpick it: what it is, and how many entries are done.
+    /// Takes hold of a frame that was left half done, to unpick it: what it is, how many entries are done, and whether what is below the
+    /// last of them is awaited.
     ///
     /// # Errors
     ///
     /// [`TypeError::Busy`] if it is not left half done (any more).
-    pub fn resume_unpicking(&self, mfn: Mfn) -> Result<(Kind, u16), TypeError> {
+    pub fn resume_unpicking(&self, mfn: Mfn) -> Result<(Kind, u16, bool), TypeError> {
         self.update_type(mfn, |word| {
-            let (next, done) = word.resume_unpicking()?;
-            Ok((next, (word.kind, done)))
+            let (next, done, awaits_last) = word.resume_unpicking()?;
+            Ok((next, (word.kind, done, awaits_last)))
         })
     }
 

@@ -190,6 +190,9 @@ pub struct TypeWord {
     /// With `count` zero: how many of its first entries still hold what they refer to, because validating or unpicking
     /// the frame was left for later. Such a frame keeps a reference to itself.
     pub done: u16,
+    /// With `done`: whether the last of those entries holds nothing any more, and leads to a table that was left half done in its turn.
+    /// That one is seen to the end first: a table is unpicked when all below it is.
+    pub awaits_last: bool,
 }
 
 /// What [`TypeWord::get`] asks of its caller.
@@ -198,8 +201,10 @@ pub struct TypeWord {
 pub struct TypeGet {
     /// The caller holds the frame's contents and must now validate them and then finish or abandon.
     pub must_validate: bool,
-    /// How many entries need not be validated again: it was left half done. The reference that it kept is the caller's to put.
+    /// How many entries need not be validated again.
     pub resume_at: u16,
+    /// It was left half done, and kept a reference to itself, which is the caller's to put.
+    pub was_partial: bool,
     /// What the frame was before, if that was something else: translations to it as such may linger in TLBs
     /// and must be flushed before the contents are read or believed.
     pub retyped_from: Option<Kind>,
@@ -224,9 +229,10 @@ impl TypeWord {
         is_validated: false,
         is_pinned: false,
         done: 0,
+        awaits_last: false,
     };
 
-    /// Packs the word: count in bits 0-31, kind in 32-34, flags above, what is done in 40-49.
+    /// Packs the word: count in bits 0-31, kind in 32-34, flags above, what is done in 40-49 and its flag in 50.
     #[must_use]
     pub const fn pack(self) -> u64 {
         (self.count as u64)
@@ -234,6 +240,7 @@ impl TypeWord {
             | (self.is_validated as u64) << 35
             | (self.is_pinned as u64) << 36
             | (self.done as u64) << 40
+            | (self.awaits_last as u64) << 50
     }
 
     /// Reads a packed word.
@@ -249,6 +256,7 @@ impl TypeWord {
             is_validated: word & 1 << 35 != 0,
             is_pinned: word & 1 << 36 != 0,
             done: (word >> 40) as u16 & 0x3ff,
+            awaits_last: word & 1 << 50 != 0,
         }
     }
 
@@ -269,10 +277,12 @@ impl TypeWord {
                 is_validated: !want.is_validated(),
                 is_pinned: false,
                 done: 0,
+                awaits_last: false,
             };
             let get = TypeGet {
                 must_validate: want.is_validated(),
-                resume_at: self.done,
+                resume_at: self.held(),
+                was_partial: self.done != 0,
                 retyped_from: (self.kind != want && self.kind != Kind::None).then_some(self.kind),
             };
             return Ok((next, get));
@@ -293,6 +303,7 @@ impl TypeWord {
             TypeGet {
                 must_validate: false,
                 resume_at: 0,
+                was_partial: false,
                 retyped_from: None,
             },
         ))
@@ -323,33 +334,42 @@ impl TypeWord {
         }
     }
 
-    /// The frame is left half done: its first `done` entries hold what they refer to.
+    /// With `done`: how many entries hold what they refer to.
     #[must_use]
-    pub const fn suspend(self, done: u16) -> Self {
+    pub const fn held(self) -> u16 {
+        self.done.saturating_sub(self.awaits_last as u16)
+    }
+
+    /// The frame is left half done: its first `done` entries hold what they refer to, but for the last if what is below that is awaited.
+    #[must_use]
+    pub const fn suspend(self, done: u16, awaits_last: bool) -> Self {
         Self {
             count: 0,
             is_validated: false,
             is_pinned: false,
             done,
+            awaits_last,
             ..self
         }
     }
 
-    /// Takes hold of a frame that was left half done, to unpick what is done of it: how many entries that is.
+    /// Takes hold of a frame that was left half done, to unpick what is done of it: how many entries that is, and whether what is
+    /// below the last is awaited.
     ///
     /// # Errors
     ///
     /// [`TypeError::Busy`] if it is not left half done (any more).
-    pub const fn resume_unpicking(self) -> Result<(Self, u16), TypeError> {
+    pub const fn resume_unpicking(self) -> Result<(Self, u16, bool), TypeError> {
         if self.count != 0 || self.done == 0 {
             return Err(TypeError::Busy);
         }
         let next = Self {
             count: 1,
             done: 0,
+            awaits_last: false,
             ..self
         };
-        Ok((next, self.done))
+        Ok((next, self.done, self.awaits_last))
     }
 
     /// The contents were refused, or have been unpicked: the frame is unused again.
@@ -362,6 +382,7 @@ impl TypeWord {
             is_validated: false,
             is_pinned: false,
             done: 0,
+            awaits_last: false,
             ..self
         }
     }

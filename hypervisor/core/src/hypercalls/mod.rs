@@ -178,12 +178,15 @@ impl<M: Machine> Call<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Errno::Perm`] if it is another domain.
+    /// [`Errno::Perm`] if it is another domain, [`Errno::Srch`] if there is none and the caller may know that.
     pub(crate) fn only_self(&self, id: DomId) -> Result<(), Errno> {
-        if self.resolve(id)? == self.domain().id {
+        let id = self.resolve(id)?;
+        if id == self.domain().id {
             Ok(())
-        } else {
+        } else if self.hv.domains.get(id).is_some() {
             Err(Errno::Perm)
+        } else {
+            Err(Errno::Srch)
         }
     }
 

@@ -92,7 +92,7 @@ hypercalls! {
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
-        MmuextOp => mmu::extended, [Fault, Inval, Perm, NoSys];
+        MmuextOp => mmu::extended, [Fault, Inval, Perm, Srch, NoSys];
         Sysctl => control::control, [Perm, NoSys];
         SetGdt => segments::set_gdt, [Fault, Inval];
         UpdateDescriptor => segments::update_descriptor, [Inval];

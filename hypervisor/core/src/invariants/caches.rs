@@ -3,7 +3,8 @@
 //! Stale translations are allowed: a guest that does not flush sees its own old mappings. But
 //! - whatever is cached leads to frames of the domain that runs, or to the array that everybody may read;
 //! - a frame that is cached as writable is still known as writable memory, so that its next change of type will flush;
-//! - an upper-level entry that is cached leads to a table that is validated at that level now.
+//! - an upper-level entry that is cached leads to a table that is validated at that level now;
+//! - descriptors that a CPU has loaded are validated ones.
 
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
@@ -40,6 +41,13 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
 /// not believed yet.
 pub(super) fn check_at_any_time(hv: &Hypervisor<Sim>) {
     for cpu in (0..hv.machine().cpus()).map(CpuId::new) {
+        for mfn in hv.machine().gdt(cpu) {
+            let typing = hv.memory.frames().typing(mfn).unwrap();
+            assert!(
+                typing.count != 0 && typing.is_validated && typing.kind == Kind::Segments,
+                "{cpu} has descriptors in {mfn:?}, which is {typing:?}"
+            );
+        }
         let cached = hv.machine().cached(cpu);
         let Some(root) = hv.machine().root(cpu) else {
             assert!(cached.is_empty(), "{cpu} idles and remembers {cached:?}");

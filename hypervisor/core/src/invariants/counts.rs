@@ -90,7 +90,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         if typing.done != 0 {
             // Left half done: what its first entries refer to is held, and so is the frame itself.
             assert_eq!(typing.count, 0, "{mfn:?}: {typing:?}");
-            tables::check_table(hv, mfn, usize::from(typing.done), &mut count);
+            tables::check_table(hv, mfn, usize::from(typing.held()), &mut count);
             count.hold(mfn);
         }
         if typing.is_pinned {

@@ -246,7 +246,7 @@ impl<M: Machine> Memory<M> {
     /// [`PagingError::NotOwnTable`] if the frame is not the owner's, [`PagingError::Type`] if it is not pinned.
     pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
         self.get(mfn, owner).map_err(|_| PagingError::NotOwnTable)?;
-        let is_partial = || self.frames.typing(mfn).is_some_and(|word| word.done != 0);
+        let is_partial = || self.is_partial(mfn);
         let unpinned = match self.frames.unpin(mfn) {
             Ok(()) => {
                 self.put_as(mfn, work);

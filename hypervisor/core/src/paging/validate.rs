@@ -66,7 +66,7 @@ impl<M: Machine> Memory<M> {
             self.machine.flush(Flush::All);
             work.spend(FLUSH_WORTH);
         }
-        if got.resume_at != 0 {
+        if got.was_partial {
             self.put(mfn);
         }
         if !got.must_validate {
@@ -82,12 +82,12 @@ impl<M: Machine> Memory<M> {
                 Ok(())
             }
             Err((PagingError::Again, done)) => {
-                self.suspend(mfn, owner, done);
+                self.suspend(mfn, owner, done, false);
                 Err(PagingError::Again)
             }
             Err((error, done)) => {
                 if let Some(level) = Level::of(kind) {
-                    self.unpick(mfn, owner, level, done, work);
+                    self.unpick(mfn, owner, level, (done, false), work);
                 } else {
                     self.frames.release_type(mfn);
                 }
@@ -104,7 +104,7 @@ impl<M: Machine> Memory<M> {
                 let kind = self.frames.typing(mfn).map_or(Kind::None, |word| word.kind);
                 let owner = self.frames.refs(mfn).map(|word| word.owner);
                 match (Level::of(kind), owner) {
-                    (Some(level), Some(owner)) => self.unpick(mfn, owner, level, ENTRIES, work),
+                    (Some(level), Some(owner)) => self.unpick(mfn, owner, level, (ENTRIES, false), work),
                     _ => self.frames.release_type(mfn),
                 }
             }
@@ -117,10 +117,10 @@ impl<M: Machine> Memory<M> {
     ///
     /// [`PagingError::Again`] if that is not finished, or another CPU is at it.
     pub(crate) fn unpick_partial(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
-        let (kind, done) = self.frames.resume_unpicking(mfn)?;
+        let (kind, done, awaits_last) = self.frames.resume_unpicking(mfn)?;
         let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner;
         if let Some(level) = Level::of(kind) {
-            self.unpick(mfn, owner, level, usize::from(done), work);
+            self.unpick(mfn, owner, level, (usize::from(done), awaits_last), work);
         }
         // The reference that it kept; if it was left again, it has taken another.
         self.put(mfn);
@@ -130,8 +130,26 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to.
-    fn suspend(&self, mfn: Mfn, owner: DomId, done: usize) {
+    /// Lets a table that was left half done go of what it still refers to, on behalf of a table that led to it. Whether it is
+    /// left half done again.
+    fn help(&self, mfn: Mfn, owner: DomId, work: &mut Work) -> bool {
+        // The table that led to it holds no reference any more: it may be somebody else's by now, or something else.
+        if self.get(mfn, owner).is_err() {
+            return false;
+        }
+        let is_left = self.is_partial(mfn) && self.unpick_partial(mfn, work).is_err();
+        self.put(mfn);
+        is_left
+    }
+
+    /// Whether a frame has been left half done.
+    pub(super) fn is_partial(&self, mfn: Mfn) -> bool {
+        self.frames.typing(mfn).is_some_and(|word| word.done != 0)
+    }
+
+    /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to, but for the last if what is below
+    /// that is awaited.
+    fn suspend(&self, mfn: Mfn, owner: DomId, done: usize, awaits_last: bool) {
         let done = u16::try_from(done).unwrap_or(0);
         if done == 0 {
             return self.frames.release_type(mfn);
@@ -139,9 +157,16 @@ impl<M: Machine> Memory<M> {
         // The caller has a reference, so that there is one to add to; a counter that is full to the last has been made so
         // by the guest, which then waits for this table for as long as it likes.
         if self.get(mfn, owner).is_ok() {
-            self.frames.suspend(mfn, done);
+            self.frames.suspend(mfn, done, awaits_last);
         } else if let Some(level) = self.frames.typing(mfn).and_then(|word| Level::of(word.kind)) {
-            self.unpick(mfn, owner, level, usize::from(done), &mut Work::unlimited());
+            let held = done.saturating_sub(u16::from(awaits_last));
+            self.unpick(
+                mfn,
+                owner,
+                level,
+                (usize::from(held), false),
+                &mut Work::unlimited(),
+            );
         }
     }
 
@@ -190,19 +215,38 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Drops what the first `count` entries of a frame that this CPU holds refer to, the last first. Entries stay as they are. If it is
-    /// more than may be done in one go, the frame is left half done.
-    fn unpick(&self, mfn: Mfn, owner: DomId, level: Level, count: usize, work: &mut Work) {
+    /// more than may be done in one go, the frame is left half done; so it is while a table below is, for the frame is the one way to it.
+    ///
+    /// With `awaits_last` the last of the `count` entries was dropped in an earlier go, and what it led to was left half done.
+    fn unpick(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        level: Level,
+        (count, awaits_last): (usize, bool),
+        work: &mut Work,
+    ) {
         let table = self.machine.frame(mfn);
         for (index, word) in table.iter().enumerate().take(count).rev() {
             let is_first = index.checked_add(1) == Some(count);
             if level != Level::L1 && work.is_over() && !is_first {
-                return self.suspend(mfn, owner, index.saturating_add(1));
+                return self.suspend(mfn, owner, index.saturating_add(1), false);
             }
             work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
                 continue;
             }
-            self.put_target(word.load(Ordering::Relaxed), level, work);
+            let entry = word.load(Ordering::Relaxed);
+            let below = entry::frame(entry);
+            let is_left = if is_first && awaits_last {
+                self.help(below, owner, work)
+            } else {
+                self.put_target(entry, level, work);
+                level != Level::L1 && is_present(entry) && self.is_partial(below)
+            };
+            if is_left {
+                return self.suspend(mfn, owner, index.saturating_add(1), true);
+            }
         }
         self.frames.release_type(mfn);
     }

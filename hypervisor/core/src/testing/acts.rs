@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::shared_info::offset;
+use bulkhead_abi::trap::{PF_PRESENT, PF_USER, PF_WRITE, Vector};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 
 /// An act of the guest that runs on some CPU.
@@ -33,6 +34,8 @@ pub enum Act {
     Read(u64),
     /// Memory is written.
     Write(u64, u64),
+    /// Memory is written by an instruction which, if it faults on a page that is only to be read, is shown to the hypervisor.
+    Store(u64, u64),
     /// An exception happens.
     Raise(Exception),
     /// The guest leaves its handler without looking at anything, with events masked or not.
@@ -84,6 +87,7 @@ impl World {
             }
             &Act::Read(va) => reached(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
             &Act::Write(va, value) => reached(self.sim().guest_write(va, &value.to_le_bytes()).is_ok()),
+            &Act::Store(va, value) => self.store(cpu, va, value),
             &Act::Raise(exception) => {
                 self.raise(cpu, exception);
                 Effect::Done
@@ -98,6 +102,32 @@ impl World {
                 Effect::Done
             }
         }
+    }
+
+    /// The guest on `cpu` executes `mov [rdi], rax`.
+    fn store(&self, cpu: usize, va: u64, value: u64) -> Effect {
+        const CODE: [u8; 3] = [0x48, 0x89, 0x07];
+        if self.sim().guest_write(va, &value.to_le_bytes()).is_ok() {
+            return Effect::Done;
+        }
+        let code = Self::EVENT_CALLBACK + 0x20;
+        if self.sim().guest_write(code, &CODE).is_err() {
+            return Effect::Fault;
+        }
+        {
+            let mut regs = self.regs_mut(cpu);
+            (regs.rip, regs.rdi, regs.rax) = (code, va, value);
+        }
+        self.raise(
+            cpu,
+            Exception {
+                vector: Vector::PageFault.raw(),
+                error_code: PF_PRESENT | PF_WRITE | PF_USER,
+                address: va,
+            },
+        );
+        let is_done = self.regs(cpu).rip == code + CODE.len() as u64;
+        Effect::Paging(if is_done { Ok(0) } else { Err(Errno::Fault) })
     }
 
     fn list<T: Buffered>(&self, cpu: usize, number: Hypercall, list: &[T], goes: usize) -> Effect {

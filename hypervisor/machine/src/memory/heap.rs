@@ -45,6 +45,13 @@ pub(crate) fn init(memory: &mut Memory, cpus: usize) -> Result<u64, OutOfMemory>
     claimed.map(|_| size).ok_or(OutOfMemory)
 }
 
+/// How many bytes of the heap are in use, with what managing them takes.
+pub(crate) fn used() -> u64 {
+    let heap = GLOBAL.0.lock();
+    let counters = heap.counters();
+    counters.claimed_bytes.saturating_sub(counters.available_bytes) as u64
+}
+
 // SAFETY: `Talc` gives out disjoint blocks of memory that it alone manages, under the lock.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

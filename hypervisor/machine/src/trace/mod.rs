@@ -97,6 +97,7 @@ impl fmt::Display for Line {
             Trace::Idle,
             Trace::Shutdown,
             Trace::Send,
+            Trace::Stretch,
         ];
         let own = [Event::CpuStarted, Event::Panic, Event::TlbFlush, Event::Interrupt];
         if let Some(known) = cores.into_iter().find(|&known| known as u16 == event) {

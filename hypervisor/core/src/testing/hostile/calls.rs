@@ -4,18 +4,28 @@ use super::Hostile;
 use crate::machine::Machine;
 use crate::testing::{Act, Choices, World};
 use crate::traps::Exception;
+use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Hypercall, layout};
 
-fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
+pub(super) fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
+    call_with(
+        number,
+        args,
+        record.iter().flat_map(|word| word.to_le_bytes()).collect(),
+    )
+}
+
+/// A call with up to five arguments, and the bytes of its record.
+pub(super) fn call_with(number: Hypercall, args: &[u64], record: Vec<u8>) -> Act {
     let mut five = [0; 5];
     five[..args.len()].copy_from_slice(args);
     Act::Call {
         number: number.raw(),
         args: five,
-        record: record.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        record,
     }
 }
 

@@ -6,6 +6,7 @@
 //! mapped here and there, pinned and loaded; then the same with a bit or a frame that is wrong.
 
 mod calls;
+mod memory;
 mod tables;
 
 use super::{Act, Choices, World};
@@ -14,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::Virq;
+use bulkhead_abi::trap::{TrapInfo, Vector};
 use tables::Mind;
 
 /// The first page that the guest plays with, and how many there are. All are mapped writable at first.
@@ -43,6 +45,12 @@ impl Hostile {
             (pfn << 12, Mfn::new(mfn).unwrap())
         };
         let first_table = info.pt_base >> 12;
+        let page_fault = TrapInfo {
+            vector: Vector::PageFault.raw(),
+            address: World::EVENT_CALLBACK,
+            ..TrapInfo::default()
+        };
+        world.set_trap(cpu, page_fault);
         let plan = [calls::bind_virq(Virq::Timer), Act::Forget { masked: false }];
         Self {
             play: (PLAY..PLAY + PLAY_PAGES).map(page).collect(),
@@ -63,35 +71,39 @@ impl Hostile {
         if let Some(act) = self.plan.pop_front() {
             return act;
         }
+        if choices.chance(20) {
+            self.look_up(world);
+        }
         let mind = Mind {
             ram: world.sim().ram(),
             frames: world.hv().memory().frames(),
             guest: self,
             others,
         };
-        match choices.below(100) {
-            0..=15 => mind.update_va(choices),
-            16..=30 => mind.mmu_update(choices),
-            31..=42 => mind.extended(choices),
-            43 | 44 => Act::OneGo(Box::new(mind.mmu_update(choices))),
-            45 | 46 => Act::OneGo(Box::new(mind.extended(choices))),
-            47..=56 => mind.touch(choices),
-            57..=70 => {
-                let mut plan = match choices.below(4) {
-                    0 | 1 => mind.make_table(choices),
-                    2 => mind.unmake_table(choices),
-                    _ => mind.pass_through(choices),
-                };
-                let first = plan.pop_front().unwrap();
-                self.plan = plan;
-                first
-            }
-            71..=85 => calls::event_op(others, choices),
-            86..=93 => calls::wait(world, choices),
-            94..=96 => calls::anything(choices),
-            _ => Act::Forget {
+        let mut plan = match choices.below(100) {
+            0..=12 => VecDeque::from([mind.update_va(choices)]),
+            13..=25 => VecDeque::from([mind.mmu_update(choices)]),
+            26..=37 => VecDeque::from([mind.extended(choices)]),
+            38 | 39 => VecDeque::from([Act::OneGo(Box::new(mind.mmu_update(choices)))]),
+            40 | 41 => VecDeque::from([Act::OneGo(Box::new(mind.extended(choices)))]),
+            42..=48 => VecDeque::from([mind.touch(choices)]),
+            49..=52 => mind.make_table(choices),
+            53 | 54 => mind.make_tree(choices),
+            55 | 56 => mind.unmake_table(choices),
+            57 | 58 => mind.pass_through(choices),
+            59..=61 => mind.reserve(choices),
+            62 | 63 => mind.describe(choices),
+            64..=66 => VecDeque::from([mind.store(choices)]),
+            67..=69 => VecDeque::from([mind.multicall(choices)]),
+            70..=84 => VecDeque::from([calls::event_op(others, choices)]),
+            85..=93 => VecDeque::from([calls::wait(world, choices)]),
+            94..=96 => VecDeque::from([calls::anything(choices)]),
+            _ => VecDeque::from([Act::Forget {
                 masked: choices.chance(20),
-            },
-        }
+            }]),
+        };
+        let first = plan.pop_front().unwrap();
+        self.plan = plan;
+        first
     }
 }

@@ -4,6 +4,7 @@ use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{FrameTable, Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, Ram, World};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -25,12 +26,12 @@ impl Mind<'_> {
         typing.map_or(Kind::None, |typing| typing.kind)
     }
 
-    fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
+    pub(super) fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
         choices.one_of(&self.guest.play)
     }
 
     /// A frame of the guest's that is `kind`, if there is one among those that it plays with or began with.
-    fn with_kind(&self, kind: Kind, choices: &mut Choices) -> Option<Mfn> {
+    pub(super) fn with_kind(&self, kind: Kind, choices: &mut Choices) -> Option<Mfn> {
         let all = self.guest.play.iter().chain(&self.guest.tables);
         let fit: Vec<Mfn> = all
             .map(|&(_, mfn)| mfn)
@@ -40,7 +41,7 @@ impl Mind<'_> {
     }
 
     /// A frame that the guest has no right to, or none at all.
-    fn forbidden(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn forbidden(&self, choices: &mut Choices) -> Mfn {
         let limit = self.frames.limit();
         match choices.below(5) {
             0 | 1 if !self.others.is_empty() => {
@@ -56,7 +57,7 @@ impl Mind<'_> {
     }
 
     /// An entry for a table that is or will be of `kind`: mostly one that may stand there.
-    fn entry(&self, kind: Kind, choices: &mut Choices) -> u64 {
+    pub(super) fn entry(&self, kind: Kind, choices: &mut Choices) -> u64 {
         if choices.chance(12) {
             return choices.any() & !pte::PRESENT;
         }
@@ -149,14 +150,20 @@ impl Mind<'_> {
     }
 
     pub(super) fn update_va(&self, choices: &mut Choices) -> Act {
+        let (va, entry, flags) = self.va_update(choices);
+        Act::UpdateVa(va, entry, flags)
+    }
+
+    /// Address, entry and flags of an `update_va_mapping`.
+    pub(super) fn va_update(&self, choices: &mut Choices) -> (u64, u64, u64) {
         let flags = choices.one_of(&[0, 0, 1, 2, 2, 2, 5, 6, 3]);
         let (va, mfn) = self.play(choices);
         if choices.chance(40) {
             // Its own page at its own place, writable or not.
             let writes = if choices.chance(50) { pte::WRITABLE } else { 0 };
-            return Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | writes, flags);
+            return (va, mfn.maddr() | pte::PRESENT | writes, flags);
         }
-        Act::UpdateVa(self.address(choices), self.entry(Kind::L1, choices), flags)
+        (self.address(choices), self.entry(Kind::L1, choices), flags)
     }
 
     /// A frame that is a table, or one that is not.
@@ -275,6 +282,40 @@ impl Mind<'_> {
             plan.push_back(Act::Ext(vec![pin(kind, mfn)]));
         }
         plan.push_back(Act::Write(va + 8, self.entry(kind, choices)));
+        plan
+    }
+
+    /// Makes a table of tables of nothing yet: there is too much in it to be looked at in one go.
+    pub(super) fn make_tree(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let pages: [(u64, Mfn); 4] = core::array::from_fn(|_| self.play(choices));
+        let [(_, first), (_, second), (va, parent), (top_va, top)] = pages;
+        let (kind, above) = choices.one_of(&[(Kind::L2, Kind::L3), (Kind::L3, Kind::L4)]);
+        let mut plan = VecDeque::new();
+        for (va, mfn) in pages {
+            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | pte::WRITABLE, 2));
+        }
+        for (index, child) in (0..).zip([first, second, first]) {
+            plan.push_back(Act::Write(va + index * 8, child.maddr() | 0x67));
+        }
+        plan.push_back(Act::Write(top_va + 8, parent.maddr() | 0x67));
+        for (va, mfn) in pages {
+            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT, 2));
+        }
+        let pinned = choices.one_of(&[pin(kind, parent), pin(above, top)]);
+        let act = Act::Ext(vec![pinned]);
+        plan.push_back(if choices.chance(50) {
+            Act::OneGo(Box::new(act))
+        } else {
+            act
+        });
+        if choices.chance(50) {
+            let unpin = Act::Ext(vec![ext(MmuExtOp::UnpinTable, pinned.arg1)]);
+            plan.push_back(if choices.chance(50) {
+                Act::OneGo(Box::new(unpin))
+            } else {
+                unpin
+            });
+        }
         plan
     }
 

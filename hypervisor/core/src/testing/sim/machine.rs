@@ -45,8 +45,7 @@ impl Machine for Sim {
 
     fn m2p(&self, mfn: Mfn) -> u64 {
         self.pause();
-        let (frame, index) = self.m2p_place(mfn);
-        self.ram.frame(frame)[index].load(Ordering::Relaxed)
+        self.m2p_entry(mfn)
     }
 
     fn hypervisor_slot(&self, index: usize) -> u64 {

@@ -305,6 +305,11 @@ impl Sim {
         self.state().cpus[cpu.index()].root
     }
 
+    /// The frames of the descriptor table that `cpu` has loaded.
+    pub fn gdt(&self, cpu: CpuId) -> Vec<Mfn> {
+        self.state().cpus[cpu.index()].gdt.clone()
+    }
+
     /// All that the caches of `cpu` remember.
     pub fn cached(&self, cpu: CpuId) -> Vec<Cached> {
         self.state().cpus[cpu.index()].tlb.entries().collect()
@@ -394,6 +399,12 @@ impl Sim {
         self.access(to, from.len(), Access::Write, |frame, offset, part| {
             self.ram.write(frame, offset, &from[part]);
         })
+    }
+
+    /// What the machine-to-pseudo-physical array says of `mfn`.
+    pub fn m2p_entry(&self, mfn: Mfn) -> u64 {
+        let (frame, index) = self.m2p_place(mfn);
+        self.ram.frame(frame)[index].load(Ordering::Relaxed)
     }
 
     /// Where the entry of `mfn` in the machine-to-pseudo-physical array lies.

@@ -1,6 +1,7 @@
 //! Whole tables: validated when they are pinned, given up when they are unpinned; and the change from one address space to another.
 
 use alloc::vec::Vec;
+use bulkhead_abi::layout::HYPERVISOR_L4_SLOTS;
 use bulkhead_abi::mmu::MmuExtOp;
 use bulkhead_abi::pte::{self, ENTRIES};
 use bulkhead_runtime::memory::{Pfn, machine_frame};
@@ -17,8 +18,6 @@ const TURNS: u64 = 50;
 const LEAVES: usize = 16;
 /// Pins and unpins of the tree in a run.
 const TREE_TURNS: u64 = 5;
-/// Index of the entry for the hypervisor's first level-4 slot, and of that after its last.
-const HYPERVISOR_SLOTS: core::ops::Range<usize> = 256..272;
 
 /// Measures them all. `root` is the level-4 table that the domain runs on.
 pub(super) fn measure_all(root: Pfn) {
@@ -28,7 +27,7 @@ pub(super) fn measure_all(root: Pfn) {
         (["pin-l1-read-only", "unpin-l1-read-only"], READ_ONLY),
     ] {
         let table = leaf(&frames, flags);
-        pin_and_unpin(names, TURNS, MmuExtOp::PinL1Table, &table);
+        pin_and_unpin(names, TURNS, MmuExtOp::PinL1Table, &table, || ());
     }
     tree(&frames);
     switch(root);
@@ -40,6 +39,9 @@ fn leaf(frames: &[Frame], flags: u64) -> Frame {
 }
 
 /// A level-4 table over [`LEAVES`] full level-1 tables.
+///
+/// The hypervisor need not take a whole tree apart at its unpin: what is left, it does when the tables are wanted back. So an unpin
+/// counts here until each page can be written again; and then read-only for the next pin, which is little beside it.
 fn tree(frames: &[Frame]) {
     let leaves: Vec<Frame> = (0..LEAVES).map(|_| leaf(frames, WRITABLE)).collect();
     let level2 = Frame::table(leaves.iter().map(|leaf| leaf.entry(TABLE)));
@@ -50,10 +52,23 @@ fn tree(frames: &[Frame]) {
         TREE_TURNS,
         MmuExtOp::PinL4Table,
         &level4,
+        || {
+            for table in [&level4, &level3, &level2].into_iter().chain(&leaves) {
+                table.remap(table.entry(WRITABLE));
+                table.remap(table.entry(READ_ONLY));
+            }
+        },
     );
 }
 
-fn pin_and_unpin([pin, unpin]: [&str; 2], turns: u64, op: MmuExtOp, table: &Frame) {
+/// Measures the pin of a table, and its unpin with what `reclaim` does after it.
+fn pin_and_unpin(
+    [pin, unpin]: [&str; 2],
+    turns: u64,
+    op: MmuExtOp,
+    table: &Frame,
+    mut reclaim: impl FnMut(),
+) {
     let mfn = table.mfn();
     measure_turns(
         turns,
@@ -68,6 +83,7 @@ fn pin_and_unpin([pin, unpin]: [&str; 2], turns: u64, op: MmuExtOp, table: &Fram
             name: unpin,
             operation: || {
                 must(extended(MmuExtOp::UnpinTable, mfn));
+                reclaim();
             },
         },
     );
@@ -82,7 +98,7 @@ fn switch(root: Pfn) {
     };
     let entry =
         |index: usize| match probe_read(root.address().wrapping_add(index.wrapping_mul(pte::ENTRY_SIZE))) {
-            Ok(_) if HYPERVISOR_SLOTS.contains(&index) => 0,
+            Ok(_) if HYPERVISOR_L4_SLOTS.contains(&index) => 0,
             Ok(entry) => entry,
             Err(fault) => panic!("the level-4 table cannot be read: {fault:?}"),
         };

@@ -1,0 +1,151 @@
+//! What a guest has of a vCPU besides its run: records in memory, debug registers, the FPU's flag.
+//!
+//! The `vcpu_info` that is moved is that of the vCPU which never runs: the runtime reads the other where it was.
+
+use bulkhead_abi::{
+    Errno, Hypercall, Record, layout,
+    vcpu::{RegisterArea, RegisterVcpuInfo, Runstate, RunstateInfo, VcpuOp},
+};
+
+use crate::{
+    calls::{Answer, call, in_out, input, refusal},
+    frames::{Frame, WRITABLE},
+    pins::pin,
+    probe::{Direction, Probe},
+    window::Window,
+};
+
+pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
+    runstate(probe, window);
+    info(probe);
+    debug(probe);
+    let noted = [1, 0].map(|set| call(Hypercall::FpuTaskswitch, [set]));
+    probe.good(
+        "fpu_taskswitch",
+        if noted == [Ok(0); 2] { Ok(()) } else { Err(noted) },
+    );
+}
+
+fn vcpu_op(op: VcpuOp, vcpu: u64, at: u64) -> Answer {
+    call(Hypercall::VcpuOp, [u64::from(op.raw()), vcpu, at])
+}
+
+fn runstate(probe: &mut Probe, window: &mut Window) {
+    let ask = |vcpu: u64, at: u64| vcpu_op(VcpuOp::GetRunstateInfo, vcpu, at);
+    let mut own = RunstateInfo::ZERO;
+    let mut other = RunstateInfo::ZERO;
+    let asked = [ask(0, in_out(&mut own)), ask(1, in_out(&mut other))];
+    let states = [own.state, other.state];
+    let result = if asked == [Ok(0); 2] && states == [Runstate::Running.raw(), Runstate::Offline.raw()] {
+        Ok(())
+    } else {
+        Err((asked, states))
+    };
+    probe.good("vcpu_op.get_runstate_info", result);
+    probe.refused(
+        "vcpu_op.get_runstate_info",
+        Errno::NoEnt,
+        ask(2, in_out(&mut own)),
+    );
+    probe.faults("vcpu_op.get_runstate_info", Direction::InOut, |at| ask(0, at));
+
+    let register = |vcpu: u64, va: u64| {
+        vcpu_op(
+            VcpuOp::RegisterRunstateMemoryArea,
+            vcpu,
+            input(&RegisterArea { va }),
+        )
+    };
+    let va = window.show_new(WRITABLE).wrapping_add(64);
+    let registered = register(0, va);
+    let shown = crate::mmu::read(va.wrapping_add(8)).is_some_and(|entered| entered != 0);
+    let result = if registered == Ok(0) && shown {
+        Ok(())
+    } else {
+        Err((registered, shown))
+    };
+    probe.good("vcpu_op.register_runstate_memory_area", result);
+    let name = "vcpu_op.register_runstate_memory_area";
+    probe.refused(name, Errno::NoEnt, register(2, va));
+    probe.refused(name, Errno::Inval, register(0, va.wrapping_add(1)));
+    // Neither the record nor the place that it names. A place at an odd address is refused for that.
+    probe.faults(name, Direction::InOut, |at| {
+        let place = register(0, at & !7);
+        if place == refusal(Errno::Fault) {
+            vcpu_op(VcpuOp::RegisterRunstateMemoryArea, 0, at)
+        } else {
+            place
+        }
+    });
+}
+
+fn info(probe: &mut Probe) {
+    let name = "vcpu_op.register_vcpu_info";
+    let register = |vcpu: u64, mfn: u64, offset: u32| {
+        let record = RegisterVcpuInfo {
+            mfn,
+            offset,
+            reserved: 0,
+        };
+        vcpu_op(VcpuOp::RegisterVcpuInfo, vcpu, input(&record))
+    };
+    let frame = Frame::new();
+    let table = Frame::table(&[]);
+    let pinned = pin(1, table.mfn());
+    let bad = [
+        register(1, frame.mfn(), 4),
+        register(1, frame.mfn(), 4096 - 56),
+        register(1, frame.mfn(), !7),
+        register(1, table.mfn(), 0),
+        register(1, u64::MAX, 0),
+        register(1, (1 << 40) - 1, 0),
+    ];
+    probe.all_refused(name, Errno::Inval, &bad);
+    probe.refused(name, Errno::NoEnt, register(2, frame.mfn(), 0));
+    probe.faults(name, Direction::In, |at| vcpu_op(VcpuOp::RegisterVcpuInfo, 1, at));
+
+    let moved = register(1, frame.mfn(), 64);
+    let again = register(1, Frame::new().mfn(), 64);
+    frame.protect();
+    let retyped = pin(1, frame.mfn());
+    probe.good(
+        name,
+        [pinned, moved]
+            .into_iter()
+            .collect::<Result<alloc::vec::Vec<_>, _>>(),
+    );
+    let held = [again, retyped];
+    let invalid = refusal(Errno::Inval);
+    probe.law(
+        "a-vcpus-record-is-moved-once-and-its-page-stays-a-page",
+        if held == [invalid; 2] { Ok(()) } else { Err(held) },
+    );
+}
+
+fn debug(probe: &mut Probe) {
+    let set = |number: u64, value: u64| call(Hypercall::SetDebugreg, [number, value]);
+    let get = |number: u64| call(Hypercall::GetDebugreg, [number]);
+    let (address, reset) = (0x1234_5000, 0xffff_0ff0);
+    let noted = [set(0, address), set(6, reset), set(7, 0x400)];
+    probe.good(
+        "set_debugreg",
+        if noted == [Ok(0); 3] { Ok(()) } else { Err(noted) },
+    );
+    let found = [get(0), get(6), get(4), get(7), get(5)];
+    let expected = [Ok(address), Ok(reset), Ok(reset), Ok(0x400), Ok(0x400)];
+    probe.good(
+        "get_debugreg",
+        if found == expected { Ok(()) } else { Err(found) },
+    );
+    let wide = [set(6, 1 << 32), set(7, 1 << 63)];
+    probe.all_refused("set_debugreg", Errno::Inval, &wide);
+    let absent = [set(8, 0), set(u64::from(u32::MAX), 0)];
+    probe.all_refused("set_debugreg", Errno::NoDev, &absent);
+    let out_of_reach = [
+        set(0, layout::HYPERVISOR.start),
+        set(3, layout::HYPERVISOR.end.wrapping_sub(1)),
+        set(1, 1 << 47),
+    ];
+    probe.all_refused("set_debugreg", Errno::Perm, &out_of_reach);
+    probe.refused("get_debugreg", Errno::NoDev, get(8));
+}

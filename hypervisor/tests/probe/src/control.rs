@@ -1,0 +1,151 @@
+//! `sysctl`: what only domain 0 may ask.
+
+use bulkhead_abi::{
+    DomId, Errno, Hypercall, Record,
+    control::{CONTROL_VERSION, ControlOp, DomainTimes, ReadTrace, Schedule, TraceRecord},
+};
+
+use crate::{
+    calls::{Answer, call, in_out, refusal},
+    probe::{Direction, Probe},
+};
+
+/// A domain that there is not.
+const NOBODY: DomId = DomId::new(77);
+
+pub(crate) fn check(probe: &mut Probe) {
+    if probe.is_control() {
+        version(probe);
+        times(probe);
+        trace(probe);
+        schedule(probe);
+    } else {
+        denied(probe);
+    }
+}
+
+fn ask(op: ControlOp, at: u64) -> Answer {
+    call(Hypercall::Sysctl, [u64::from(op.raw()), at])
+}
+
+fn denied(probe: &mut Probe) {
+    probe.refused("sysctl", Errno::Perm, call(Hypercall::Sysctl, [99, 0]));
+    for (name, op) in [
+        ("sysctl.version", ControlOp::Version),
+        ("sysctl.domain_times", ControlOp::DomainTimes),
+        ("sysctl.read_trace", ControlOp::ReadTrace),
+        ("sysctl.get_schedule", ControlOp::GetSchedule),
+        ("sysctl.set_schedule", ControlOp::SetSchedule),
+    ] {
+        probe.refused(name, Errno::Perm, ask(op, 0));
+    }
+}
+
+fn version(probe: &mut Probe) {
+    let version = u64::from(CONTROL_VERSION);
+    probe.answers("sysctl", ask(ControlOp::Version, 0), version);
+    probe.answers("sysctl.version", ask(ControlOp::Version, 0), version);
+    probe.refused("sysctl", Errno::NoSys, call(Hypercall::Sysctl, [99, 0]));
+}
+
+fn times(probe: &mut Probe) {
+    let of = |domain: DomId| {
+        let mut times = DomainTimes {
+            domain,
+            ..DomainTimes::ZERO
+        };
+        ask(ControlOp::DomainTimes, in_out(&mut times)).map(|_| times.kernel_ns)
+    };
+    // Time shows when a turn ends, so there need be none yet.
+    probe.good("sysctl.domain_times", of(DomId::new(0)));
+    probe.all_refused("sysctl.domain_times", Errno::Srch, &[of(NOBODY), of(DomId::SELF)]);
+    probe.faults("sysctl.domain_times", Direction::InOut, |at| {
+        ask(ControlOp::DomainTimes, at)
+    });
+}
+
+fn trace(probe: &mut Probe) {
+    let read = |cpu: u32, count: u32, buffer: u64| {
+        let mut request = ReadTrace {
+            cpu,
+            count,
+            buffer,
+            ..ReadTrace::ZERO
+        };
+        ask(ControlOp::ReadTrace, in_out(&mut request)).map(|_| u64::from(request.count))
+    };
+    let mut records = [TraceRecord::ZERO; 4];
+    let count = read(0, 4, in_out(&mut records));
+    let is_few = count.is_ok_and(|count| (1..=4).contains(&count));
+    probe.good("sysctl.read_trace", if is_few { Ok(()) } else { Err(count) });
+    probe.all_refused(
+        "sysctl.read_trace",
+        Errno::NoEnt,
+        &[
+            read(99, 4, in_out(&mut records)),
+            read(u32::MAX, 4, in_out(&mut records)),
+        ],
+    );
+    // Neither the request nor the buffer that it names.
+    probe.faults("sysctl.read_trace", Direction::InOut, |at| {
+        let buffer = read(0, 4, at);
+        if buffer == refusal(Errno::Fault) {
+            ask(ControlOp::ReadTrace, at)
+        } else {
+            buffer
+        }
+    });
+}
+
+fn schedule(probe: &mut Probe) {
+    let get = |domain: DomId| {
+        let mut schedule = Schedule {
+            domain,
+            ..Schedule::ZERO
+        };
+        let answer = ask(ControlOp::GetSchedule, in_out(&mut schedule));
+        (answer, schedule)
+    };
+    let set = |mut schedule: Schedule| ask(ControlOp::SetSchedule, in_out(&mut schedule));
+    let (answer, mine) = get(DomId::new(0));
+    let is_plausible = answer == Ok(0) && mine.weight != 0 && mine.cpus != 0;
+    probe.good(
+        "sysctl.get_schedule",
+        if is_plausible { Ok(()) } else { Err((answer, mine)) },
+    );
+    probe.refused("sysctl.get_schedule", Errno::Srch, get(NOBODY).0);
+    probe.faults("sysctl.get_schedule", Direction::InOut, |at| {
+        ask(ControlOp::GetSchedule, at)
+    });
+
+    let weight = mine.weight.wrapping_add(1);
+    let heavier = set(Schedule { weight, ..mine });
+    let (_, seen) = get(DomId::new(0));
+    let back = set(mine);
+    let result = if [heavier, back] == [Ok(0); 2] && seen.weight == weight {
+        Ok(())
+    } else {
+        Err((heavier, back, seen))
+    };
+    probe.good("sysctl.set_schedule", result);
+    probe.refused(
+        "sysctl.set_schedule",
+        Errno::Srch,
+        set(Schedule {
+            domain: NOBODY,
+            ..mine
+        }),
+    );
+    let bad = [
+        set(Schedule { weight: 0, ..mine }),
+        set(Schedule { cpus: 0, ..mine }),
+        set(Schedule {
+            reserved: [0, 1],
+            ..mine
+        }),
+    ];
+    probe.all_refused("sysctl.set_schedule", Errno::Inval, &bad);
+    probe.faults("sysctl.set_schedule", Direction::In, |at| {
+        ask(ControlOp::SetSchedule, at)
+    });
+}

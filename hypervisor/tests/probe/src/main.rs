@@ -1,0 +1,69 @@
+//! The probe: tries every hypercall that is served, well and badly, and the laws of page types, on the hypervisor.
+//!
+//! A check of a hypercall has the name that the hypervisor's table gives it: `CALL` or `CALL.OP` for the good case,
+//! with `.ERRNO` after it for each error that the table lists. Whoever runs the probe compares the names on the console
+//! with the table; what cannot be provoked stands in [`exempt`] with its reason. Laws have names without a dot.
+//!
+//! Two domains run it: domain 0, which may do all, and another, which is refused what only domain 0 may. They need
+//! 32 MiB and two vCPUs each; the second vCPU stays down, and is there to be named.
+//!
+//! Soundness: see [`calls`].
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod areas;
+mod calls;
+mod control;
+mod events;
+mod exempt;
+mod frames;
+mod info;
+mod laws;
+mod memory;
+mod mmu;
+mod pins;
+mod pointers;
+mod preemption;
+mod probe;
+mod sched;
+mod segments;
+mod shared;
+mod traps;
+mod unknown;
+mod window;
+
+use bulkhead_runtime::{Environment, ShutdownReason};
+
+use crate::{probe::Probe, shared::Shared, window::Window};
+
+bulkhead_runtime::entry!(main);
+
+fn main(environment: &Environment) -> ShutdownReason {
+    let Some(mut window) = Window::open(environment) else {
+        panic!("no window for the probe's own mappings");
+    };
+    let Some(shared) = Shared::map(environment, &window) else {
+        panic!("shared_info cannot be mapped a second time");
+    };
+    let mut probe = Probe::new(environment, &mut window);
+    if probe.is_control() {
+        exempt::print();
+    }
+    unknown::check(&mut probe);
+    info::check(&mut probe);
+    traps::check(&mut probe);
+    segments::check(&mut probe);
+    mmu::check(&mut probe, &mut window);
+    pins::check(&mut probe, &window);
+    memory::check(&mut probe, &mut window);
+    laws::check(&mut probe, &mut window);
+    control::check(&mut probe);
+    areas::check(&mut probe, &mut window);
+    sched::check(&mut probe, shared);
+    preemption::check(&mut probe, &mut window, shared);
+    events::check(&mut probe);
+    probe.verdict()
+}
