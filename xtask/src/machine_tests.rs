@@ -385,8 +385,8 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
-    test("probe", PROBES).checks(510).covers_hypercalls(),
-    test("probe-1cpu", PROBES).cpus(1).checks(510).covers_hypercalls(),
+    test("probe", PROBES).checks(520).covers_hypercalls(),
+    test("probe-1cpu", PROBES).cpus(1).checks(520).covers_hypercalls(),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

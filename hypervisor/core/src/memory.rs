@@ -128,7 +128,7 @@ impl<M: Machine> Memory<M> {
     fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
         if self.frames.typing(mfn).is_some_and(|word| word.done != 0) {
             self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
-            let unpicked = self.unpick_partial(mfn, work);
+            let unpicked = self.unpick_partial(mfn, None, work);
             self.put(mfn);
             unpicked?;
         }

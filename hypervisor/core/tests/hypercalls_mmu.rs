@@ -599,6 +599,55 @@ fn a_tree_that_is_unpinned_can_be_written_at_once() {
     }
 }
 
+/// A table that was left half done awaits one below it. The guest makes something else of that one: a root that is left half done in its
+/// turn. It is none of the first table's business then; helping it would follow a chain as long as the guest likes.
+#[test]
+fn what_a_half_done_table_awaits_may_become_a_root_and_is_left_alone() {
+    let mut mmu = Mmu::new();
+    // A table of each level, each in the first and the last entry of the one above.
+    let page = mmu.page(PAGE);
+    let level1 = mmu.write_table(PAGE, &[(0, page.maddr() | RO)]);
+    let level2 = mmu.write_table(PAGE + 1, &[(0, level1.maddr() | RW), (511, level1.maddr() | RW)]);
+    let level3 = mmu.write_table(PAGE + 2, &[(0, level2.maddr() | RW), (511, level2.maddr() | RW)]);
+    let level4 = mmu.write_table(PAGE + 3, &[(0, level3.maddr() | RW), (511, level3.maddr() | RW)]);
+    let is_half_done = |mmu: &Mmu, mfn| {
+        let typing = mmu.world.hv().memory().frames().typing(mfn).unwrap();
+        typing.done != 0
+    };
+    let unpin_for_a_go = |mmu: &mut Mmu, root: Mfn| {
+        let record = MmuExt {
+            cmd: MmuExtOp::UnpinTable.raw(),
+            arg1: root.raw(),
+            arg2: 0,
+        };
+        mmu.world.write(0, World::SCRATCH, &record);
+        let args = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
+        let answer = mmu.world.call_within(0, Hypercall::MmuextOp.raw(), &args, 1);
+        mmu.world.invariants();
+        assert_eq!(answer, None, "it was to take several goes");
+        assert!(is_half_done(mmu, root));
+    };
+    mmu.ext(MmuExtOp::PinL4Table, level4.raw()).unwrap();
+    // The last reference to the tables below is the one in the first entry.
+    mmu.update(level3, 511, 0, NORMAL).unwrap();
+    mmu.update(level4, 511, 0, NORMAL).unwrap();
+    unpin_for_a_go(&mut mmu, level4);
+    assert!(is_half_done(&mmu, level3));
+
+    // What was the table of level 3 becomes a root.
+    let map = |mmu: &mut Mmu, flags| mmu.update_va((PAGE + 2) * 4096, level3.maddr() | flags, 2);
+    map(&mut mmu, RW).unwrap();
+    let other3 = mmu.write_table(PAGE + 4, &[(0, level2.maddr() | RW)]);
+    let root = mmu.write_table(PAGE + 2, &[(0, other3.maddr() | RW), (511, 0)]);
+    mmu.ext(MmuExtOp::PinL4Table, root.raw()).unwrap();
+    unpin_for_a_go(&mut mmu, root);
+
+    mmu.ext(MmuExtOp::UnpinTable, level4.raw()).unwrap();
+    assert!(!is_half_done(&mmu, level4));
+    assert!(is_half_done(&mmu, root), "the other root was taken down besides");
+    mmu.ext(MmuExtOp::UnpinTable, root.raw()).unwrap();
+}
+
 #[test]
 fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
     let mut mmu = Mmu::new();

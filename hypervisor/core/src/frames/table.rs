@@ -189,13 +189,16 @@ impl FrameTable {
     }
 
     /// Takes hold of a frame that was left half done, to unpick it: what it is, how many entries are done, and whether what is below the
-    /// last of them is awaited.
+    /// last of them is awaited. With `only`, it must be of that kind.
     ///
     /// # Errors
     ///
-    /// [`TypeError::Busy`] if it is not left half done (any more).
-    pub fn resume_unpicking(&self, mfn: Mfn) -> Result<(Kind, u16, bool), TypeError> {
+    /// [`TypeError::Busy`] if it is not left half done (any more), or something else.
+    pub fn resume_unpicking(&self, mfn: Mfn, only: Option<Kind>) -> Result<(Kind, u16, bool), TypeError> {
         self.update_type(mfn, |word| {
+            if only.is_some_and(|kind| kind != word.kind) {
+                return Err(TypeError::Busy);
+            }
             let (next, done, awaits_last) = word.resume_unpicking()?;
             Ok((next, (word.kind, done, awaits_last)))
         })

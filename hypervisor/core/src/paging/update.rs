@@ -257,7 +257,7 @@ impl<M: Machine> Memory<M> {
                 }
             }
             // The pin went in an earlier go, and what it stood for is still being taken down.
-            Err(_) if is_partial() => self.unpick_partial(mfn, work),
+            Err(_) if is_partial() => self.unpick_partial(mfn, None, work),
             Err(error) => Err(error.into()),
         };
         self.put(mfn);

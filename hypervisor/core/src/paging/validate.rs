@@ -55,7 +55,7 @@ impl<M: Machine> Memory<M> {
     ) -> Result<(), PagingError> {
         let got = match self.frames.get_type(mfn, kind) {
             Err(TypeError::Partial(_)) => {
-                self.unpick_partial(mfn, work)?;
+                self.unpick_partial(mfn, None, work)?;
                 self.frames.get_type(mfn, kind)?
             }
             got => got?,
@@ -111,13 +111,19 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Lets a frame that was left half done go of what it still refers to. The caller holds a reference to it.
+    /// Lets a frame that was left half done go of what it still refers to. The caller holds a reference to it. With `only`, nothing is done
+    /// unless it is of that kind.
     ///
     /// # Errors
     ///
     /// [`PagingError::Again`] if that is not finished, or another CPU is at it.
-    pub(crate) fn unpick_partial(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
-        let (kind, done, awaits_last) = self.frames.resume_unpicking(mfn)?;
+    pub(crate) fn unpick_partial(
+        &self,
+        mfn: Mfn,
+        only: Option<Kind>,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        let (kind, done, awaits_last) = self.frames.resume_unpicking(mfn, only)?;
         let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner;
         if let Some(level) = Level::of(kind) {
             self.unpick(mfn, owner, level, (usize::from(done), awaits_last), work);
@@ -130,14 +136,17 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Lets a table that was left half done go of what it still refers to, on behalf of a table that led to it. Whether it is
-    /// left half done again.
-    fn help(&self, mfn: Mfn, owner: DomId, work: &mut Work) -> bool {
-        // The table that led to it holds no reference any more: it may be somebody else's by now, or something else.
+    /// Lets a table that was left half done go of what it still refers to, on behalf of one of `level` that led to it. Whether it
+    /// is left half done again.
+    ///
+    /// The table that led to it holds no reference any more: it may be somebody else's by now, or something else. It is helped only
+    /// while it is one level down. A guest can make it a table of a higher level, which awaits another of these, and so on: a chain
+    /// as long as it likes, and there is a stack to follow four.
+    fn help(&self, mfn: Mfn, owner: DomId, level: Level, work: &mut Work) -> bool {
         if self.get(mfn, owner).is_err() {
             return false;
         }
-        let is_left = self.is_partial(mfn) && self.unpick_partial(mfn, work).is_err();
+        let is_left = self.awaits(mfn, level) && self.unpick_partial(mfn, level.child(), work).is_err();
         self.put(mfn);
         is_left
     }
@@ -145,6 +154,12 @@ impl<M: Machine> Memory<M> {
     /// Whether a frame has been left half done.
     pub(super) fn is_partial(&self, mfn: Mfn) -> bool {
         self.frames.typing(mfn).is_some_and(|word| word.done != 0)
+    }
+
+    /// Whether a frame that an entry in a table of `level` led to has been left half done as such.
+    fn awaits(&self, below: Mfn, level: Level) -> bool {
+        let typing = self.frames.typing(below);
+        typing.is_some_and(|word| word.done != 0 && level.child() == Some(word.kind))
     }
 
     /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to, but for the last if what is below
@@ -239,10 +254,10 @@ impl<M: Machine> Memory<M> {
             let entry = word.load(Ordering::Relaxed);
             let below = entry::frame(entry);
             let is_left = if is_first && awaits_last {
-                self.help(below, owner, work)
+                self.help(below, owner, level, work)
             } else {
                 self.put_target(entry, level, work);
-                level != Level::L1 && is_present(entry) && self.is_partial(below)
+                is_present(entry) && self.awaits(below, level)
             };
             if is_left {
                 return self.suspend(mfn, owner, index.saturating_add(1), true);

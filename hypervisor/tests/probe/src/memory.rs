@@ -89,6 +89,13 @@ fn maps(probe: &mut Probe) {
     probe.faults("memory_op.memory_map", Direction::InOut, |at| {
         memory_op(MemoryOp::MemoryMap, at)
     });
+    probe.faults("memory_op.memory_map", Direction::InOut, |buffer| {
+        let mut map = MemoryMap {
+            nr_entries: 1,
+            buffer,
+        };
+        memory_op(MemoryOp::MemoryMap, in_out(&mut map))
+    });
 
     let mut window = MachphysMapping::ZERO;
     let made = memory_op(MemoryOp::MachphysMapping, in_out(&mut window));
@@ -251,6 +258,13 @@ fn exchange(probe: &mut Probe) {
     probe.all_refused("memory_op.exchange", Errno::Inval, &wrong);
     probe.faults("memory_op.exchange", Direction::In, |at| {
         memory_op(MemoryOp::Exchange, at)
+    });
+    let listed = |extent_start: u64| MemoryReservation { extent_start, ..one };
+    probe.faults("memory_op.exchange", Direction::In, |list| {
+        exchanged(listed(list), two, 0).0
+    });
+    probe.faults("memory_op.exchange", Direction::In, |list| {
+        exchanged(one, listed(list), 0).0
     });
     // Of nothing for nothing, and still the record is written.
     let own = u64::from(DomId::SELF.raw());

@@ -86,6 +86,9 @@ fn lists(probe: &mut Probe, window: &mut Window, foreign: u64) {
     probe.faults("mmu_update", Direction::In, |at| {
         call(Hypercall::MmuUpdate, [at, 1, 0, own])
     });
+    probe.faults("mmu_update", Direction::InOut, |done| {
+        call(Hypercall::MmuUpdate, [input(&list), 1, done, own])
+    });
     probe.law(
         "a-list-tells-how-far-it-came",
         match (

@@ -91,6 +91,9 @@ fn lists(probe: &mut Probe) {
     };
     probe.good("mmuext_op", result);
     probe.faults("mmuext_op", Direction::In, |at| list(at, 1, 0, own));
+    probe.faults("mmuext_op", Direction::InOut, |done| {
+        list(input(&many), 1, done, own)
+    });
     let page = Frame::new();
     probe.refused("mmuext_op", Errno::Inval, pin(1, page.mfn()));
     let about = |dom: u64| list(input(&many), 1, 0, dom);
