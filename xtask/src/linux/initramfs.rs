@@ -65,7 +65,7 @@ mod tests {
              00000000"
                 .as_bytes()
         );
-        assert_eq!(&archive[110..128], *b"init\x00\x00program\x0007070");
+        assert_eq!(&archive[110..128], *b"init\x00\x00program\x000707");
         assert!(archive.len().is_multiple_of(4));
         assert!(archive.windows(END.len()).any(|window| window == END.as_bytes()));
     }
