@@ -20,6 +20,8 @@ pub(crate) struct Domain {
     pub(crate) name: &'static str,
     /// The image that it runs; a file in the boot archive.
     pub(crate) kernel: &'static str,
+    /// The program that a Linux guest starts first; its ramdisk is made around it.
+    pub(crate) init: Option<&'static str>,
     memory: &'static str,
     vcpus: u32,
     weight: Option<u32>,
@@ -33,6 +35,7 @@ impl Domain {
         Self {
             name,
             kernel,
+            init: None,
             memory: "16M",
             vcpus: 1,
             weight: None,
@@ -45,6 +48,14 @@ impl Domain {
     pub(crate) const fn command_line(self, words: &'static str) -> Self {
         Self {
             command_line: words,
+            ..self
+        }
+    }
+
+    /// With the image `program` as the first process of a Linux guest.
+    pub(crate) const fn init(self, program: &'static str) -> Self {
+        Self {
+            init: Some(program),
             ..self
         }
     }
@@ -74,7 +85,7 @@ impl Domain {
 
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
-        for word in [self.name, self.kernel] {
+        for word in [self.name, self.kernel].into_iter().chain(self.init) {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if word.is_empty() || !word.chars().all(is_plain) {
                 bail!("`{word}` cannot be a name in the boot list");
@@ -91,6 +102,9 @@ impl Domain {
             "domain {} kernel={} memory={}",
             self.name, self.kernel, self.memory
         );
+        if let Some(program) = self.init {
+            write!(line, " ramdisk={program}.cpio")?;
+        }
         if self.vcpus != 1 {
             write!(line, " vcpus={}", self.vcpus)?;
         }

@@ -162,11 +162,16 @@ impl<'a> Workshop<'a> {
             .into_iter()
             .map(|kernel| self.image(kernel))
             .collect::<Result<Vec<_>>>()?;
+        let inits: BTreeSet<&str> = scenario.domains.iter().filter_map(|domain| domain.init).collect();
+        let inits = inits
+            .into_iter()
+            .map(|program| self.image(program))
+            .collect::<Result<Vec<_>>>()?;
         let path = self
             .project
             .target(self.profile.directory())?
             .join(format!("{}.tar", scenario.name));
-        archive::write(&path, scenario, &hypervisor, &built)
+        archive::write(&path, scenario, &hypervisor, &built, &inits)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
         let domain_symbols = scenario
             .domains

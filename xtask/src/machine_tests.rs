@@ -291,6 +291,26 @@ const LINUX_BESIDE_HELLO: &[Domain] = &[
         .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
 ];
 
+/// The same with a first process.
+const LINUX_WITH_INIT: &[Domain] = &[
+    Domain::new("hello", "hello"),
+    Domain::new("linux", LINUX)
+        .init("linux-init")
+        .memory("256M")
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+];
+
+/// What it says.
+const LINUX_INIT: &[Step] = &[
+    expect("(d1)*Run /init as init process"),
+    expect("(d1)*init: hello from user space"),
+    expect("(d1)*init: processes-have-memory-and-registers-of-their-own ok"),
+    expect("(d1)*segfault at 8"),
+    expect("(d1)*init: a-fault-ends-its-process-alone ok"),
+    expect("(d1)*init: slept"),
+    Step::Expect(Pattern("domain 1 (linux): poweroff")),
+];
+
 /// What Linux says on its way through its start.
 const LINUX_CONTACT: &[Step] = &[
     expect("(d1) mapping kernel into physical memory"),
@@ -449,6 +469,10 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .steps(LINUX_CONTACT)
         .may_panic()
         .ends(Ending::DomainCrashed)
+        .in_full(InFull::Once),
+    // Its programs run: they fork, fault, compute, sleep, and power the domain off.
+    test("linux-init", LINUX_WITH_INIT)
+        .steps(LINUX_INIT)
         .in_full(InFull::Once),
     // A guest that ends itself as crashed.
     crash(

@@ -14,6 +14,7 @@
 extern crate alloc;
 
 pub mod console;
+mod crossing;
 pub mod domains;
 pub mod emulate;
 pub mod events;

@@ -141,6 +141,13 @@ pub trait Machine: Sync + 'static {
     /// Reads a segment base.
     fn base(&self, base: Base) -> u64;
 
+    /// Lets the two bases of GS change places.
+    fn swap_gs(&self) {
+        let (one, other) = (self.base(Base::Gs), self.base(Base::OtherGs));
+        self.set_base(Base::Gs, other);
+        self.set_base(Base::OtherGs, one);
+    }
+
     /// Loads a vCPU's segment selectors and bases. A selector that cannot be loaded becomes null.
     ///
     /// Returns whether all could be loaded.

@@ -547,7 +547,7 @@ impl<M: Machine> Hypervisor<M> {
         );
         *regs = current.context.regs;
         self.machine().load_gdt(&current.context.gdt);
-        self.machine().load_root(current.context.kernel_root);
+        self.machine().load_root(current.context.root());
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
         self.load_fpu(&current.context.fpu);

@@ -27,7 +27,7 @@ pub struct Exception {
 
 impl Exception {
     /// One about which nothing else is to be said.
-    const fn of(vector: u8) -> Self {
+    pub(crate) const fn of(vector: u8) -> Self {
         Self {
             vector,
             error_code: 0,
@@ -95,7 +95,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Hands an exception to the guest's own handler.
-    fn reflect(&self, current: &mut Current, regs: &mut Regs, exception: Exception) {
+    pub(crate) fn reflect(&self, current: &mut Current, regs: &mut Regs, exception: Exception) {
         let handler = current.context.traps.get(exception.vector);
         let mut error_code = exception.error_code;
         let vector = Vector::from_raw(exception.vector);
@@ -139,18 +139,24 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Builds a frame on the guest kernel's stack and lets the guest go on at `handler`.
-    fn enter(&self, current: &mut Current, regs: &mut Regs, handler: Callback, error_code: Option<u32>) {
+    pub(crate) fn enter(
+        &self,
+        current: &mut Current,
+        regs: &mut Regs,
+        handler: Callback,
+        error_code: Option<u32>,
+    ) {
         let Some(events_masked) = current
             .vcpu()
             .and_then(|vcpu| self.with_info(vcpu, |info| info.are_upcalls_masked()))
         else {
             return;
         };
-        let context = &mut *current.context;
+        let mode = self.cross_to_kernel(current);
         let from = Interrupted {
             regs,
-            mode: context.mode,
-            kernel_sp: context.kernel_stack.1,
+            mode,
+            kernel_sp: current.context.kernel_stack.1,
             events_masked,
         };
         let built = bounce::bounce(&from, handler, error_code);
@@ -252,9 +258,16 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The CPU would not go where the running guest wanted to return to: its selectors name no segments of its.
-    pub fn failed_return(&self, cpu: &Cpu, regs: &Regs) {
-        if let Some(current) = cpu.current.as_ref() {
-            self.crash(current, regs, Fatal::BadReturn);
+    ///
+    /// A program is its kernel's affair: it may have chosen them itself, by returning from a signal. To the kernel it looks as
+    /// if the program had gone there and faulted.
+    pub fn failed_return(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        let Some(current) = cpu.current.as_mut() else {
+            return;
+        };
+        match current.context.mode {
+            Mode::User => self.reflect(current, regs, Exception::of(Vector::GeneralProtection.raw())),
+            Mode::Kernel => self.crash(current, regs, Fatal::BadReturn),
         }
     }
 

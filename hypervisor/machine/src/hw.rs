@@ -189,6 +189,11 @@ impl Machine for Hw {
         unsafe { Msr::new(base_msr(base)).read() }
     }
 
+    fn swap_gs(&self) {
+        // SAFETY: neither base means anything to the hypervisor.
+        unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };
+    }
+
     fn load_segments(&self, segments: &Segments) -> bool {
         let Segments {
             ds,

@@ -7,6 +7,7 @@
 //! other list.
 
 mod boot_image;
+pub(crate) mod initramfs;
 mod kallsyms;
 
 use std::error::Error;

@@ -26,7 +26,7 @@ mod version;
 use crate::domains::Domain;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
-use crate::vcpu::{Regs, Vcpu};
+use crate::vcpu::{Mode, Regs, Vcpu};
 use bulkhead_abi::{Buffered, DomId, Errno, layout};
 
 /// What a handler answers: the value for `rax`, or an error. [`Errno::Restart`] asks for the call to be started again.
@@ -43,12 +43,15 @@ pub(crate) struct Call<'a, M: Machine> {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Serves a hypercall of the running guest.
+    /// Serves a hypercall of the running guest; or hands it a system call, if it comes from a program.
     #[inline]
     pub fn hypercall(&self, cpu: &mut Cpu, regs: &mut Regs) {
         let Some(current) = cpu.current.as_mut() else {
             return;
         };
+        if current.context.mode == Mode::User {
+            return self.system_call(current, regs);
+        }
         let number = regs.rax;
         self.machine().trace(Trace::Hypercall, number, regs.rdi);
         let mut call = Call {

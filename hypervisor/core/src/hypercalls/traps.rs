@@ -2,10 +2,10 @@
 
 use super::{Answer, BUDGET, Call};
 use crate::machine::Machine;
-use crate::traps::Fatal;
+use crate::traps::{Exception, Fatal};
 use crate::vcpu::{Callback, Regs, is_entry_point};
 use bulkhead_abi::callback::{CALLBACK_MASK_EVENTS, CallbackRegister, CallbackType, CallbackUnregister};
-use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, VGCF_IN_SYSCALL};
+use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, VGCF_IN_SYSCALL, Vector};
 use bulkhead_abi::{Errno, Record, layout};
 
 pub(super) fn set_trap_table<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -117,9 +117,10 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let Ok(frame) = call.read::<IretFrame>(call.regs.rsp) else {
         return Ok(crash(call));
     };
-    // Going to a program needs page tables for programs, which cannot be given yet; and no CPU goes to an address that is
-    // not canonical: it would fault in the hypervisor instead.
-    if frame.cs & 3 == 3 || !layout::is_canonical(frame.rip) {
+    // No CPU goes to an address that is not canonical: it would fault in the hypervisor instead.
+    let is_canonical = layout::is_canonical(frame.rip);
+    let is_to_user = frame.cs & 3 == 3;
+    if !is_to_user && !is_canonical || is_to_user && call.hv.cross_to_user(call.current).is_err() {
         return Ok(crash(call));
     }
     let events_masked = frame.rflags & Regs::FLAG_IF == 0;
@@ -137,6 +138,11 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             info.unmask_upcalls();
         }
     });
+    if !is_canonical {
+        call.regs.rax = frame.rax;
+        let fault = Exception::of(Vector::GeneralProtection.raw());
+        call.hv.reflect(call.current, call.regs, fault);
+    }
     Ok(frame.rax)
 }
 

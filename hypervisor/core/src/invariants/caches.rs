@@ -17,7 +17,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
     check_at_any_time(hv);
     for cpu in cpus {
         let root = hv.machine().root(cpu.id());
-        let expected = cpu.current.as_ref().map(|current| current.context.kernel_root);
+        let expected = cpu.current.as_ref().map(|current| current.context.root());
         assert_eq!(
             root,
             expected,

@@ -179,6 +179,15 @@ impl Context {
             meter: Meter::default(),
         }
     }
+
+    /// The level 4 table that is in force while it runs: its programs' or its kernel's. No program runs without tables of its own.
+    #[must_use]
+    pub fn root(&self) -> Mfn {
+        match self.mode {
+            Mode::Kernel => self.kernel_root,
+            Mode::User => self.user_root.unwrap_or(self.kernel_root),
+        }
+    }
 }
 
 /// Whether the hypervisor may enter a guest at `address`: anywhere that a CPU accepts. In the hypervisor's own range

@@ -1,0 +1,58 @@
+//! Crossings between a guest's kernel and its programs.
+//!
+//! Both run in ring 3. What keeps them apart is their page tables, of which each has its own, and which of the two bases of
+//! GS is in force: they change places at every crossing. A guest enters its kernel by a trap, an event or a system call,
+//! always on the kernel's stack; it leaves by `iret`.
+
+use crate::hypervisor::{Current, Hypervisor};
+use crate::machine::Machine;
+use crate::traps::Exception;
+use crate::vcpu::{Mode, Regs};
+use bulkhead_abi::trap::Vector;
+
+/// Bytes of a SYSCALL instruction.
+const SYSCALL_LEN: u64 = 2;
+
+/// The guest wants to run a program, and has given no page tables for any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoUserTables;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Lets the guest's kernel go on in place of its program. Returns which of them it was that ran.
+    pub(crate) fn cross_to_kernel(&self, current: &mut Current) -> Mode {
+        let context = &mut *current.context;
+        let before = core::mem::replace(&mut context.mode, Mode::Kernel);
+        if before == Mode::User {
+            self.machine().swap_gs();
+            self.machine().load_root(context.kernel_root);
+        }
+        before
+    }
+
+    /// Lets a program of the guest's go on in place of its kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`NoUserTables`]; nothing has changed then.
+    pub(crate) fn cross_to_user(&self, current: &mut Current) -> Result<(), NoUserTables> {
+        let context = &mut *current.context;
+        let root = context.user_root.ok_or(NoUserTables)?;
+        if context.mode == Mode::Kernel {
+            context.mode = Mode::User;
+            self.machine().swap_gs();
+            self.machine().load_root(root);
+        }
+        Ok(())
+    }
+
+    /// A program executed SYSCALL: hands it to the guest's kernel.
+    pub(crate) fn system_call(&self, current: &mut Current, regs: &mut Regs) {
+        let handler = current.context.syscall_callback;
+        if handler.address == 0 {
+            regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
+            self.reflect(current, regs, Exception::of(Vector::InvalidOpcode.raw()));
+        } else {
+            self.enter(current, regs, handler, None);
+        }
+    }
+}
