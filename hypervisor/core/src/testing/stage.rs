@@ -8,11 +8,13 @@
 
 use super::acts::Effect;
 use super::{Act, Choices, GuestSpec, Hostile, SimConfig, WeakWorld, World};
+use crate::hypercalls::table::{Row, TABLE};
 use crate::hypervisor::EndPolicy;
 use crate::ids::CpuId;
 use crate::traps::Exception;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bulkhead_abi::{Errno, Hypercall};
 use spin::{Mutex, MutexGuard};
 
 /// How a stage is set.
@@ -180,10 +182,45 @@ fn perform(world: &World, troupe: &Mutex<Troupe>, cpu: usize, is_inner: bool) ->
         act: act.clone(),
     });
     let effect = interruptible(world, is_inner, || world.act(cpu, &act));
+    check_error(&act, effect);
     let mut troupe = troupe.lock();
     troupe.score.note(effect);
     troupe.score.inner += u64::from(is_inner);
     true
+}
+
+/// A call answers no error but those that the table of hypercalls lists for it.
+fn check_error(act: &Act, effect: Effect) {
+    let (number, op) = match act {
+        Act::OneGo(inner) => return check_error(inner, effect),
+        Act::Mmu(_) => (Hypercall::MmuUpdate.raw(), None),
+        Act::Ext(_) => (Hypercall::MmuextOp.raw(), None),
+        Act::UpdateVa(..) => (Hypercall::UpdateVaMapping.raw(), None),
+        Act::Call { number, args, .. } => {
+            // Above its number, a memory operation may carry how far it has come.
+            let is_memory = *number == Hypercall::MemoryOp.raw();
+            let mask = if is_memory { 0x3f } else { u64::from(u32::MAX) };
+            (*number, u32::try_from(args[0] & mask).ok())
+        }
+        Act::Read(_)
+        | Act::Write(..)
+        | Act::Store(..)
+        | Act::Raise(_)
+        | Act::Forget { .. }
+        | Act::Compute(_) => {
+            return;
+        }
+    };
+    let (Effect::Paging(Err(error)) | Effect::Other(Err(error))) = effect else {
+        return;
+    };
+    let is_listed =
+        |row: &&Row| row.call.raw() == number && (op.is_none() || row.op.is_none_or(|(_, n)| op == Some(n)));
+    let mut rows = TABLE.iter().filter(is_listed);
+    assert!(
+        error == Errno::NoSys || rows.any(|row| row.errors.contains(&error)),
+        "{error:?} is not listed for {act:x?}"
+    );
 }
 
 /// What the guest `id` does next, which runs on the CPU that acts.
