@@ -168,28 +168,30 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<heapless::Vec<Mfn, N>, Errno> {
         let mut taken = heapless::Vec::<Mfn, N>::new();
-        let mut spare = FrameList::new();
-        let extents = given.len() >> order;
-        for _ in 0..extents {
-            let order = u8::try_from(order).unwrap_or(u8::MAX);
-            let first = self.allocate(order, domain.id, &mut spare);
-            // There is room: an extent is at least one frame.
-            let _ = first.map(|first| taken.push(first));
-        }
         let mut detached = 0_usize;
-        let mut result = if taken.len() == extents {
-            Ok(())
-        } else {
-            Err(Errno::NoMem)
-        };
-        for &mfn in given.iter().take_while(|_| taken.len() == extents) {
+        let mut result = Ok(());
+        for &mfn in given {
             result = self.detach(domain, mfn, work);
             if result.is_err() {
                 break;
             }
             detached = detached.saturating_add(1);
         }
+        // Only now: what is allocated is the domain's at once, and might be among the frames that it names. And under the
+        // lock: until it is on the domain's list, nobody may take it from there.
+        let mut spare = FrameList::new();
         let mut holdings = domain.memory.lock();
+        if result.is_ok() {
+            let order = u8::try_from(order).unwrap_or(u8::MAX);
+            for _ in 0..given.len() >> order {
+                let Some(first) = self.allocate(order, domain.id, &mut spare) else {
+                    result = Err(Errno::NoMem);
+                    break;
+                };
+                // There is room: an extent is at least one frame.
+                let _ = taken.push(first);
+            }
+        }
         if let Err(error) = result {
             for &mfn in given.iter().take(detached) {
                 // It was the domain's a moment ago, and nobody else has seen it.
