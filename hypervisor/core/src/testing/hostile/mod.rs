@@ -6,6 +6,7 @@
 //! mapped here and there, pinned and loaded; then the same with a bit or a frame that is wrong.
 
 mod calls;
+mod memory;
 mod tables;
 
 use super::{Act, Choices, World};
@@ -30,6 +31,8 @@ pub struct Hostile {
     /// The tables that it began with: level 4, 3, 2, and two of level 1, by where they are mapped.
     tables: Vec<(u64, Mfn)>,
     shared_info: Mfn,
+    /// The page in which it puts its hypercalls' records and lists.
+    scratch: Mfn,
     /// What it will do next, if it has plans.
     plan: VecDeque<Act>,
 }
@@ -43,11 +46,16 @@ impl Hostile {
             (pfn << 12, Mfn::new(mfn).unwrap())
         };
         let first_table = info.pt_base >> 12;
-        let plan = [calls::bind_virq(Virq::Timer), Act::Forget { masked: false }];
+        let plan = [
+            calls::bind_virq(Virq::Timer),
+            calls::handle_faults(),
+            Act::Forget { masked: false },
+        ];
         Self {
             play: (PLAY..PLAY + PLAY_PAGES).map(page).collect(),
             tables: (first_table..first_table + 5).map(page).collect(),
             shared_info: Mfn::from_maddr(info.shared_info),
+            scratch: page(World::SCRATCH >> 12).1,
             plan: plan.into(),
             id: world.running(cpu).unwrap().0,
         }
@@ -63,6 +71,9 @@ impl Hostile {
         if let Some(act) = self.plan.pop_front() {
             return act;
         }
+        if let Some(act) = self.learn(world) {
+            return act;
+        }
         let mind = Mind {
             ram: world.sim().ram(),
             frames: world.hv().memory().frames(),
@@ -75,19 +86,26 @@ impl Hostile {
             31..=42 => mind.extended(choices),
             43 | 44 => Act::OneGo(Box::new(mind.mmu_update(choices))),
             45 | 46 => Act::OneGo(Box::new(mind.extended(choices))),
-            47..=56 => mind.touch(choices),
-            57..=70 => {
-                let mut plan = match choices.below(4) {
-                    0 | 1 => mind.make_table(choices),
-                    2 => mind.unmake_table(choices),
-                    _ => mind.pass_through(choices),
+            47..=53 => mind.touch(choices),
+            54 | 55 => mind.store(choices),
+            56 => memory::privileged(choices),
+            57..=73 => {
+                let mut plan = match choices.below(8) {
+                    0..=2 => mind.make_table(choices),
+                    3 => mind.unmake_table(choices),
+                    4 => mind.pass_through(choices),
+                    5 => mind.balloon(choices),
+                    6 => mind.exchange(choices),
+                    _ => mind.segments(choices),
                 };
                 let first = plan.pop_front().unwrap();
                 self.plan = plan;
                 first
             }
-            71..=85 => calls::event_op(others, choices),
-            86..=93 => calls::wait(world, choices),
+            74..=85 => calls::event_op(others, choices),
+            86 => mind.several(choices),
+            87 => mind.for_another(choices),
+            88..=93 => calls::wait(world, choices),
             94..=96 => calls::anything(choices),
             _ => Act::Forget {
                 masked: choices.chance(20),

@@ -20,17 +20,17 @@ pub(super) struct Mind<'a> {
 
 impl Mind<'_> {
     /// What a frame is used as at this moment.
-    fn kind(&self, mfn: Mfn) -> Kind {
+    pub(super) fn kind(&self, mfn: Mfn) -> Kind {
         let typing = self.frames.typing(mfn).filter(|typing| typing.count != 0);
         typing.map_or(Kind::None, |typing| typing.kind)
     }
 
-    fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
+    pub(super) fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
         choices.one_of(&self.guest.play)
     }
 
     /// A frame of the guest's that is `kind`, if there is one among those that it plays with or began with.
-    fn with_kind(&self, kind: Kind, choices: &mut Choices) -> Option<Mfn> {
+    pub(super) fn with_kind(&self, kind: Kind, choices: &mut Choices) -> Option<Mfn> {
         let all = self.guest.play.iter().chain(&self.guest.tables);
         let fit: Vec<Mfn> = all
             .map(|&(_, mfn)| mfn)
@@ -40,7 +40,7 @@ impl Mind<'_> {
     }
 
     /// A frame that the guest has no right to, or none at all.
-    fn forbidden(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn forbidden(&self, choices: &mut Choices) -> Mfn {
         let limit = self.frames.limit();
         match choices.below(5) {
             0 | 1 if !self.others.is_empty() => {
@@ -56,7 +56,7 @@ impl Mind<'_> {
     }
 
     /// An entry for a table that is or will be of `kind`: mostly one that may stand there.
-    fn entry(&self, kind: Kind, choices: &mut Choices) -> u64 {
+    pub(super) fn entry(&self, kind: Kind, choices: &mut Choices) -> u64 {
         if choices.chance(12) {
             return choices.any() & !pte::PRESENT;
         }
@@ -109,7 +109,7 @@ impl Mind<'_> {
     }
 
     /// An entry of a table that is worth writing.
-    fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
+    pub(super) fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
         let first = |n: usize| self.guest.tables[n].1 == table;
         if choices.chance(2) {
             return choices.below(512);
@@ -160,7 +160,7 @@ impl Mind<'_> {
     }
 
     /// A frame that is a table, or one that is not.
-    fn table(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn table(&self, choices: &mut Choices) -> Mfn {
         let kind = choices.one_of(&[Kind::L1, Kind::L1, Kind::L2, Kind::L2, Kind::L3, Kind::L4]);
         match choices.below(20) {
             0 => self.forbidden(choices),
