@@ -1,6 +1,6 @@
 //! Seeded bugs: does the simulation find what it is there to find?
 //!
-//! Each [`Mutant`] is a mistake that somebody could make, at the place where it would be made: a switch there, [`mutant!`], asks
+//! Each `Mutant` is a mistake that somebody could make, at the place where it would be made: a switch there, `mutant!`, asks
 //! whether it is made now. In a hypervisor that is built to run, every switch is the constant `false`, and nothing of it is
 //! left. In tests, a mutant is planted for one thread at a time: a simulation does not leave its thread.
 //!

@@ -3,7 +3,7 @@
 //! `BULKHEAD_MUTANT_ACTS` says how many acts may pass until a mutant is caught, in all its worlds together; a million is the
 //! most that any may need.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use bulkhead_core::lock;
 use bulkhead_core::testing::{Choices, Mutant, Stage, StageConfig};
