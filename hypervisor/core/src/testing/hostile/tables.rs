@@ -4,7 +4,6 @@ use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{FrameTable, Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, Ram, World};
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,7 +20,7 @@ pub(super) struct Mind<'a> {
 
 impl Mind<'_> {
     /// What a frame is used as at this moment.
-    fn kind(&self, mfn: Mfn) -> Kind {
+    pub(super) fn kind(&self, mfn: Mfn) -> Kind {
         let typing = self.frames.typing(mfn).filter(|typing| typing.count != 0);
         typing.map_or(Kind::None, |typing| typing.kind)
     }
@@ -110,7 +109,7 @@ impl Mind<'_> {
     }
 
     /// An entry of a table that is worth writing.
-    fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
+    pub(super) fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
         let first = |n: usize| self.guest.tables[n].1 == table;
         if choices.chance(2) {
             return choices.below(512);
@@ -150,24 +149,18 @@ impl Mind<'_> {
     }
 
     pub(super) fn update_va(&self, choices: &mut Choices) -> Act {
-        let (va, entry, flags) = self.va_update(choices);
-        Act::UpdateVa(va, entry, flags)
-    }
-
-    /// Address, entry and flags of an `update_va_mapping`.
-    pub(super) fn va_update(&self, choices: &mut Choices) -> (u64, u64, u64) {
         let flags = choices.one_of(&[0, 0, 1, 2, 2, 2, 5, 6, 3]);
         let (va, mfn) = self.play(choices);
         if choices.chance(40) {
             // Its own page at its own place, writable or not.
             let writes = if choices.chance(50) { pte::WRITABLE } else { 0 };
-            return (va, mfn.maddr() | pte::PRESENT | writes, flags);
+            return Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | writes, flags);
         }
-        (self.address(choices), self.entry(Kind::L1, choices), flags)
+        Act::UpdateVa(self.address(choices), self.entry(Kind::L1, choices), flags)
     }
 
     /// A frame that is a table, or one that is not.
-    fn table(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn table(&self, choices: &mut Choices) -> Mfn {
         let kind = choices.one_of(&[Kind::L1, Kind::L1, Kind::L2, Kind::L2, Kind::L3, Kind::L4]);
         match choices.below(20) {
             0 => self.forbidden(choices),
@@ -282,40 +275,6 @@ impl Mind<'_> {
             plan.push_back(Act::Ext(vec![pin(kind, mfn)]));
         }
         plan.push_back(Act::Write(va + 8, self.entry(kind, choices)));
-        plan
-    }
-
-    /// Makes a table of tables of nothing yet: there is too much in it to be looked at in one go.
-    pub(super) fn make_tree(&self, choices: &mut Choices) -> VecDeque<Act> {
-        let pages: [(u64, Mfn); 4] = core::array::from_fn(|_| self.play(choices));
-        let [(_, first), (_, second), (va, parent), (top_va, top)] = pages;
-        let (kind, above) = choices.one_of(&[(Kind::L2, Kind::L3), (Kind::L3, Kind::L4)]);
-        let mut plan = VecDeque::new();
-        for (va, mfn) in pages {
-            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | pte::WRITABLE, 2));
-        }
-        for (index, child) in (0..).zip([first, second, first]) {
-            plan.push_back(Act::Write(va + index * 8, child.maddr() | 0x67));
-        }
-        plan.push_back(Act::Write(top_va + 8, parent.maddr() | 0x67));
-        for (va, mfn) in pages {
-            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT, 2));
-        }
-        let pinned = choices.one_of(&[pin(kind, parent), pin(above, top)]);
-        let act = Act::Ext(vec![pinned]);
-        plan.push_back(if choices.chance(50) {
-            Act::OneGo(Box::new(act))
-        } else {
-            act
-        });
-        if choices.chance(50) {
-            let unpin = Act::Ext(vec![ext(MmuExtOp::UnpinTable, pinned.arg1)]);
-            plan.push_back(if choices.chance(50) {
-                Act::OneGo(Box::new(unpin))
-            } else {
-                unpin
-            });
-        }
         plan
     }
 
