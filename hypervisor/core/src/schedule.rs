@@ -481,7 +481,8 @@ impl<M: Machine> Hypervisor<M> {
     /// Waits for something to do. Says whether the machine goes on.
     fn idle(&self, cpu: &mut Cpu, shared: &Shared) -> bool {
         self.machine().trace(Trace::Idle, 0, 0);
-        // The tables of the last guest may go while we idle.
+        // The page tables of the last guest, and its descriptors, may go while we idle.
+        self.machine().load_gdt(&[]);
         self.machine().load_idle_root();
         self.end_stretch(cpu, self.machine().ticks());
         if !self.machine().wait_for_interrupt() {

@@ -73,7 +73,7 @@ impl Default for Stretch {
 }
 
 impl Longest {
-    /// The longest so far without output, and with it; not necessarily at the same moment.
+    /// The longest so far without output, and the longest with it: only if there was one longer than those without by then.
     pub(crate) fn ticks(&self) -> [u64; 2] {
         [&self.silent, &self.with_output].map(|ticks| ticks.load(Ordering::Relaxed))
     }

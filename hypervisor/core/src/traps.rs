@@ -217,8 +217,8 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().trace(Trace::Stretch, ticks, output as u64);
     }
 
-    /// The longest stretches, of all CPUs, in which the hypervisor did not look up: without console output, and with it. In ticks of the
-    /// time-stamp counter.
+    /// The longest stretches, of all CPUs, in which the hypervisor did not look up: without console output, and with it if there was one
+    /// that was longer. In ticks of the time-stamp counter.
     #[must_use]
     pub fn longest_stretches(&self) -> [u64; 2] {
         let ticks = self.cpus.iter().map(|shared| shared.longest.ticks());

@@ -1,17 +1,24 @@
 //! Two CPUs at once: one acts in the middle of what the other does, at a moment that the test chooses.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
 
+use bulkhead_abi::event::EventChannelOp;
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
+use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::{DomId, Hypercall, pte};
 use bulkhead_core::EndPolicy;
+use bulkhead_core::Machine;
 use bulkhead_core::frames::{Kind, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::lock;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
 use std::cell::Cell;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Turns the checks of lock order on: without them nobody knows when a CPU can be interrupted. Each thread is a CPU to them.
 fn check_locks() {
@@ -62,6 +69,177 @@ fn ext(world: &World, cpu: usize, op: MmuExtOp, mfn: Mfn) {
     world.write(cpu, World::SCRATCH, &record);
     let list = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
     world.call(cpu, Hypercall::MmuextOp, &list).unwrap();
+}
+
+/// Two domains, each on a CPU of its own, connected by a channel: the port of the first, that of the second.
+fn connected() -> (World, u32, u32) {
+    check_locks();
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 2,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    world.sim().let_waiting_pass_time(false);
+    for (id, home) in [(1, 0), (2, 1)] {
+        let guest = GuestSpec {
+            home: Some(CpuId::new(home)),
+            ..GuestSpec::default()
+        };
+        world.create(id, &guest).unwrap();
+    }
+    for cpu in [0, 1] {
+        world.enter(cpu);
+        world.boot(cpu);
+    }
+    let first = world.alloc_unbound(0, 2);
+    let second = world.bind_interdomain(1, 1, first).unwrap();
+    assert_eq!(world.take_pending(1), [second]);
+    world.write(1, World::SHARED_INFO, &0_u8);
+    (world, first, second)
+}
+
+/// Plays a world again and again: `act` happens on the first CPU and `inner` in the middle of it, at its first interruptible moment,
+/// then at its second, and so on to its last. After each, `check` looks at what came of it.
+fn at_every_moment(
+    set: impl Fn() -> (World, u32, u32),
+    act: impl Fn(&World, u32),
+    inner: impl Fn(&World, u32) + Copy + Send + Sync + 'static,
+    check: impl Fn(&World, u32, usize),
+) {
+    let mut moments = 0;
+    loop {
+        let (world, first, second) = set();
+        let weak = world.downgrade();
+        let left = AtomicUsize::new(moments);
+        let is_done = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&is_done);
+        world.sim().set_interruption(move |_| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 0 {
+                tell.store(true, Ordering::Relaxed);
+                inner(&weak.upgrade().unwrap(), second);
+            }
+        });
+        world.sim().allow_interruption(true);
+        act(&world, first);
+        world.sim().allow_interruption(false);
+        if !is_done.load(Ordering::Relaxed) {
+            break;
+        }
+        world.invariants();
+        check(&world, first, moments);
+        world.invariants();
+        moments += 1;
+    }
+    // Where lock order is not checked, nobody is interrupted.
+    assert!(
+        moments > 3 || lock::is_any_held().is_none(),
+        "{moments} moments only"
+    );
+}
+
+#[test]
+fn an_event_at_any_moment_of_a_block_wakes_the_guest() {
+    at_every_moment(
+        connected,
+        |world, _| world.block(0),
+        |world, port| world.send(1, port).unwrap(),
+        |world, port, moment| {
+            world.enter(0);
+            assert_eq!(world.running(0), Some((1, 0)), "it sleeps on: moment {moment}");
+            assert_eq!(world.take_upcall(0), [port], "moment {moment}");
+        },
+    );
+}
+
+#[test]
+fn an_event_at_any_moment_of_a_poll_ends_it_masked_or_not() {
+    for masked in [false, true] {
+        at_every_moment(
+            || {
+                let (world, first, second) = connected();
+                world.set_port_mask(0, first, masked);
+                (world, first, second)
+            },
+            |world, port| {
+                let end = world.sim().now() + 1_000_000;
+                world.poll(0, &[port], end).unwrap();
+            },
+            |world, port| world.send(1, port).unwrap(),
+            |world, port, moment| {
+                world.enter(0);
+                assert_eq!(world.running(0), Some((1, 0)), "it waits on: moment {moment}");
+                assert!(world.is_pending(0, port));
+                // Nothing of the poll is left: sleeping on a port that is masked, it is woken by nothing.
+                world.set_port_mask(0, port, true);
+                world.take_pending(0);
+                world.write(0, World::SHARED_INFO, &0_u8);
+                world.block(0);
+                world.sim().advance(2_000_000);
+                assert_eq!(world.enter(0), None, "moment {moment}");
+            },
+        );
+    }
+}
+
+#[test]
+fn an_event_at_any_moment_of_an_unmask_makes_an_upcall() {
+    at_every_moment(
+        || {
+            let (world, first, second) = connected();
+            world.set_port_mask(0, first, true);
+            world.unmask_upcalls(0);
+            (world, first, second)
+        },
+        |world, port| {
+            world.write(0, World::SCRATCH, &port);
+            let args = [u64::from(EventChannelOp::Unmask.raw()), World::SCRATCH];
+            world.call(0, Hypercall::EventChannelOp, &args).unwrap();
+        },
+        |world, port| world.send(1, port).unwrap(),
+        |world, port, moment| {
+            world.enter(0);
+            assert_eq!(world.take_upcall(0), [port], "moment {moment}");
+        },
+    );
+}
+
+#[test]
+fn a_peer_that_closes_at_any_moment_of_a_send_leaves_both_ends_in_order() {
+    at_every_moment(
+        connected,
+        |world, port| world.send(0, port).unwrap(),
+        |world, port| {
+            world.write(1, World::SCRATCH, &port);
+            let args = [u64::from(EventChannelOp::Close.raw()), World::SCRATCH];
+            world.call(1, Hypercall::EventChannelOp, &args).unwrap();
+        },
+        |world, port, moment| {
+            assert_eq!(
+                world.take_pending(1),
+                [],
+                "a closed port is not pending: moment {moment}"
+            );
+            // The end that is left waits for the same domain again.
+            let again = world.bind_interdomain(1, 1, port).unwrap();
+            assert_eq!(world.take_pending(1), [again], "moment {moment}");
+        },
+    );
+}
+
+#[test]
+fn a_domain_that_ends_at_any_moment_of_another_s_turn_is_gone() {
+    at_every_moment(
+        connected,
+        |world, port| {
+            world.send(0, port).unwrap();
+            world.yield_now(0);
+        },
+        |world, _| world.shut_down(1, ShutdownReason::Poweroff),
+        |world, _, moment| {
+            assert_eq!(world.running(0), Some((1, 0)), "moment {moment}");
+            assert_eq!(world.enter(1), None, "moment {moment}");
+        },
+    );
 }
 
 /// A vCPU that waits can be taken by another CPU as soon as the run queue's lock is dropped, and its guest can take down the

@@ -318,7 +318,10 @@ impl Machine for Hw {
         let [silent, with_output] = hypervisor()
             .longest_stretches()
             .map(|ticks| self.clock.scale.ns(ticks));
-        log::info!("longest stretch in the hypervisor: {silent} ns; with console output {with_output} ns");
+        log::info!("longest stretch in the hypervisor: {silent} ns");
+        if with_output > silent {
+            log::info!("with console output: {with_output} ns");
+        }
         power::exit(match outcome {
             Outcome::Clean => power::Status::Clean,
             Outcome::DomainCrashed => power::Status::DomainCrashed,

@@ -101,7 +101,8 @@ impl Mind<'_> {
     /// Makes pages a descriptor table, writes descriptors, and takes the table away.
     pub(super) fn describe(&self, choices: &mut Choices) -> VecDeque<Act> {
         let (va, mfn) = self.play(choices);
-        let second = self.with_kind(Kind::Segments, choices).unwrap_or(mfn);
+        let kind = choices.one_of(&[Kind::Segments, Kind::Segments, Kind::Writable]);
+        let second = self.with_kind(kind, choices).unwrap_or(mfn);
         let descriptor = match choices.below(4) {
             0 => choices.any(),
             1 => 0x00af_9a00_0000_ffff,
