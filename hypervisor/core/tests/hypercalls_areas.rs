@@ -223,3 +223,18 @@ fn a_vcpu_info_moves_once_and_only_to_where_all_of_it_fits() {
     assert_eq!(register(&mut world, mfn, 4096 - 64), Ok(0));
     assert_eq!(register(&mut world, mfn, 0), Err(Errno::Inval));
 }
+
+/// Shared info is where every `vcpu_info` is at first: one that was moved there could be moved again and again, with a hold each time.
+#[test]
+fn a_vcpu_info_does_not_move_to_shared_info() {
+    let (mut world, info) = world();
+    for offset in [0, 64, 3136] {
+        let record = RegisterVcpuInfo {
+            mfn: info.shared_info >> 12,
+            offset,
+            ..RegisterVcpuInfo::default()
+        };
+        let answer = vcpu_op(&mut world, VcpuOp::RegisterVcpuInfo, &record);
+        assert_eq!(answer, Err(Errno::Inval), "at {offset}");
+    }
+}

@@ -138,7 +138,7 @@ fn shorten(mut history: Vec<Deed>) -> Vec<Deed> {
 
 #[test]
 fn hostile_guests_break_no_law() {
-    let acts = usize::try_from(number("BULKHEAD_ACTS", 3000)).unwrap();
+    let acts = usize::try_from(number("BULKHEAD_ACTS", 2000)).unwrap();
     match play(IN_TURNS, acts, number("BULKHEAD_SEED", 0x5eed)) {
         Ok(score) => assert_success(score, acts),
         Err((seed, history)) => {
@@ -153,7 +153,7 @@ fn hostile_guests_break_no_law() {
 
 #[test]
 fn hostile_guests_that_interrupt_each_other_break_no_law() {
-    let acts = usize::try_from(number("BULKHEAD_ACTS", 3000)).unwrap();
+    let acts = usize::try_from(number("BULKHEAD_ACTS", 2000)).unwrap();
     match play(INTERLEAVED, acts, number("BULKHEAD_SEED", 0x5eed)) {
         Ok(score) => {
             assert_success(score, acts);

@@ -48,6 +48,10 @@ pub(super) fn register_vcpu_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     if offset & 7 != 0 || usize::from(word) > LAST_INFO {
         return Err(Errno::Inval);
     }
+    // Shared info is where it comes from, and how one is told from another that has moved.
+    if frame == domain.shared_info {
+        return Err(Errno::Inval);
+    }
     if vcpu.id != call.current.vcpu && vcpu.is_up() {
         return Err(Errno::Busy);
     }

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
 use bulkhead_abi::mmu::{MmuExtOp, MmuUpdate};
 use bulkhead_abi::trap::{PF_PRESENT, PF_USER, PF_WRITE};
+use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Hypercall, pte};
 
 /// How many words of [`World::LIST`] the guest may find new frames in.
@@ -261,6 +262,30 @@ impl Mind<'_> {
                 address: place,
             },
         }
+    }
+
+    /// Has the hypervisor keep a record in a page that the guest then wants for something else.
+    pub(super) fn register(&self, choices: &mut Choices) -> Act {
+        let vcpu = u64::from(choices.chance(5));
+        if choices.chance(60) {
+            let op = u64::from(VcpuOp::RegisterRunstateMemoryArea.raw());
+            let offset = choices.one_of(&[0, 8, 4048, 4056, 4088, 3]);
+            let va = (self.address(choices) & !0xfff).wrapping_add(offset);
+            let record = va.to_le_bytes().to_vec();
+            return call_with(Hypercall::VcpuOp, &[op, vcpu, World::SCRATCH], record);
+        }
+        let op = u64::from(VcpuOp::RegisterVcpuInfo.raw());
+        let (_, play) = self.play(choices);
+        let mfn = choices.one_of(&[play, play, self.guest.shared_info, self.guest.tables[0].1]);
+        let mfn = if choices.chance(10) {
+            self.forbidden(choices)
+        } else {
+            mfn
+        };
+        let offset = choices.one_of(&[0, 64, 72, 4032, 4040, 4]);
+        let mut record = mfn.raw().to_le_bytes().to_vec();
+        record.extend(u64::to_le_bytes(offset));
+        call_with(Hypercall::VcpuOp, &[op, vcpu, World::SCRATCH], record)
     }
 
     /// Several calls in one.

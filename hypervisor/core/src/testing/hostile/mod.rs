@@ -89,13 +89,15 @@ impl Hostile {
             47..=53 => mind.touch(choices),
             54 | 55 => mind.store(choices),
             56 => memory::privileged(choices),
-            57..=73 => {
-                let mut plan = match choices.below(8) {
+            57 => mind.register(choices),
+            58..=73 => {
+                let mut plan = match choices.below(9) {
                     0..=2 => mind.make_table(choices),
                     3 => mind.unmake_table(choices),
                     4 => mind.pass_through(choices),
                     5 => mind.balloon(choices),
                     6 => mind.exchange(choices),
+                    7 => mind.make_tree(choices),
                     _ => mind.segments(choices),
                 };
                 let first = plan.pop_front().unwrap();

@@ -4,6 +4,7 @@ use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{FrameTable, Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, Ram, World};
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -131,7 +132,7 @@ impl Mind<'_> {
     }
 
     /// An address that something is mapped at, or may come to be.
-    fn address(&self, choices: &mut Choices) -> u64 {
+    pub(super) fn address(&self, choices: &mut Choices) -> u64 {
         let small = choices.below(4) << 12;
         match choices.below(20) {
             0..=9 => self.play(choices).0,
@@ -275,6 +276,40 @@ impl Mind<'_> {
             plan.push_back(Act::Ext(vec![pin(kind, mfn)]));
         }
         plan.push_back(Act::Write(va + 8, self.entry(kind, choices)));
+        plan
+    }
+
+    /// Makes a table of tables of nothing yet: there is too much in it to be looked at in one go.
+    pub(super) fn make_tree(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let pages: [(u64, Mfn); 4] = core::array::from_fn(|_| self.play(choices));
+        let [(_, first), (_, second), (va, parent), (top_va, top)] = pages;
+        let (kind, above) = choices.one_of(&[(Kind::L2, Kind::L3), (Kind::L3, Kind::L4)]);
+        let mut plan = VecDeque::new();
+        for (va, mfn) in pages {
+            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | pte::WRITABLE, 2));
+        }
+        for (index, child) in (0..).zip([first, second, first]) {
+            plan.push_back(Act::Write(va + index * 8, child.maddr() | 0x67));
+        }
+        plan.push_back(Act::Write(top_va + 8, parent.maddr() | 0x67));
+        for (va, mfn) in pages {
+            plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT, 2));
+        }
+        let pinned = choices.one_of(&[pin(kind, parent), pin(above, top)]);
+        let act = Act::Ext(vec![pinned]);
+        plan.push_back(if choices.chance(50) {
+            Act::OneGo(Box::new(act))
+        } else {
+            act
+        });
+        if choices.chance(50) {
+            let unpin = Act::Ext(vec![ext(MmuExtOp::UnpinTable, pinned.arg1)]);
+            plan.push_back(if choices.chance(50) {
+                Act::OneGo(Box::new(unpin))
+            } else {
+                unpin
+            });
+        }
         plan
     }
 
