@@ -471,9 +471,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .ends(Ending::DomainCrashed)
         .in_full(InFull::Once),
     // Its programs run: they fork, fault, compute, sleep, and power the domain off.
-    test("linux-init", LINUX_WITH_INIT)
-        .steps(LINUX_INIT)
-        .in_full(InFull::Once),
+    test("linux-init", LINUX_WITH_INIT).steps(LINUX_INIT),
     // A guest that ends itself as crashed.
     crash(
         "crash-panic",

@@ -12,6 +12,11 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(any(test, feature = "testing"))]
+extern crate std;
+
+#[macro_use]
+mod mutants;
 
 pub mod console;
 mod crossing;

@@ -134,7 +134,9 @@ impl<M: Machine> Memory<M> {
         }
         let mut holdings = domain.memory.lock();
         self.frames.take_idle(mfn, domain.id).map_err(|_| Errno::Inval)?;
-        holdings.frames.remove(&self.frames, mfn);
+        if !mutant!(StillListed) {
+            holdings.frames.remove(&self.frames, mfn);
+        }
         Ok(())
     }
 
@@ -143,7 +145,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn grow(&self, domain: &Domain, order: u32, pfn: Option<Pfn>) -> Option<Mfn> {
         let mut holdings = domain.memory.lock();
         let wanted = holdings.frames.len().checked_add(1 << order)?;
-        if wanted > holdings.limit {
+        if wanted > holdings.limit && !mutant!(NoLimit) {
             return None;
         }
         let first = self.allocate(u8::try_from(order).ok()?, domain.id, &mut holdings.frames)?;
@@ -200,7 +202,11 @@ impl<M: Machine> Memory<M> {
                 self.machine.flush(Flush::All);
             }
             let mut holdings = domain.memory.lock();
-            for &mfn in given.iter().take(detached) {
+            for &mfn in given
+                .iter()
+                .take(detached)
+                .filter(|_| !mutant!(LostOnFailedExchange))
+            {
                 // It was the domain's a moment ago, and nobody else has seen it.
                 let _ = self.frames.assign(mfn, domain.id, false);
                 holdings.frames.push(&self.frames, mfn);

@@ -175,6 +175,9 @@ impl<M: Machine> Hypervisor<M> {
     fn call(&self, cpu: CpuId, shared: &Shared) {
         // Release pairs with the Acquire of `must_schedule`: the CPU sees what it is called for. The lock does as well, but
         // the flag is looked at without it.
+        if mutant!(NobodyCalled) {
+            return;
+        }
         shared.must_schedule.store(true, Ordering::Release);
         self.machine().kick(cpu);
     }
@@ -221,7 +224,10 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         vcpu.history.lock().stop(self.machine().now());
-        for purpose in Purpose::ALL {
+        for purpose in Purpose::ALL
+            .into_iter()
+            .filter(|_| !mutant!(StoppedWithDeadlines))
+        {
             self.cancel_deadline(domain, vcpu, purpose);
         }
     }
@@ -251,6 +257,9 @@ impl<M: Machine> Hypervisor<M> {
     fn end_poll(&self, current: &Current) {
         if let Some(vcpu) = current.domain.vcpu(current.vcpu).filter(|vcpu| vcpu.is_polling()) {
             vcpu.set_polling(false);
+            if mutant!(PollDeadlineLeft) {
+                return;
+            }
             self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
         }
     }
@@ -287,7 +296,9 @@ impl<M: Machine> Hypervisor<M> {
         vcpu.set_deadline_cpu(purpose, Some(home));
         let next = queue.next_look();
         drop(queue);
-        self.machine().set_timer(next);
+        if !mutant!(TimerNotSet) {
+            self.machine().set_timer(next);
+        }
     }
 
     /// Takes a deadline of a vCPU back, wherever it was set.
@@ -466,7 +477,9 @@ impl<M: Machine> Hypervisor<M> {
         let Some(vcpu) = domain.vcpu(vcpu) else { return };
         let now = self.machine().now();
         let mut queue = shared.queue.lock();
-        vcpu.set_home(cpu);
+        if !mutant!(HomeNotMoved) {
+            vcpu.set_home(cpu);
+        }
         // Every queue has room for every vCPU, and this one is in no other: it cannot be refused.
         let arrived = queue.run.arrive(migrant, now);
         debug_assert!(arrived.is_ok(), "{} has no room", cpu);

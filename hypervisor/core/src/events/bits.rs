@@ -228,7 +228,7 @@ fn request_upcall(vcpu_info: VcpuInfoView<'_>, port: Port) -> Option<Wake> {
     // SeqCst, against blocking: it is set before the caller looks whether the vCPU is blocked.
     let before = vcpu_info.flags().fetch_or(SET_UPCALL_PENDING, Ordering::SeqCst);
     fence_after_rmw();
-    (before & SET_UPCALL_PENDING == 0).then_some(Wake::Vcpu)
+    (before & SET_UPCALL_PENDING == 0 && !mutant!(LostWake)).then_some(Wake::Vcpu)
 }
 
 // Not under the model checker, whose atomics work only inside a model.

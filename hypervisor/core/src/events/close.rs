@@ -101,7 +101,7 @@ impl EventTable {
                 } else {
                     peer.table(self)
                 };
-                if let Some(entry) = table.ports.get_mut(other) {
+                if let Some(entry) = table.ports.get_mut(other).filter(|_| !mutant!(PeerNotTold)) {
                     entry.channel = entry.channel.peer_closed(own_domain, port);
                 }
             }
@@ -111,7 +111,11 @@ impl EventTable {
                 } else {
                     status.vcpu
                 };
-                if let Some(place) = self.virqs.get_mut(bound_on, virq) {
+                if let Some(place) = self
+                    .virqs
+                    .get_mut(bound_on, virq)
+                    .filter(|_| !mutant!(VirqOfClosedPort))
+                {
                     *place = None;
                 }
             }

@@ -109,7 +109,9 @@ impl EventTable {
         };
         let port = self.ports.open(channel, VcpuId::BOOT)?;
         let bound = waiting.bind(self.domain, port)?;
-        if let Some(entry) = remote.table(self).ports.get_mut(remote_port) {
+        if let Some(entry) = remote.table(self).ports.get_mut(remote_port)
+            && !mutant!(HalfBound)
+        {
             entry.channel = bound;
         }
         Ok((

@@ -139,7 +139,7 @@ impl RefWord {
     ///
     /// [`RefError::NotOwner`] if the frame is not `owner`'s; [`RefError::Overflow`] at the counter's end.
     pub fn get(self, owner: DomId) -> Result<Self, RefError> {
-        if self.count == 0 || self.owner != owner {
+        if self.count == 0 || self.owner != owner && !mutant!(AnyoneMayRefer) {
             return Err(RefError::NotOwner);
         }
         // The last value stays unused, so that a count which can be seen to be full is one that is full.
@@ -157,7 +157,8 @@ impl RefWord {
     ///
     /// [`RefError::NotOwner`] if it is not `owner`'s to give, or something refers to it.
     pub fn take_idle(self, owner: DomId) -> Result<Self, RefError> {
-        let is_idle = self.count == 1 && self.is_allocated && !self.is_hypervisors;
+        let is_idle =
+            (self.count == 1 || mutant!(TakenWhileReferred)) && self.is_allocated && !self.is_hypervisors;
         if is_idle && self.owner == owner {
             Ok(Self::FREE)
         } else {
@@ -287,7 +288,7 @@ impl TypeWord {
             };
             return Ok((next, get));
         }
-        if self.kind != want {
+        if self.kind != want && !mutant!(TwoTypesAtOnce) {
             return Err(TypeError::InUse(self.kind));
         }
         if !self.is_validated {
@@ -391,7 +392,7 @@ impl TypeWord {
     #[must_use]
     pub fn put(self) -> Option<(Self, TypePut)> {
         let count = self.count.checked_sub(1)?;
-        if count == 0 && self.kind.is_validated() {
+        if count == 0 && self.kind.is_validated() && !mutant!(LostUnpick) {
             return Some((
                 Self {
                     is_validated: false,

@@ -115,7 +115,9 @@ fn new_root<M: Machine>(call: &mut Call<'_, M>, root: Mfn, work: &mut Work) -> R
     let memory = &call.hv.memory;
     let old = call.current.context.kernel_root;
     if root != old {
-        get_root(call, root, work)?;
+        if !mutant!(UncountedRoot) {
+            get_root(call, root, work)?;
+        }
         call.current.context.kernel_root = root;
     }
     // The same again asks for no more than that its translations be forgotten.
@@ -141,7 +143,7 @@ fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work)
         get_root(call, root, work)?;
     }
     call.current.context.user_root = root;
-    if let Some(old) = old {
+    if let Some(old) = old.filter(|_| !mutant!(LostPutOnUserRoot)) {
         call.hv.memory.put_as(old, work);
     }
     Ok(())

@@ -28,7 +28,7 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let mut work = Work::unlimited();
     for (n, &mfn) in named.iter().enumerate() {
         if memory.get_as(mfn, owner, Kind::Segments, &mut work).is_err() {
-            for &mfn in named.iter().take(n) {
+            for &mfn in named.iter().take(n).filter(|_| !mutant!(LostPutOnRefusedGdt)) {
                 memory.put_as(mfn, &mut work);
             }
             return Err(Errno::Inval);
@@ -37,7 +37,7 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let old = core::mem::replace(&mut call.current.context.gdt, named);
     memory.machine().load_gdt(&call.current.context.gdt);
     memory.machine().flush_local(Flush::All);
-    for &mfn in &old {
+    for &mfn in old.iter().filter(|_| !mutant!(LostPutOnGdt)) {
         memory.put_as(mfn, &mut work);
     }
     Ok(0)
@@ -67,6 +67,11 @@ pub(super) fn update_descriptor<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         .get_as(mfn, owner, kind, &mut work)
         .map_err(|_| Errno::Inval)?;
     if let Some(word) = memory.machine().frame(mfn).get(index) {
+        let checked = if mutant!(UncheckedDescriptor) {
+            descriptor
+        } else {
+            checked
+        };
         word.store(checked, Ordering::Relaxed);
     }
     memory.put_as(mfn, &mut work);

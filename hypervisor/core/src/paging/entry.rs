@@ -116,8 +116,15 @@ pub const fn adjust(level: Level, entry: u64) -> Result<u64, PagingError> {
 
 /// Whether `old` may become `new` (already adjusted) as far as references go: same frame, same right to write.
 #[must_use]
-pub const fn is_harmless_change(old: u64, new: u64) -> bool {
-    is_present(old) && is_present(new) && (old ^ new) & !pte::FASTPATH == 0
+pub fn is_harmless_change(old: u64, new: u64) -> bool {
+    let mut overlooked = pte::FASTPATH;
+    if mutant!(FastPathMayWrite) {
+        overlooked |= pte::WRITABLE;
+    }
+    if mutant!(FastPathMayMove) {
+        overlooked |= pte::FRAME_MASK;
+    }
+    is_present(old) && is_present(new) && (old ^ new) & !overlooked == 0
 }
 
 #[cfg(test)]

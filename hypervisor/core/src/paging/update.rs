@@ -134,7 +134,7 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<u64, PagingError> {
         let Slot { table, level, index } = slot;
-        if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
+        if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) && !mutant!(WritableSlots) {
             return Err(PagingError::HypervisorSlot);
         }
         let words = self.machine.frame(table);
@@ -156,11 +156,16 @@ impl<M: Machine> Memory<M> {
                 }
                 continue;
             }
-            if level != Level::L1 && is_present(old) && old != next {
+            if level != Level::L1 && is_present(old) && old != next && !mutant!(SkippedUpperFlush) {
                 // CPUs cache the upper levels by themselves; the guest is not asked to know that.
                 self.machine.flush(Flush::All);
             }
-            if !is_harmless {
+            let old = if mutant!(OldReadAgain) {
+                word.load(Ordering::Relaxed)
+            } else {
+                old
+            };
+            if !is_harmless && !mutant!(LostPutOnUpdate) {
                 self.put_target(old, level, work);
             }
             return Ok(old);
@@ -290,16 +295,23 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get_own(from, owner, None, work)?;
-        let copied = self.get_own(to, owner, Some(Kind::Writable), work);
+        let as_what = Some(Kind::Writable).filter(|_| !mutant!(CopyToAnything));
+        let copied = self.get_own(to, owner, as_what, work);
         if copied.is_ok() {
             let (to_words, from_words) = (self.machine.frame(to), self.machine.frame(from));
             for (to, from) in to_words.iter().zip(from_words.iter()) {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             work.spend(PAGE_WORTH);
-            self.put_as(to, work);
+            if as_what.is_some() {
+                self.put_as(to, work);
+            } else {
+                self.put(to);
+            }
         }
-        self.put(from);
+        if !mutant!(LostPutOnCopy) {
+            self.put(from);
+        }
         copied
     }
 

@@ -31,8 +31,11 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get(mfn, owner)?;
-        self.get_type(mfn, owner, kind, work)
-            .inspect_err(|_| self.put(mfn))
+        self.get_type(mfn, owner, kind, work).inspect_err(|_| {
+            if !mutant!(LostPutOnRefusal) {
+                self.put(mfn);
+            }
+        })
     }
 
     /// Gives back what [`Memory::get_as`] took.
@@ -60,20 +63,25 @@ impl<M: Machine> Memory<M> {
             }
             got => got?,
         };
-        if got.retyped_from.is_some() {
+        if got.retyped_from.is_some() && !mutant!(SkippedRetypeFlush) {
             // Only now that the new type is visible: an entry that another CPU's TLB still holds from the frame's earlier
             // life must not outlive it (XSA-401).
             self.machine.flush(Flush::All);
             work.spend(FLUSH_WORTH);
         }
-        if got.was_partial {
+        if got.was_partial && !mutant!(LostPutOnResume) {
             self.put(mfn);
         }
         if !got.must_validate {
             return Ok(());
         }
+        let first = if mutant!(ResumedFromStart) {
+            0
+        } else {
+            got.resume_at
+        };
         let validated = match Level::of(kind) {
-            Some(level) => self.validate(mfn, owner, level, usize::from(got.resume_at), work),
+            Some(level) => self.validate(mfn, owner, level, usize::from(first), work),
             None => self.validate_descriptors(mfn, work).map_err(|error| (error, 0)),
         };
         match validated {
@@ -86,7 +94,7 @@ impl<M: Machine> Memory<M> {
                 Err(PagingError::Again)
             }
             Err((error, done)) => {
-                if let Some(level) = Level::of(kind) {
+                if let Some(level) = Level::of(kind).filter(|_| !mutant!(LostUnpickOnRefusal)) {
                     self.unpick(mfn, owner, level, (done, false), work);
                 } else {
                     self.frames.release_type(mfn);
@@ -125,6 +133,7 @@ impl<M: Machine> Memory<M> {
     ) -> Result<(), PagingError> {
         let (kind, done, awaits_last) = self.frames.resume_unpicking(mfn, only)?;
         let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner;
+        let done = done.saturating_sub(u16::from(mutant!(UnpickedOneTooFew)));
         if let Some(level) = Level::of(kind) {
             self.unpick(mfn, owner, level, (usize::from(done), awaits_last), work);
         }
@@ -206,7 +215,9 @@ impl<M: Machine> Memory<M> {
             }
             work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
-                word.store(self.machine.hypervisor_slot(index), Ordering::Relaxed);
+                if !mutant!(GuestsOwnSlots) {
+                    word.store(self.machine.hypervisor_slot(index), Ordering::Relaxed);
+                }
                 continue;
             }
             let adjusted = entry::adjust(level, word.load(Ordering::Relaxed))
@@ -221,6 +232,9 @@ impl<M: Machine> Memory<M> {
     /// Checks every descriptor of a frame that this CPU holds for validation.
     fn validate_descriptors(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
         work.spend(ENTRIES_WORTH);
+        if mutant!(UncheckedDescriptorPage) {
+            return Ok(());
+        }
         for word in self.machine.frame(mfn).iter() {
             let descriptor =
                 descriptors::check(word.load(Ordering::Relaxed)).map_err(PagingError::Descriptor)?;

@@ -186,6 +186,7 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         if let Some(running) = self.running.and_then(|slot| self.entities.get_mut(slot)) {
             running.avt = running.avt.after(next.since(running.evt()));
             self.yielded = true;
+            self.advance_svt();
         }
         Reschedule::Yes
     }
@@ -409,6 +410,8 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         self.turns.push(slot, (evt, self.arrivals));
         self.accounts.push(slot, avt);
         self.arrivals = self.arrivals.wrapping_add(1);
+        // Who comes may have run ahead, and be the only one now.
+        self.advance_svt();
     }
 
     /// Whether a vCPU that has come to wait changes what the CPU was told: if it is the next.

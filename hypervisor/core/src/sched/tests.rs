@@ -97,6 +97,17 @@ fn who_slept_long_starts_where_the_others_are() {
     assert_eq!(pick(&mut queue, 1000 * MS), Some((0, Some(C))));
 }
 
+/// Found by random histories: the clock was behind until the next look.
+#[test]
+fn the_clock_follows_who_ran_ahead_and_is_alone_when_it_wakes() {
+    let mut queue = queue(&[share(256), share(256)]);
+    assert_eq!(pick(&mut queue, 0), Some((0, Some(C))));
+    assert_eq!(queue.block(0, 900), Ok(Reschedule::Yes));
+    assert_eq!(queue.block(1, 900), Ok(Reschedule::No));
+    assert_eq!(queue.wake(0, 1000), Ok(Reschedule::Yes));
+    queue.invariants();
+}
+
 #[test]
 fn who_blocks_early_keeps_what_is_on_its_account() {
     let mut queue = queue(&[share(256), share(256)]);

@@ -6,8 +6,8 @@ use crate::traps::Exception;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
+use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::shared_info::offset;
-use bulkhead_abi::trap::{PF_PRESENT, PF_USER, PF_WRITE, Vector};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 
 /// An act of the guest that runs on some CPU.
@@ -34,10 +34,21 @@ pub enum Act {
     Read(u64),
     /// Memory is written.
     Write(u64, u64),
-    /// Memory is written by an instruction which, if it faults on a page that is only to be read, is shown to the hypervisor.
-    Store(u64, u64),
+    /// Several hypercalls in one: the numbers, and the arguments.
+    Several(Vec<(u64, [u64; 6])>),
     /// An exception happens.
     Raise(Exception),
+    /// An instruction faults, and whatever becomes of it, the guest goes on after it.
+    Instruction {
+        /// Its bytes.
+        code: Vec<u8>,
+        /// RAX and RCX.
+        value: u64,
+        /// RDI and RSI.
+        pointers: [u64; 2],
+        /// What it raises.
+        raises: Exception,
+    },
     /// The guest leaves its handler without looking at anything, with events masked or not.
     Forget {
         /// Whether events are masked from now on.
@@ -60,10 +71,13 @@ pub enum Effect {
     Fault,
 }
 
+/// No call of a guest that asks for finite work is started this often.
+const ENOUGH: usize = 20_000;
+
 impl World {
     /// Lets the guest on `cpu`, which must run one, do `act`.
     pub fn act(&self, cpu: usize, act: &Act) -> Effect {
-        self.act_within(cpu, act, usize::MAX)
+        self.act_within(cpu, act, ENOUGH)
     }
 
     fn act_within(&self, cpu: usize, act: &Act, goes: usize) -> Effect {
@@ -75,23 +89,29 @@ impl World {
             Act::Ext(list) => self.list(cpu, Hypercall::MmuextOp, list, goes),
             &Act::UpdateVa(va, entry, flags) => {
                 let number = Hypercall::UpdateVaMapping.raw();
-                let answer = self.call_within(cpu, number, &[va, entry, flags], goes);
+                let answer = self.patient_call(cpu, number, &[va, entry, flags], goes);
                 answer.map_or(Effect::Done, Effect::Paging)
             }
             Act::Call { number, args, record } => {
                 if self.sim().guest_write(Self::SCRATCH, record).is_err() {
                     return Effect::Fault;
                 }
-                let answer = self.call_within(cpu, *number, args, goes);
+                let answer = self.patient_call(cpu, *number, args, goes);
                 answer.map_or(Effect::Done, Effect::Other)
             }
             &Act::Read(va) => reached(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
             &Act::Write(va, value) => reached(self.sim().guest_write(va, &value.to_le_bytes()).is_ok()),
-            &Act::Store(va, value) => self.store(cpu, va, value),
+            Act::Several(calls) => self.several(cpu, calls, goes),
             &Act::Raise(exception) => {
                 self.raise(cpu, exception);
                 Effect::Done
             }
+            Act::Instruction {
+                code,
+                value,
+                pointers,
+                raises,
+            } => self.instruction(cpu, code, *value, *pointers, *raises),
             &Act::Forget { masked } => {
                 self.leave_handler(cpu);
                 let mask = Self::SHARED_INFO + offset::UPCALL_MASK as u64;
@@ -104,30 +124,54 @@ impl World {
         }
     }
 
-    /// The guest on `cpu` executes `mov [rdi], rax`.
-    fn store(&self, cpu: usize, va: u64, value: u64) -> Effect {
-        const CODE: [u8; 3] = [0x48, 0x89, 0x07];
-        if self.sim().guest_write(va, &value.to_le_bytes()).is_ok() {
-            return Effect::Done;
-        }
-        let code = Self::EVENT_CALLBACK + 0x20;
-        if self.sim().guest_write(code, &CODE).is_err() {
+    /// A call that must come to an end, if the guest lets it.
+    fn patient_call(&self, cpu: usize, number: u64, args: &[u64], goes: usize) -> Option<Result<u64, Errno>> {
+        let answer = self.call_within(cpu, number, args, goes);
+        assert!(
+            answer.is_some() || goes < ENOUGH,
+            "call {number} {args:x?} never ends"
+        );
+        answer
+    }
+
+    fn several(&self, cpu: usize, calls: &[(u64, [u64; 6])], goes: usize) -> Effect {
+        let entry = |&(op, args): &(u64, [u64; 6])| MulticallEntry { op, result: 0, args };
+        let bytes: Vec<u8> = calls
+            .iter()
+            .flat_map(|call| entry(call).to_bytes().as_ref().to_vec())
+            .collect();
+        if self.sim().guest_write(Self::LIST, &bytes).is_err() {
             return Effect::Fault;
         }
+        let args = [Self::LIST, calls.len() as u64];
+        let answer = self.patient_call(cpu, Hypercall::Multicall.raw(), &args, goes);
+        answer.map_or(Effect::Done, Effect::Other)
+    }
+
+    fn instruction(
+        &self,
+        cpu: usize,
+        code: &[u8],
+        value: u64,
+        pointers: [u64; 2],
+        raises: Exception,
+    ) -> Effect {
+        if self.sim().guest_write(Self::CODE, code).is_err() {
+            return Effect::Fault;
+        }
+        let (who, before) = (self.running(cpu), self.regs(cpu));
         {
             let mut regs = self.regs_mut(cpu);
-            (regs.rip, regs.rdi, regs.rax) = (code, va, value);
+            regs.rip = Self::CODE;
+            (regs.rax, regs.rcx) = (value, value);
+            [regs.rdi, regs.rsi] = pointers;
         }
-        self.raise(
-            cpu,
-            Exception {
-                vector: Vector::PageFault.raw(),
-                error_code: PF_PRESENT | PF_WRITE | PF_USER,
-                address: va,
-            },
-        );
-        let is_done = self.regs(cpu).rip == code + CODE.len() as u64;
-        Effect::Paging(if is_done { Ok(0) } else { Err(Errno::Fault) })
+        self.raise(cpu, raises);
+        // Whoever is preempted meanwhile goes on as well as it can.
+        if self.running(cpu) == who && !self.is_in_upcall(cpu) {
+            *self.regs_mut(cpu) = before;
+        }
+        Effect::Done
     }
 
     fn list<T: Buffered>(&self, cpu: usize, number: Hypercall, list: &[T], goes: usize) -> Effect {
@@ -140,7 +184,7 @@ impl World {
         }
         let own = u64::from(DomId::SELF.raw());
         let args = [Self::SCRATCH, list.len() as u64, 0, own];
-        let answer = self.call_within(cpu, number.raw(), &args, goes);
+        let answer = self.patient_call(cpu, number.raw(), &args, goes);
         answer.map_or(Effect::Done, Effect::Paging)
     }
 }

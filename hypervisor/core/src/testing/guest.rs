@@ -18,6 +18,10 @@ use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 impl World {
     /// Where the guest kernel puts the records of its hypercalls.
     pub const SCRATCH: u64 = 0x2000;
+    /// Where it puts the lists that those records name, in the same page.
+    pub const LIST: u64 = Self::SCRATCH + 0x800;
+    /// Where it puts instructions, in the same page.
+    pub const CODE: u64 = Self::SCRATCH + 0xe00;
     /// Where it maps shared info.
     pub const SHARED_INFO: u64 = 0x3f_f000;
     /// Where it takes events.

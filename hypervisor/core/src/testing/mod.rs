@@ -29,6 +29,7 @@ mod stage;
 mod tlb;
 mod world;
 
+pub use crate::mutants::{Mutant, Planted};
 pub use acts::{Act, Effect};
 pub use choices::Choices;
 pub use hostile::Hostile;

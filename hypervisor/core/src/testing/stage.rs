@@ -105,8 +105,8 @@ impl Stage {
     #[must_use]
     pub fn world(config: StageConfig) -> (World, Vec<Hostile>) {
         let frames = SimConfig {
-            // Some are left over for those who give and take.
-            free_frames: u64::from(config.guests) * 1025 + 64,
+            // Some are nobody's: until guests that take more have them.
+            free_frames: u64::from(config.guests) * 1025 + 8,
             cpus: config.cpus,
         };
         let world = World::new(frames, EndPolicy::LastDomain);

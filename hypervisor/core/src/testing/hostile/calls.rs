@@ -7,10 +7,11 @@ use crate::traps::Exception;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::sched::SchedOp;
+use bulkhead_abi::trap::TrapInfo;
 use bulkhead_abi::vcpu::VcpuOp;
-use bulkhead_abi::{Hypercall, layout};
+use bulkhead_abi::{Buffered, Hypercall, layout};
 
-pub(super) fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
+fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
     call_with(
         number,
         args,
@@ -18,7 +19,7 @@ pub(super) fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
     )
 }
 
-/// A call with up to five arguments, and the bytes of its record.
+/// A hypercall that names the record at [`World::SCRATCH`], whose bytes these are.
 pub(super) fn call_with(number: Hypercall, args: &[u64], record: Vec<u8>) -> Act {
     let mut five = [0; 5];
     five[..args.len()].copy_from_slice(args);
@@ -27,6 +28,22 @@ pub(super) fn call_with(number: Hypercall, args: &[u64], record: Vec<u8>) -> Act
         args: five,
         record,
     }
+}
+
+/// Sees to it that a fault is not the end.
+pub(super) fn handle_faults() -> Act {
+    let handler = |vector: u8| TrapInfo {
+        vector,
+        flags: 0,
+        cs: 0,
+        address: World::EVENT_CALLBACK + 0x20,
+    };
+    let mut record = Vec::new();
+    for gate in [0, 3, 6, 13, 14].map(handler) {
+        record.extend_from_slice(gate.to_bytes().as_ref());
+    }
+    record.extend_from_slice(TrapInfo::default().to_bytes().as_ref());
+    call_with(Hypercall::SetTrapTable, &[World::SCRATCH], record)
 }
 
 pub(super) fn bind_virq(virq: Virq) -> Act {
@@ -42,7 +59,7 @@ fn event(op: EventChannelOp, record: &[u32]) -> Act {
 }
 
 pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {
-    let port = u32::try_from(choices.below(10)).unwrap();
+    let port = u32::try_from(choices.below(6)).unwrap();
     let own = 0x7ff0_u32;
     let domain = match choices.below(10) {
         0 => own,
@@ -51,13 +68,13 @@ pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {
         _ => u32::from(choices.one_of(others).id),
     };
     match choices.below(16) {
-        0..=4 => event(EventChannelOp::Send, &[port]),
+        0..=2 => event(EventChannelOp::Send, &[port]),
         // Two 16-bit fields share the first word: on whose behalf, and for whom.
-        5 | 6 => event(EventChannelOp::AllocUnbound, &[own | domain << 16]),
-        7..=9 => event(EventChannelOp::BindInterdomain, &[domain, port]),
-        10 => event(EventChannelOp::BindIpi, &[u32::from(choices.chance(20))]),
-        11 => bind_virq(choices.one_of(&[Virq::Timer, Virq::Debug, Virq::DomExc])),
-        12 => event(EventChannelOp::Close, &[port]),
+        3..=5 => event(EventChannelOp::AllocUnbound, &[own | domain << 16]),
+        6..=8 => event(EventChannelOp::BindInterdomain, &[domain, port]),
+        9 => event(EventChannelOp::BindIpi, &[u32::from(choices.chance(20))]),
+        10 => bind_virq(choices.one_of(&[Virq::Timer, Virq::Debug, Virq::DomExc])),
+        11 | 12 => event(EventChannelOp::Close, &[port]),
         13 => event(EventChannelOp::Unmask, &[port]),
         14 => event(EventChannelOp::Status, &[own, port]),
         _ if choices.chance(10) => event(EventChannelOp::Reset, &[own]),

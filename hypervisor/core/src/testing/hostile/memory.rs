@@ -1,127 +1,266 @@
-//! What the guest tries with its memory and its descriptors: giving frames back and taking others, descriptor tables in pages
-//! that it then wants for something else, and many calls in one.
+//! What the guest tries with memory as such: giving it back and taking more, pages of descriptors, stores that the hypervisor
+//! makes in its place, and other domains' memory.
 
-use super::calls::{call, call_with};
+use super::calls::call_with;
 use super::tables::Mind;
 use super::{Hostile, PLAY};
 use crate::frames::{Kind, Mfn};
+use crate::sync::Ordering;
 use crate::testing::{Act, Choices, World};
+use crate::traps::Exception;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use bulkhead_abi::memory::MemoryOp;
-use bulkhead_abi::multicall::MulticallEntry;
+use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
+use bulkhead_abi::mmu::{MmuExtOp, MmuUpdate};
+use bulkhead_abi::trap::{PF_PRESENT, PF_USER, PF_WRITE};
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Hypercall, pte};
 
-/// Where the lists stand that a record points to.
-const LIST: u64 = World::SCRATCH + 0x100;
+/// How many words of [`World::LIST`] the guest may find new frames in.
+const LIST_WORDS: u64 = 8;
+
+/// Stores of RAX or by RSI to where RDI points, as kernels write page-table entries.
+const STORES: &[&[u8]] = &[
+    &[0x48, 0x89, 0x07],                   // mov [rdi], rax
+    &[0x48, 0x87, 0x07],                   // xchg [rdi], rax
+    &[0x89, 0x07],                         // mov [rdi], eax
+    &[0xf0, 0x48, 0x0f, 0xb1, 0x0f],       // lock cmpxchg [rdi], rcx
+    &[0x48, 0x09, 0x07],                   // or [rdi], rax
+    &[0x48, 0x21, 0x07],                   // and [rdi], rax
+    &[0xf0, 0x48, 0x0f, 0xba, 0x37, 0x01], // lock btr qword [rdi], 1
+    &[0xf0, 0x48, 0x0f, 0xba, 0x2f, 0x01], // lock bts qword [rdi], 1
+    &[0x48, 0x0f, 0xc1, 0x07],             // xadd [rdi], rax
+    &[0x48, 0xab],                         // stosq
+    &[0x48, 0xa5],                         // movsq
+    &[0x88, 0x07],                         // mov [rdi], al
+];
+
+/// What ring 3 may not execute, and the vector of the fault that it gives.
+const PRIVILEGED: &[(u8, &[u8])] = &[
+    (6, &[0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2]), // the hypervisor's CPUID
+    (13, &[0x0f, 0x20, 0xc0]),                        // mov rax, cr0
+    (13, &[0x0f, 0x22, 0xc0]),                        // mov cr0, rax
+    (13, &[0x0f, 0x20, 0xd8]),                        // mov rax, cr3
+    (13, &[0x0f, 0x22, 0xd8]),                        // mov cr3, rax
+    (13, &[0x0f, 0x22, 0xe0]),                        // mov cr4, rax
+    (13, &[0x0f, 0x32]),                              // rdmsr
+    (13, &[0x0f, 0x30]),                              // wrmsr
+    (13, &[0xe4, 0x60]),                              // in al, 0x60
+    (13, &[0xfa]),                                    // cli
+    (13, &[0x0f, 0x01, 0x3f]),                        // invlpg [rdi]
+];
+
+fn memory_op(op: MemoryOp, record: &impl Buffered) -> Act {
+    let args = [u64::from(op.raw()), World::SCRATCH];
+    call_with(Hypercall::MemoryOp, &args, record.to_bytes().as_ref().to_vec())
+}
+
+fn reservation(nr_extents: u64, extent_order: u32, at_word: u64) -> MemoryReservation {
+    MemoryReservation {
+        extent_start: World::LIST + at_word * 8,
+        nr_extents,
+        extent_order,
+        mem_flags: 0,
+        domid: DomId::SELF,
+    }
+}
+
+fn unmap(va: u64) -> Act {
+    Act::UpdateVa(va, 0, 2)
+}
+
+/// Something that only the hypervisor may do.
+pub(super) fn privileged(choices: &mut Choices) -> Act {
+    let (vector, code) = choices.one_of(PRIVILEGED);
+    Act::Instruction {
+        code: code.to_vec(),
+        value: choices.any() >> choices.below(64),
+        pointers: [choices.any(), choices.any()],
+        raises: Exception {
+            vector,
+            error_code: 0,
+            address: 0,
+        },
+    }
+}
 
 impl Hostile {
-    /// Looks up the frames of its pages that it has given away and got others for: the array that all guests read says which.
-    pub(super) fn look_up(&mut self, world: &World) {
+    /// Finds out which frames it was given in place of those that it gave back, and maps one.
+    pub(super) fn learn(&mut self, world: &World) -> Option<Act> {
         let frames = world.hv().memory().frames();
-        let owner = DomId::new(self.id);
         let is_own = |mfn: Mfn| {
             frames
                 .refs(mfn)
-                .is_some_and(|refs| refs.count != 0 && refs.owner == owner)
+                .is_some_and(|word| word.count != 0 && word.owner.raw() == self.id)
         };
-        for (va, mfn) in &mut self.play {
-            if !is_own(*mfn) {
-                let pfn = *va >> 12;
-                let all = (0..frames.limit()).filter_map(Mfn::new);
-                let mut found = all.filter(|&mfn| is_own(mfn) && world.sim().m2p_entry(mfn) == pfn);
-                *mfn = found.next().unwrap_or(*mfn);
-            }
+        let first = usize::try_from(World::LIST % 4096 / 8).unwrap();
+        let words = world.sim().ram().frame(self.scratch);
+        let listed = &words[first..first + usize::try_from(LIST_WORDS).unwrap()];
+        let known = |mfn: Mfn| self.play.iter().any(|&(_, known)| known == mfn);
+        let found = listed
+            .iter()
+            .filter_map(|word| Mfn::new(word.load(Ordering::Relaxed)))
+            .find(|&mfn| is_own(mfn) && !known(mfn) && mfn != self.scratch && mfn != self.shared_info)?;
+        let is_table = self.tables.iter().any(|&(_, mfn)| mfn == found);
+        let lost = self.play.iter().position(|&(_, mfn)| !is_own(mfn))?;
+        if is_table {
+            return None;
         }
+        let (va, mfn) = &mut self.play[lost];
+        *mfn = found;
+        Some(Act::UpdateVa(
+            *va,
+            found.maddr() | pte::PRESENT | pte::WRITABLE,
+            2,
+        ))
     }
-}
-
-/// The words of a reservation: a list, extents, their order.
-fn reservation(list: u64, extents: u32, order: u32, domain: u32) -> [u32; 8] {
-    [u32::try_from(list).unwrap(), 0, extents, 0, order, 0, domain, 0]
-}
-
-/// A call with a record and, at [`LIST`], words that it points to.
-fn with_list(number: Hypercall, args: &[u64], record: &[u32], list: &[u64]) -> Act {
-    let mut bytes: Vec<u8> = record.iter().flat_map(|word| word.to_le_bytes()).collect();
-    bytes.resize(usize::try_from(LIST - World::SCRATCH).unwrap(), 0);
-    bytes.extend(list.iter().flat_map(|word| word.to_le_bytes()));
-    call_with(number, args, bytes)
 }
 
 impl Mind<'_> {
-    /// Gives frames back, takes others, or exchanges them.
-    pub(super) fn reserve(&self, choices: &mut Choices) -> VecDeque<Act> {
-        let own = u32::from(DomId::SELF.raw());
-        let domain = if choices.chance(5) {
-            u32::from(self.guest.id ^ 3)
-        } else {
-            own
-        };
-        let op = |op: MemoryOp| [u64::from(op.raw()), World::SCRATCH];
+    fn is_own(&self, mfn: Mfn) -> bool {
+        let refs = self.frames.refs(mfn);
+        refs.is_some_and(|word| word.count != 0 && word.owner.raw() == self.guest.id)
+    }
+
+    /// Pages that it gave away.
+    fn lost(&self) -> Vec<u64> {
+        let lost = self.guest.play.iter().filter(|&&(_, mfn)| !self.is_own(mfn));
+        lost.map(|&(va, _)| va).collect()
+    }
+
+    /// Gives a page back, or takes one.
+    pub(super) fn balloon(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let lost = self.lost();
+        if !lost.is_empty() && choices.chance(70) || choices.chance(10) {
+            let pfn = lost.first().map_or(PLAY, |va| va >> 12);
+            let extents = 1 + choices.below(2);
+            let order = u32::from(choices.chance(10));
+            let op = choices.one_of(&[
+                MemoryOp::PopulatePhysmap,
+                MemoryOp::PopulatePhysmap,
+                MemoryOp::IncreaseReservation,
+            ]);
+            return VecDeque::from([
+                Act::Write(World::LIST, pfn),
+                Act::Write(World::LIST + 8, PLAY),
+                memory_op(op, &reservation(extents, order, 0)),
+            ]);
+        }
+        let count = 1 + choices.below(2);
+        let mut plan = VecDeque::new();
+        for n in 0..count {
+            plan.append(&mut self.offer(n, choices));
+        }
+        plan.push_back(memory_op(
+            MemoryOp::DecreaseReservation,
+            &reservation(count, 0, 0),
+        ));
+        plan
+    }
+
+    /// Writes the frame of a page, mostly one that can be given back, as word `n` of the list.
+    fn offer(&self, n: u64, choices: &mut Choices) -> VecDeque<Act> {
         let (va, mfn) = self.play(choices);
-        let other = if choices.chance(10) {
+        let mut plan = VecDeque::new();
+        if choices.chance(85) {
+            plan.push_back(unmap(va));
+        }
+        let mfn = if choices.chance(10) {
             self.forbidden(choices)
         } else {
-            self.play(choices).1
+            mfn
         };
-        let unmap = Act::UpdateVa(va, 0, choices.one_of(&[0, 2]));
-        let decrease = with_list(
-            Hypercall::MemoryOp,
-            &op(MemoryOp::DecreaseReservation),
-            &reservation(LIST, 1, 0, domain),
-            &[if choices.chance(10) { other } else { mfn }.raw()],
-        );
-        let populate = with_list(
-            Hypercall::MemoryOp,
-            &op(MemoryOp::PopulatePhysmap),
-            &reservation(LIST, 1, u32::from(choices.chance(10)), domain),
-            &[va >> 12],
-        );
-        match choices.below(4) {
-            0 => VecDeque::from([unmap, decrease]),
-            1 => VecDeque::from([unmap, decrease, populate]),
-            2 => VecDeque::from([populate]),
+        plan.push_back(Act::Write(World::LIST + n * 8, mfn.raw()));
+        plan
+    }
+
+    /// Gives pages for others.
+    pub(super) fn exchange(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let order = u32::try_from(choices.one_of(&[0, 1, 1, 2])).unwrap();
+        let mut plan = VecDeque::new();
+        for n in 0..1 << order {
+            plan.append(&mut self.offer(n, choices));
+        }
+        // Where frames are read from, or behind that.
+        let output = choices.one_of(&[0, 4]);
+        plan.push_back(Act::Write(World::LIST + 4 * 8, PLAY));
+        let exchange = MemoryExchange {
+            input: reservation(1 << order, 0, 0),
+            output: reservation(1, order, output),
+            nr_exchanged: 0,
+        };
+        plan.push_back(memory_op(MemoryOp::Exchange, &exchange));
+        plan
+    }
+
+    fn descriptor(choices: &mut Choices) -> u64 {
+        match choices.below(6) {
+            0 => choices.any(),
+            1 => 0x0000_8900_0000_0067,
+            2 => 0x0000_ee00_0008_0000,
+            _ => choices.one_of(&[0x00af_9a00_0000_ffff, 0x00cf_9200_0000_ffff, 0]),
+        }
+    }
+
+    /// Writes a page of descriptors, and asks the CPU to use it; or leaves it again; or changes a descriptor.
+    pub(super) fn segments(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let gdt = |entries: u64| call_with(Hypercall::SetGdt, &[World::LIST, entries], Vec::new());
+        let update = |choices: &mut Choices| {
+            let found = self.with_kind(Kind::Segments, choices);
+            let mfn = found.unwrap_or_else(|| self.table(choices));
+            let place = mfn.maddr() | choices.below(4) << 3;
+            let args = [place, Self::descriptor(choices)];
+            call_with(Hypercall::UpdateDescriptor, &args, Vec::new())
+        };
+        match choices.below(10) {
+            0 => VecDeque::from([gdt(0)]),
+            1..=4 => VecDeque::from([update(choices)]),
             _ => {
-                let (count, order) = choices.one_of(&[(1, 0), (2, 1), (2, 0)]);
-                let mut record = reservation(LIST, count, 0, domain).to_vec();
-                record.extend(reservation(LIST + 0x40, count >> order, order, own));
-                record.extend([0, 0]);
-                let mut list = [0; 10];
-                list[0] = mfn.raw();
-                list[1] = other.raw();
-                list[8] = va >> 12;
-                list[9] = PLAY;
-                let args = op(MemoryOp::Exchange);
-                VecDeque::from([unmap, with_list(Hypercall::MemoryOp, &args, &record, &list)])
+                let mut plan = VecDeque::new();
+                let pages = 1 + choices.below(2);
+                for n in 0..pages {
+                    let (va, mfn) = self.play(choices);
+                    for index in 0..4 {
+                        plan.push_back(Act::Write(va + index * 8, Self::descriptor(choices)));
+                    }
+                    if choices.chance(85) {
+                        plan.push_back(Act::UpdateVa(va, mfn.maddr() | pte::PRESENT, 2));
+                    }
+                    plan.push_back(Act::Write(World::LIST + n * 8, mfn.raw()));
+                }
+                plan.push_back(gdt(pages * 512));
+                plan.push_back(update(choices));
+                if choices.chance(40) {
+                    plan.push_back(gdt(0));
+                }
+                plan
             }
         }
     }
 
-    /// Makes pages a descriptor table, writes descriptors, and takes the table away.
-    pub(super) fn describe(&self, choices: &mut Choices) -> VecDeque<Act> {
-        let (va, mfn) = self.play(choices);
-        let kind = choices.one_of(&[Kind::Segments, Kind::Segments, Kind::Writable]);
-        let second = self.with_kind(kind, choices).unwrap_or(mfn);
-        let descriptor = match choices.below(4) {
-            0 => choices.any(),
-            1 => 0x00af_9a00_0000_ffff,
-            2 => 0x0000_8b00_0000_0067,
-            _ => 0,
+    /// Stores into a table that is mapped read-only, and takes the fault for it.
+    pub(super) fn store(&self, choices: &mut Choices) -> Act {
+        let all = self.guest.play.iter().chain(&self.guest.tables);
+        let level1: Vec<_> = all
+            .copied()
+            .filter(|&(_, mfn)| self.kind(mfn) == Kind::L1)
+            .collect();
+        let (va, table) = if level1.is_empty() || choices.chance(5) {
+            self.play(choices)
+        } else {
+            choices.one_of(&level1)
         };
-        let target = choices.one_of(&[mfn, second, self.guest.tables[4].1]);
-        let maddr = target.maddr() | choices.below(512) << 3;
-        let update = call(Hypercall::UpdateDescriptor, &[maddr, descriptor], &[]);
-        let entries = choices.one_of(&[0, 16, 512, 513, 600]);
-        let list = [mfn.raw(), second.raw()];
-        let set = with_list(Hypercall::SetGdt, &[LIST, entries], &[], &list);
-        let read_only = Act::UpdateVa(va, mfn.maddr() | pte::PRESENT, choices.one_of(&[0, 2]));
-        let write = Act::Write(va, descriptor);
-        match choices.below(4) {
-            0 => VecDeque::from([update]),
-            1 => VecDeque::from([set]),
-            _ => VecDeque::from([write.clone(), read_only, set, write, update]),
+        let place = va + (self.slot(table, choices) << 3);
+        let user = if choices.chance(50) { PF_USER } else { 0 };
+        Act::Instruction {
+            code: choices.one_of(STORES).to_vec(),
+            value: self.entry(Kind::L1, choices),
+            pointers: [place, self.play(choices).0],
+            raises: Exception {
+                vector: 14,
+                error_code: PF_PRESENT | PF_WRITE | user,
+                address: place,
+            },
         }
     }
 
@@ -150,42 +289,71 @@ impl Mind<'_> {
     }
 
     /// Several calls in one.
-    pub(super) fn multicall(&self, choices: &mut Choices) -> Act {
-        let count = 1 + choices.below(4);
-        let mut entries = Vec::new();
-        for _ in 0..count {
-            let (op, args) = match choices.below(8) {
-                0 => (Hypercall::Multicall, [World::SCRATCH, 1, 0, 0, 0, 0]),
-                1 => (Hypercall::XenVersion, [0; 6]),
-                2 => (Hypercall::SchedOp, [choices.below(2), 0, 0, 0, 0, 0]),
-                _ => {
-                    let (va, entry, flags) = self.va_update(choices);
-                    (Hypercall::UpdateVaMapping, [va, entry, flags, 0, 0, 0])
-                }
-            };
-            entries.push(MulticallEntry {
-                op: op.raw(),
-                result: 0,
-                args,
-            });
-        }
-        let record = entries.iter().flat_map(|entry| entry.to_bytes()).collect();
-        call_with(Hypercall::Multicall, &[World::SCRATCH, count], record)
+    pub(super) fn several(&self, choices: &mut Choices) -> Act {
+        let count = 1 + choices.below(6);
+        let calls = (0..count).map(|_| match choices.below(10) {
+            0..=5 => {
+                let Act::UpdateVa(va, entry, flags) = self.update_va(choices) else {
+                    return (0, [0; 6]);
+                };
+                (Hypercall::UpdateVaMapping.raw(), [va, entry, flags, 0, 0, 0])
+            }
+            6 => (
+                Hypercall::UpdateDescriptor.raw(),
+                [self.table(choices).maddr(), Self::descriptor(choices), 0, 0, 0, 0],
+            ),
+            7 => (
+                Hypercall::SetTimerOp.raw(),
+                [choices.below(1 << 30), 0, 0, 0, 0, 0],
+            ),
+            8 => (Hypercall::Multicall.raw(), [World::LIST, 1, 0, 0, 0, 0]),
+            _ => (
+                Hypercall::SetSegmentBase.raw(),
+                [choices.below(5), choices.any(), 0, 0, 0, 0],
+            ),
+        });
+        Act::Several(calls.collect())
     }
 
-    /// Writes an entry of a table as if it could, which the hypervisor does for it.
-    pub(super) fn store(&self, choices: &mut Choices) -> Act {
-        let (va, _) = if choices.chance(50) {
-            choices.one_of(&self.guest.tables[3..])
+    /// Changes page tables, or asks for memory, in the name of another domain.
+    pub(super) fn for_another(&self, choices: &mut Choices) -> Act {
+        let any = u16::try_from(choices.below(8)).unwrap();
+        let other = if self.others.is_empty() || choices.chance(50) {
+            any
         } else {
-            self.play(choices)
+            choices.one_of(self.others).id
         };
-        let slot = if va == self.guest.tables[4].0 {
-            PLAY % 512 + choices.below(24)
-        } else {
-            choices.one_of(&[0, 1, 2, 3, 511])
+        let victim = u64::from(other);
+        if choices.chance(40) {
+            let mut record = reservation(1, 0, 0);
+            record.domid = DomId::new(other);
+            let op = choices.one_of(&[
+                MemoryOp::PopulatePhysmap,
+                MemoryOp::DecreaseReservation,
+                MemoryOp::CurrentReservation,
+                MemoryOp::MaximumReservation,
+            ]);
+            return memory_op(op, &record);
+        }
+        let update = MmuUpdate {
+            ptr: self.table(choices).maddr(),
+            val: self.entry(Kind::L1, choices),
         };
-        let odd = if choices.chance(5) { 4 } else { 0 };
-        Act::Store(va + slot * 8 + odd, self.entry(Kind::L1, choices))
+        let whom = choices.one_of(&[victim, (victim + 1) << 16 | 0x7ff0]);
+        let (number, record) = choices.one_of(&[
+            (Hypercall::MmuUpdate, update),
+            (
+                Hypercall::MmuextOp,
+                MmuUpdate {
+                    ptr: u64::from(MmuExtOp::TlbFlushLocal.raw()),
+                    val: 0,
+                },
+            ),
+        ]);
+        call_with(
+            number,
+            &[World::SCRATCH, 1, 0, whom],
+            record.to_bytes().as_ref().to_vec(),
+        )
     }
 }

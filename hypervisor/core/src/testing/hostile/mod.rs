@@ -15,7 +15,6 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::Virq;
-use bulkhead_abi::trap::{TrapInfo, Vector};
 use tables::Mind;
 
 /// The first page that the guest plays with, and how many there are. All are mapped writable at first.
@@ -32,6 +31,8 @@ pub struct Hostile {
     /// The tables that it began with: level 4, 3, 2, and two of level 1, by where they are mapped.
     tables: Vec<(u64, Mfn)>,
     shared_info: Mfn,
+    /// The page in which it puts its hypercalls' records and lists.
+    scratch: Mfn,
     /// What it will do next, if it has plans.
     plan: VecDeque<Act>,
 }
@@ -45,17 +46,16 @@ impl Hostile {
             (pfn << 12, Mfn::new(mfn).unwrap())
         };
         let first_table = info.pt_base >> 12;
-        let page_fault = TrapInfo {
-            vector: Vector::PageFault.raw(),
-            address: World::EVENT_CALLBACK,
-            ..TrapInfo::default()
-        };
-        world.set_trap(cpu, page_fault);
-        let plan = [calls::bind_virq(Virq::Timer), Act::Forget { masked: false }];
+        let plan = [
+            calls::bind_virq(Virq::Timer),
+            calls::handle_faults(),
+            Act::Forget { masked: false },
+        ];
         Self {
             play: (PLAY..PLAY + PLAY_PAGES).map(page).collect(),
             tables: (first_table..first_table + 5).map(page).collect(),
             shared_info: Mfn::from_maddr(info.shared_info),
+            scratch: page(World::SCRATCH >> 12).1,
             plan: plan.into(),
             id: world.running(cpu).unwrap().0,
         }
@@ -71,8 +71,8 @@ impl Hostile {
         if let Some(act) = self.plan.pop_front() {
             return act;
         }
-        if choices.chance(20) {
-            self.look_up(world);
+        if let Some(act) = self.learn(world) {
+            return act;
         }
         let mind = Mind {
             ram: world.sim().ram(),
@@ -80,31 +80,38 @@ impl Hostile {
             guest: self,
             others,
         };
-        let mut plan = match choices.below(100) {
-            0..=12 => VecDeque::from([mind.update_va(choices)]),
-            13..=25 => VecDeque::from([mind.mmu_update(choices)]),
-            26..=37 => VecDeque::from([mind.extended(choices)]),
-            38 | 39 => VecDeque::from([Act::OneGo(Box::new(mind.mmu_update(choices)))]),
-            40 | 41 => VecDeque::from([Act::OneGo(Box::new(mind.extended(choices)))]),
-            42..=48 => VecDeque::from([mind.touch(choices)]),
-            49..=52 => mind.make_table(choices),
-            53 | 54 => mind.make_tree(choices),
-            55 | 56 => mind.unmake_table(choices),
-            57 | 58 => mind.pass_through(choices),
-            59..=61 => mind.reserve(choices),
-            62 | 63 => mind.describe(choices),
-            64..=66 => VecDeque::from([mind.store(choices)]),
-            67..=69 => VecDeque::from([mind.multicall(choices)]),
-            70 => VecDeque::from([mind.register(choices)]),
-            71..=84 => VecDeque::from([calls::event_op(others, choices)]),
-            85..=93 => VecDeque::from([calls::wait(world, choices)]),
-            94..=96 => VecDeque::from([calls::anything(choices)]),
-            _ => VecDeque::from([Act::Forget {
+        match choices.below(100) {
+            0..=15 => mind.update_va(choices),
+            16..=30 => mind.mmu_update(choices),
+            31..=42 => mind.extended(choices),
+            43 | 44 => Act::OneGo(Box::new(mind.mmu_update(choices))),
+            45 | 46 => Act::OneGo(Box::new(mind.extended(choices))),
+            47..=53 => mind.touch(choices),
+            54 | 55 => mind.store(choices),
+            56 => memory::privileged(choices),
+            57 => mind.register(choices),
+            58..=73 => {
+                let mut plan = match choices.below(9) {
+                    0..=2 => mind.make_table(choices),
+                    3 => mind.unmake_table(choices),
+                    4 => mind.pass_through(choices),
+                    5 => mind.balloon(choices),
+                    6 => mind.exchange(choices),
+                    7 => mind.make_tree(choices),
+                    _ => mind.segments(choices),
+                };
+                let first = plan.pop_front().unwrap();
+                self.plan = plan;
+                first
+            }
+            74..=85 => calls::event_op(others, choices),
+            86 => mind.several(choices),
+            87 => mind.for_another(choices),
+            88..=93 => calls::wait(world, choices),
+            94..=96 => calls::anything(choices),
+            _ => Act::Forget {
                 masked: choices.chance(20),
-            }]),
-        };
-        let first = plan.pop_front().unwrap();
-        self.plan = plan;
-        first
+            },
+        }
     }
 }

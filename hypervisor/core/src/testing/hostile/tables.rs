@@ -21,7 +21,7 @@ pub(super) struct Mind<'a> {
 
 impl Mind<'_> {
     /// What a frame is used as at this moment.
-    fn kind(&self, mfn: Mfn) -> Kind {
+    pub(super) fn kind(&self, mfn: Mfn) -> Kind {
         let typing = self.frames.typing(mfn).filter(|typing| typing.count != 0);
         typing.map_or(Kind::None, |typing| typing.kind)
     }
@@ -110,7 +110,7 @@ impl Mind<'_> {
     }
 
     /// An entry of a table that is worth writing.
-    fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
+    pub(super) fn slot(&self, table: Mfn, choices: &mut Choices) -> u64 {
         let first = |n: usize| self.guest.tables[n].1 == table;
         if choices.chance(2) {
             return choices.below(512);
@@ -150,24 +150,18 @@ impl Mind<'_> {
     }
 
     pub(super) fn update_va(&self, choices: &mut Choices) -> Act {
-        let (va, entry, flags) = self.va_update(choices);
-        Act::UpdateVa(va, entry, flags)
-    }
-
-    /// Address, entry and flags of an `update_va_mapping`.
-    pub(super) fn va_update(&self, choices: &mut Choices) -> (u64, u64, u64) {
         let flags = choices.one_of(&[0, 0, 1, 2, 2, 2, 5, 6, 3]);
         let (va, mfn) = self.play(choices);
         if choices.chance(40) {
             // Its own page at its own place, writable or not.
             let writes = if choices.chance(50) { pte::WRITABLE } else { 0 };
-            return (va, mfn.maddr() | pte::PRESENT | writes, flags);
+            return Act::UpdateVa(va, mfn.maddr() | pte::PRESENT | writes, flags);
         }
-        (self.address(choices), self.entry(Kind::L1, choices), flags)
+        Act::UpdateVa(self.address(choices), self.entry(Kind::L1, choices), flags)
     }
 
     /// A frame that is a table, or one that is not.
-    fn table(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn table(&self, choices: &mut Choices) -> Mfn {
         let kind = choices.one_of(&[Kind::L1, Kind::L1, Kind::L2, Kind::L2, Kind::L3, Kind::L4]);
         match choices.below(20) {
             0 => self.forbidden(choices),

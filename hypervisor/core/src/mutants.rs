@@ -1,0 +1,163 @@
+//! Seeded bugs: does the simulation find what it is there to find?
+//!
+//! Each `Mutant` is a mistake that somebody could make, at the place where it would be made: a switch there, `mutant!`, asks
+//! whether it is made now. In a hypervisor that is built to run, every switch is the constant `false`, and nothing of it is
+//! left. In tests, a mutant is planted for one thread at a time: a simulation does not leave its thread.
+//!
+//! A law that no mutant breaks is one that nobody has seen to be checked. So whoever adds a law adds a mutant.
+
+/// Whether the named mutant is planted.
+#[cfg(any(test, feature = "testing"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::mutants::Mutant::$name.is_planted()
+    };
+}
+
+/// Never: this is no test.
+#[cfg(not(any(test, feature = "testing")))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub use planting::{Mutant, Planted};
+
+#[cfg(any(test, feature = "testing"))]
+mod planting {
+    use core::cell::Cell;
+    use core::fmt;
+
+    macro_rules! mutants {
+        ( $( $(#[$doc:meta])* $name:ident, )* ) => {
+            /// A mistake that can be made on purpose.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+            pub enum Mutant {
+                $( $(#[$doc])* $name, )*
+            }
+
+            impl Mutant {
+                /// All that there are.
+                pub const ALL: &[Self] = &[$( Self::$name, )*];
+            }
+        };
+    }
+
+    mutants! {
+        /// Frames: a reference is given to whoever asks, not only to the owner.
+        AnyoneMayRefer,
+        /// Frames: a use is given though the frame is in use as something else.
+        TwoTypesAtOnce,
+        /// Frames: the last use of a table goes, and what its entries refer to is not let go.
+        LostUnpick,
+        /// Frames: a frame that is referred to can be taken from its domain.
+        TakenWhileReferred,
+        /// Frames: a table can be pinned again, and only one pin is ever taken off.
+        PinnedTwice,
+        /// Paging: no TLB forgets a frame that becomes something else (XSA-401).
+        SkippedRetypeFlush,
+        /// Paging: a frame that could not be had as what was wanted keeps the reference taken for that.
+        LostPutOnRefusal,
+        /// Paging: a table with a bad entry keeps what the good ones before it refer to.
+        LostUnpickOnRefusal,
+        /// Paging: validation that was left half done begins again at the first entry, which refers to its frame already.
+        ResumedFromStart,
+        /// Paging: a table that was left half done keeps its reference to itself when it is gone on with.
+        LostPutOnResume,
+        /// Paging: unpicking that was left half done believes that one entry less is to be let go.
+        UnpickedOneTooFew,
+        /// Paging: a level 4 table keeps what the guest wrote where the hypervisor's slots are.
+        GuestsOwnSlots,
+        /// Paging: entries of the hypervisor's slots can be written one by one.
+        WritableSlots,
+        /// Paging: what an entry referred to is kept when another takes its place.
+        LostPutOnUpdate,
+        /// Paging: what an entry referred to is looked up again after another took its place.
+        OldReadAgain,
+        /// Paging: an entry that leads to other tables changes, and no CPU is told.
+        SkippedUpperFlush,
+        /// Paging: an entry that allows writes now, and did not before, is taken for the same as before.
+        FastPathMayWrite,
+        /// Paging: an entry that leads to another frame than before is taken for the same.
+        FastPathMayMove,
+        /// Paging: a page is copied to a frame that need not be one that its owner can write.
+        CopyToAnything,
+        /// Paging: a copy keeps its source.
+        LostPutOnCopy,
+        /// Paging: a new root is not counted.
+        UncountedRoot,
+        /// Paging: the old root of programs is kept when a new one takes its place.
+        LostPutOnUserRoot,
+        /// Emulation: whatever the instruction writes stands in the table unchecked.
+        UncheckedEmulation,
+        /// Memory: a frame stays on the list of the domain that gave it back.
+        StillListed,
+        /// Memory: a domain gets more than it may have.
+        NoLimit,
+        /// Memory: frames that were to be exchanged are lost when one of them cannot be.
+        LostOnFailedExchange,
+        /// Descriptors: what the guest asks for is checked, and what it asked for is written.
+        UncheckedDescriptor,
+        /// Descriptors: a page of descriptors is believed as it is.
+        UncheckedDescriptorPage,
+        /// Descriptors: a refused table keeps the pages before the one that is wrong.
+        LostPutOnRefusedGdt,
+        /// Descriptors: the old table is kept when a new one takes its place.
+        LostPutOnGdt,
+        /// Events: whoever closes a port does not tell the other end.
+        PeerNotTold,
+        /// Events: the port that somebody connects to goes on waiting.
+        HalfBound,
+        /// Events: the virtual interrupt of a closed port still leads there.
+        VirqOfClosedPort,
+        /// Events: nobody is woken by an event.
+        LostWake,
+        /// Scheduling: a deadline is set, and the timer is not.
+        TimerNotSet,
+        /// Scheduling: a poll that is over leaves its deadline.
+        PollDeadlineLeft,
+        /// Scheduling: a stopped vCPU leaves its deadlines.
+        StoppedWithDeadlines,
+        /// Scheduling: a CPU is not told that somebody waits for it.
+        NobodyCalled,
+        /// Scheduling: a vCPU comes to another CPU, and is still looked for where it was.
+        HomeNotMoved,
+    }
+
+    // The first `std` of this crate, in tests alone: planted mutants are a thread's own.
+    std::thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    impl Mutant {
+        /// Makes the mistake on this thread until the answer is dropped, instead of any that was made before.
+        #[must_use = "it is made no longer than this is kept"]
+        pub fn plant(self) -> Planted {
+            PLANTED.set(Some(self));
+            Planted(())
+        }
+
+        /// Whether the mistake is made.
+        pub(crate) fn is_planted(self) -> bool {
+            PLANTED.get() == Some(self)
+        }
+    }
+
+    impl fmt::Display for Mutant {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Debug::fmt(self, f)
+        }
+    }
+
+    /// A mutant that lives as long as this.
+    #[derive(Debug)]
+    pub struct Planted(());
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            PLANTED.set(None);
+        }
+    }
+}
