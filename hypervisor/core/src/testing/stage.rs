@@ -204,7 +204,8 @@ fn check_error(act: &Act, effect: Effect) {
         }
         Act::Read(_)
         | Act::Write(..)
-        | Act::Store(..)
+        | Act::Several(_)
+        | Act::Instruction { .. }
         | Act::Raise(_)
         | Act::Forget { .. }
         | Act::Compute(_) => {
