@@ -648,6 +648,38 @@ fn what_a_half_done_table_awaits_may_become_a_root_and_is_left_alone() {
     mmu.ext(MmuExtOp::UnpinTable, root.raw()).unwrap();
 }
 
+/// The page named as descriptors is a tree that is half taken down: the rest of that is more than one go.
+#[test]
+fn a_descriptor_table_that_was_a_large_tree_takes_several_goes() {
+    let mut mmu = Mmu::new();
+    let page = mmu.page(PAGE);
+    let mut tables = vec![];
+    for n in 0..8 {
+        let level1 = mmu.write_table(PAGE + n, &[(0, page.maddr() | RO)]);
+        tables.push((n, level1.maddr() | RW));
+    }
+    let level2 = mmu.write_table(PAGE + 8, &tables);
+    mmu.ext(MmuExtOp::PinL2Table, level2.raw()).unwrap();
+    let record = MmuExt {
+        cmd: MmuExtOp::UnpinTable.raw(),
+        arg1: level2.raw(),
+        arg2: 0,
+    };
+    mmu.world.write(0, World::SCRATCH, &record);
+    let args = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
+    let unpinned = mmu.world.call_within(0, Hypercall::MmuextOp.raw(), &args, 1);
+    assert_eq!(unpinned, None);
+
+    mmu.world.write(0, World::SCRATCH, &level2.raw());
+    let args = [World::SCRATCH, 8];
+    let set = mmu.world.call_within(0, Hypercall::SetGdt.raw(), &args, 1);
+    mmu.world.invariants();
+    assert_eq!(set, None, "it was to take several goes");
+    // Its entries happen to be descriptors that do no harm.
+    assert_eq!(mmu.world.call(0, Hypercall::SetGdt, &args), Ok(0));
+    mmu.world.invariants();
+}
+
 #[test]
 fn a_write_to_an_ordinary_page_is_made_and_one_to_another_s_is_not() {
     let mut mmu = Mmu::new();

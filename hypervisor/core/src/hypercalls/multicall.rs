@@ -9,12 +9,16 @@ use bulkhead_abi::{Buffered, Errno, Hypercall, Record};
 /// How many calls are made in one go.
 const BUDGET: u64 = 32;
 
+/// How long a go lasts before no further call is begun in it, in nanoseconds: each call alone may be a whole portion of work.
+const GO_NS: u64 = 50_000;
+
 /// Makes the calls of a list in order, and writes the result of each into its entry. An error does not stop the list.
 pub(super) fn multicall<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let (list, count) = (call.arg::<0>(), u64::from(call.arg32::<1>()));
+    let end = call.hv.machine().now().saturating_add(GO_NS);
     for n in 0..count {
         let at = list.wrapping_add(n.wrapping_mul(MulticallEntry::SIZE as u64));
-        if n == BUDGET {
+        if n == BUDGET || n != 0 && call.hv.machine().now() >= end {
             return again(call, at, count.saturating_sub(n));
         }
         let mut entry: MulticallEntry = call.read(at)?;

@@ -3,7 +3,7 @@
 use super::{Answer, Call};
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
-use crate::paging::Work;
+use crate::paging::{PagingError, Work};
 use crate::sync::Ordering;
 use crate::vcpu::Base;
 use crate::vcpu::descriptors::{self, GdtFrames};
@@ -25,13 +25,14 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         let _ = named.push(Mfn::new(raw).ok_or(Errno::Inval)?);
     }
     let (memory, owner) = (&call.hv.memory, call.current.domain.id);
-    let mut work = Work::unlimited();
+    // A page that is named may be a large tree, half taken down: the rest of that is not done in one go.
+    let mut work = Work::portion();
     for (n, &mfn) in named.iter().enumerate() {
-        if memory.get_as(mfn, owner, Kind::Segments, &mut work).is_err() {
+        if let Err(error) = memory.get_as(mfn, owner, Kind::Segments, &mut work) {
             for &mfn in named.iter().take(n).filter(|_| !mutant!(LostPutOnRefusedGdt)) {
                 memory.put_as(mfn, &mut work);
             }
-            return Err(Errno::Inval);
+            return Err(error.of_operand());
         }
     }
     let old = core::mem::replace(&mut call.current.context.gdt, named);
@@ -65,7 +66,7 @@ pub(super) fn update_descriptor<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     };
     memory
         .get_as(mfn, owner, kind, &mut work)
-        .map_err(|_| Errno::Inval)?;
+        .map_err(PagingError::of_operand)?;
     if let Some(word) = memory.machine().frame(mfn).get(index) {
         let checked = if mutant!(UncheckedDescriptor) {
             descriptor
