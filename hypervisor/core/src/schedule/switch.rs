@@ -1,0 +1,98 @@
+//! The switch: one vCPU's state is put in its place, another's taken up. Or a CPU waits.
+
+use super::{Key, Queue};
+use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
+use crate::ids::CpuId;
+use crate::machine::{Machine, Trace};
+use crate::sched::State;
+use crate::vcpu::Regs;
+use bulkhead_abi::vcpu::Runstate;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Waits for something to do. Says whether the machine goes on.
+    pub(super) fn idle(&self, cpu: &mut Cpu, shared: &Shared) -> bool {
+        self.machine().trace(Trace::Idle, 0, 0);
+        // The page tables of the last guest, and its descriptors, may go while we idle.
+        self.machine().load_gdt(&[]);
+        self.machine().load_idle_root();
+        self.end_stretch(cpu, self.machine().ticks());
+        if !self.machine().wait_for_interrupt() {
+            return false;
+        }
+        cpu.stretch.begin(self.machine().ticks());
+        self.do_due(shared, self.machine().now());
+        true
+    }
+
+    /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it.
+    pub(super) fn put_away(&self, queue: &Queue, mut current: Current, regs: &Regs) {
+        if self.cpus.len() > 1 {
+            // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
+            // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
+            self.machine().load_idle_root();
+        }
+        current.context.regs = *regs;
+        self.machine().save_segments(&mut current.context.segments);
+        self.save_fpu(&mut current.context.fpu);
+        let clock = self.machine().clock();
+        current.context.meter.stop(clock.tsc);
+        let rest = match queue.run.state((current.domain.id, current.vcpu)) {
+            Some(State::Blocked) => Runstate::Blocked,
+            Some(State::Waiting | State::Running) => Runstate::Runnable,
+            // It was stopped.
+            None => Runstate::Offline,
+        };
+        let Current {
+            domain,
+            vcpu,
+            context,
+            ..
+        } = current;
+        if let Some(vcpu) = domain.vcpu(vcpu) {
+            vcpu.publish_meter(&context.meter);
+            vcpu.history.lock().enter(rest, clock.ns);
+            self.show_runstate(&domain, vcpu);
+            vcpu.park(context);
+        }
+    }
+
+    /// Takes a vCPU's state, to run it. `None` if the vCPU was stopped.
+    pub(super) fn take(&self, cpu: CpuId, (domain, vcpu): Key) -> Option<Current> {
+        let domain = self.domains.get(domain)?;
+        let state = domain.vcpu(vcpu).filter(|vcpu| vcpu.is_up())?;
+        debug_assert_eq!(state.home(), cpu, "a CPU runs what is on its own queue");
+        let context = state.unpark()?;
+        Some(Current {
+            domain,
+            vcpu,
+            context,
+            rest: None,
+        })
+    }
+
+    pub(super) fn load(&self, cpu: &mut Cpu, mut current: Current, regs: &mut Regs) {
+        self.machine().trace(
+            Trace::Switch,
+            u64::from(current.domain.id.raw()),
+            u64::from(current.vcpu.raw()),
+        );
+        *regs = current.context.regs;
+        self.machine().load_gdt(&current.context.gdt);
+        self.machine().load_root(current.context.root());
+        // A selector that could not be loaded is null now; the failsafe callback is not called for it.
+        let _ = self.machine().load_segments(&current.context.segments);
+        self.load_fpu(&current.context.fpu);
+        self.end_poll(&current);
+        if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
+            if current.context.clock_written_for != Some(cpu.id()) {
+                current.context.clock_written_for = Some(cpu.id());
+                self.write_clock(vcpu);
+            }
+            let clock = self.machine().clock();
+            vcpu.history.lock().enter(Runstate::Running, clock.ns);
+            self.show_runstate(&current.domain, vcpu);
+            current.context.meter.start(clock.tsc);
+        }
+        cpu.current = Some(current);
+    }
+}

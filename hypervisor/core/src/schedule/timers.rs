@@ -1,0 +1,76 @@
+//! Deadlines: set and taken back by vCPUs, done when a CPU's timer fires.
+
+use crate::domains::Domain;
+use crate::hypervisor::{Cpu, Hypervisor, Shared};
+use crate::machine::Machine;
+use crate::time::{Deadline, Purpose};
+use crate::vcpu::Vcpu;
+use bulkhead_abi::event::Virq;
+use core::sync::atomic::Ordering;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Sets a deadline of the vCPU that this CPU runs.
+    pub(crate) fn set_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose, at: u64) {
+        self.cancel_deadline(domain, vcpu, purpose);
+        // It runs, so its home is this CPU.
+        let home = vcpu.home();
+        let Some(shared) = self.shared(home) else { return };
+        let mut queue = shared.queue.lock();
+        queue.deadlines.set(Deadline {
+            at,
+            domain: domain.id,
+            vcpu: vcpu.id,
+            purpose,
+        });
+        vcpu.set_deadline_cpu(purpose, Some(home));
+        let next = queue.next_look();
+        drop(queue);
+        if !mutant!(TimerNotSet) {
+            self.machine().set_timer(next);
+        }
+    }
+
+    /// Takes a deadline of a vCPU back, wherever it was set.
+    pub(crate) fn cancel_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose) {
+        if let Some(shared) = vcpu.deadline_cpu(purpose).and_then(|cpu| self.shared(cpu)) {
+            shared.queue.lock().deadlines.cancel(domain.id, vcpu.id, purpose);
+            vcpu.set_deadline_cpu(purpose, None);
+        }
+    }
+
+    /// The CPU's timer has fired: what is due is done, and a vCPU that has had its turn gives way.
+    pub fn timer_interrupt(&self, cpu: &Cpu) {
+        let Some(shared) = self.shared(cpu.id()) else {
+            return;
+        };
+        let now = self.machine().now();
+        self.do_due(shared, now);
+        let queue = shared.queue.lock();
+        if queue.turn_end.is_some_and(|end| now >= end) {
+            shared.must_schedule.store(true, Ordering::Relaxed);
+        }
+        let next = queue.next_look();
+        drop(queue);
+        self.machine().set_timer(next);
+    }
+
+    /// Does what is due at `now`: at most one thing for each deadline there is.
+    pub(super) fn do_due(&self, shared: &Shared, now: u64) {
+        loop {
+            // The lock is dropped before the vCPU is woken, which takes it again.
+            let Some(due) = shared.queue.lock().deadlines.pop_due(now) else {
+                return;
+            };
+            let Some(domain) = self.domains.get(due.domain) else {
+                continue;
+            };
+            let Some(vcpu) = domain.vcpu(due.vcpu) else {
+                continue;
+            };
+            match due.purpose {
+                Purpose::Timer => self.raise_virq(&domain, due.vcpu, Virq::Timer),
+                Purpose::Poll => self.wake_vcpu(&domain, vcpu),
+            }
+        }
+    }
+}
