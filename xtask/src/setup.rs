@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Mtools,
     /// UEFI for machines in QEMU.
     Ovmf,
+    /// The C headers of the guest ABI, which ours is compared with.
+    XenHeaders,
 }
 
 impl Need {
@@ -48,6 +50,7 @@ impl Need {
             Self::Xorriso => "xorriso, package xorriso (it writes discs)",
             Self::Mtools => "mtools, package mtools (it writes what UEFI reads of discs)",
             Self::Ovmf => "OVMF.fd, package ovmf (it is UEFI for QEMU)",
+            Self::XenHeaders => "xen/xen.h, package libxen-dev (the guest ABI is compared with it)",
         }
     }
 
@@ -59,6 +62,7 @@ impl Need {
             Self::Xorriso => &["xorriso"],
             Self::Mtools => &["mtools"],
             Self::Ovmf => &["ovmf"],
+            Self::XenHeaders => &["libxen-dev"],
             Self::BareMetalTarget | Self::LlvmTools | Self::Rustfmt | Self::Clippy => &[],
         }
     }
@@ -78,6 +82,7 @@ impl Need {
             Self::Xorriso => answers(Command::new("xorriso").arg("-version")),
             Self::Mtools => answers(Command::new("mtools").arg("--version")),
             Self::Ovmf => ovmf().is_some(),
+            Self::XenHeaders => Path::new("/usr/include/xen/xen.h").is_file(),
         }
     }
 }

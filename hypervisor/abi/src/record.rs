@@ -101,7 +101,7 @@ impl<T: Record, const N: usize> Record for [T; N] {
 
 /// Declares a `#[repr(C)]` record with its size and the offset of each field, in bytes.
 ///
-/// The struct gets `Clone`, `Copy`, `Debug`, `PartialEq`, `Eq`, a `Default` of all zeros,
+/// The struct gets `Clone`, `Copy`, `Debug`, `PartialEq`, `Eq`, a `Default` of all zeros, the list `FIELDS`,
 /// [`Record`] and [`Buffered`]. Size and offsets are checked at compile
 /// time. Fields are declared in the order of their offsets.
 ///
@@ -117,6 +117,7 @@ impl<T: Record, const N: usize> Record for [T; N] {
 /// use bulkhead_abi::{Buffered, Record};
 /// assert_eq!(Close { port: 7 }.to_bytes(), [7, 0, 0, 0]);
 /// assert_eq!(Close::read_from(&[7, 0, 0]), None);
+/// assert_eq!(Close::FIELDS, [("port", 0, 4)]);
 /// ```
 #[macro_export]
 macro_rules! record {
@@ -140,6 +141,12 @@ macro_rules! record {
                 assert!(size_of::<$ty>() == <$ty as $crate::record::Record>::SIZE);
             )+
         };
+
+        impl $name {
+            /// Name, offset and size in bytes of each field.
+            pub const FIELDS: &'static [(&'static str, usize, usize)] =
+                &[$( (stringify!($field), $offset, size_of::<$ty>()), )+];
+        }
 
         impl Default for $name {
             /// The record of all zeros.

@@ -56,6 +56,7 @@ pub(crate) fn test(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         checks::run(project, &metadata, &Images::of(&metadata), &filter, &mut tally);
     }
     if filter.allows(Group::Host) {
+        setup::provide(project, &[Need::XenHeaders])?;
         host::run(project, &metadata, &filter, &mut tally)?;
     }
     if filter.allows(Group::Loom) {
