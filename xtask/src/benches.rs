@@ -1,7 +1,7 @@
 //! The benchmarks: what boots to measure itself.
 //!
 //! To add one, add an entry to [`BENCHES`]. Its guests report each figure as a line
-//! `BENCH name value unit [instructions=N]` and power off.
+//! `BENCH name value unit` and power off.
 
 use std::time::Duration;
 

@@ -13,11 +13,14 @@ use crate::loader::Medium;
 pub(crate) enum Clock {
     /// With the host's.
     Real,
-    /// With the instructions executed, 2 ns each; while all CPUs are idle, with the host's.
+    /// With the instructions executed, [`NS_PER_INSTRUCTION`] each; while all CPUs are idle, with the host's.
     Instructions,
     /// With the instructions executed, skipping idle time: repeats exactly, for benchmarks that are CPU-bound.
     InstructionsOnly,
 }
+
+/// What an instruction takes by a clock that counts them: `shift=1` on the command line.
+pub(crate) const NS_PER_INSTRUCTION: f64 = 2.0;
 
 /// The machine that QEMU is to be. All strings are QEMU's own names.
 #[derive(Clone, Copy, Debug)]

@@ -35,7 +35,7 @@
 //! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's
 //!   memory.
 //! - Nothing interrupts it: events are looked for where it waits ([`event`], [`time`]). Exceptions do, and end
-//!   the guest unless it asked for them ([`trap`]).
+//!   the guest unless it asked for them ([`trap`]). What it runs in user mode comes back to where it was started ([`user`]).
 //! - Its code cannot be written and its data cannot be executed ([`memory`]).
 //! - No floating point: the target has none, so the hypervisor need not keep FPU state for the guest.
 //!
@@ -74,6 +74,7 @@ mod start;
 mod sync;
 pub mod time;
 pub mod trap;
+pub mod user;
 
 pub use bulkhead_abi::{DomId, Errno, errno::Failure, event::Virq, sched::ShutdownReason, trap::Vector};
 

@@ -1,8 +1,9 @@
-//! Reads the figures that a benchmark's guests print: lines `BENCH name value unit [instructions=N]`.
+//! Reads the figures that a benchmark's guests print: lines `BENCH name value unit`.
 
 use anyhow::{Context, Result, bail};
 
 use crate::console::without_domain;
+use crate::qemu::NS_PER_INSTRUCTION;
 
 /// One figure of one run.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,8 +11,17 @@ pub(super) struct Figure {
     pub(super) name: String,
     pub(super) value: f64,
     pub(super) unit: String,
-    /// What one operation took in instructions, where the guest knows.
-    pub(super) instructions: Option<u64>,
+    /// The same in instructions, where the machine's clock counts them.
+    pub(super) instructions: Option<f64>,
+}
+
+impl Figure {
+    /// Tells a time by a clock that advances with instructions, and the counter of the same rate, in instructions as well.
+    pub(super) fn count_instructions(&mut self) {
+        if ["ns", "cycles"].contains(&self.unit.as_str()) {
+            self.instructions = Some(self.value / NS_PER_INSTRUCTION);
+        }
+    }
 }
 
 /// The figures on a console, in its order.
@@ -48,23 +58,14 @@ fn parse(words: &str) -> Result<Figure> {
     if !value.is_finite() {
         bail!("{value} is not finite");
     }
-    let mut instructions = None;
-    for word in words {
-        match word.split_once('=') {
-            Some(("instructions", number)) => {
-                let number = number
-                    .parse()
-                    .with_context(|| format!("`{number}` is not a count"))?;
-                instructions = Some(number);
-            }
-            _ => bail!("`{word}` means nothing"),
-        }
+    if let Some(word) = words.next() {
+        bail!("`{word}` means nothing");
     }
     Ok(Figure {
         name: name.into(),
         value,
         unit: unit.into(),
-        instructions,
+        instructions: None,
     })
 }
 
@@ -78,14 +79,13 @@ mod tests {
 
     #[test]
     fn figures_of_every_domain_are_read_in_order() {
-        let figures =
-            read("hello\n(d1) BENCH null-hypercall 412 ns instructions=206\nBENCH trap 1.5 us\n").unwrap();
+        let figures = read("hello\n(d1) BENCH null-hypercall 412 ns\nBENCH trap 1.5 us\n").unwrap();
         let expected = [
             Figure {
                 name: "null-hypercall".into(),
                 value: 412.0,
                 unit: "ns".into(),
-                instructions: Some(206),
+                instructions: None,
             },
             Figure {
                 name: "trap".into(),
@@ -98,16 +98,24 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_told_in_instructions_and_anything_else_is_not() {
+        let mut figures = read("BENCH trap 412 ns\nBENCH size 3 MiB\n").unwrap();
+        figures.iter_mut().for_each(Figure::count_instructions);
+        let instructions: Vec<_> = figures.iter().map(|figure| figure.instructions).collect();
+        assert_eq!(instructions, [Some(206.0), None]);
+    }
+
+    #[test]
     fn a_torn_or_senseless_figure_is_refused() {
         for line in [
             "BENCH trap",
             "BENCH trap 1",
             "BENCH trap fast us",
-            "BENCH trap 1 us cycles=3",
+            "BENCH trap 1 us 3",
         ] {
             assert!(read(line).is_err(), "{line}");
         }
-        assert!(read("BENCH trap NaN us").is_err() && read("BENCH trap 1 us instructions=-1").is_err());
+        assert!(read("BENCH trap NaN us").is_err());
     }
 
     #[test]

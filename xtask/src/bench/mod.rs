@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::bench::figures::Figure;
 use crate::bench::results::Results;
 use crate::benches::{BENCHES, Bench};
 use crate::build::{self, BootFiles, Profile, Workshop};
@@ -136,7 +137,13 @@ fn measure(
         let mut command = qemu::command(&machine, &medium, Console::Plain);
         command_line = spelled(&command);
         match trial::run(&mut command, &expected, &log) {
-            Ok(transcript) => results.add(figures::of_console(transcript.lines())?)?,
+            Ok(transcript) => {
+                let mut figures = figures::of_console(transcript.lines())?;
+                if is_deterministic {
+                    figures.iter_mut().for_each(Figure::count_instructions);
+                }
+                results.add(figures)?;
+            }
             Err(failure) => {
                 println!("  FAIL  run {run} of {runs}");
                 failure.print(&log, files);

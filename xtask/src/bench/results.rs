@@ -61,11 +61,7 @@ impl Results {
             } else {
                 String::new()
             };
-            let instructions = row
-                .median
-                .instructions
-                .map(|count| count.to_string())
-                .unwrap_or_default();
+            let instructions = row.median.instructions.map(number).unwrap_or_default();
             [
                 row.median.name.clone(),
                 number(row.median.value),
@@ -119,7 +115,7 @@ fn number(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn figure(name: &str, value: f64, instructions: Option<u64>) -> Figure {
+    fn figure(name: &str, value: f64, instructions: Option<f64>) -> Figure {
         Figure {
             name: name.into(),
             value,
@@ -134,7 +130,7 @@ mod tests {
             results
                 .add(vec![
                     figure("trap", value, None),
-                    figure("null-hypercall", 2.0 * value, Some(206)),
+                    figure("null-hypercall", 2.0 * value, Some(206.0)),
                 ])
                 .unwrap();
         }
@@ -157,7 +153,7 @@ mod tests {
         let expected = [
             "  figure          value  unit  instructions        spread\n",
             "  trap            11.00  ns                  10.00..30.00\n",
-            "  null-hypercall  22.00  ns             206  20.00..60.00\n",
+            "  null-hypercall  22.00  ns           206.0  20.00..60.00\n",
         ];
         assert_eq!(results(&[30.0, 10.0, 11.0]).table(), expected.concat());
     }

@@ -31,7 +31,7 @@ pub(crate) fn init(shared: SharedInfo) {
     // SAFETY: `upcall` is an event callback: it takes the bounce frame off the stack and returns to what was
     // interrupted with every register as it was.
     let registered =
-        unsafe { hypercall::register_callback(CallbackType::Event, upcall::upcall as *const () as u64) };
+        unsafe { hypercall::register_callback(CallbackType::Event, upcall::upcall as *const () as u64, 0) };
     if let Err(error) = registered {
         panic!("the hypervisor refused the event callback: {error}");
     }

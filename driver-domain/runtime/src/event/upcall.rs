@@ -1,14 +1,16 @@
 //! Where the hypervisor enters the guest for an event: the shortest entry there can be.
 //!
 //! Delivery is masked while guest code runs; only `SCHEDOP_block` opens it, so an upcall can arrive nowhere
-//! but at the end of that call. The hypervisor has masked delivery again on entry and has left the port bits
+//! but at the end of that call, and in a program, which [exits](crate::user) then. The hypervisor has masked delivery again on entry and has left the port bits
 //! as they are: all that is to do is to go back, masked, and let [`dispatch`](super::dispatch) find the bits. Because
 //! nothing is unmasked on the way, no second upcall can come between here and the interrupted code, and no
 //! hypercall is needed.
 
 use core::{arch::naked_asm, mem::offset_of};
 
-use bulkhead_abi::trap::BounceFrame;
+use bulkhead_abi::{selectors::RPL_MASK, trap::BounceFrame};
+
+use crate::{trap, user::crossing};
 
 /// The event callback.
 ///
@@ -18,6 +20,8 @@ use bulkhead_abi::trap::BounceFrame;
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn upcall() -> ! {
     naked_asm!(
+        "test byte ptr [rsp + {cs}], {rpl}",
+        "jnz 2f",
         // Free to use: the frame has their values.
         "mov r11, [rsp + {rsp}]",
         "sub r11, 16",
@@ -31,6 +35,16 @@ pub(super) unsafe extern "C" fn upcall() -> ! {
         "pop rsp",
         "popfq",
         "ret",
+        "2:",
+        "pop rcx",
+        "pop r11",
+        "push 0",
+        "push {event}",
+        "jmp {common}",
+        common = sym trap::common,
+        event = const crossing::EVENT,
+        rpl = const RPL_MASK,
+        cs = const offset_of!(BounceFrame, cs),
         rip = const offset_of!(BounceFrame, rip),
         rflags = const offset_of!(BounceFrame, rflags),
         rsp = const offset_of!(BounceFrame, rsp),

@@ -7,6 +7,7 @@ use bulkhead_abi::{
 };
 
 use super::raw::{call3, call4, input};
+use crate::memory::Mfn;
 
 /// Writes page-table entries, in order, until one is refused.
 ///
@@ -49,12 +50,28 @@ pub(crate) unsafe fn update_va_mapping(address: usize, entry: u64) -> Result<(),
 
 /// Forgets all translations that this vCPU has cached.
 pub(crate) fn flush_local_tlb() -> Result<(), Failure> {
+    // SAFETY: a flush changes no mapping.
+    unsafe { extended(MmuExtOp::TlbFlushLocal, 0) }
+}
+
+/// Sets the level-4 table of this vCPU's programs, or takes it away.
+pub(crate) fn set_user_root(root: Option<Mfn>) -> Result<(), Failure> {
+    // SAFETY: the kernel's mappings stay as they are. A frame that Rust can write is refused.
+    unsafe { extended(MmuExtOp::NewUserBaseptr, root.map_or(0, Mfn::raw)) }
+}
+
+/// Makes one request of `mmuext_op`.
+///
+/// # Safety
+///
+/// As [`mmu_update`].
+unsafe fn extended(op: MmuExtOp, arg1: u64) -> Result<(), Failure> {
     let operation = MmuExt {
-        cmd: MmuExtOp::TlbFlushLocal.raw(),
-        arg1: 0,
+        cmd: op.raw(),
+        arg1,
         arg2: 0,
     };
-    // SAFETY: the hypervisor reads one record that is borrowed for the call; a flush changes no mapping.
+    // SAFETY: the hypervisor reads one record that is borrowed for the call; what it does is the caller's.
     unsafe {
         call4(
             Hypercall::MmuextOp,

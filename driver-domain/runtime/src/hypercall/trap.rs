@@ -1,4 +1,4 @@
-//! `set_trap_table` and `callback_op`: where the hypervisor enters the guest.
+//! `set_trap_table`, `callback_op`, `stack_switch`: where the hypervisor enters the guest.
 
 use bulkhead_abi::{
     Hypercall,
@@ -25,16 +25,20 @@ pub(crate) unsafe fn set_trap_table(list: &[TrapInfo]) -> Result<(), Failure> {
     unsafe { call1(Hypercall::SetTrapTable, input(list)) }.map(|_| ())
 }
 
-/// Registers an entry point.
+/// Registers an entry point; `flags` may say that events are masked there.
 ///
 /// # Safety
 ///
 /// `address` must be an entry point that takes the callback's frame and returns to the interrupted code with
 /// all registers as they were.
-pub(crate) unsafe fn register_callback(callback: CallbackType, address: u64) -> Result<(), Failure> {
+pub(crate) unsafe fn register_callback(
+    callback: CallbackType,
+    address: u64,
+    flags: u16,
+) -> Result<(), Failure> {
     let record = CallbackRegister {
         callback_type: callback.raw(),
-        flags: 0,
+        flags,
         address,
     };
     // SAFETY: the record is the operation's own, borrowed for the call; the entry point is the caller's.
@@ -46,4 +50,10 @@ pub(crate) unsafe fn register_callback(callback: CallbackType, address: u64) -> 
         )
     }
     .map(|_| ())
+}
+
+/// Says where the kernel's stack begins when it is entered from a program.
+pub(crate) fn stack_switch(ss: u16, sp: u64) -> Result<(), Failure> {
+    // SAFETY: takes no memory. What is written there is written when a program exits, which is up to who lets it run.
+    unsafe { call2(Hypercall::StackSwitch, u64::from(ss), sp) }.map(|_| ())
 }

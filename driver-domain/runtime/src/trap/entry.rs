@@ -14,7 +14,10 @@
 
 use core::{arch::naked_asm, mem::offset_of};
 
+use bulkhead_abi::selectors::RPL_MASK;
+
 use super::{dispatch, frame::TrapFrame};
+use crate::user::crossing;
 
 /// An entry point that the hypervisor jumps to.
 pub(super) type Stub = unsafe extern "C" fn() -> !;
@@ -46,12 +49,13 @@ pub(super) unsafe extern "C" fn stub_with_error_code<const VECTOR: u8>() -> ! {
     )
 }
 
-/// Completes the [`TrapFrame`], calls [`dispatch`], and returns to what was interrupted.
+/// Completes the [`TrapFrame`], calls [`dispatch`], and returns to what was interrupted; if that was a program, it has
+/// [exited](crossing::exit).
 ///
 /// In: vector, error code, rip, cs, rflags, rsp, ss on the stack, all other registers the interrupted code's;
 /// rsp = 8 mod 16 (the hypervisor aligns its frame), so 15 registers later it is right for a call.
 #[unsafe(naked)]
-unsafe extern "C" fn common() -> ! {
+pub(crate) unsafe extern "C" fn common() -> ! {
     naked_asm!(
         "push rdi",
         "push rsi",
@@ -68,6 +72,8 @@ unsafe extern "C" fn common() -> ! {
         "push r13",
         "push r14",
         "push r15",
+        "test byte ptr [rsp + {cs}], {rpl}",
+        "jnz {exit}",
         "cld",
         "mov rdi, rsp",
         "call {dispatch}",
@@ -98,6 +104,9 @@ unsafe extern "C" fn common() -> ! {
         "popfq",
         "ret",
         dispatch = sym dispatch,
+        exit = sym crossing::exit,
+        rpl = const RPL_MASK,
+        cs = const offset_of!(TrapFrame, cs),
         vector = const offset_of!(TrapFrame, vector),
         rip = const offset_of!(TrapFrame, rip),
         rflags = const offset_of!(TrapFrame, rflags),

@@ -12,9 +12,10 @@ mod entry;
 mod frame;
 mod probe;
 
+pub(crate) use self::entry::common;
 use bulkhead_abi::{
     selectors::FLAT_RING3_CS64,
-    trap::{PF_FETCH, PF_PRESENT, PF_WRITE, TrapInfo, Vector},
+    trap::{PF_FETCH, PF_PRESENT, PF_WRITE, TI_MASK_EVENTS, TrapInfo, Vector},
 };
 use spin::Mutex;
 
@@ -56,7 +57,8 @@ pub(crate) fn init() {
     for (info, vector) in table.iter_mut().zip(Vector::ALL) {
         *info = TrapInfo {
             vector: vector.raw(),
-            flags: 0,
+            // For those that programs cause: a kernel is never interrupted.
+            flags: TI_MASK_EVENTS,
             cs: FLAT_RING3_CS64,
             address: stub(*vector) as usize as u64,
         };

@@ -1,7 +1,8 @@
 //! What the crossings between guest and hypervisor cost, and how late a guest is told.
 //!
 //! `role=bench`, or no role, measures what one domain can: a null hypercall, an exception to its own handler
-//! and back, an event to itself, a look at the clock, the lateness of timers. With `peer=N`, and in domain N
+//! and back, an event to itself, a look at the clock, the lateness of timers, and the crossings between its programs and
+//! itself ([`user`]). With `peer=N`, and in domain N
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
@@ -20,6 +21,7 @@ extern crate alloc;
 mod latency;
 mod measure;
 mod memory;
+mod user;
 
 use bulkhead_runtime::{
     DomId, Environment, ShutdownReason, Spawner, Vector,
@@ -93,6 +95,7 @@ async fn alone() -> Result<(), LinkError> {
     });
 
     latency::of_timers("timer-lateness").await;
+    user::measure_all();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use bulkhead_runtime::{
 /// Calls in one run.
 const ITERATIONS: u64 = 2000;
 /// Runs that count; one more goes before to warm up.
-const RUNS: u64 = 5;
+pub(super) const RUNS: u64 = 5;
 
 /// How often [`measure`] calls what it measures.
 pub(super) const CALLS: u64 = ITERATIONS * (RUNS + 1);

@@ -1,4 +1,4 @@
-//! Checks the runtime from inside, and with it what the hypervisor promises a guest: memory, rights, traps,
+//! Checks the runtime from inside, and with it what the hypervisor promises a guest: memory, rights, traps, programs,
 //! events, time. Needs one domain.
 
 #![no_std]
@@ -10,6 +10,7 @@ mod events;
 mod memory;
 mod time;
 mod traps;
+mod user;
 
 use bulkhead_runtime::{Environment, ShutdownReason, report::Checks};
 
@@ -19,6 +20,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     let mut checks = Checks::new();
     memory::check(&mut checks, environment);
     traps::check(&mut checks);
+    user::check(&mut checks);
     events::check(&mut checks);
     time::check(&mut checks);
     checks.verdict()

@@ -12,13 +12,13 @@ use bulkhead_abi::{
     DomId, Errno, Hypercall,
     errno::Failure,
     memory::{MemoryOp, MemoryReservation},
-    mmu::{MmuExt, MmuExtOp, MmuUpdate, VmAssistOp, VmAssistType},
+    mmu::{MmuExt, MmuExtOp, MmuUpdate, UVMF_NONE, VmAssistOp, VmAssistType},
     multicall::MulticallEntry,
 };
 use bulkhead_runtime::hypervisor::raw_call;
 
 /// What a hypercall answers.
-pub(super) type Answer = Result<u64, Failure>;
+pub(crate) type Answer = Result<u64, Failure>;
 
 const SELF: u64 = DomId::SELF.raw() as u64;
 
@@ -56,9 +56,18 @@ pub(super) fn mmu_update_element(update: &MmuUpdate) -> MulticallEntry {
     }
 }
 
+/// An element of a multicall that writes the level-1 entry of the page at `address`, and flushes nothing.
+pub(super) fn update_va_mapping_element(address: u64, entry: u64) -> MulticallEntry {
+    MulticallEntry {
+        op: Hypercall::UpdateVaMapping.raw(),
+        result: -1,
+        args: [address, entry, UVMF_NONE, 0, 0, 0],
+    }
+}
+
 /// Makes a list of calls.
 #[inline]
-pub(super) fn multicall(list: &mut [MulticallEntry]) -> Answer {
+pub(crate) fn multicall(list: &mut [MulticallEntry]) -> Answer {
     call(Hypercall::Multicall, [in_out(list), list.len() as u64, 0, 0, 0])
 }
 

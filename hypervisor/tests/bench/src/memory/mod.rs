@@ -3,7 +3,7 @@
 //!
 //! Whatever is measured is looked at afterwards: a call that was refused, or changed nothing, ends the benchmark.
 
-mod calls;
+pub(crate) mod calls;
 mod frames;
 mod reservation;
 mod tables;

@@ -7,15 +7,20 @@ use bulkhead_abi::mmu::{MmuUpdate, UVMF_INVLPG, UVMF_LOCAL, UVMF_NONE};
 use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::pte;
 
-use super::calls::{enable_writable_tables, mmu_update, mmu_update_element, multicall, update_va_mapping};
+use super::calls::{
+    enable_writable_tables, mmu_update, mmu_update_element, multicall, update_va_mapping,
+    update_va_mapping_element,
+};
 use super::frames::{Frame, WRITABLE, Window};
 use super::must;
 use crate::measure::{measure, measure_batch};
 
 /// Updates in one `mmu_update`.
 const UPDATES: usize = 64;
-/// Elements of one multicall.
+/// Elements of the multicall of `mmu_update`.
 const ELEMENTS: usize = 32;
+/// Elements of the multicall of `update_va_mapping`.
+const MAPPINGS: usize = 8;
 /// Batches in a run.
 const BATCHES: u64 = 200;
 
@@ -121,30 +126,34 @@ fn by_batches(window: &Window) {
 }
 
 fn by_multicalls(window: &Window) {
-    let frames = Frame::several(ELEMENTS);
-    let updates = [0, 1].map(|shift| rotated(window, &frames, shift));
-    let mut lists = updates.each_ref().map(|updates| {
-        let elements: Vec<MulticallEntry> = updates.iter().map(mmu_update_element).collect();
-        elements
+    by_multicall::<ELEMENTS>(window, "multicall-of-32-mmu-updates", mmu_update_element);
+    by_multicall::<MAPPINGS>(window, "multicall-8-update-va-mapping", |update| {
+        let offset = update.ptr.wrapping_sub(window.table.word_maddr(0));
+        let page = usize::try_from(offset >> 3).unwrap_or(PAGE);
+        update_va_mapping_element(Window::address(page), update.val)
     });
-    measure_batch("multicall-of-32-mmu-updates", BATCHES, ELEMENTS as u64, || {
-        lists.reverse();
-        let [list, _] = &mut lists;
-        must(multicall(list));
-    });
-    let [list, _] = &lists;
-    assert!(
-        list.iter().all(|element| element.result == 0),
-        "an element was refused"
-    );
-    let updates = updates
-        .iter()
-        .find(|updates| list.first().map(|element| element.args[0]) == updates.first().map(address_of));
-    check(window, updates.map_or(&[], Vec::as_slice));
 }
 
-fn address_of(update: &MmuUpdate) -> u64 {
-    core::ptr::from_ref(update).addr() as u64
+/// Measures one of the elements of a multicall of `COUNT`, each of which `element` makes of an update.
+fn by_multicall<const COUNT: usize>(
+    window: &Window,
+    name: &str,
+    element: impl Fn(&MmuUpdate) -> MulticallEntry,
+) {
+    let frames = Frame::several(COUNT);
+    let updates = [0, 1].map(|shift| rotated(window, &frames, shift));
+    let mut lists = updates.each_ref().map(|updates| {
+        let elements: Vec<MulticallEntry> = updates.iter().map(&element).collect();
+        elements
+    });
+    let mut last = 1;
+    measure_batch(name, BATCHES, COUNT as u64, || {
+        last ^= 1;
+        must(multicall(lists.get_mut(last).map_or(&mut [], Vec::as_mut_slice)));
+    });
+    let is_done = |list: &Vec<MulticallEntry>| list.iter().all(|element| element.result == 0);
+    assert!(lists.iter().all(is_done), "an element was refused");
+    check(window, updates.get(last).map_or(&[], Vec::as_slice));
 }
 
 /// Stores into the entry of [`PAGE`], through the page that shows the table read-only: they fault, and the hypervisor makes them.
