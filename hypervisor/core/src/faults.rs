@@ -74,6 +74,10 @@ impl<M: Machine> Hypervisor<M> {
                 FirstUse::Resolved => Resolved::Done,
                 FirstUse::Guests => Resolved::No,
             },
+            Some(Vector::Debug) => {
+                current.context.debug.note(self.machine().take_debug_status());
+                Resolved::No
+            }
             _ => Resolved::No,
         }
     }
@@ -272,10 +276,16 @@ impl<M: Machine> Hypervisor<M> {
                 cpu.store(regs, 0);
                 true
             }
-            Effect::ReadDebug { .. }
-            | Effect::WriteDebug { .. }
-            | Effect::WriteExtendedControl { .. }
-            | Effect::Interrupt { .. } => false,
+            Effect::ReadDebug { register, into } => {
+                let context = &current.context;
+                let value = context.debug.get(register.number(), context.cr4);
+                into.store(regs, value.unwrap_or(0));
+                value.is_some()
+            }
+            Effect::WriteDebug { register, value } => {
+                self.set_debug_register(current, register.number(), value).is_ok()
+            }
+            Effect::WriteExtendedControl { .. } | Effect::Interrupt { .. } => false,
         }
     }
 

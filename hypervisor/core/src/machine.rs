@@ -6,7 +6,7 @@
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
-use crate::vcpu::{Base, FpuState, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -164,6 +164,12 @@ pub trait Machine: Sync + 'static {
 
     /// Makes the next use of the FPU trap, or no longer. It is withheld at first.
     fn withhold_fpu(&self, withheld: bool);
+
+    /// Arms these breakpoints, or none. None are at first.
+    fn set_breakpoints(&self, breakpoints: Option<&Breakpoints>);
+
+    /// Why debug exceptions happened since this was last asked: bits of DR6, which are cleared.
+    fn take_debug_status(&self) -> u64;
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

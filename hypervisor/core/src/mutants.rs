@@ -106,6 +106,10 @@ mod planting {
         LostPutOnRefusedGdt,
         /// Descriptors: the old table is kept when a new one takes its place.
         LostPutOnGdt,
+        /// Debug registers: a breakpoint may be anywhere.
+        BreakpointOnHypervisor,
+        /// Debug registers: a vCPU's breakpoints stay behind in its CPU.
+        BreakpointsLeft,
         /// Events: whoever closes a port does not tell the other end.
         PeerNotTold,
         /// Events: the port that somebody connects to goes on waiting.

@@ -87,7 +87,10 @@ impl<M: Machine> Hypervisor<M> {
         };
         match self.resolve(current, regs, exception) {
             Resolved::Done => {}
-            Resolved::SingleStep => self.reflect(current, regs, Exception::of(Vector::Debug.raw())),
+            Resolved::SingleStep => {
+                current.context.debug.note_step();
+                self.reflect(current, regs, Exception::of(Vector::Debug.raw()));
+            }
             Resolved::Interrupt(vector) => self.reflect(current, regs, Exception::of(vector)),
             Resolved::Instead(other) => self.reflect(current, regs, other),
             Resolved::No => self.reflect(current, regs, exception),

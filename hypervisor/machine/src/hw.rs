@@ -8,7 +8,7 @@ use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
-use bulkhead_core::vcpu::{Base, FpuState, Segments};
+use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -16,8 +16,8 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::apic::{Ipi, Vector};
 use crate::cpu::control::load_page_tables;
-use crate::cpu::fpu;
 use crate::cpu::stack::this_cpu;
+use crate::cpu::{debug, fpu};
 use crate::entry::{self, guest_memory};
 use crate::memory::direct;
 use crate::time::{TscClock, tsc, warp};
@@ -249,6 +249,14 @@ impl Machine for Hw {
 
     fn withhold_fpu(&self, withheld: bool) {
         fpu::withhold(withheld);
+    }
+
+    fn set_breakpoints(&self, breakpoints: Option<&Breakpoints>) {
+        debug::set_breakpoints(breakpoints);
+    }
+
+    fn take_debug_status(&self) -> u64 {
+        debug::take_status()
     }
 
     fn clock(&self) -> Clock {

@@ -72,6 +72,11 @@ impl TrapFrame {
         self.rdx = rdx;
     }
 
+    /// Lets the interrupted code go on without the trap flag: it single-steps no longer.
+    pub const fn stop_stepping(&mut self) {
+        self.rflags &= !(1 << 8);
+    }
+
     /// Lets the interrupted code go on `length` bytes further.
     ///
     /// # Safety

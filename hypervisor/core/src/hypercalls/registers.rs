@@ -7,16 +7,16 @@ use bulkhead_abi::Errno;
 /// `set_debugreg`: register, value.
 pub(super) fn set_debugreg<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let (number, value) = (call.arg32::<0>(), call.arg::<1>());
-    call.current.context.debug.set(number, value)?;
+    call.hv.set_debug_register(call.current, number, value)?;
     Ok(0)
 }
 
 /// `get_debugreg`: register. The answer is the value; there is no telling it from an error.
 pub(super) fn get_debugreg<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    call.current
-        .context
+    let context = &call.current.context;
+    context
         .debug
-        .get(call.arg32::<0>())
+        .get(call.arg32::<0>(), context.cr4)
         .ok_or(Errno::NoDev)
 }
 

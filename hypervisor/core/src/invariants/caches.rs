@@ -4,13 +4,15 @@
 //! - whatever is cached leads to frames of the domain that runs, or to the array that everybody may read;
 //! - a frame that is cached as writable is still known as writable memory, so that its next change of type will flush;
 //! - an upper-level entry that is cached leads to a table that is validated at that level now;
-//! - a CPU has the descriptors of the vCPU that it runs, and nobody's while it idles.
+//! - a CPU has the descriptors and the breakpoints of the vCPU that it runs, and nobody's while it idles; no breakpoint is in
+//!   the hypervisor's range.
 
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
 use crate::ids::CpuId;
 use crate::paging::Level;
 use crate::testing::{Cached, Sim};
+use crate::vcpu::DebugRegisters;
 use bulkhead_abi::{DomId, layout};
 
 pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu>) {
@@ -32,6 +34,13 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             "{} has the descriptors of whom it runs",
             cpu.id()
         );
+        let breakpoints = cpu.current.as_ref().map(|current| &current.context.debug);
+        assert_eq!(
+            hv.machine().breakpoints(cpu.id()),
+            breakpoints.and_then(DebugRegisters::breakpoints),
+            "{} has the breakpoints of whom it runs",
+            cpu.id()
+        );
         for entry in hv.machine().cached(cpu.id()) {
             let typing = hv.memory.frames().typing(entry.frame).unwrap();
             if entry.level == Level::L1 && entry.rights.writable {
@@ -49,6 +58,12 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
 /// not believed yet.
 pub(super) fn check_at_any_time(hv: &Hypervisor<Sim>) {
     for cpu in (0..hv.machine().cpus()).map(CpuId::new) {
+        if let Some(armed) = hv.machine().breakpoints(cpu) {
+            assert!(
+                !armed.addresses.into_iter().any(layout::is_hypervisor),
+                "{cpu} has a breakpoint on the hypervisor: {armed:x?}"
+            );
+        }
         let cached = hv.machine().cached(cpu);
         let Some(root) = hv.machine().root(cpu) else {
             assert!(cached.is_empty(), "{cpu} idles and remembers {cached:?}");

@@ -34,6 +34,7 @@ impl<M: Machine> Hypervisor<M> {
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
         self.save_fpu(&mut current.context.fpu);
+        self.withdraw_breakpoints(&current.context.debug);
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -82,6 +83,7 @@ impl<M: Machine> Hypervisor<M> {
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);
         self.load_fpu(&current.context.fpu);
+        self.load_breakpoints(&current.context.debug);
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if current.context.clock_written_for != Some(cpu.id()) {

@@ -13,7 +13,7 @@
 pub mod area;
 pub mod bounce;
 mod context;
-mod debug;
+pub(crate) mod debug;
 pub mod descriptors;
 pub(crate) mod fpu;
 pub mod meter;
@@ -22,7 +22,7 @@ mod runstate;
 
 pub use area::Area;
 pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
-pub use debug::DebugRegisters;
+pub use debug::{Breakpoints, DebugRegisters};
 pub use fpu::{Fpu, FpuState};
 pub use meter::{Meter, Spent};
 pub use regs::Regs;

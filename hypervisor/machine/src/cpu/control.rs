@@ -10,7 +10,7 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::features::Features;
-use super::fpu;
+use super::{debug, fpu};
 use crate::BootError;
 
 /// The page attribute table.
@@ -33,7 +33,7 @@ impl Protections {
 }
 
 /// Sets up this CPU: no execution of data, write protection in ring 0 too, no global TLB entries, and what else
-/// it has against mixing up our memory with a guest's; an FPU with SSE, which is nobody's yet.
+/// it has against mixing up our memory with a guest's; an FPU with SSE, which is nobody's yet; no breakpoints.
 ///
 /// # Errors
 ///
@@ -70,6 +70,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         Msr::new(IA32_PAT).write(PAT_VALUE);
     }
     fpu::reset();
+    debug::reset();
     Ok(Protections { smap })
 }
 

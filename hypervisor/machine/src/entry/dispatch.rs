@@ -9,6 +9,7 @@ use x86_64::registers::control::Cr2;
 
 use super::info::CpuInfo;
 use super::{guest_memory, info, stubs};
+use crate::cpu::debug;
 use crate::hw::hypervisor;
 use crate::{apic, panic};
 
@@ -73,6 +74,22 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
         let _ = apic::acknowledge(regs.entry_vector);
         return frame;
     }
+    match u8::try_from(regs.entry_vector).ok().and_then(Vector::from_raw) {
+        // A breakpoint of the guest's, on what we copied for it; or one that waited for the end of an instruction which entered
+        // the hypervisor: MOV SS puts it off by one (CVE-2018-8897). It is on a stack of its own, and whatever it interrupted, the
+        // stubs' first instructions included, goes on as if nothing had been. The guest is not told.
+        Some(Vector::Debug) => {
+            let _ = debug::take_status();
+            return frame;
+        }
+        // These may come at any instruction, one that may fault included.
+        Some(Vector::Nmi) => {
+            non_maskable();
+            return frame;
+        }
+        Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
+        _ => {}
+    }
     if let Some(fixup) = guest_memory::fixup(regs.rip) {
         regs.rip = fixup;
         return frame;
@@ -80,15 +97,7 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
     if stubs::is_guest_iret(regs.rip) {
         return failed_return(*regs);
     }
-    match u8::try_from(regs.entry_vector).ok().and_then(Vector::from_raw) {
-        // A breakpoint of the guest's that waited for the end of an instruction which entered the hypervisor.
-        Some(Vector::Debug) => frame,
-        Some(Vector::Nmi) => {
-            non_maskable();
-            frame
-        }
-        _ => die(regs, address),
-    }
+    die(regs, address)
 }
 
 /// The CPU refused to return to the guest: its selectors are bad. `general` has the guest's general registers, and its

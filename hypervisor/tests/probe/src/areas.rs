@@ -1,9 +1,9 @@
-//! What a guest has of a vCPU besides its run: records in memory, debug registers, the FPU's flag.
+//! What a guest has of a vCPU besides its run: records in memory, the FPU's flag.
 //!
 //! The `vcpu_info` that is moved is that of the vCPU which never runs: the runtime reads the other where it was.
 
 use bulkhead_abi::{
-    Errno, Hypercall, Record, layout,
+    Errno, Hypercall, Record,
     vcpu::{RegisterArea, RegisterVcpuInfo, Runstate, RunstateInfo, VcpuOp},
 };
 
@@ -18,7 +18,6 @@ use crate::{
 pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     runstate(probe, window);
     info(probe);
-    debug(probe);
     let noted = [1, 0].map(|set| call(Hypercall::FpuTaskswitch, [set]));
     probe.good(
         "fpu_taskswitch",
@@ -120,32 +119,4 @@ fn info(probe: &mut Probe) {
         "a-vcpus-record-is-moved-once-and-its-page-stays-a-page",
         if held == [invalid; 2] { Ok(()) } else { Err(held) },
     );
-}
-
-fn debug(probe: &mut Probe) {
-    let set = |number: u64, value: u64| call(Hypercall::SetDebugreg, [number, value]);
-    let get = |number: u64| call(Hypercall::GetDebugreg, [number]);
-    let (address, reset) = (0x1234_5000, 0xffff_0ff0);
-    let noted = [set(0, address), set(6, reset), set(7, 0x400)];
-    probe.good(
-        "set_debugreg",
-        if noted == [Ok(0); 3] { Ok(()) } else { Err(noted) },
-    );
-    let found = [get(0), get(6), get(4), get(7), get(5)];
-    let expected = [Ok(address), Ok(reset), Ok(reset), Ok(0x400), Ok(0x400)];
-    probe.good(
-        "get_debugreg",
-        if found == expected { Ok(()) } else { Err(found) },
-    );
-    let wide = [set(6, 1 << 32), set(7, 1 << 63)];
-    probe.all_refused("set_debugreg", Errno::Inval, &wide);
-    let absent = [set(8, 0), set(u64::from(u32::MAX), 0)];
-    probe.all_refused("set_debugreg", Errno::NoDev, &absent);
-    let out_of_reach = [
-        set(0, layout::HYPERVISOR.start),
-        set(3, layout::HYPERVISOR.end.wrapping_sub(1)),
-        set(1, 1 << 47),
-    ];
-    probe.all_refused("set_debugreg", Errno::Perm, &out_of_reach);
-    probe.refused("get_debugreg", Errno::NoDev, get(8));
 }

@@ -17,6 +17,7 @@ extern crate alloc;
 mod areas;
 mod calls;
 mod control;
+mod debug;
 mod events;
 mod exempt;
 mod frames;
@@ -61,6 +62,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     memory::check(&mut probe, &mut window);
     laws::check(&mut probe, &mut window);
     control::check(&mut probe);
+    debug::check(&mut probe);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);

@@ -160,6 +160,18 @@ pub enum Debug {
     Control,
 }
 
+impl Debug {
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Address(number) => number.into(),
+            Self::Status => 6,
+            Self::Control => 7,
+        }
+    }
+}
+
 /// Where what was read from a port goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortTarget {

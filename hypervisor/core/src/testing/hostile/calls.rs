@@ -4,6 +4,7 @@ use super::Hostile;
 use crate::machine::Machine;
 use crate::testing::{Act, Choices, World};
 use crate::traps::Exception;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::sched::SchedOp;
@@ -112,6 +113,14 @@ pub(super) fn wait(world: &World, choices: &mut Choices) -> Act {
         ),
         _ => Act::Compute(choices.below(5_000_000)),
     }
+}
+
+/// Sets a breakpoint, mostly where and on what it may; or takes it away again.
+pub(super) fn breakpoint(choices: &mut Choices) -> VecDeque<Act> {
+    let set = |number: u64, value: u64| call(Hypercall::SetDebugreg, &[number, value], &[]);
+    let address = choices.one_of(&[World::SCRATCH, World::CODE, layout::HYPERVISOR.start, 1 << 47]);
+    let control = choices.one_of(&[0, 0x401, 0xd_0404, 0x2_0001, 1 << 13]);
+    VecDeque::from([set(choices.below(2), address), set(7, control)])
 }
 
 /// A hypercall by a guest that knows nothing, or a fault.

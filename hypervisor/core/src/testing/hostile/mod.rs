@@ -91,13 +91,14 @@ impl Hostile {
             56 => memory::privileged(choices),
             57 => mind.register(choices),
             58..=73 => {
-                let mut plan = match choices.below(9) {
+                let mut plan = match choices.below(10) {
                     0..=2 => mind.make_table(choices),
                     3 => mind.unmake_table(choices),
                     4 => mind.pass_through(choices),
                     5 => mind.balloon(choices),
                     6 => mind.exchange(choices),
                     7 => mind.make_tree(choices),
+                    8 => calls::breakpoint(choices),
                     _ => mind.segments(choices),
                 };
                 let first = plan.pop_front().unwrap();

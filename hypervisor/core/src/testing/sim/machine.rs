@@ -5,7 +5,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::sync::Ordering;
-use crate::vcpu::{Base, FpuState, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
 
@@ -168,6 +168,15 @@ impl Machine for Sim {
             "an FPU without registers is let go"
         );
         fpu.is_withheld = withheld;
+    }
+
+    fn set_breakpoints(&self, breakpoints: Option<&Breakpoints>) {
+        self.pause();
+        self.state().acting().breakpoints = breakpoints.copied();
+    }
+
+    fn take_debug_status(&self) -> u64 {
+        core::mem::take(&mut self.state().acting().debug_status)
     }
 
     fn clock(&self) -> Clock {

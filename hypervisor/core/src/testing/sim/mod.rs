@@ -9,7 +9,7 @@ use crate::ids::CpuId;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::sync::Ordering;
-use crate::vcpu::{FpuState, Segments};
+use crate::vcpu::{Breakpoints, FpuState, Segments};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -108,6 +108,8 @@ struct SimCpu {
     tlb: Tlb,
     segments: Segments,
     gdt: Vec<Mfn>,
+    breakpoints: Option<Breakpoints>,
+    debug_status: u64,
     fpu: SimFpu,
     timer: Option<u64>,
     is_kicked: bool,
@@ -332,6 +334,16 @@ impl Sim {
         let fpu = &mut sim.acting().fpu;
         assert!(!fpu.is_withheld, "it would have trapped");
         fpu.state = Some(state);
+    }
+
+    /// The breakpoints that are armed on `cpu`.
+    pub fn breakpoints(&self, cpu: CpuId) -> Option<Breakpoints> {
+        self.state().cpus[cpu.index()].breakpoints
+    }
+
+    /// The acting CPU has a reason for a debug exception: a bit of DR6.
+    pub fn set_debug_status(&self, status: u64) {
+        self.state().acting().debug_status = status;
     }
 
     /// The segment state that the acting CPU has loaded.
