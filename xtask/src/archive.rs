@@ -12,7 +12,6 @@ use tar::{Builder, EntryType, Header};
 
 use crate::bootlist;
 use crate::build::Built;
-use crate::linux::initramfs;
 use crate::scenario::Scenario;
 
 /// The longest file name, in bytes, that ustar holds in one field; the hypervisor reads no other.
@@ -20,17 +19,17 @@ const NAME_LIMIT: usize = 100;
 
 /// Writes the boot archive of a scenario to `path`.
 ///
-/// `images` are the domains' images, `inits` the programs that become ramdisks, each once. The ballast comes before them: who finds them has read past it.
+/// `images` are the domains' images, `ramdisks` the names and contents of their ramdisks, each once. The ballast comes before them: who finds them has read past it.
 ///
 /// # Errors
 ///
 /// If the boot list cannot be written, or a file cannot be read or written.
 pub(crate) fn write(
     path: &Path,
-    scenario: &Scenario,
+    scenario: &Scenario<'_>,
     hypervisor: &Built,
     images: &[Built],
-    inits: &[Built],
+    ramdisks: &[(String, Vec<u8>)],
 ) -> Result<()> {
     let mut files = vec![(
         "boot.list".to_owned(),
@@ -44,10 +43,7 @@ pub(crate) fn write(
         files.push((image.name.clone(), read(&image.stripped)?));
         files.push((format!("{}.sym", image.name), read(&image.symbols)?));
     }
-    for init in inits {
-        let program = read(&init.stripped)?;
-        files.push((format!("{}.cpio", init.name), initramfs::with_init(&program)));
-    }
+    files.extend_from_slice(ramdisks);
     pack(BufWriter::new(File::create(path)?), &files)
 }
 

@@ -15,13 +15,13 @@ pub(crate) struct Bench {
     /// What it measures.
     pub(crate) about: &'static str,
     /// The machine and its domains.
-    pub(crate) scenario: Scenario,
+    pub(crate) scenario: Scenario<'static>,
     /// How long one run may take.
     pub(crate) limit: Duration,
 }
 
 /// A benchmark of these domains on the default machine.
-const fn bench(name: &'static str, about: &'static str, domains: &'static [Domain]) -> Bench {
+const fn bench(name: &'static str, about: &'static str, domains: &'static [Domain<'static>]) -> Bench {
     Bench {
         about,
         scenario: Scenario {

@@ -12,7 +12,7 @@ use crate::machine_tests::{InFull, MachineTest, expect, test};
 use crate::qemu::MICROVM;
 
 /// The guest that checks itself and the hypervisor.
-const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
+const RUNTIME: &[Domain<'static>] = &[Domain::new("runtime", "runtime").memory("32M")];
 
 /// How the hypervisor says who has loaded it.
 const BY_PVH: Step = expect("loaded by PVH");

@@ -15,27 +15,38 @@ use anyhow::{Result, bail};
 
 /// One domain of a machine.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Domain {
+pub(crate) struct Domain<'a> {
     /// What the hypervisor's messages call it.
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     /// The image that it runs; a file in the boot archive.
-    pub(crate) kernel: &'static str,
-    /// The program that a Linux guest starts first; its ramdisk is made around it.
-    pub(crate) init: Option<&'static str>,
-    memory: &'static str,
+    pub(crate) kernel: &'a str,
+    /// What its ramdisk is.
+    pub(crate) ramdisk: Ramdisk<'a>,
+    memory: &'a str,
     vcpus: u32,
     weight: Option<u32>,
-    cpus: &'static str,
-    command_line: &'static str,
+    cpus: &'a str,
+    command_line: &'a str,
 }
 
-impl Domain {
+/// What a domain's ramdisk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ramdisk<'a> {
+    /// There is none.
+    None,
+    /// An archive with this image as the first process of a Linux guest.
+    Init(&'a str),
+    /// This file of the boot archive.
+    File(&'a str),
+}
+
+impl<'a> Domain<'a> {
     /// A domain of one vCPU and 16 MiB that runs the image `kernel` without a command line.
-    pub(crate) const fn new(name: &'static str, kernel: &'static str) -> Self {
+    pub(crate) const fn new(name: &'a str, kernel: &'a str) -> Self {
         Self {
             name,
             kernel,
-            init: None,
+            ramdisk: Ramdisk::None,
             memory: "16M",
             vcpus: 1,
             weight: None,
@@ -45,7 +56,7 @@ impl Domain {
     }
 
     /// With the command line `words`.
-    pub(crate) const fn command_line(self, words: &'static str) -> Self {
+    pub(crate) const fn command_line(self, words: &'a str) -> Self {
         Self {
             command_line: words,
             ..self
@@ -53,15 +64,23 @@ impl Domain {
     }
 
     /// With the image `program` as the first process of a Linux guest.
-    pub(crate) const fn init(self, program: &'static str) -> Self {
+    pub(crate) const fn init(self, program: &'a str) -> Self {
         Self {
-            init: Some(program),
+            ramdisk: Ramdisk::Init(program),
+            ..self
+        }
+    }
+
+    /// With a file of the boot archive as its ramdisk.
+    pub(crate) const fn ramdisk(self, file: &'a str) -> Self {
+        Self {
+            ramdisk: Ramdisk::File(file),
             ..self
         }
     }
 
     /// With another size of memory, such as `64M`.
-    pub(crate) const fn memory(self, size: &'static str) -> Self {
+    pub(crate) const fn memory(self, size: &'a str) -> Self {
         Self { memory: size, ..self }
     }
 
@@ -79,13 +98,17 @@ impl Domain {
     }
 
     /// Bound to the physical CPUs of `list`.
-    pub(crate) const fn cpus(self, list: &'static str) -> Self {
+    pub(crate) const fn cpus(self, list: &'a str) -> Self {
         Self { cpus: list, ..self }
     }
 
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
-        for word in [self.name, self.kernel].into_iter().chain(self.init) {
+        let ramdisk = match self.ramdisk {
+            Ramdisk::None => None,
+            Ramdisk::Init(name) | Ramdisk::File(name) => Some(name),
+        };
+        for word in [self.name, self.kernel].into_iter().chain(ramdisk) {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if word.is_empty() || !word.chars().all(is_plain) {
                 bail!("`{word}` cannot be a name in the boot list");
@@ -102,8 +125,10 @@ impl Domain {
             "domain {} kernel={} memory={}",
             self.name, self.kernel, self.memory
         );
-        if let Some(program) = self.init {
-            write!(line, " ramdisk={program}.cpio")?;
+        match self.ramdisk {
+            Ramdisk::None => {}
+            Ramdisk::Init(program) => write!(line, " ramdisk={program}.cpio")?,
+            Ramdisk::File(name) => write!(line, " ramdisk={name}")?,
         }
         if self.vcpus != 1 {
             write!(line, " vcpus={}", self.vcpus)?;
@@ -130,7 +155,7 @@ impl Domain {
 /// # Errors
 ///
 /// If there is no domain, or a field cannot be written so that it would be read back as it is.
-pub(crate) fn text(domains: &[Domain]) -> Result<String> {
+pub(crate) fn text(domains: &[Domain<'_>]) -> Result<String> {
     if domains.is_empty() {
         bail!("a machine needs at least one domain");
     }
@@ -144,10 +169,20 @@ pub(crate) fn text(domains: &[Domain]) -> Result<String> {
 
 /// Whether `text` is a size: digits, not all zero, and one of K, M, G.
 pub(crate) fn is_size(text: &str) -> bool {
-    let digits = text.strip_suffix(['K', 'M', 'G']);
-    digits
-        .and_then(|digits| digits.parse::<u32>().ok())
-        .is_some_and(|number| number > 0)
+    bytes_of(text).is_some()
+}
+
+/// How many bytes the size `text` means; `None` if it is none.
+pub(crate) fn bytes_of(text: &str) -> Option<u64> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let shift = match unit {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return None,
+    };
+    let number: u32 = digits.parse().ok()?;
+    (number > 0).then_some(u64::from(number) << shift)
 }
 
 fn quoted(words: &str) -> Result<String> {
@@ -230,6 +265,7 @@ mod tests {
 
     #[test]
     fn a_size_is_a_number_with_a_unit() {
+        assert_eq!(bytes_of("3M"), Some(3 << 20));
         assert!(["4K", "16M", "2G"].into_iter().all(is_size));
         assert!(
             !["", "M", "16", "0M", "1.5G", "16m", "-1M", "16MB"]

@@ -6,15 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::Message;
 
 use crate::archive;
+use crate::bootlist::Ramdisk;
 use crate::images::{HYPERVISOR, Image, Images};
-use crate::linux::{self, LINUX};
+use crate::linux::{self, LINUX, initramfs};
 use crate::project::{BARE_METAL, Project, run_to_end, spelled};
 use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
@@ -116,6 +117,8 @@ pub(crate) struct Workshop<'a> {
     profile: Profile,
     /// By name; what did not build is not tried again.
     built: BTreeMap<String, Option<Built>>,
+    /// Ramdisks that are not ours to make, by name.
+    ramdisks: BTreeMap<String, PathBuf>,
 }
 
 impl<'a> Workshop<'a> {
@@ -126,6 +129,7 @@ impl<'a> Workshop<'a> {
             images,
             profile,
             built: BTreeMap::new(),
+            ramdisks: BTreeMap::new(),
         }
     }
 
@@ -150,28 +154,56 @@ impl<'a> Workshop<'a> {
         built
     }
 
+    /// Counts `kernel`, which somebody else has built, among the images.
+    pub(crate) fn bring_kernel(&mut self, kernel: Built) {
+        self.built.insert(kernel.name.clone(), Some(kernel));
+    }
+
+    /// Counts the file at `path` among the ramdisks, as `name`.
+    pub(crate) fn bring_ramdisk(&mut self, name: &str, path: &Path) {
+        self.ramdisks.insert(name.to_owned(), path.to_owned());
+    }
+
+    /// The name and the content of a ramdisk in the boot archive, if it is one.
+    fn ramdisk(&mut self, ramdisk: Ramdisk<'_>) -> Result<Option<(String, Vec<u8>)>> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        Ok(match ramdisk {
+            Ramdisk::None => None,
+            Ramdisk::Init(program) => {
+                let program = self.image(program)?;
+                let content = initramfs::with_init(&read(&program.stripped)?);
+                Some((format!("{}.cpio", program.name), content))
+            }
+            Ramdisk::File(name) => {
+                let path = self.ramdisks.get(name);
+                let path = path.with_context(|| format!("there is no ramdisk `{name}`"))?;
+                Some((name.to_owned(), read(path)?))
+            }
+        })
+    }
+
     /// The hypervisor, and the boot archive of a scenario with the images of its domains.
     ///
     /// # Errors
     ///
     /// If an image is unknown or does not build, or the archive cannot be written.
-    pub(crate) fn boot_files(&mut self, scenario: &Scenario) -> Result<BootFiles> {
+    pub(crate) fn boot_files(&mut self, scenario: &Scenario<'_>) -> Result<BootFiles> {
         let hypervisor = self.image(HYPERVISOR)?;
         let kernels: BTreeSet<&str> = scenario.domains.iter().map(|domain| domain.kernel).collect();
         let built = kernels
             .into_iter()
             .map(|kernel| self.image(kernel))
             .collect::<Result<Vec<_>>>()?;
-        let inits: BTreeSet<&str> = scenario.domains.iter().filter_map(|domain| domain.init).collect();
-        let inits = inits
+        let ramdisks: BTreeSet<Ramdisk<'_>> = scenario.domains.iter().map(|domain| domain.ramdisk).collect();
+        let ramdisks = ramdisks
             .into_iter()
-            .map(|program| self.image(program))
+            .filter_map(|ramdisk| self.ramdisk(ramdisk).transpose())
             .collect::<Result<Vec<_>>>()?;
         let path = self
             .project
             .target(self.profile.directory())?
             .join(format!("{}.tar", scenario.name));
-        archive::write(&path, scenario, &hypervisor, &built, &inits)
+        archive::write(&path, scenario, &hypervisor, &built, &ramdisks)
             .with_context(|| format!("cannot pack the boot archive {}", path.display()))?;
         let domain_symbols = scenario
             .domains

@@ -22,7 +22,7 @@ use crate::trial::Expectation;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineTest {
     /// The machine and its domains.
-    pub(crate) scenario: Scenario,
+    pub(crate) scenario: Scenario<'static>,
     /// What it must do.
     pub(crate) expected: Expectation,
     /// What the full matrix makes of it.
@@ -47,7 +47,7 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
 /// A test of these domains on the default machine with two CPUs: no script yet, a clean end within a minute.
-pub(crate) const fn test(name: &'static str, domains: &'static [Domain]) -> MachineTest {
+pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]) -> MachineTest {
     MachineTest {
         scenario: Scenario {
             machine: Machine {
@@ -189,20 +189,20 @@ const fn small(domain: &'static str) -> Step {
 const LONGEST_STRETCH_NS: u64 = 400_000;
 
 /// One domain that checks the runtime.
-const RUNTIME: &[Domain] = &[Domain::new("runtime", "runtime").memory("32M")];
+const RUNTIME: &[Domain<'static>] = &[Domain::new("runtime", "runtime").memory("32M")];
 
 /// Two domains that send each other events; both report a check.
-const SERVER: Domain = Domain::new("server", "events").command_line("role=server peer=1");
-const CLIENT: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+const SERVER: Domain<'static> = Domain::new("server", "events").command_line("role=server peer=1");
+const CLIENT: Domain<'static> = Domain::new("client", "events").command_line("role=client peer=0");
 
 /// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
-const PROBES: &[Domain] = &[
+const PROBES: &[Domain<'static>] = &[
     Domain::new("control", "probe").memory("32M").vcpus(2),
     Domain::new("guest", "probe").memory("32M").vcpus(2),
 ];
 
 /// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
-const CROWD: &[Domain] = &[
+const CROWD: &[Domain<'static>] = &[
     Domain::new("server0", "events").command_line("role=server peer=1"),
     Domain::new("client0", "events").command_line("role=client peer=0"),
     Domain::new("server1", "events").command_line("role=server peer=3"),
@@ -220,28 +220,32 @@ const CROWD: &[Domain] = &[
 ];
 
 /// One domain of many tasks.
-const TASKS: &[Domain] = &[Domain::new("executor", "executor")];
+const TASKS: &[Domain<'static>] = &[Domain::new("executor", "executor")];
 
 /// Two that exchange events, with several tasks in each.
-const TASKS_SERVER: Domain = Domain::new("server", "executor").command_line("role=server peer=1");
-const TASKS_CLIENT: Domain = Domain::new("client", "executor").command_line("role=client peer=0");
+const TASKS_SERVER: Domain<'static> = Domain::new("server", "executor").command_line("role=server peer=1");
+const TASKS_CLIENT: Domain<'static> = Domain::new("client", "executor").command_line("role=client peer=0");
 
 /// The control domain, which watches others compete for the CPUs, and changes who gets what.
-const OBSERVER: Domain = Domain::new("observer", "scheduler")
+const OBSERVER: Domain<'static> = Domain::new("observer", "scheduler")
     .command_line("role=observer")
     .cpus("0");
 /// It wants all that it can get.
-const HOG: Domain = Domain::new("hog", "scheduler").command_line("role=hog");
+const HOG: Domain<'static> = Domain::new("hog", "scheduler").command_line("role=hog");
 /// Two that begin on the same CPU.
-const LIGHT_HOG: Domain = HOG.cpus("0");
-const HEAVY_HOG: Domain = HOG.cpus("0").weight(512);
+const LIGHT_HOG: Domain<'static> = HOG.cpus("0");
+const HEAVY_HOG: Domain<'static> = HOG.cpus("0").weight(512);
 /// It wants to be on time when it wakes.
-const SLEEPER: Domain = Domain::new("sleeper", "scheduler").command_line("role=sleeper");
+const SLEEPER: Domain<'static> = Domain::new("sleeper", "scheduler").command_line("role=sleeper");
 /// QEMU runs CPUs by turns where it counts instructions: an interrupt waits for its CPU's.
-const SLEEPER_BY_TURNS: Domain = SLEEPER.command_line("role=sleeper slack-us=3000");
+const SLEEPER_BY_TURNS: Domain<'static> = SLEEPER.command_line("role=sleeper slack-us=3000");
 
 /// A test in which domain 1 dies between two others that send each other events and must not notice.
-const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [Step]) -> MachineTest {
+const fn crash(
+    name: &'static str,
+    domains: &'static [Domain<'static>],
+    steps: &'static [Step],
+) -> MachineTest {
     test(name, domains)
         .steps(steps)
         .checks(2)
@@ -249,11 +253,11 @@ const fn crash(name: &'static str, domains: &'static [Domain], steps: &'static [
 }
 
 /// The two that must not notice.
-const FIRST_WITNESS: Domain = Domain::new("server", "events").command_line("role=server peer=2");
-const SECOND_WITNESS: Domain = Domain::new("client", "events").command_line("role=client peer=0");
+const FIRST_WITNESS: Domain<'static> = Domain::new("server", "events").command_line("role=server peer=2");
+const SECOND_WITNESS: Domain<'static> = Domain::new("client", "events").command_line("role=client peer=0");
 
 /// Domain 1, which dies in the way that its command line names.
-const fn victim(way: &'static str) -> Domain {
+const fn victim(way: &'static str) -> Domain<'static> {
     Domain::new("victim", "crash").command_line(way)
 }
 
@@ -284,7 +288,7 @@ const HYPERVISORS_REPORT: &[Step] = &[
 ];
 
 /// Debian's kernel as domain 1. Its early console is the hypervisor's.
-const LINUX_BESIDE_HELLO: &[Domain] = &[
+const LINUX_BESIDE_HELLO: &[Domain<'static>] = &[
     Domain::new("hello", "hello"),
     Domain::new("linux", LINUX)
         .memory("256M")
@@ -292,7 +296,7 @@ const LINUX_BESIDE_HELLO: &[Domain] = &[
 ];
 
 /// The same with a first process.
-const LINUX_WITH_INIT: &[Domain] = &[
+const LINUX_WITH_INIT: &[Domain<'static>] = &[
     Domain::new("hello", "hello"),
     Domain::new("linux", LINUX)
         .init("linux-init")

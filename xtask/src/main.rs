@@ -17,6 +17,7 @@ mod build;
 mod console;
 mod coverage;
 mod disc;
+mod foreign;
 mod image;
 mod images;
 mod licences;
@@ -54,7 +55,7 @@ enum Verb {
     /// Write a bootable disc for BIOS and UEFI to target/bulkhead/bulkhead.iso.
     Image(image::Arguments),
     /// Boot a machine in QEMU with an interactive console, setting up what is missing first.
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     /// Check and test everything; what continuous integration runs.
     Test(test::Arguments),
     /// Measure: print a table, and write JSON to target/bench/.
@@ -89,4 +90,16 @@ fn main() -> ExitCode {
         eprintln!("xtask: {error:#}");
         ExitCode::from(FAILURE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        CommandLine::command().debug_assert();
+    }
 }

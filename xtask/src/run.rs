@@ -3,8 +3,8 @@
 //! Exit statuses: 0 a clean end, 1 a domain crashed, 2 the time was over, 3 the hypervisor panicked or the
 //! machine reset itself.
 
-use std::io::{IsTerminal, stdin};
-use std::process::ExitCode;
+use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -16,11 +16,13 @@ use shared_child::unix::SharedChildExt as _;
 
 use crate::bootlist::is_size;
 use crate::build::{self, Profile, Workshop};
+use crate::foreign::{self, Foreign};
 use crate::images::Images;
 use crate::loader::{self, Loader};
+use crate::machine_tests::UNTIL_ALL_ENDED;
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Clock, Console, Ending, MICROVM, Machine};
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
 
 /// The arguments of `cargo xtask run`.
@@ -53,15 +55,23 @@ pub(crate) struct Arguments {
     /// Boot what the machine test or benchmark of this name boots.
     #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
     scenario: String,
+    #[command(flatten)]
+    foreign: Foreign,
     /// No input: the console only goes to standard output.
     #[arg(long)]
     headless: bool,
-    /// How much the hypervisor logs.
+    /// How much the hypervisor logs; `warn` if a kernel runs headless, `info` otherwise.
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log: Option<String>,
 }
 
 impl Arguments {
+    /// How much the hypervisor is to log, if not what it logs by itself.
+    fn log_level(&self) -> Option<&str> {
+        let by_default = (self.headless && self.foreign.is_given()).then_some("warn");
+        self.log.as_deref().or(by_default)
+    }
+
     /// The machine with what the arguments change of it.
     fn on<'a>(&'a self, machine: &Machine<'a>) -> Machine<'a> {
         Machine {
@@ -97,14 +107,33 @@ const TIMED_OUT: u8 = 2;
 pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
-    let scenario = scenario::named(&arguments.scenario)?;
+    let mut workshop = Workshop::new(project, &images, Profile::Release);
+    let (domains, memory);
+    let scenario = if arguments.foreign.is_given() {
+        let files = arguments.foreign.bring(project, &mut workshop)?;
+        (domains, memory) = (
+            arguments.foreign.domains(),
+            arguments.foreign.machine_memory(files),
+        );
+        Scenario {
+            machine: Machine {
+                memory: &memory,
+                ..Machine::DEFAULT
+            },
+            // The guest's end is the machine's, whatever the control domain does.
+            words: UNTIL_ALL_ENDED,
+            ..Scenario::new("foreign", &domains)
+        }
+    } else {
+        scenario::named(&arguments.scenario)?
+    };
     let machine = arguments.on(&scenario.machine);
     let loader = arguments.boot.unwrap_or(scenario.loader);
     if machine.board == MICROVM && loader != Loader::Pvh {
         bail!("a {MICROVM} has no drive to boot a disc from; it boots by pvh only");
     }
-    let files = Workshop::new(project, &images, Profile::Release).boot_files(&scenario)?;
-    let level = arguments.log.as_ref().map(|level| format!("loglevel={level}"));
+    let files = workshop.boot_files(&scenario)?;
+    let level = arguments.log_level().map(|level| format!("loglevel={level}"));
     let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
     // QEMU's keys would swallow a Ctrl-a of a script that drives the console through a pipe.
     let console = if !arguments.headless && stdin().is_terminal() {
@@ -115,14 +144,31 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     let medium = loader::medium(project, loader, &files, &words, scenario.grub_script)?;
     let mut command = qemu::command(&machine, &medium, console);
     if !arguments.headless {
-        command.stdin(std::process::Stdio::inherit());
+        command.stdin(Stdio::inherit());
     }
     eprintln!("{}", spelled(&command));
     if console == Console::Interactive {
         eprintln!("The console follows. Ctrl-a x ends the machine, Ctrl-a h lists QEMU's other keys.");
     }
+    let parts_console = arguments.headless && arguments.foreign.is_given();
+    if parts_console {
+        command.stdout(Stdio::piped());
+    }
     let child = SharedChild::spawn(&mut command).context("cannot start qemu-system-x86_64")?;
-    let Some(ending) = await_end(child, arguments.timeout.map(Duration::from_secs))? else {
+    let copier = child.take_stdout().filter(|_| parts_console).map(|console| {
+        let is_privileged = arguments.foreign.privileged;
+        thread::spawn(move || foreign::part_console(console, is_privileged, stdout(), stderr()))
+    });
+    let ending = await_end(child, arguments.timeout.map(Duration::from_secs))?;
+    if let Some(copier) = copier {
+        // All of it has come: QEMU, which had the other end, is gone.
+        let copied = copier
+            .join()
+            .ok()
+            .context("the thread that copies the console is gone")?;
+        copied.context("cannot copy the console")?;
+    }
+    let Some(ending) = ending else {
         eprintln!("\nThe machine did not end in time.");
         return Ok(ExitCode::from(TIMED_OUT));
     };

@@ -12,26 +12,26 @@ use crate::qemu::Machine;
 
 /// A machine and what boots on it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scenario {
+pub(crate) struct Scenario<'a> {
     /// Names the scenario and its boot archive; unique among all scenarios.
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     /// The machine.
-    pub(crate) machine: Machine<'static>,
+    pub(crate) machine: Machine<'a>,
     /// Who loads the hypervisor.
     pub(crate) loader: Loader,
     /// Commands for GRUB to follow before it loads anything, one a line; they can take memory away.
-    pub(crate) grub_script: &'static str,
+    pub(crate) grub_script: &'a str,
     /// Words for the hypervisor's command line.
-    pub(crate) words: &'static [&'static str],
+    pub(crate) words: &'a [&'a str],
     /// The domains, domain 0 first.
-    pub(crate) domains: &'static [Domain],
+    pub(crate) domains: &'a [Domain<'a>],
     /// Bytes of a file in the boot archive that nobody uses: it makes the archive big.
     pub(crate) ballast: usize,
 }
 
-impl Scenario {
+impl<'a> Scenario<'a> {
     /// These domains on the default machine.
-    pub(crate) const fn new(name: &'static str, domains: &'static [Domain]) -> Self {
+    pub(crate) const fn new(name: &'a str, domains: &'a [Domain<'a>]) -> Self {
         Self {
             name,
             machine: Machine::DEFAULT,
@@ -45,11 +45,11 @@ impl Scenario {
 }
 
 /// The machine that `cargo xtask run` boots.
-pub(crate) const EXAMPLE: Scenario =
+pub(crate) const EXAMPLE: Scenario<'static> =
     Scenario::new("example", &[Domain::new("control", "control").memory("64M")]);
 
 /// Every scenario.
-fn all() -> impl Iterator<Item = Scenario> {
+fn all() -> impl Iterator<Item = Scenario<'static>> {
     let tests = machine_tests::all().map(|test| test.scenario);
     let benches = BENCHES.iter().map(|bench| bench.scenario);
     [EXAMPLE].into_iter().chain(tests).chain(benches)
@@ -60,7 +60,7 @@ fn all() -> impl Iterator<Item = Scenario> {
 /// # Errors
 ///
 /// If there is none; the message lists those that there are.
-pub(crate) fn named(name: &str) -> Result<Scenario> {
+pub(crate) fn named(name: &str) -> Result<Scenario<'static>> {
     all().find(|scenario| scenario.name == name).ok_or_else(|| {
         let names: Vec<&str> = all().map(|scenario| scenario.name).collect();
         anyhow!("there is no scenario `{name}`; there are {}", names.join(", "))

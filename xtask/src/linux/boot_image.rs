@@ -34,7 +34,7 @@ const SECTOR: usize = 512;
 /// # Errors
 ///
 /// If the file is no boot image, or compressed in another way than by XZ.
-pub(super) fn vmlinux(file: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn vmlinux(file: &[u8]) -> Result<Vec<u8>> {
     if file.starts_with(&ELF) {
         return Ok(file.to_vec());
     }

@@ -6,7 +6,7 @@
 //! [`boot_image`] is pure and finds that `vmlinux`; [`kallsyms`] reads the names of its functions, of which the package has no
 //! other list.
 
-mod boot_image;
+pub(crate) mod boot_image;
 pub(crate) mod initramfs;
 mod kallsyms;
 

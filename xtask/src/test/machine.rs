@@ -90,7 +90,7 @@ pub(super) fn run(
 }
 
 /// Builds what a scenario boots, and installs what its loader needs.
-fn boot_of(project: &Project, workshop: &mut Workshop<'_>, scenario: &Scenario) -> Result<Boot> {
+fn boot_of(project: &Project, workshop: &mut Workshop<'_>, scenario: &Scenario<'_>) -> Result<Boot> {
     let files = workshop.boot_files(scenario)?;
     let medium = loader::medium(
         project,

@@ -1,0 +1,252 @@
+//! `cargo xtask run --kernel FILE`: a PV kernel that is not the project's, with its ramdisk and its arguments.
+//!
+//! It runs as a guest beside the control domain, or as domain 0 with nothing else on the machine. A Linux boot image is
+//! unpacked here: what the hypervisor builds is an ELF file.
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::bootlist::{Domain, bytes_of, is_size};
+use crate::build::{Built, Workshop};
+use crate::linux::boot_image;
+use crate::project::Project;
+use crate::symbols::Functions;
+
+/// What the kernel and the ramdisk are called in the boot archive.
+const KERNEL: &str = "foreign-kernel";
+const RAMDISK: &str = "foreign-ramdisk";
+
+/// The guest's name.
+const GUEST: &str = "guest";
+
+/// What a machine holds besides the guest and the boot archive: hypervisor and control domain.
+const HOUSEHOLD: u64 = 128 << 20;
+
+/// The arguments of `cargo xtask run` that are about a kernel of the operator's.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Foreign {
+    /// Boot this PV kernel as a guest: an ELF file or a Linux boot image.
+    #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
+    kernel: Option<PathBuf>,
+    /// The kernel's ramdisk.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    ramdisk: Option<PathBuf>,
+    /// The kernel's command line.
+    #[arg(
+        long,
+        value_name = "ARGS",
+        requires = "kernel",
+        default_value = "",
+        hide_default_value = true
+    )]
+    append: String,
+    /// Its number of vCPUs.
+    #[arg(long, value_name = "N", requires = "kernel", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
+    vcpus: u32,
+    /// Its memory, such as 256M.
+    #[arg(long, value_name = "SIZE", requires = "kernel", default_value = "256M", value_parser = guest_size)]
+    guest_memory: String,
+    /// The kernel is domain 0, with nothing else on the machine.
+    #[arg(long, requires = "kernel")]
+    pub(crate) privileged: bool,
+}
+
+fn guest_size(text: &str) -> Result<String> {
+    anyhow::ensure!(is_size(text), "a size is a number with K, M or G, such as 256M");
+    Ok(text.to_owned())
+}
+
+impl Foreign {
+    /// Whether there is a kernel of the operator's.
+    pub(crate) fn is_given(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    /// Puts kernel and ramdisk among what `workshop` has. Returns how many bytes they have.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read, or the kernel is neither an ELF file nor a boot image.
+    pub(crate) fn bring(&self, project: &Project, workshop: &mut Workshop<'_>) -> Result<u64> {
+        let mut size = 0;
+        if let Some(path) = &self.kernel {
+            let file =
+                fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+            let elf = boot_image::vmlinux(&file).with_context(|| format!("kernel {}", path.display()))?;
+            size = elf.len() as u64;
+            workshop.bring_kernel(write_kernel(project, &elf)?);
+        }
+        if let Some(path) = &self.ramdisk {
+            let found =
+                fs::metadata(path).with_context(|| format!("cannot read the ramdisk {}", path.display()))?;
+            size = size.saturating_add(found.len());
+            workshop.bring_ramdisk(RAMDISK, path);
+        }
+        Ok(size)
+    }
+
+    /// The domains of the machine, domain 0 first.
+    pub(crate) fn domains(&self) -> Vec<Domain<'_>> {
+        let guest = Domain::new(GUEST, KERNEL)
+            .memory(&self.guest_memory)
+            .vcpus(self.vcpus)
+            .command_line(&self.append);
+        let guest = match self.ramdisk {
+            Some(_) => guest.ramdisk(RAMDISK),
+            None => guest,
+        };
+        if self.privileged {
+            vec![guest]
+        } else {
+            // It has nothing to do for the guest yet, and is not to outlive it.
+            vec![
+                Domain::new("control", "control")
+                    .memory("32M")
+                    .command_line("once"),
+                guest,
+            ]
+        }
+    }
+
+    /// How much memory the machine needs for all that, `files` being the bytes of kernel and ramdisk.
+    pub(crate) fn machine_memory(&self, files: u64) -> String {
+        let bytes = [bytes_of(&self.guest_memory).unwrap_or(0), files, HOUSEHOLD];
+        let mib = bytes.into_iter().fold(0, u64::saturating_add).div_ceil(1 << 20);
+        format!("{}M", mib.next_multiple_of(64).max(512))
+    }
+}
+
+/// Copies a machine's console line by line: what the guest wrote to `guest`, without the hypervisor's mark; the rest to `others`.
+///
+/// # Errors
+///
+/// If the console cannot be read, or `guest` or `others` cannot be written.
+pub(crate) fn part_console(
+    console: impl Read,
+    is_privileged: bool,
+    mut guest: impl Write,
+    mut others: impl Write,
+) -> io::Result<()> {
+    let mut console = BufReader::new(console);
+    let mut line = Vec::new();
+    while console.read_until(b'\n', &mut line)? > 0 {
+        // Domain 0's lines stand as they are.
+        let own = match is_privileged {
+            true => (!line.starts_with(b"(bh) ")).then_some(line.as_slice()),
+            false => line.strip_prefix(b"(d1) "),
+        };
+        match own {
+            Some(own) => guest.write_all(own).and_then(|()| guest.flush())?,
+            None => others.write_all(&line)?,
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Leaves the kernel where images lie, with a list of its functions if it has one.
+fn write_kernel(project: &Project, elf: &[u8]) -> Result<Built> {
+    let directory = project.target("foreign")?;
+    let built = Built {
+        name: KERNEL.into(),
+        elf: directory.join("kernel"),
+        stripped: directory.join("kernel"),
+        symbols: directory.join("kernel.sym"),
+    };
+    let write = |path: &Path, content: &[u8]| {
+        fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write(&built.elf, elf)?;
+    // A stripped kernel has none; its backtraces are bare addresses then.
+    write(
+        &built.symbols,
+        &Functions::of_elf(elf).unwrap_or_default().encode()?,
+    )?;
+    Ok(built)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        /// What `--kernel` excludes.
+        #[arg(long)]
+        scenario: Option<String>,
+        #[command(flatten)]
+        foreign: Foreign,
+    }
+
+    fn arguments(words: &[&str]) -> Result<Foreign, clap::Error> {
+        let line = Line::try_parse_from([&["run"], words].concat())?;
+        assert_eq!(line.scenario, None);
+        Ok(line.foreign)
+    }
+
+    #[test]
+    fn a_guest_runs_beside_the_control_domain_and_a_privileged_kernel_alone() {
+        let guest = arguments(&["--kernel", "vmlinuz", "--ramdisk", "initrd", "--vcpus", "2"]).unwrap();
+        let list = crate::bootlist::text(&guest.domains()).unwrap();
+        assert!(list.contains("domain control kernel=control"), "{list}");
+        assert!(
+            list.contains("domain guest kernel=foreign-kernel memory=256M ramdisk=foreign-ramdisk vcpus=2"),
+            "{list}"
+        );
+        let alone = arguments(&["--kernel", "tests.elf", "--privileged", "--append", "a \"b\""]).unwrap();
+        assert_eq!(alone.domains().len(), 1);
+    }
+
+    #[test]
+    fn what_is_about_a_kernel_wants_one_and_excludes_a_scenario() {
+        assert!(!arguments(&[]).unwrap().is_given());
+        for words in [
+            &["--ramdisk", "initrd"][..],
+            &["--append", "quiet"],
+            &["--privileged"],
+            &["--kernel", "vmlinuz", "--scenario", "boot"],
+            &["--kernel", "vmlinuz", "--vcpus", "33"],
+            &["--kernel", "vmlinuz", "--guest-memory", "much"],
+        ] {
+            assert!(arguments(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_guests_lines_are_told_from_the_others() {
+        let console: &[u8] =
+            b"(d1) one\r\n(bh) WARN  core: x\r\nBulkhead control domain\r\n(d1) \r\n(d10) no\r\n(d1) end";
+        let (mut guest, mut others) = (Vec::new(), Vec::new());
+        part_console(console, false, &mut guest, &mut others).unwrap();
+        assert_eq!(guest, b"one\r\n\r\nend");
+        assert_eq!(
+            others,
+            b"(bh) WARN  core: x\r\nBulkhead control domain\r\n(d10) no\r\n"
+        );
+        let (mut guest, mut others) = (Vec::new(), Vec::new());
+        part_console(
+            &b"--- \xff test\r\n(bh) ERROR x\r\n"[..],
+            true,
+            &mut guest,
+            &mut others,
+        )
+        .unwrap();
+        assert_eq!(
+            (guest.as_slice(), others.as_slice()),
+            (&b"--- \xff test\r\n"[..], &b"(bh) ERROR x\r\n"[..])
+        );
+    }
+
+    #[test]
+    fn the_machine_has_room_for_guest_and_files() {
+        let small = arguments(&["--kernel", "a", "--guest-memory", "16M"]).unwrap();
+        assert_eq!(small.machine_memory(1 << 20), "512M");
+        let big = arguments(&["--kernel", "a", "--guest-memory", "1G"]).unwrap();
+        assert_eq!(big.machine_memory(66 << 20), "1280M");
+    }
+}
