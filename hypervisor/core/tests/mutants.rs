@@ -46,7 +46,7 @@ fn play(seed: u64) -> (usize, Result<(), String>) {
     let stage = Stage::new(STAGE, Choices::Seeded(seed));
     let mut idle = 0;
     let played = catch_unwind(AssertUnwindSafe(|| {
-        while stage.history().len() < EPISODE && idle < 100 {
+        while stage.acts() < EPISODE && idle < 100 {
             for _ in 0..LOOK {
                 idle = if stage.step() { 0 } else { idle + 1 };
             }
@@ -58,7 +58,7 @@ fn play(seed: u64) -> (usize, Result<(), String>) {
         text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
             .unwrap_or_default()
     });
-    (stage.history().len(), broken)
+    (stage.acts(), broken)
 }
 
 /// Plays worlds with `mutant` until one breaks a law, or `limit` acts have passed: how many passed, and which law.

@@ -4,7 +4,7 @@
 //! the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
 //! holds must be free.
 
-use super::tables;
+use super::{registers, tables};
 use crate::domains::Domain;
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
@@ -70,6 +70,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         count_domain(hv, &domain, &mut count);
     }
     for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {
+        registers::check_context(&current.context);
         count_roots(&current.context, &mut count);
     }
     let mut free = 0;
@@ -129,6 +130,11 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
             count.hold_as(mfn, Kind::Writable);
         }
         if let Some(context) = vcpu.unpark() {
+            // What has ended goes nowhere any more.
+            if vcpu.is_up() {
+                registers::check(&context.regs);
+            }
+            registers::check_context(&context);
             count_roots(&context, count);
             vcpu.park(context);
         }

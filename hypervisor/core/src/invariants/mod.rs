@@ -16,6 +16,7 @@
 mod caches;
 mod channels;
 mod counts;
+pub(crate) mod registers;
 mod running;
 mod tables;
 

@@ -2,12 +2,15 @@
 //! again without the acts that do not matter.
 
 use super::World;
+use super::asked::{NO_NUMBER, NO_RESULT};
 use crate::traps::Exception;
+use crate::vcpu::{Mode, Segments};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::shared_info::offset;
+use bulkhead_abi::trap::IretFrame;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 
 /// An act of the guest that runs on some CPU.
@@ -28,6 +31,8 @@ pub enum Act {
         /// The record.
         record: Vec<u8>,
     },
+    /// The same again and again, so many times or until it is refused.
+    Repeat(Box<Self>, u32),
     /// A hypercall that the guest gives up, and does something else, if it is asked to start it again.
     OneGo(Box<Self>),
     /// Memory is read.
@@ -40,6 +45,8 @@ pub enum Act {
     Raise(Exception),
     /// An instruction faults, and whatever becomes of it, the guest goes on after it.
     Instruction {
+        /// What it is counted as.
+        name: &'static str,
         /// Its bytes.
         code: Vec<u8>,
         /// RAX and RCX.
@@ -54,8 +61,39 @@ pub enum Act {
         /// Whether events are masked from now on.
         masked: bool,
     },
+    /// The guest's kernel returns from a handler by this frame, which it puts where it runs no danger.
+    Return(IretFrame),
+    /// The same, by a frame that it says is here.
+    ReturnFrom(u64),
+    /// The guest loads segments.
+    Load(Segments),
     /// Nothing, for some nanoseconds.
     Compute(u64),
+}
+
+impl Act {
+    /// What it is if a program does it that knows nothing of hypercalls, and its kernel takes no part: a system call, unless
+    /// it is nothing that concerns the hypervisor more than any instruction.
+    fn as_system_call(&self) -> Option<(u64, [u64; 5])> {
+        let number = match self {
+            Self::Repeat(act, _) | Self::OneGo(act) => return act.as_system_call(),
+            Self::Call { number, args, .. } => return Some((*number, *args)),
+            Self::Mmu(_) => Hypercall::MmuUpdate,
+            Self::Ext(_) => Hypercall::MmuextOp,
+            Self::UpdateVa(..) => Hypercall::UpdateVaMapping,
+            Self::Several(_) => Hypercall::Multicall,
+            Self::Return(_) | Self::ReturnFrom(_) => Hypercall::Iret,
+            Self::Forget { .. } => Hypercall::SchedOp,
+            Self::Read(_)
+            | Self::Write(..)
+            | Self::Raise(_)
+            | Self::Instruction { .. }
+            | Self::Load(_)
+            | Self::Compute(_) => return None,
+        };
+        let own = u64::from(DomId::SELF.raw());
+        Some((number.raw(), [World::SCRATCH, 1, 0, own, 0]))
+    }
 }
 
 /// How an act ended.
@@ -71,6 +109,12 @@ pub enum Effect {
     Fault,
 }
 
+impl Effect {
+    const fn touching(is_reached: bool) -> Self {
+        if is_reached { Self::Done } else { Self::Fault }
+    }
+}
+
 /// No call of a guest that asks for finite work is started this often.
 const ENOUGH: usize = 20_000;
 
@@ -82,15 +126,34 @@ impl World {
 
     fn act_within(&self, cpu: usize, act: &Act, goes: usize) -> Effect {
         self.act_as(cpu);
-        let reached = |is_reached: bool| if is_reached { Effect::Done } else { Effect::Fault };
+        if self.mode(cpu) == Some(Mode::User)
+            && let Some((number, args)) = act.as_system_call()
+        {
+            self.system_call(cpu, number, args);
+            return Effect::Done;
+        }
         match act {
             Act::OneGo(act) => self.act_within(cpu, act, 1),
             Act::Mmu(list) => self.list(cpu, Hypercall::MmuUpdate, list, goes),
             Act::Ext(list) => self.list(cpu, Hypercall::MmuextOp, list, goes),
+            Act::Repeat(act, times) => {
+                let is_good = |effect| {
+                    !matches!(
+                        effect,
+                        Effect::Fault | Effect::Paging(Err(_)) | Effect::Other(Err(_))
+                    )
+                };
+                let mut each = (0..*times).map(|_| self.act_within(cpu, act, goes));
+                each.find(|&effect| !is_good(effect)).unwrap_or(Effect::Done)
+            }
             &Act::UpdateVa(va, entry, flags) => {
                 let number = Hypercall::UpdateVaMapping.raw();
                 let answer = self.patient_call(cpu, number, &[va, entry, flags], goes);
                 answer.map_or(Effect::Done, Effect::Paging)
+            }
+            Act::Call { number, .. } if *number == Hypercall::Iret.raw() => {
+                let frame = self.regs(cpu).rsp;
+                self.return_from(cpu, frame)
             }
             Act::Call { number, args, record } => {
                 if self.sim().guest_write(Self::SCRATCH, record).is_err() {
@@ -99,29 +162,47 @@ impl World {
                 let answer = self.patient_call(cpu, *number, args, goes);
                 answer.map_or(Effect::Done, Effect::Other)
             }
-            &Act::Read(va) => reached(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
-            &Act::Write(va, value) => reached(self.sim().guest_write(va, &value.to_le_bytes()).is_ok()),
+            &Act::Read(va) => Effect::touching(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
+            &Act::Write(va, value) => {
+                Effect::touching(self.sim().guest_write(va, &value.to_le_bytes()).is_ok())
+            }
             Act::Several(calls) => self.several(cpu, calls, goes),
             &Act::Raise(exception) => {
                 self.raise(cpu, exception);
                 Effect::Done
             }
-            Act::Instruction {
-                code,
-                value,
-                pointers,
-                raises,
-            } => self.instruction(cpu, code, *value, *pointers, *raises),
+            Act::Instruction { .. } => self.instruction(cpu, act),
             &Act::Forget { masked } => {
                 self.leave_handler(cpu);
                 let mask = Self::SHARED_INFO + offset::UPCALL_MASK as u64;
-                reached(self.sim().guest_write(mask, &[u8::from(masked)]).is_ok())
+                Effect::touching(self.sim().guest_write(mask, &[u8::from(masked)]).is_ok())
+            }
+            Act::Return(frame) => {
+                if self
+                    .sim()
+                    .guest_write(Self::FRAME, frame.to_bytes().as_ref())
+                    .is_err()
+                {
+                    return Effect::Fault;
+                }
+                self.return_from(cpu, Self::FRAME)
+            }
+            &Act::ReturnFrom(frame) => self.return_from(cpu, frame),
+            &Act::Load(segments) => {
+                self.load_segments(cpu, segments);
+                Effect::Done
             }
             &Act::Compute(ns) => {
                 self.spin(cpu, ns);
                 Effect::Done
             }
         }
+    }
+
+    fn return_from(&self, cpu: usize, frame: u64) -> Effect {
+        self.regs_mut(cpu).rsp = frame;
+        self.iret(cpu);
+        Effect::Done
     }
 
     /// A call that must come to an end, if the guest lets it.
@@ -135,7 +216,11 @@ impl World {
     }
 
     fn several(&self, cpu: usize, calls: &[(u64, [u64; 6])], goes: usize) -> Effect {
-        let entry = |&(op, args): &(u64, [u64; 6])| MulticallEntry { op, result: 0, args };
+        let entry = |&(op, args): &(u64, [u64; 6])| MulticallEntry {
+            op,
+            result: NO_RESULT,
+            args,
+        };
         let bytes: Vec<u8> = calls
             .iter()
             .flat_map(|call| entry(call).to_bytes().as_ref().to_vec())
@@ -148,27 +233,36 @@ impl World {
         answer.map_or(Effect::Done, Effect::Other)
     }
 
-    fn instruction(
-        &self,
-        cpu: usize,
-        code: &[u8],
-        value: u64,
-        pointers: [u64; 2],
-        raises: Exception,
-    ) -> Effect {
-        if self.sim().guest_write(Self::CODE, code).is_err() {
+    fn instruction(&self, cpu: usize, act: &Act) -> Effect {
+        let Act::Instruction {
+            name,
+            code,
+            value,
+            pointers,
+            raises,
+        } = act
+        else {
+            return Effect::Done;
+        };
+        let (who, before, mode) = (self.running(cpu), self.regs(cpu), self.mode(cpu));
+        // A program's code is where its kernel put it.
+        if mode == Some(Mode::Kernel) && self.sim().guest_write(Self::CODE, code).is_err() {
             return Effect::Fault;
         }
-        let (who, before) = (self.running(cpu), self.regs(cpu));
         {
             let mut regs = self.regs_mut(cpu);
             regs.rip = Self::CODE;
-            (regs.rax, regs.rcx) = (value, value);
-            [regs.rdi, regs.rsi] = pointers;
+            (regs.rax, regs.rcx) = (*value, *value);
+            [regs.rdi, regs.rsi] = *pointers;
         }
-        self.raise(cpu, raises);
+        let name = if mode == Some(Mode::User) {
+            "program's instruction"
+        } else {
+            name
+        };
+        self.raise_as(cpu, *raises, name);
         // Whoever is preempted meanwhile goes on as well as it can.
-        if self.running(cpu) == who && !self.is_in_upcall(cpu) {
+        if self.running(cpu) == who && self.mode(cpu) == mode && !self.is_in_upcall(cpu) {
             *self.regs_mut(cpu) = before;
         }
         Effect::Done
@@ -183,7 +277,11 @@ impl World {
             return Effect::Fault;
         }
         let own = u64::from(DomId::SELF.raw());
-        let args = [Self::SCRATCH, list.len() as u64, 0, own];
+        let done = self.sim().guest_write(Self::DONE, &NO_NUMBER.to_le_bytes());
+        if done.is_err() {
+            return Effect::Fault;
+        }
+        let args = [Self::SCRATCH, list.len() as u64, Self::DONE, own];
         let answer = self.patient_call(cpu, number.raw(), &args, goes);
         answer.map_or(Effect::Done, Effect::Paging)
     }

@@ -22,6 +22,12 @@ impl World {
     pub const LIST: u64 = Self::SCRATCH + 0x800;
     /// Where it puts instructions, in the same page.
     pub const CODE: u64 = Self::SCRATCH + 0xe00;
+    /// Where it is told how much of a list was done, in the same page.
+    pub const DONE: u64 = Self::SCRATCH + 0x7f8;
+    /// Where it puts a frame to return by, in the same page.
+    pub const FRAME: u64 = Self::SCRATCH + 0xf00;
+    /// Its stack when it is entered from a program: the end of a free page.
+    pub const STACK: u64 = 0x3f_1000;
     /// Where it maps shared info.
     pub const SHARED_INFO: u64 = 0x3f_f000;
     /// Where it takes events.

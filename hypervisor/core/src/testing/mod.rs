@@ -19,6 +19,8 @@
 )]
 
 mod acts;
+mod asked;
+mod bases;
 mod choices;
 mod guest;
 mod hostile;
@@ -26,6 +28,7 @@ mod kernel;
 mod ram;
 mod sim;
 mod stage;
+mod tally;
 mod tlb;
 mod world;
 
@@ -37,6 +40,7 @@ pub use kernel::TestKernel;
 pub use ram::Ram;
 pub use sim::{Sim, SimConfig};
 pub use stage::{Deed, Score, Stage, StageConfig};
+pub use tally::{Count, Ending, Fate, Tally};
 pub use tlb::{Access, Cached, Leaf, Rights, Tlb};
 pub use world::{GuestRegs, GuestSpec, WeakWorld, World};
 

@@ -7,7 +7,7 @@
 //! ([`crate::lock`]); in others nothing is interleaved.
 
 use super::acts::Effect;
-use super::{Act, Choices, GuestSpec, Hostile, SimConfig, WeakWorld, World};
+use super::{Act, Choices, GuestSpec, Hostile, SimConfig, Tally, WeakWorld, World};
 use crate::hypercalls::table::{Row, TABLE};
 use crate::hypervisor::EndPolicy;
 use crate::ids::CpuId;
@@ -111,10 +111,14 @@ impl Stage {
         };
         let world = World::new(frames, EndPolicy::LastDomain);
         world.sim().let_waiting_pass_time(false);
+        // Something for the control domain to read.
+        world.sim().type_in(&[b'x'; 4096]);
         let mut guests = Vec::new();
-        for n in 1..=config.guests {
+        // The first has the power of the control domain.
+        for n in 0..config.guests {
             let guest = GuestSpec {
-                home: (n == 1).then_some(CpuId::BOOT),
+                vcpus: 2,
+                home: (n == 0).then_some(CpuId::BOOT),
                 ..GuestSpec::default()
             };
             world.create(n, &guest).unwrap();
@@ -156,6 +160,18 @@ impl Stage {
         self.troupe.lock().history.clone()
     }
 
+    /// How many acts were done so far.
+    #[must_use]
+    pub fn acts(&self) -> usize {
+        self.troupe.lock().history.len()
+    }
+
+    /// What the guests tried, and what came of it.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.world.tally()
+    }
+
     /// How the guests fared.
     #[must_use]
     pub fn score(&self) -> Score {
@@ -192,7 +208,7 @@ fn perform(world: &World, troupe: &Mutex<Troupe>, cpu: usize, is_inner: bool) ->
 /// A call answers no error but those that the table of hypercalls lists for it.
 fn check_error(act: &Act, effect: Effect) {
     let (number, op) = match act {
-        Act::OneGo(inner) => return check_error(inner, effect),
+        Act::OneGo(inner) | Act::Repeat(inner, _) => return check_error(inner, effect),
         Act::Mmu(_) => (Hypercall::MmuUpdate.raw(), None),
         Act::Ext(_) => (Hypercall::MmuextOp.raw(), None),
         Act::UpdateVa(..) => (Hypercall::UpdateVaMapping.raw(), None),
@@ -207,6 +223,9 @@ fn check_error(act: &Act, effect: Effect) {
         | Act::Several(_)
         | Act::Instruction { .. }
         | Act::Raise(_)
+        | Act::Return(_)
+        | Act::ReturnFrom(_)
+        | Act::Load(_)
         | Act::Forget { .. }
         | Act::Compute(_) => {
             return;

@@ -1,18 +1,23 @@
 //! A hypervisor on a simulated machine, and the part of its guests: whoever calls plays them.
 
+use super::asked::Asked;
+use super::bases::{Bases, Known};
+use super::tally::{Ending, Fate, Tally};
 use super::{Sim, SimConfig, TestKernel};
 use crate::domains::boot_list::{self, Entry};
 use crate::domains::builder::BuildError;
-use crate::hypervisor::{Cpu, EndPolicy, Hypervisor};
+use crate::hypervisor::{Cpu, Current, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
+use crate::invariants::registers;
 use crate::machine::Machine;
 use crate::sched::CpuSet;
 use crate::traps::Exception;
-use crate::vcpu::Regs;
+use crate::vcpu::{Mode, Regs, Segments, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
+use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use core::ops::{Deref, DerefMut};
 use spin::{Mutex, MutexGuard};
@@ -64,6 +69,8 @@ struct Globe {
     hv: Hypervisor<Sim>,
     /// A seat is locked while its CPU is in the hypervisor.
     seats: Box<[Mutex<Seat>]>,
+    tally: Mutex<Tally>,
+    known: Mutex<Known>,
 }
 
 /// A world that ends when nobody else keeps it.
@@ -113,7 +120,18 @@ impl World {
         for n in 0..config.cpus {
             hv.cpu_online(CpuId::new(n));
         }
-        Self(Arc::new(Globe { hv, seats }))
+        Self(Arc::new(Globe {
+            hv,
+            seats,
+            tally: Mutex::default(),
+            known: Mutex::default(),
+        }))
+    }
+
+    /// What guests tried so far, and what came of it.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.0.tally.lock().clone()
     }
 
     /// A hold on it that does not keep it.
@@ -142,6 +160,15 @@ impl World {
     pub fn invariants(&self) {
         let seats: Vec<_> = self.0.seats.iter().map(Mutex::lock).collect();
         self.hv().invariants(seats.iter().map(|seat| &seat.cpu));
+        let goes_on = |cpu: &Cpu| {
+            cpu.current
+                .as_ref()
+                .and_then(Current::vcpu)
+                .is_some_and(Vcpu::is_up)
+        };
+        for seat in seats.iter().filter(|seat| goes_on(&seat.cpu)) {
+            registers::check(&seat.regs);
+        }
     }
 
     /// Makes a domain and lets it run, as the boot list would.
@@ -198,20 +225,38 @@ impl World {
         self.sim().act_as(CpuId::new(u32::try_from(cpu).unwrap()));
     }
 
+    /// Which half of its guest `cpu` runs.
+    #[must_use]
+    pub fn mode(&self, cpu: usize) -> Option<Mode> {
+        let seat = self.seat(cpu);
+        seat.cpu.current.as_ref().map(|current| current.context.mode)
+    }
+
     /// The CPU leaves its guest for the hypervisor, which does something and enters a guest. Returns what came of it.
-    fn visit<T>(&self, cpu: usize, act: impl FnOnce(&Hypervisor<Sim>, &mut Cpu, &mut Regs) -> T) -> T {
+    fn visit<T>(
+        &self,
+        cpu: usize,
+        bases: Bases,
+        act: impl FnOnce(&Hypervisor<Sim>, &mut Cpu, &mut Regs) -> T,
+    ) -> T {
         self.act_as(cpu);
         let mut seat = self.seat(cpu);
         let Seat { cpu: state, regs } = &mut *seat;
+        self.0.known.lock().leave_guest(self.sim(), state, bases);
         self.hv().enter_hypervisor(state);
         let result = act(self.hv(), state, regs);
         self.hv().leave(state, regs);
+        self.0.known.lock().enter_guest(self.sim(), state);
         result
+    }
+
+    fn note_path(&self, name: &'static str, fate: Fate) {
+        self.0.tally.lock().path(name, fate);
     }
 
     /// The hypervisor takes the interrupts that are due on `cpu`, and enters whom it chooses. Returns whom.
     pub fn enter(&self, cpu: usize) -> Option<(u16, u32)> {
-        self.visit(cpu, |hv, state, _| {
+        self.visit(cpu, Bases::Kept, |hv, state, _| {
             let (_, timer_is_due) = hv.machine().take_interrupts();
             if timer_is_due {
                 hv.timer_interrupt(state);
@@ -263,28 +308,30 @@ impl World {
         args: &[u64],
         goes: usize,
     ) -> Option<Result<u64, Errno>> {
-        let answer = self.visit(cpu, |hv, state, regs| {
-            let mut args = args.iter().copied().chain(core::iter::repeat(0));
-            regs.rax = number;
-            for arg in [
-                &mut regs.rdi,
-                &mut regs.rsi,
-                &mut regs.rdx,
-                &mut regs.r10,
-                &mut regs.r8,
-            ] {
-                *arg = args.next().unwrap();
-            }
+        let mut all = [0; 5];
+        for (to, &from) in all.iter_mut().zip(args) {
+            *to = from;
+        }
+        let answer = self.visit(cpu, Bases::of_call(number), |hv, state, regs| {
+            let asked = Asked::read(hv.machine(), number, &all);
+            set_arguments(regs, number, all);
             // The guest stands behind its SYSCALL instruction.
             let after = regs.rip;
+            let mut answer = None;
             for _ in 0..goes {
                 hv.hypercall(state, regs);
                 if regs.rip != after.wrapping_sub(2) {
-                    return Some(regs.rax);
+                    answer = Some(regs.rax);
+                    break;
                 }
                 regs.rip = after;
             }
-            None
+            let ending = answer.map_or(Ending::GivenUp, |rax| match Errno::from_register(rax) {
+                Err(Failure::Errno(error)) => Ending::Refused(error),
+                Ok(_) | Err(Failure::Unknown(_)) => Ending::Done,
+            });
+            asked.note(hv.machine(), &mut self.0.tally.lock(), ending);
+            answer
         });
         Some(match Errno::from_register(answer?) {
             Ok(value) => Ok(value),
@@ -295,10 +342,30 @@ impl World {
 
     /// The guest on `cpu` returns from a handler by the frame that its stack pointer shows.
     pub fn iret(&self, cpu: usize) {
-        self.visit(cpu, |hv, state, regs| {
+        let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            let from = *regs;
             regs.rax = Hypercall::Iret.raw();
             hv.hypercall(state, regs);
+            fate(state, &from, regs)
         });
+        let ending = if fate == Fate::Ended {
+            Ending::GivenUp
+        } else {
+            Ending::Done
+        };
+        self.0.tally.lock().call(Hypercall::Iret.raw(), None, ending);
+        self.note_path("return from a handler", fate);
+    }
+
+    /// A program of the guest on `cpu` executes SYSCALL with these registers.
+    pub fn system_call(&self, cpu: usize, number: u64, args: [u64; 5]) {
+        let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            let from = *regs;
+            set_arguments(regs, number, args);
+            hv.hypercall(state, regs);
+            fate(state, &from, regs)
+        });
+        self.note_path("system call", fate);
     }
 
     /// As [`World::call`], for calls that do not give the CPU away: writes a record to `at` in the guest first, and reads it
@@ -339,6 +406,72 @@ impl World {
 
     /// The guest on `cpu` causes an exception.
     pub fn raise(&self, cpu: usize, exception: Exception) {
-        self.visit(cpu, |hv, state, regs| hv.exception(state, regs, exception));
+        let is_from_program = self.mode(cpu) == Some(Mode::User);
+        let name = fault_name(exception.vector, is_from_program);
+        self.raise_as(cpu, exception, name);
+    }
+
+    /// As [`World::raise`]; it is counted under this name.
+    pub(super) fn raise_as(&self, cpu: usize, exception: Exception, name: &'static str) {
+        // Only a kernel's WRMSR changes bases.
+        let is_protection = exception.vector == Vector::GeneralProtection.raw();
+        let bases = if is_protection && self.mode(cpu) == Some(Mode::Kernel) {
+            Bases::MayChange
+        } else {
+            Bases::Kept
+        };
+        let fate = self.visit(cpu, bases, |hv, state, regs| {
+            let from = *regs;
+            hv.exception(state, regs, exception);
+            fate(state, &from, regs)
+        });
+        self.note_path(name, fate);
+    }
+
+    /// The guest on `cpu` loads segments behind the hypervisor's back, as guests can: all but the base of GS in its other half.
+    pub(super) fn load_segments(&self, cpu: usize, segments: Segments) {
+        self.act_as(cpu);
+        let gs_base_other = self.sim().segments().gs_base_other;
+        self.sim().set_segments(Segments {
+            gs_base_other,
+            ..segments
+        });
+    }
+}
+
+fn set_arguments(regs: &mut Regs, number: u64, args: [u64; 5]) {
+    regs.rax = number;
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
+}
+
+/// What became of the guest that `cpu` left with the registers `from`: the longest instruction has 15 bytes.
+fn fate(cpu: &Cpu, from: &Regs, to: &Regs) -> Fate {
+    let Some(current) = cpu.current.as_ref() else {
+        return Fate::Ended;
+    };
+    let ahead = to.rip.wrapping_sub(from.rip);
+    if current.domain.lifecycle.lock().has_ended() {
+        Fate::Ended
+    } else if to == from {
+        Fate::Again
+    } else if (0..16).contains(&ahead) && to.rsp == from.rsp {
+        Fate::Resolved
+    } else {
+        Fate::Handed
+    }
+}
+
+fn fault_name(vector: u8, is_from_program: bool) -> &'static str {
+    match (Vector::from_raw(vector), is_from_program) {
+        (Some(Vector::PageFault), false) => "kernel's page fault",
+        (Some(Vector::PageFault), true) => "program's page fault",
+        (Some(Vector::GeneralProtection), false) => "kernel's protection fault",
+        (Some(Vector::GeneralProtection), true) => "program's protection fault",
+        (Some(Vector::InvalidOpcode), false) => "kernel's invalid opcode",
+        (Some(Vector::InvalidOpcode), true) => "program's invalid opcode",
+        (Some(Vector::DeviceNotAvailable), false) => "kernel's use of the FPU",
+        (Some(Vector::DeviceNotAvailable), true) => "program's use of the FPU",
+        (_, false) => "kernel's other exception",
+        (_, true) => "program's other exception",
     }
 }

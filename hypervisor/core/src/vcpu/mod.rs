@@ -17,7 +17,7 @@ pub(crate) mod debug;
 pub mod descriptors;
 pub(crate) mod fpu;
 pub mod meter;
-mod regs;
+pub(crate) mod regs;
 mod runstate;
 
 pub use area::Area;

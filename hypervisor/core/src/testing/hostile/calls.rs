@@ -8,11 +8,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::sched::SchedOp;
-use bulkhead_abi::trap::TrapInfo;
+use bulkhead_abi::trap::{TI_DPL_MASK, TrapInfo, VECTOR_INT80};
 use bulkhead_abi::vcpu::VcpuOp;
-use bulkhead_abi::{Buffered, Hypercall, layout};
+use bulkhead_abi::{Buffered, Hypercall, layout, selectors};
 
-fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
+pub(super) fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
     call_with(
         number,
         args,
@@ -40,18 +40,37 @@ pub(super) fn handle_faults() -> Act {
         address: World::EVENT_CALLBACK + 0x20,
     };
     let mut record = Vec::new();
-    for gate in [0, 3, 6, 13, 14].map(handler) {
+    for gate in [0, 1, 3, 4, 6, 7, 13, 14, 16, 17, 19].map(handler) {
+        record.extend_from_slice(gate.to_bytes().as_ref());
+    }
+    for vector in [3, VECTOR_INT80] {
+        let gate = TrapInfo {
+            flags: TI_DPL_MASK,
+            ..handler(vector)
+        };
         record.extend_from_slice(gate.to_bytes().as_ref());
     }
     record.extend_from_slice(TrapInfo::default().to_bytes().as_ref());
     call_with(Hypercall::SetTrapTable, &[World::SCRATCH], record)
 }
 
+/// Says where events, failures and system calls arrive.
+pub(super) fn set_callbacks() -> Act {
+    let [event, failsafe, syscall] = [0, 0x30, 0x40].map(|n| World::EVENT_CALLBACK + n);
+    call(Hypercall::SetCallbacks, &[event, failsafe, syscall], &[])
+}
+
+/// Says where the kernel's stack is for entries from programs.
+pub(super) fn stack_switch(stack: u64) -> Act {
+    let ss = u64::from(selectors::FLAT_RING3_SS);
+    call(Hypercall::StackSwitch, &[ss, stack], &[])
+}
+
 pub(super) fn bind_virq(virq: Virq) -> Act {
     event(EventChannelOp::BindVirq, &[virq.raw(), 0])
 }
 
-fn event(op: EventChannelOp, record: &[u32]) -> Act {
+pub(super) fn event(op: EventChannelOp, record: &[u32]) -> Act {
     call(
         Hypercall::EventChannelOp,
         &[u64::from(op.raw()), World::SCRATCH],

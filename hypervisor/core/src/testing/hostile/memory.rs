@@ -1,5 +1,5 @@
-//! What the guest tries with memory as such: giving it back and taking more, pages of descriptors, stores that the hypervisor
-//! makes in its place, and other domains' memory.
+//! What the guest tries with memory as such: giving it back and taking more, pages of descriptors, records that the hypervisor
+//! keeps there, and other domains' memory.
 
 use super::calls::call_with;
 use super::tables::Mind;
@@ -7,55 +7,22 @@ use super::{Hostile, PLAY};
 use crate::frames::{Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, World};
-use crate::traps::Exception;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
 use bulkhead_abi::mmu::{MmuExtOp, MmuUpdate};
-use bulkhead_abi::trap::{PF_PRESENT, PF_USER, PF_WRITE};
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Hypercall, pte};
 
 /// How many words of [`World::LIST`] the guest may find new frames in.
 const LIST_WORDS: u64 = 8;
 
-/// Stores of RAX or by RSI to where RDI points, as kernels write page-table entries.
-const STORES: &[&[u8]] = &[
-    &[0x48, 0x89, 0x07],                   // mov [rdi], rax
-    &[0x48, 0x87, 0x07],                   // xchg [rdi], rax
-    &[0x89, 0x07],                         // mov [rdi], eax
-    &[0xf0, 0x48, 0x0f, 0xb1, 0x0f],       // lock cmpxchg [rdi], rcx
-    &[0x48, 0x09, 0x07],                   // or [rdi], rax
-    &[0x48, 0x21, 0x07],                   // and [rdi], rax
-    &[0xf0, 0x48, 0x0f, 0xba, 0x37, 0x01], // lock btr qword [rdi], 1
-    &[0xf0, 0x48, 0x0f, 0xba, 0x2f, 0x01], // lock bts qword [rdi], 1
-    &[0x48, 0x0f, 0xc1, 0x07],             // xadd [rdi], rax
-    &[0x48, 0xab],                         // stosq
-    &[0x48, 0xa5],                         // movsq
-    &[0x88, 0x07],                         // mov [rdi], al
-];
-
-/// What ring 3 may not execute, and the vector of the fault that it gives.
-const PRIVILEGED: &[(u8, &[u8])] = &[
-    (6, &[0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2]), // the hypervisor's CPUID
-    (13, &[0x0f, 0x20, 0xc0]),                        // mov rax, cr0
-    (13, &[0x0f, 0x22, 0xc0]),                        // mov cr0, rax
-    (13, &[0x0f, 0x20, 0xd8]),                        // mov rax, cr3
-    (13, &[0x0f, 0x22, 0xd8]),                        // mov cr3, rax
-    (13, &[0x0f, 0x22, 0xe0]),                        // mov cr4, rax
-    (13, &[0x0f, 0x32]),                              // rdmsr
-    (13, &[0x0f, 0x30]),                              // wrmsr
-    (13, &[0xe4, 0x60]),                              // in al, 0x60
-    (13, &[0xfa]),                                    // cli
-    (13, &[0x0f, 0x01, 0x3f]),                        // invlpg [rdi]
-];
-
-fn memory_op(op: MemoryOp, record: &impl Buffered) -> Act {
+pub(super) fn memory_op(op: MemoryOp, record: &impl Buffered) -> Act {
     let args = [u64::from(op.raw()), World::SCRATCH];
     call_with(Hypercall::MemoryOp, &args, record.to_bytes().as_ref().to_vec())
 }
 
-fn reservation(nr_extents: u64, extent_order: u32, at_word: u64) -> MemoryReservation {
+pub(super) fn reservation(nr_extents: u64, extent_order: u32, at_word: u64) -> MemoryReservation {
     MemoryReservation {
         extent_start: World::LIST + at_word * 8,
         nr_extents,
@@ -67,21 +34,6 @@ fn reservation(nr_extents: u64, extent_order: u32, at_word: u64) -> MemoryReserv
 
 fn unmap(va: u64) -> Act {
     Act::UpdateVa(va, 0, 2)
-}
-
-/// Something that only the hypervisor may do.
-pub(super) fn privileged(choices: &mut Choices) -> Act {
-    let (vector, code) = choices.one_of(PRIVILEGED);
-    Act::Instruction {
-        code: code.to_vec(),
-        value: choices.any() >> choices.below(64),
-        pointers: [choices.any(), choices.any()],
-        raises: Exception {
-            vector,
-            error_code: 0,
-            address: 0,
-        },
-    }
 }
 
 impl Hostile {
@@ -235,32 +187,6 @@ impl Mind<'_> {
                 }
                 plan
             }
-        }
-    }
-
-    /// Stores into a table that is mapped read-only, and takes the fault for it.
-    pub(super) fn store(&self, choices: &mut Choices) -> Act {
-        let all = self.guest.play.iter().chain(&self.guest.tables);
-        let level1: Vec<_> = all
-            .copied()
-            .filter(|&(_, mfn)| self.kind(mfn) == Kind::L1)
-            .collect();
-        let (va, table) = if level1.is_empty() || choices.chance(5) {
-            self.play(choices)
-        } else {
-            choices.one_of(&level1)
-        };
-        let place = va + (self.slot(table, choices) << 3);
-        let user = if choices.chance(50) { PF_USER } else { 0 };
-        Act::Instruction {
-            code: choices.one_of(STORES).to_vec(),
-            value: self.entry(Kind::L1, choices),
-            pointers: [place, self.play(choices).0],
-            raises: Exception {
-                vector: 14,
-                error_code: PF_PRESENT | PF_WRITE | user,
-                address: place,
-            },
         }
     }
 

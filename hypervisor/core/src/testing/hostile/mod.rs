@@ -6,15 +6,22 @@
 //! mapped here and there, pinned and loaded; then the same with a bit or a frame that is wrong.
 
 mod calls;
+mod goals;
+mod instructions;
 mod memory;
+mod programs;
 mod tables;
 
-use super::{Act, Choices, World};
+use super::{Act, Choices, Fate, World};
 use crate::frames::Mfn;
+use crate::machine::Machine;
+use crate::vcpu::Mode;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use bulkhead_abi::Hypercall;
 use bulkhead_abi::event::Virq;
+use bulkhead_abi::physdev::PhysdevOp;
 use tables::Mind;
 
 /// The first page that the guest plays with, and how many there are. All are mapped writable at first.
@@ -45,10 +52,20 @@ impl Hostile {
             let mfn: u64 = world.read(cpu, info.mfn_list + pfn * 8);
             (pfn << 12, Mfn::new(mfn).unwrap())
         };
+        let id = world.running(cpu).unwrap().0;
         let first_table = info.pt_base >> 12;
+        // Half of them are let to use ports, or so they think.
+        let iopl = u32::from(id.is_multiple_of(2));
         let plan = [
+            calls::call(
+                Hypercall::PhysdevOp,
+                &[u64::from(PhysdevOp::SetIopl.raw()), World::SCRATCH],
+                &[iopl],
+            ),
             calls::bind_virq(Virq::Timer),
             calls::handle_faults(),
+            calls::set_callbacks(),
+            calls::stack_switch(World::STACK),
             Act::Forget { masked: false },
         ];
         Self {
@@ -57,8 +74,13 @@ impl Hostile {
             shared_info: Mfn::from_maddr(info.shared_info),
             scratch: page(World::SCRATCH >> 12).1,
             plan: plan.into(),
-            id: world.running(cpu).unwrap().0,
+            id,
         }
+    }
+
+    /// The instructions by which it hopes for the hypervisor's help, as they are counted, and what becomes of each at best.
+    pub fn instructions() -> impl Iterator<Item = (&'static str, Fate)> {
+        instructions::all()
     }
 
     /// Whether it can still do anything: it can reach the page for its hypercalls' records.
@@ -68,6 +90,9 @@ impl Hostile {
 
     /// What it does next. `others` are its victims.
     pub fn next(&mut self, world: &World, others: &[&Self], choices: &mut Choices) -> Act {
+        if world.mode(world.sim().acting().index()) == Some(Mode::User) {
+            return programs::act(choices);
+        }
         if let Some(act) = self.plan.pop_front() {
             return act;
         }
@@ -79,40 +104,43 @@ impl Hostile {
             frames: world.hv().memory().frames(),
             guest: self,
             others,
+            now: world.sim().now(),
         };
-        match choices.below(100) {
-            0..=15 => mind.update_va(choices),
-            16..=30 => mind.mmu_update(choices),
-            31..=42 => mind.extended(choices),
-            43 | 44 => Act::OneGo(Box::new(mind.mmu_update(choices))),
-            45 | 46 => Act::OneGo(Box::new(mind.extended(choices))),
-            47..=53 => mind.touch(choices),
-            54 | 55 => mind.store(choices),
-            56 => memory::privileged(choices),
-            57 => mind.register(choices),
-            58..=73 => {
-                let mut plan = match choices.below(10) {
-                    0..=2 => mind.make_table(choices),
-                    3 => mind.unmake_table(choices),
-                    4 => mind.pass_through(choices),
-                    5 => mind.balloon(choices),
-                    6 => mind.exchange(choices),
-                    7 => mind.make_tree(choices),
-                    8 => calls::breakpoint(choices),
-                    _ => mind.segments(choices),
-                };
-                let first = plan.pop_front().unwrap();
-                self.plan = plan;
-                first
-            }
-            74..=85 => calls::event_op(others, choices),
-            86 => mind.several(choices),
-            87 => mind.for_another(choices),
-            88..=93 => calls::wait(world, choices),
-            94..=96 => calls::anything(choices),
-            _ => Act::Forget {
-                masked: choices.chance(20),
+        let mut plan = match choices.below(100) {
+            0..=12 => return mind.update_va(choices),
+            13..=24 => return mind.mmu_update(choices),
+            25..=34 => return mind.extended(choices),
+            35 | 36 => return Act::OneGo(Box::new(mind.mmu_update(choices))),
+            37 | 38 => return Act::OneGo(Box::new(mind.extended(choices))),
+            39..=43 => return mind.touch(choices),
+            44..=46 => return mind.store(choices),
+            47..=49 => return instructions::forbidden(choices),
+            50 => return mind.register(choices),
+            51..=61 => match choices.below(10) {
+                0..=2 => mind.make_table(choices),
+                3 => mind.unmake_table(choices),
+                4 => mind.pass_through(choices),
+                5 => mind.balloon(choices),
+                6 => mind.exchange(choices),
+                7 => mind.make_tree(choices),
+                8 => calls::breakpoint(choices),
+                _ => mind.segments(choices),
             },
-        }
+            62..=69 => return calls::event_op(others, choices),
+            70 => return mind.several(choices),
+            71 => return mind.for_another(choices),
+            72..=75 => return calls::wait(world, choices),
+            76..=78 => return calls::anything(choices),
+            79..=90 => mind.goal(choices),
+            91..=97 => mind.run_program(choices),
+            _ => {
+                return Act::Forget {
+                    masked: choices.chance(20),
+                };
+            }
+        };
+        let first = plan.pop_front();
+        self.plan = plan;
+        first.unwrap_or(Act::Compute(0))
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Mind<'a> {
     pub(super) frames: &'a FrameTable,
     pub(super) guest: &'a Hostile,
     pub(super) others: &'a [&'a Hostile],
+    /// The time.
+    pub(super) now: u64,
 }
 
 impl Mind<'_> {
@@ -229,7 +231,7 @@ impl Mind<'_> {
     }
 
     /// A level 4 table to run on: mostly one in which the guest is not helpless.
-    fn root(&self, choices: &mut Choices) -> Mfn {
+    pub(super) fn root(&self, choices: &mut Choices) -> Mfn {
         if choices.chance(2) {
             return self.table(choices);
         }
@@ -366,7 +368,7 @@ impl Mind<'_> {
     }
 }
 
-fn ext(op: MmuExtOp, arg1: u64) -> MmuExt {
+pub(super) fn ext(op: MmuExtOp, arg1: u64) -> MmuExt {
     MmuExt {
         cmd: op.raw(),
         arg1,

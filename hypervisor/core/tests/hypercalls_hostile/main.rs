@@ -1,7 +1,9 @@
 //! Random histories of hostile guests. After every act, every law is checked on the whole machine.
 //!
-//! `BULKHEAD_ACTS` says how many acts there are in all, `BULKHEAD_SEED` which, and `BULKHEAD_LOOK` after how many acts the
-//! laws that hold at rest are checked: 1 if it is not set. A soak of 50 million acts, on both CPUs of the machine that runs it:
+//! `BULKHEAD_ACTS` says how many acts there are in each way of playing, `BULKHEAD_SEED` which, and `BULKHEAD_LOOK` after how
+//! many acts the laws that hold at rest are checked: 1 if it is not set. A long run is a soak: it tells how far it is, prints at its
+//! end what was tried and what came of it, and fails if anything in the table of hypercalls came up less often than once in 50,000
+//! acts. A soak of 50 million acts, on both CPUs of the machine that runs it:
 //!
 //! ```text
 //! BULKHEAD_ACTS=25000000 BULKHEAD_LOOK=16 cargo test --release -p bulkhead-core --test hypercalls_hostile hostile -- --nocapture
@@ -17,14 +19,22 @@
     reason = "a test fails by panicking"
 )]
 
+mod reached;
+
 use bulkhead_core::lock;
-use bulkhead_core::testing::{Choices, Deed, Score, Stage, StageConfig, World};
+use bulkhead_core::testing::{Choices, Deed, Score, Stage, StageConfig, Tally, World};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many acts a world lasts.
 const EPISODE: usize = 400;
+
+/// A run that is longer is a soak: it should reach each row and each error once in so many acts.
+const SOAK: u64 = 50_000;
+
+/// After how many acts a soak tells how far it is.
+const PROGRESS: usize = 1_000_000;
 
 /// Three guests share two CPUs, which act one after the other.
 const IN_TURNS: StageConfig = StageConfig {
@@ -53,17 +63,22 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap())
 }
 
+/// After how many acts the laws that hold at rest are checked.
+fn look() -> u64 {
+    number("BULKHEAD_LOOK", 1).max(1)
+}
+
 /// Plays worlds one after the other until `acts` acts are done or a law is broken.
-fn play(config: StageConfig, acts: usize, seed: u64) -> Result<Score, (u64, Vec<Deed>)> {
+fn play(config: StageConfig, acts: usize, seed: u64, look: u64) -> Result<(Score, Tally), (u64, Vec<Deed>)> {
     check_locks();
-    let look = number("BULKHEAD_LOOK", 1).max(1);
     let mut total = Score::default();
+    let mut tally = Tally::default();
     let mut done = 0;
     let mut seed = seed;
     while done < acts {
         let stage = Stage::new(config, Choices::Seeded(seed));
         let mut idle = 0;
-        while stage.history().len() < EPISODE && idle < 100 {
+        while stage.acts() < EPISODE && idle < 100 {
             let step = catch_unwind(AssertUnwindSafe(|| {
                 let mut acted = false;
                 for _ in 0..look {
@@ -82,10 +97,15 @@ fn play(config: StageConfig, acts: usize, seed: u64) -> Result<Score, (u64, Vec<
         total.paging = (total.paging.0 + score.paging.0, total.paging.1 + score.paging.1);
         total.other = (total.other.0 + score.other.0, total.other.1 + score.other.1);
         total.inner += score.inner;
-        done += stage.history().len().max(1);
+        tally.add(&stage.tally());
+        let before = done / PROGRESS;
+        done += stage.acts().max(1);
+        if done / PROGRESS != before {
+            println!("{} million acts of {acts}, up to seed {seed}", done / PROGRESS);
+        }
         seed = seed.wrapping_add(1);
     }
-    Ok(total)
+    Ok((total, tally))
 }
 
 /// What is always refused tests nothing.
@@ -94,6 +114,15 @@ fn assert_success(score: Score, acts: usize) {
     for (good, all) in [score.paging, score.other] {
         assert!(all > acts as u64 / 10 && good * 100 >= all * 30, "{score:?}");
     }
+}
+
+/// Each row of the table of hypercalls, and each error in it, came up `wanted` times.
+fn assert_reached(tally: &Tally, wanted: u64) {
+    if wanted != 0 {
+        println!("{tally}");
+    }
+    let shortcomings = reached::shortcomings(tally, wanted);
+    assert!(shortcomings.is_empty(), "wanted {wanted} times:\n{shortcomings}");
 }
 
 fn print(history: &[Deed]) {
@@ -136,11 +165,10 @@ fn shorten(mut history: Vec<Deed>) -> Vec<Deed> {
     history
 }
 
-#[test]
-fn hostile_guests_break_no_law() {
-    let acts = usize::try_from(number("BULKHEAD_ACTS", 2000)).unwrap();
-    match play(IN_TURNS, acts, number("BULKHEAD_SEED", 0x5eed)) {
-        Ok(score) => assert_success(score, acts),
+/// Plays worlds in which CPUs take turns. If a law is broken, prints the shortest history that still breaks it.
+fn play_in_turns(acts: usize, seed: u64, look: u64) -> (Score, Tally) {
+    match play(IN_TURNS, acts, seed, look) {
+        Ok(result) => result,
         Err((seed, history)) => {
             println!("BULKHEAD_SEED={seed}; the shortest history that breaks a law:");
             let short = shorten(history);
@@ -152,10 +180,19 @@ fn hostile_guests_break_no_law() {
 }
 
 #[test]
+fn hostile_guests_break_no_law() {
+    let acts = usize::try_from(number("BULKHEAD_ACTS", 2000)).unwrap();
+    let (score, tally) = play_in_turns(acts, number("BULKHEAD_SEED", 0x5eed), look());
+    assert_success(score, acts);
+    assert_reached(&tally, acts as u64 / SOAK);
+}
+
+#[test]
 fn hostile_guests_that_interrupt_each_other_break_no_law() {
     let acts = usize::try_from(number("BULKHEAD_ACTS", 2000)).unwrap();
-    match play(INTERLEAVED, acts, number("BULKHEAD_SEED", 0x5eed)) {
-        Ok(score) => {
+    match play(INTERLEAVED, acts, number("BULKHEAD_SEED", 0x5eed), look()) {
+        Ok((score, tally)) => {
+            assert_reached(&tally, acts as u64 / SOAK);
             assert_success(score, acts);
             let is_interleaved = lock::is_any_held().is_some();
             assert_eq!(score.inner > acts as u64 / 10, is_interleaved, "{score:?}");
@@ -168,6 +205,20 @@ fn hostile_guests_that_interrupt_each_other_break_no_law() {
             panic!("the law, as above, is broken");
         }
     }
+}
+
+#[test]
+fn hostile_guests_reach_every_row_of_the_table_and_every_error_in_it() {
+    let mut total = Tally::default();
+    // Seldom more than three; each world has a seed of its own.
+    for part in 0..16 {
+        let (_, tally) = play_in_turns(10_000, part << 32, 100);
+        total.add(&tally);
+        if reached::shortcomings(&total, 1).is_empty() {
+            break;
+        }
+    }
+    assert_reached(&total, 1);
 }
 
 /// A fuzzer leads the same guests by its bytes, until it has no more.
