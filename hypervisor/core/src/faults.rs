@@ -9,7 +9,7 @@ use crate::emulate::{After, Code, Refused, SegmentBases};
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
-use crate::paging::{Level, PagingError, Work, entry};
+use crate::paging::{PagingError, Work, entry};
 use crate::policy::{cpuid, msr};
 use crate::sync::Ordering;
 use crate::traps::Exception;
@@ -147,8 +147,7 @@ impl<M: Machine> Hypervisor<M> {
         let is_read_only = entry::is_present(entry) && !entry::is_writable(entry);
         // What was found may change at once; `change_entry` looks again before it writes.
         let typing = self.memory.frames().typing(mfn).filter(|_| is_read_only)?;
-        (typing.count != 0 && Level::of(typing.kind) == Some(Level::L1) && typing.kind == Kind::L1)
-            .then_some(mfn)
+        (typing.in_use_as() == Kind::L1).then_some(mfn)
     }
 
     /// CPUID behind the prefix that asks for the hypervisor's answer.

@@ -90,11 +90,13 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// As [`FrameTable::get`].
+    #[inline]
     pub(crate) fn get(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
         self.frames.get(mfn, owner)
     }
 
     /// Gives a reference back, and frees the frame if it was the last.
+    #[inline]
     pub(crate) fn put(&self, mfn: Mfn) {
         match self.frames.put(mfn) {
             Put::Held => {}
@@ -103,6 +105,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Makes a frame that nobody refers to any more allocatable.
+    #[inline(never)]
     fn free(&self, mfn: Mfn) {
         // A TLB may still know it: it is forgotten everywhere before it can be anyone else's. It is scrubbed as it is freed, so
         // that free memory never holds a secret.
@@ -126,7 +129,7 @@ impl<M: Machine> Memory<M> {
 
     /// Takes a frame from its domain: it is nobody's then, and may still be in some TLB.
     fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
-        if self.frames.typing(mfn).is_some_and(|word| word.done != 0) {
+        if self.is_partial(mfn) {
             self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
             let unpicked = self.unpick_partial(mfn, None, work);
             self.put(mfn);

@@ -89,10 +89,10 @@ impl Started {
 
     fn kind(&self, pfn: u64) -> Kind {
         let typing = self.world.hv().memory().frames().typing(self.mfn(pfn)).unwrap();
-        if typing.count == 0 {
+        if typing.count() == 0 {
             Kind::None
         } else {
-            typing.kind
+            typing.kind()
         }
     }
 
@@ -342,8 +342,8 @@ fn page_tables_are_typed_and_the_first_is_pinned() {
     assert_eq!(kinds, [Kind::L4, Kind::L3, Kind::L2, Kind::L1, Kind::L1]);
     let frames = guest.world.hv().memory().frames();
     let root = frames.typing(guest.mfn(tables)).unwrap();
-    assert!(root.is_pinned);
-    assert_eq!(root.count, 2, "the pin and the vCPU");
+    assert!(root.is_pinned());
+    assert_eq!(root.count(), 2, "the pin and the vCPU");
     assert_eq!(guest.kind(0), Kind::Writable);
 }
 
@@ -375,9 +375,9 @@ fn shared_info_is_the_domain_s_and_can_never_be_a_table() {
     let frames = guest.world.hv().memory().frames();
     let shared_info = Mfn::from_maddr(guest.info.shared_info);
     let refs = frames.refs(shared_info).unwrap();
-    assert_eq!((refs.owner, refs.is_hypervisors), (DomId::new(0), true));
+    assert_eq!((refs.owner(), refs.is_hypervisors()), (DomId::new(0), true));
     let typing = frames.typing(shared_info).unwrap();
-    assert_eq!((typing.kind, typing.count), (Kind::Writable, 1));
+    assert_eq!((typing.kind(), typing.count()), (Kind::Writable, 1));
 }
 
 #[test]

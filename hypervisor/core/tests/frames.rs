@@ -233,7 +233,7 @@ fn references_and_uses_of_random_holders_are_counted_as_a_model_counts_them() {
                 assert_eq!(got.is_ok(), may);
                 if let Ok(got) = got {
                     assert_eq!(got.must_validate, kind.is_validated() && uses.is_empty());
-                    retyped += u32::from(got.retyped_from.is_some());
+                    retyped += u32::from(got.is_retyped);
                     if got.must_validate {
                         frames.finish_validation(mfn(n));
                     }
@@ -244,7 +244,7 @@ fn references_and_uses_of_random_holders_are_counted_as_a_model_counts_them() {
                 let kind = uses.pop().unwrap();
                 let put = frames.put_type(mfn(n));
                 if kind.is_validated() && uses.is_empty() {
-                    assert_eq!(put, bulkhead_core::frames::TypePut::Unpick);
+                    assert_eq!(put, bulkhead_core::frames::TypePut::Unpick(kind));
                     frames.release_type(mfn(n));
                 } else {
                     assert_eq!(put, bulkhead_core::frames::TypePut::Done);
@@ -253,10 +253,10 @@ fn references_and_uses_of_random_holders_are_counted_as_a_model_counts_them() {
             _ => {}
         }
         let (_, refs, uses) = &model[usize::try_from(n).unwrap()];
-        assert_eq!(frames.refs(mfn(n)).unwrap().count, *refs);
+        assert_eq!(frames.refs(mfn(n)).unwrap().count(), *refs);
         let typing = frames.typing(mfn(n)).unwrap();
-        assert_eq!(typing.count as usize, uses.len());
-        assert_eq!(typing.is_validated, !uses.is_empty());
+        assert_eq!(typing.count() as usize, uses.len());
+        assert_eq!(typing.is_validated(), !uses.is_empty());
     }
     assert!(
         retyped > 100,

@@ -273,7 +273,7 @@ fn a_cpu_does_not_keep_the_tables_of_a_vcpu_that_others_may_take() {
         *is_done = true;
         ext(&world, 1, MmuExtOp::NewBaseptr, new);
         let typing = world.hv().memory().frames().typing(old).unwrap();
-        assert_eq!((typing.count, typing.kind), (0, Kind::L4), "nothing keeps it");
+        assert_eq!((typing.count(), typing.kind()), (0, Kind::L4), "nothing keeps it");
         world.hv().invariants_at_any_time();
     });
     world.sim().allow_interruption(true);

@@ -48,30 +48,31 @@ impl FrameTable {
         self.records.len() as u64
     }
 
+    #[inline]
     fn record(&self, mfn: Mfn) -> Option<&'static FrameRecord> {
         self.records.get(usize::try_from(mfn.raw()).ok()?)
     }
 
-    /// Runs `step` on the frame's reference word until it takes, and returns the word before and after.
-    fn update_refs<E>(
+    /// Runs `step` on the frame's reference word until it takes, and returns the word after.
+    #[inline]
+    fn update_refs(
         &self,
         mfn: Mfn,
-        missing: E,
-        step: impl Fn(RefWord) -> Result<RefWord, E>,
-    ) -> Result<(RefWord, RefWord), E> {
-        let word = &self.record(mfn).ok_or(missing)?.refs;
+        step: impl Fn(RefWord) -> Result<RefWord, RefError>,
+    ) -> Result<RefWord, RefError> {
+        let word = &self.record(mfn).ok_or(RefError::NoFrame)?.refs;
         let mut seen = word.load(Ordering::Relaxed);
         loop {
-            let before = RefWord::unpack(seen);
-            let after = step(before)?;
+            let after = step(RefWord::from_bits(seen))?;
             // Acquire and Release: whoever sees the last reference go must also see all that its holder wrote.
-            match word.compare_exchange_weak(seen, after.pack(), Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Ok((before, after)),
+            match word.compare_exchange_weak(seen, after.bits(), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(after),
                 Err(now) => seen = now,
             }
         }
     }
 
+    #[inline]
     fn update_type<T>(
         &self,
         mfn: Mfn,
@@ -80,11 +81,11 @@ impl FrameTable {
         let word = &self.record(mfn).ok_or(TypeError::NoFrame)?.typing;
         let mut seen = word.load(Ordering::Relaxed);
         loop {
-            let (after, result) = step(TypeWord::unpack(seen))?;
+            let (after, result) = step(TypeWord::from_bits(seen))?;
             // Acquire pairs with the Release of whoever dropped the last use: the new user of the frame
             // sees every write made under the old type. The write is a full barrier on x86, so that the new type is
             // visible before the TLB flush which must follow a change of type (XSA-401).
-            match word.compare_exchange_weak(seen, after.pack(), Ordering::AcqRel, Ordering::Relaxed) {
+            match word.compare_exchange_weak(seen, after.bits(), Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Ok(result),
                 Err(now) => seen = now,
             }
@@ -94,13 +95,15 @@ impl FrameTable {
     /// The references and owner of `mfn` at this moment, or `None` if there is no such frame.
     #[must_use]
     pub fn refs(&self, mfn: Mfn) -> Option<RefWord> {
-        Some(RefWord::unpack(self.record(mfn)?.refs.load(Ordering::Acquire)))
+        Some(RefWord::from_bits(self.record(mfn)?.refs.load(Ordering::Acquire)))
     }
 
     /// The type of `mfn` at this moment, or `None` if there is no such frame.
     #[must_use]
     pub fn typing(&self, mfn: Mfn) -> Option<TypeWord> {
-        Some(TypeWord::unpack(self.record(mfn)?.typing.load(Ordering::Acquire)))
+        Some(TypeWord::from_bits(
+            self.record(mfn)?.typing.load(Ordering::Acquire),
+        ))
     }
 
     /// Gives a free frame to `owner` with its base reference, unused.
@@ -110,18 +113,13 @@ impl FrameTable {
     /// [`RefError::NotOwner`] if the frame is not free.
     pub fn assign(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) -> Result<(), RefError> {
         let record = self.record(mfn).ok_or(RefError::NoFrame)?;
-        self.update_refs(mfn, RefError::NoFrame, |word| {
-            if word.count != 0 {
+        self.update_refs(mfn, |word| {
+            if word.count() != 0 {
                 return Err(RefError::NotOwner);
             }
-            Ok(RefWord {
-                count: 1,
-                owner,
-                is_allocated: true,
-                is_hypervisors,
-            })
+            Ok(RefWord::allocated(owner, 1, is_hypervisors))
         })?;
-        record.typing.store(TypeWord::UNUSED.pack(), Ordering::Release);
+        record.typing.store(TypeWord::UNUSED.bits(), Ordering::Release);
         Ok(())
     }
 
@@ -130,9 +128,15 @@ impl FrameTable {
     /// # Errors
     ///
     /// As [`RefWord::get`]; [`RefError::NoFrame`] if there is no such frame.
+    #[inline]
     pub fn get(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
-        self.update_refs(mfn, RefError::NoFrame, |word| word.get(owner))
-            .map(|_| ())
+        self.update_refs(mfn, |word| word.get(owner)).map(|_| ())
+    }
+
+    /// Takes the reference of a frame that is left half done to itself; the caller holds another.
+    pub(crate) fn keep(&self, mfn: Mfn) {
+        // Ignoring the error is right: the frame exists, or nobody could hold it.
+        let _ = self.update_refs(mfn, |word| Ok(word.keep()));
     }
 
     /// Takes a frame from `owner`, if nothing but its base reference keeps it: it is nobody's then.
@@ -141,21 +145,31 @@ impl FrameTable {
     ///
     /// [`RefError::NotOwner`] if it is not `owner`'s to give, or in use.
     pub fn take_idle(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
-        self.update_refs(mfn, RefError::NoFrame, |word| word.take_idle(owner))
-            .map(|_| ())
+        self.update_refs(mfn, |word| word.take_idle(owner)).map(|_| ())
     }
 
     /// Gives a reference back.
+    #[inline]
     pub fn put(&self, mfn: Mfn) -> Put {
-        match self.update_refs(mfn, (), |word| word.put().ok_or(())) {
-            Ok((_, after)) if after.count == 0 => Put::Last,
+        match self.update_refs(mfn, |word| word.put().ok_or(RefError::NotOwner)) {
+            Ok(after) if after.count() == 0 => Put::Last,
             Ok(_) => Put::Held,
-            Err(()) => {
+            Err(_) => {
                 // More puts than gets. Going on leaks a frame; a panic would hand a guest the machine.
                 debug_assert!(false, "{mfn:?}: a reference was put that nobody held");
                 Put::Held
             }
         }
+    }
+
+    /// Takes a use of `mfn` as `want`, if no more than that is to be done; says whether it did. The caller holds a reference to it
+    /// already.
+    #[inline]
+    pub fn get_type_at_once(&self, mfn: Mfn, want: Kind) -> bool {
+        self.update_type(mfn, |word| {
+            Ok((word.get_at_once(want).ok_or(TypeError::Busy)?, ()))
+        })
+        .is_ok()
     }
 
     /// Takes a use of `mfn` as `want`; the caller holds a reference to it already.
@@ -172,8 +186,9 @@ impl FrameTable {
     /// # Errors
     ///
     /// As [`TypeWord::get_table`].
+    #[inline]
     pub fn get_table(&self, mfn: Mfn) -> Result<Kind, TypeError> {
-        self.update_type(mfn, |word| Ok((word.get_table()?, word.kind)))
+        self.update_type(mfn, |word| Ok((word.get_table()?, word.kind())))
     }
 
     /// The contents of a frame that [`FrameTable::get_type`] left to be validated are good.
@@ -188,19 +203,17 @@ impl FrameTable {
         let _ = self.update_type(mfn, |word| Ok((word.suspend(done, awaits_last), ())));
     }
 
-    /// Takes hold of a frame that was left half done, to unpick it: what it is, how many entries are done, and whether what is below the
-    /// last of them is awaited. With `only`, it must be of that kind.
+    /// Takes hold of a frame that was left half done, to unpick it, and says how it was left. With `only`, it must be of that kind.
     ///
     /// # Errors
     ///
     /// [`TypeError::Busy`] if it is not left half done (any more), or something else.
-    pub fn resume_unpicking(&self, mfn: Mfn, only: Option<Kind>) -> Result<(Kind, u16, bool), TypeError> {
+    pub fn resume_unpicking(&self, mfn: Mfn, only: Option<Kind>) -> Result<TypeWord, TypeError> {
         self.update_type(mfn, |word| {
-            if only.is_some_and(|kind| kind != word.kind) {
+            if only.is_some_and(|kind| kind != word.kind()) {
                 return Err(TypeError::Busy);
             }
-            let (next, done, awaits_last) = word.resume_unpicking()?;
-            Ok((next, (word.kind, done, awaits_last)))
+            Ok((word.resume_unpicking()?, word))
         })
     }
 
@@ -210,6 +223,7 @@ impl FrameTable {
     }
 
     /// Gives a use back.
+    #[inline]
     pub fn put_type(&self, mfn: Mfn) -> TypePut {
         let put = self.update_type(mfn, |word| word.put().ok_or(TypeError::Overflow));
         debug_assert!(put.is_ok(), "{mfn:?}: a use was put that nobody held");
@@ -223,17 +237,8 @@ impl FrameTable {
     /// [`TypeError::InUse`] if it is pinned already.
     pub fn pin(&self, mfn: Mfn) -> Result<(), TypeError> {
         self.update_type(mfn, |word| {
-            if word.is_pinned && !mutant!(PinnedTwice) {
-                Err(TypeError::InUse(word.kind))
-            } else {
-                Ok((
-                    TypeWord {
-                        is_pinned: true,
-                        ..word
-                    },
-                    (),
-                ))
-            }
+            let pinned = word.pin().ok_or(TypeError::InUse(word.kind()))?;
+            Ok((pinned, ()))
         })
     }
 
@@ -244,24 +249,15 @@ impl FrameTable {
     /// [`TypeError::InUse`] if it is not pinned.
     pub fn unpin(&self, mfn: Mfn) -> Result<(), TypeError> {
         self.update_type(mfn, |word| {
-            if word.is_pinned {
-                Ok((
-                    TypeWord {
-                        is_pinned: false,
-                        ..word
-                    },
-                    (),
-                ))
-            } else {
-                Err(TypeError::InUse(word.kind))
-            }
+            let unpinned = word.unpin().ok_or(TypeError::InUse(word.kind()))?;
+            Ok((unpinned, ()))
         })
     }
 
     /// Marks `mfn` as RAM that nobody owns. Only the allocator and boot do this.
     pub(super) fn mark_free(&self, mfn: Mfn, order: u8) {
         if let Some(record) = self.record(mfn) {
-            record.refs.store(RefWord::FREE.pack(), Ordering::Release);
+            record.refs.store(RefWord::FREE.bits(), Ordering::Release);
             record
                 .typing
                 .store(FREE_BLOCK | u64::from(order), Ordering::Release);
@@ -277,7 +273,7 @@ impl FrameTable {
     /// `mfn` starts no free block any more.
     pub(super) fn unmark_free(&self, mfn: Mfn) {
         if let Some(record) = self.record(mfn) {
-            record.typing.store(TypeWord::UNUSED.pack(), Ordering::Release);
+            record.typing.store(TypeWord::UNUSED.bits(), Ordering::Release);
         }
     }
 

@@ -28,11 +28,12 @@ pub(super) fn register_runstate_memory_area<M: Machine>(call: &mut Call<'_, M>) 
     let RegisterArea { va } = call.read(call.arg::<2>())?;
     let memory = &call.hv.memory;
     let root = call.current.context.kernel_root;
-    let area = RunstateArea::hold(memory, call.domain().id, root, va)?;
+    let mut work = Work::portion();
+    let area = RunstateArea::hold(memory, call.domain().id, root, va, &mut work)?;
     // Under the lock: whoever shows the times meanwhile shows them at the old place, and is done with it.
     let before = vcpu.runstate_area.lock().replace(area);
     if let Some(before) = before {
-        before.release(memory);
+        before.release(memory, &mut work);
     }
     call.hv.show_runstate(call.domain(), vcpu);
     Ok(0)
@@ -56,13 +57,14 @@ pub(super) fn register_vcpu_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         return Err(Errno::Busy);
     }
     let memory = &call.hv.memory;
+    let mut work = Work::portion();
     memory
-        .get_as(frame, domain.id, Kind::Writable, &mut Work::portion())
+        .get_as(frame, domain.id, Kind::Writable, &mut work)
         .map_err(PagingError::of_operand)?;
     let place = InfoPlace { frame, word };
     let moved = call.hv.move_info(domain, vcpu, place);
     if moved.is_err() {
-        memory.put_as(frame, &mut Work::portion());
+        memory.put_as(frame, &mut work);
     }
     moved?;
     call.hv.write_clock(vcpu);

@@ -14,7 +14,7 @@ use bulkhead_abi::{Buffered, Errno, layout};
 const MAX_LDT_ENTRIES: u64 = 8192;
 
 /// What an element of a list is worth that does little, in entries looked at.
-const ELEMENT_WORTH: u32 = 8;
+const ELEMENT_WORTH: u32 = 6;
 
 pub(super) fn update<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     for_each(call, |call, request: MmuUpdate, work| {

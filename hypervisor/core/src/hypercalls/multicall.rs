@@ -10,7 +10,7 @@ use bulkhead_abi::{Buffered, Errno, Hypercall, Record};
 const BUDGET: u64 = 32;
 
 /// How long a go lasts before no further call is begun in it, in nanoseconds: each call alone may be a whole portion of work.
-const GO_NS: u64 = 50_000;
+const GO_NS: u64 = 40_000;
 
 /// Makes the calls of a list in order, and writes the result of each into its entry. An error does not stop the list.
 pub(super) fn multicall<M: Machine>(call: &mut Call<'_, M>) -> Answer {

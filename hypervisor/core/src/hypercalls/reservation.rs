@@ -15,7 +15,7 @@ use bulkhead_abi::{Errno, Record};
 const MAX_ORDER: u32 = 4;
 
 /// What clearing or giving back a frame is worth, in entries looked at.
-const FRAME_WORTH: u32 = 32;
+const FRAME_WORTH: u32 = 16;
 
 /// Where a reservation call stands.
 struct Progress {

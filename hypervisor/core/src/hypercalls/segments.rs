@@ -1,6 +1,7 @@
 //! Segments: the guest's own descriptor table, single descriptors, and the bases of FS and GS.
 
 use super::{Answer, Call};
+use crate::frames::words::TypeWord;
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
@@ -25,12 +26,21 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         let _ = named.push(Mfn::new(raw).ok_or(Errno::Inval)?);
     }
     let (memory, owner) = (&call.hv.memory, call.current.domain.id);
-    // A page that is named may be a large tree, half taken down: the rest of that is not done in one go.
+    // Fourteen pages of descriptors are more than one go; and any of them may be a large tree, half taken down.
     let mut work = Work::portion();
     for (n, &mfn) in named.iter().enumerate() {
-        if let Err(error) = memory.get_as(mfn, owner, Kind::Segments, &mut work) {
+        let got = if work.is_over() {
+            Err(PagingError::Again)
+        } else {
+            memory.get_as(mfn, owner, Kind::Segments, &mut work)
+        };
+        if let Err(error) = got {
             for &mfn in named.iter().take(n).filter(|_| !mutant!(LostPutOnRefusedGdt)) {
-                memory.put_as(mfn, &mut work);
+                if error == PagingError::Again {
+                    memory.set_aside(mfn);
+                } else {
+                    memory.put_as(mfn, &mut work);
+                }
             }
             return Err(error.of_operand());
         }
@@ -55,14 +65,9 @@ pub(super) fn update_descriptor<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let checked = descriptors::check(descriptor).map_err(|_| Errno::Inval)?;
     let (memory, owner) = (&call.hv.memory, call.domain().id);
     let mut work = Work::portion();
-    let is_descriptors = memory
-        .frames()
-        .typing(mfn)
-        .is_some_and(|word| word.count != 0 && word.kind == Kind::Segments);
-    let kind = if is_descriptors {
-        Kind::Segments
-    } else {
-        Kind::Writable
+    let kind = match memory.frames().typing(mfn).map(TypeWord::in_use_as) {
+        Some(Kind::Segments) => Kind::Segments,
+        _ => Kind::Writable,
     };
     memory
         .get_as(mfn, owner, kind, &mut work)

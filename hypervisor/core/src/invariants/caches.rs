@@ -45,7 +45,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             let typing = hv.memory.frames().typing(entry.frame).unwrap();
             if entry.level == Level::L1 && entry.rights.writable {
                 assert_eq!(
-                    typing.kind,
+                    typing.kind(),
                     Kind::Writable,
                     "can be written: {entry:x?} {typing:?}"
                 );
@@ -70,7 +70,7 @@ pub(super) fn check_at_any_time(hv: &Hypervisor<Sim>) {
             continue;
         };
         check_table(hv, root, Kind::L4);
-        let owner = hv.memory.frames().refs(root).unwrap().owner;
+        let owner = hv.memory.frames().refs(root).unwrap().owner();
         for entry in cached {
             check_entry(hv, owner, entry);
         }
@@ -92,11 +92,11 @@ fn check_entry(hv: &Hypervisor<Sim>, owner: DomId, entry: Cached) {
         return;
     }
     let refs = frames.refs(entry.frame).unwrap();
-    assert_eq!(refs.owner, owner, "reached: {entry:x?} {refs:?}");
+    assert_eq!(refs.owner(), owner, "reached: {entry:x?} {refs:?}");
     let typing = frames.typing(entry.frame).unwrap();
     match entry.level {
         Level::L1 => assert!(
-            !entry.rights.writable || !typing.kind.is_validated() || !typing.is_validated,
+            !entry.rights.writable || !typing.kind().is_validated() || !typing.is_validated(),
             "a table can be written: {entry:x?} {typing:?}"
         ),
         level @ (Level::L2 | Level::L3 | Level::L4) => {
@@ -108,7 +108,7 @@ fn check_entry(hv: &Hypervisor<Sim>, owner: DomId, entry: Cached) {
 fn check_table(hv: &Hypervisor<Sim>, table: Mfn, kind: Kind) {
     let typing = hv.memory.frames().typing(table).unwrap();
     assert!(
-        typing.count != 0 && typing.is_validated && typing.kind == kind,
+        typing.count() != 0 && typing.is_validated() && typing.kind() == kind,
         "a CPU walks {table:?} as {kind:?}, which is {typing:?}"
     );
 }

@@ -76,26 +76,28 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
     let mut free = 0;
     for mfn in (0..frames.limit()).filter_map(Mfn::new) {
         let typing = frames.typing(mfn).unwrap();
-        if frames.refs(mfn).unwrap().count == 0 {
+        if frames.refs(mfn).unwrap().count() == 0 {
             continue;
         }
-        if typing.count != 0 && typing.is_validated && typing.kind.is_table() {
+        if typing.count() != 0 && typing.is_validated() && typing.kind().is_table() {
             tables::check_table(hv, mfn, 512, &mut count);
         }
-        if typing.count != 0 && typing.kind == Kind::Segments {
+        if (typing.count() != 0 || typing.is_partial()) && typing.kind() == Kind::Segments {
             for word in hv.machine().frame(mfn).iter() {
                 let descriptor = word.load(Ordering::Relaxed);
                 assert_eq!(descriptors::check(descriptor), Ok(descriptor), "in {mfn:?}");
             }
         }
-        if typing.done != 0 {
+        if typing.is_partial() {
             // Left half done: what its first entries refer to is held, and so is the frame itself.
-            assert_eq!(typing.count, 0, "{mfn:?}: {typing:?}");
-            tables::check_table(hv, mfn, usize::from(typing.held()), &mut count);
+            assert_eq!(typing.count(), 0, "{mfn:?}: {typing:?}");
+            if typing.kind().is_table() {
+                tables::check_table(hv, mfn, usize::from(typing.held()), &mut count);
+            }
             count.hold(mfn);
         }
-        if typing.is_pinned {
-            count.hold_as(mfn, typing.kind);
+        if typing.is_pinned() {
+            count.hold_as(mfn, typing.kind());
         }
     }
     for (n, expected) in (0..).zip(&count.0) {
@@ -170,26 +172,25 @@ fn check_frame(hv: &Hypervisor<Sim>, mfn: Mfn, expected: &Expected) -> bool {
     };
     assert_eq!(
         refs,
-        RefWord {
-            count: expected.refs,
-            owner,
-            is_allocated: true,
-            is_hypervisors: expected.is_hypervisors,
-        },
+        RefWord::allocated(owner, expected.refs, expected.is_hypervisors),
         "{mfn:?}: the references counted again on the right"
     );
     assert_eq!(
-        typing.count, expected.uses,
+        typing.count(),
+        expected.uses,
         "{mfn:?} is {typing:?}, uses counted again on the right"
     );
     assert_eq!(
-        typing.is_validated,
-        typing.count != 0,
+        typing.is_validated(),
+        typing.count() != 0,
         "{mfn:?}: nobody is at it, {typing:?}"
     );
     if let Some(kind) = expected.kind {
-        assert_eq!(typing.kind, kind, "{mfn:?}");
+        assert_eq!(typing.kind(), kind, "{mfn:?}");
     }
-    assert!(!typing.is_pinned || typing.kind.is_table(), "{mfn:?}: {typing:?}");
+    assert!(
+        !typing.is_pinned() || typing.kind().is_table(),
+        "{mfn:?}: {typing:?}"
+    );
     false
 }

@@ -15,8 +15,8 @@ use bulkhead_abi::layout;
 /// Checks the first `entries` entries of a table, which have been validated, and counts what they lead to.
 pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, entries: usize, count: &mut Recount) {
     let frames = hv.memory.frames();
-    let owner = frames.refs(table).unwrap().owner;
-    let level = Level::of(frames.typing(table).unwrap().kind).unwrap();
+    let owner = frames.refs(table).unwrap().owner();
+    let level = Level::of(frames.typing(table).unwrap().kind()).unwrap();
     for (index, word) in hv.machine().frame(table).iter().enumerate().take(entries) {
         let entry = word.load(Ordering::Relaxed);
         if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
@@ -36,7 +36,7 @@ pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, entries: usize, coun
         let target = entry::frame(entry);
         let refs = frames.refs(target);
         assert!(
-            refs.is_some_and(|refs| refs.owner == owner && refs.count != 0),
+            refs.is_some_and(|refs| refs.owner() == owner && refs.count() != 0),
             "an entry of {owner} leads to {refs:?}: {place:x?}"
         );
         match level.child() {

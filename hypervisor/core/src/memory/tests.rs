@@ -99,7 +99,10 @@ fn a_block_is_zeroed_has_no_page_numbers_and_is_all_on_its_owner_s_list() {
     for mfn in (0..16).filter_map(|n| first.offset(n)) {
         assert_eq!(memory.machine.m2p(mfn), M2P_INVALID);
         let refs = memory.frames.refs(mfn).unwrap();
-        assert_eq!((refs.owner, refs.count, refs.is_hypervisors), (ALICE, 1, false));
+        assert_eq!(
+            (refs.owner(), refs.count(), refs.is_hypervisors()),
+            (ALICE, 1, false)
+        );
     }
     assert_eq!(memory.free_frames(), 48);
     memory.check_allocator();
@@ -110,7 +113,7 @@ fn a_frame_that_the_hypervisor_keeps_for_a_domain_is_on_no_list() {
     let memory = memory(2);
     let mfn = memory.allocate_shared(ALICE).unwrap();
     let refs = memory.frames.refs(mfn).unwrap();
-    assert!(refs.is_hypervisors && refs.owner == ALICE);
+    assert!(refs.is_hypervisors() && refs.owner() == ALICE);
     memory.release(mfn);
     assert_eq!(memory.free_frames(), 2);
 }

@@ -5,8 +5,8 @@
 //! to its frame and a use of it as what the entry makes it, a writable page or a table of the level below; a
 //! frame has one type at a time.
 //!
-//! Tables are as large as guests make them, so nothing about them is done in one go: [`work`] measures portions. A table that is
-//! validated or unpicked in part is left so, holding what its first entries refer to and a reference to itself. Whoever
+//! Trees of tables are as large as guests make them, so nothing about them is done in one go: [`work`] measures portions. A table of any
+//! level that is validated or unpicked in part is left so, holding what its first entries refer to and a reference to itself. Whoever
 //! wants it as the same again goes on with validating; whoever wants it as something else, or nothing, with unpicking. Until then nobody
 //! can write to it, and no CPU uses it.
 //!

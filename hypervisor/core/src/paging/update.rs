@@ -2,6 +2,7 @@
 
 use super::entry::{self, Level, is_present};
 use super::{PagingError, Work};
+use crate::frames::words::TypeWord;
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
@@ -29,7 +30,7 @@ impl AccessedDirty {
 }
 
 /// What writing a whole page is worth, in entries.
-const PAGE_WORTH: u32 = 64;
+const PAGE_WORTH: u32 = 32;
 
 /// A place in a page table that the caller holds.
 #[derive(Clone, Copy, Debug)]
@@ -109,12 +110,8 @@ impl<M: Machine> Memory<M> {
         accessed_dirty: AccessedDirty,
         work: &mut Work,
     ) -> Result<(), Errno> {
-        let kind =
-            self.frames.typing(mfn).map_or(
-                Kind::None,
-                |word| if word.count == 0 { Kind::None } else { word.kind },
-            );
-        if kind.is_table() {
+        let kind = self.frames.typing(mfn).map(TypeWord::in_use_as);
+        if kind.is_some_and(Kind::is_table) {
             return Ok(self.update_entry(owner, mfn, index, |old| accessed_dirty.carry(old, value), work)?);
         }
         self.get_as(mfn, owner, Kind::Writable, work)
@@ -190,7 +187,7 @@ impl<M: Machine> Memory<M> {
             let next = entry::frame(entry);
             // A table could be freed, and its frame reused for anything, while we walk it: whatever number stands there then, only
             // RAM that somebody owns is looked at.
-            if !is_present(entry) || self.frames.refs(next).is_none_or(|word| word.count == 0) {
+            if !is_present(entry) || self.frames.refs(next).is_none_or(|word| word.count() == 0) {
                 return Err(PagingError::NotMapped);
             }
             table = next;

@@ -2,6 +2,7 @@
 
 use super::entry::{self, Level, is_present, is_writable};
 use super::{PagingError, Work};
+use crate::frames::words::{RefWord, TypeWord};
 use crate::frames::{Kind, Mfn, TypeError, TypePut};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
@@ -12,7 +13,7 @@ use bulkhead_abi::pte::ENTRIES;
 use core::sync::atomic::Ordering;
 
 /// What looking at a page of descriptors is worth, in entries.
-const ENTRIES_WORTH: u32 = 128;
+const DESCRIPTORS_WORTH: u32 = 128;
 
 /// What a flush of all TLBs is worth, in entries.
 const FLUSH_WORTH: u32 = 16;
@@ -23,6 +24,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// See [`PagingError`]; nothing is held then. After [`PagingError::Again`] part of the work is done.
+    #[inline]
     pub(crate) fn get_as(
         &self,
         mfn: Mfn,
@@ -39,6 +41,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Gives back what [`Memory::get_as`] took.
+    #[inline]
     pub(crate) fn put_as(&self, mfn: Mfn, work: &mut Work) {
         self.put_type(mfn, work);
         self.put(mfn);
@@ -49,6 +52,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// See [`PagingError`]; no use is held then.
+    #[inline]
     pub(crate) fn get_type(
         &self,
         mfn: Mfn,
@@ -56,6 +60,15 @@ impl<M: Machine> Memory<M> {
         kind: Kind,
         work: &mut Work,
     ) -> Result<(), PagingError> {
+        if self.frames.get_type_at_once(mfn, kind) {
+            return Ok(());
+        }
+        self.begin_use(mfn, owner, kind, work)
+    }
+
+    /// [`Memory::get_type`] where more is to be done than to count.
+    #[inline(never)]
+    fn begin_use(&self, mfn: Mfn, owner: DomId, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
         let got = match self.frames.get_type(mfn, kind) {
             Err(TypeError::Partial(_)) => {
                 self.unpick_partial(mfn, None, work)?;
@@ -63,7 +76,7 @@ impl<M: Machine> Memory<M> {
             }
             got => got?,
         };
-        if got.retyped_from.is_some() && !mutant!(SkippedRetypeFlush) {
+        if got.is_retyped && !mutant!(SkippedRetypeFlush) {
             // Only now that the new type is visible: an entry that another CPU's TLB still holds from the frame's earlier
             // life must not outlive it (XSA-401).
             self.machine.flush(Flush::All);
@@ -78,45 +91,49 @@ impl<M: Machine> Memory<M> {
         let first = if mutant!(ResumedFromStart) {
             0
         } else {
-            got.resume_at
+            usize::from(got.resume_at)
         };
-        let validated = match Level::of(kind) {
-            Some(level) => self.validate(mfn, owner, level, usize::from(first), work),
-            None => self.validate_descriptors(mfn, work).map_err(|error| (error, 0)),
-        };
-        match validated {
+        match self.validate(mfn, owner, kind, first, work) {
             Ok(()) => {
                 self.frames.finish_validation(mfn);
                 Ok(())
             }
             Err((PagingError::Again, done)) => {
-                self.suspend(mfn, owner, done, false);
+                self.suspend(mfn, done, false);
                 Err(PagingError::Again)
             }
+            Err((error, _)) if mutant!(LostUnpickOnRefusal) => {
+                self.frames.release_type(mfn);
+                Err(error)
+            }
             Err((error, done)) => {
-                if let Some(level) = Level::of(kind).filter(|_| !mutant!(LostUnpickOnRefusal)) {
-                    self.unpick(mfn, owner, level, (done, false), work);
-                } else {
-                    self.frames.release_type(mfn);
-                }
+                self.unpick(mfn, owner, kind, (done, false), work);
                 Err(error)
             }
         }
     }
 
     /// Gives a use back; a table that nobody uses any more lets go of all that it refers to, now or when somebody wants the frame.
+    #[inline]
     pub(crate) fn put_type(&self, mfn: Mfn, work: &mut Work) {
-        match self.frames.put_type(mfn) {
-            TypePut::Done => {}
-            TypePut::Unpick => {
-                let kind = self.frames.typing(mfn).map_or(Kind::None, |word| word.kind);
-                let owner = self.frames.refs(mfn).map(|word| word.owner);
-                match (Level::of(kind), owner) {
-                    (Some(level), Some(owner)) => self.unpick(mfn, owner, level, (ENTRIES, false), work),
-                    _ => self.frames.release_type(mfn),
-                }
-            }
+        if let TypePut::Unpick(kind) = self.frames.put_type(mfn) {
+            self.end_use(mfn, kind, work);
         }
+    }
+
+    /// The rest of [`Memory::put_type`], if the last use of a validated frame was given back.
+    #[inline(never)]
+    fn end_use(&self, mfn: Mfn, kind: Kind, work: &mut Work) {
+        let owner = self.frames.refs(mfn).map_or(RefWord::NOBODY, RefWord::owner);
+        self.unpick(mfn, owner, kind, (ENTRIES, false), work);
+    }
+
+    /// Gives back a use and a reference, but leaves the contents checked if it was the last use: to have it as the same again is quick.
+    pub(crate) fn set_aside(&self, mfn: Mfn) {
+        if let TypePut::Unpick(_) = self.frames.put_type(mfn) {
+            self.suspend(mfn, ENTRIES, false);
+        }
+        self.put(mfn);
     }
 
     /// Lets a frame that was left half done go of what it still refers to. The caller holds a reference to it. With `only`, nothing is done
@@ -131,17 +148,22 @@ impl<M: Machine> Memory<M> {
         only: Option<Kind>,
         work: &mut Work,
     ) -> Result<(), PagingError> {
-        let (kind, done, awaits_last) = self.frames.resume_unpicking(mfn, only)?;
-        let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner;
-        let done = done.saturating_sub(u16::from(mutant!(UnpickedOneTooFew)));
-        if let Some(level) = Level::of(kind) {
-            self.unpick(mfn, owner, level, (usize::from(done), awaits_last), work);
-        }
-        // The reference that it kept; if it was left again, it has taken another.
+        let left = self.frames.resume_unpicking(mfn, only)?;
+        let owner = self.frames.refs(mfn).ok_or(PagingError::NoFrame)?.owner();
+        // The reference that it kept: if it is left again, it takes another, and there is room for one only.
         self.put(mfn);
-        match self.frames.typing(mfn) {
-            Some(word) if word.done != 0 => Err(PagingError::Again),
-            _ => Ok(()),
+        let done = left.done().saturating_sub(u16::from(mutant!(UnpickedOneTooFew)));
+        self.unpick(
+            mfn,
+            owner,
+            left.kind(),
+            (usize::from(done), left.awaits_last()),
+            work,
+        );
+        if self.is_partial(mfn) {
+            Err(PagingError::Again)
+        } else {
+            Ok(())
         }
     }
 
@@ -161,45 +183,51 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Whether a frame has been left half done.
-    pub(super) fn is_partial(&self, mfn: Mfn) -> bool {
-        self.frames.typing(mfn).is_some_and(|word| word.done != 0)
+    pub(crate) fn is_partial(&self, mfn: Mfn) -> bool {
+        self.frames.typing(mfn).is_some_and(TypeWord::is_partial)
     }
 
     /// Whether a frame that an entry in a table of `level` led to has been left half done as such.
     fn awaits(&self, below: Mfn, level: Level) -> bool {
         let typing = self.frames.typing(below);
-        typing.is_some_and(|word| word.done != 0 && level.child() == Some(word.kind))
+        typing.is_some_and(|word| word.is_partial() && level.child() == Some(word.kind()))
     }
 
     /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to, but for the last if what is below
-    /// that is awaited.
-    fn suspend(&self, mfn: Mfn, owner: DomId, done: usize, awaits_last: bool) {
+    /// that is awaited. The caller has a reference to it.
+    fn suspend(&self, mfn: Mfn, done: usize, awaits_last: bool) {
         let done = u16::try_from(done).unwrap_or(0);
         if done == 0 {
             return self.frames.release_type(mfn);
         }
-        // The caller has a reference, so that there is one to add to; a counter that is full to the last has been made so
-        // by the guest, which then waits for this table for as long as it likes.
-        if self.get(mfn, owner).is_ok() {
-            self.frames.suspend(mfn, done, awaits_last);
-        } else if let Some(level) = self.frames.typing(mfn).and_then(|word| Level::of(word.kind)) {
-            let held = done.saturating_sub(u16::from(awaits_last));
-            self.unpick(
-                mfn,
-                owner,
-                level,
-                (usize::from(held), false),
-                &mut Work::unlimited(),
-            );
-        }
+        self.frames.keep(mfn);
+        self.frames.suspend(mfn, done, awaits_last);
     }
 
-    /// Checks the entries, from `first` on, of a frame that this CPU holds for validation, and takes what they refer to.
+    /// Checks the contents, from entry `first` on, of a frame that this CPU holds for validation as `kind`, and takes what they refer to.
     ///
     /// # Errors
     ///
     /// What is wrong, and how many entries, from the start, hold what they refer to.
     fn validate(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        kind: Kind,
+        first: usize,
+        work: &mut Work,
+    ) -> Result<(), (PagingError, usize)> {
+        match Level::of(kind) {
+            // Most tables are of level 1: their loop is compiled for itself.
+            Some(Level::L1) => self.validate_entries(mfn, owner, Level::L1, first, work),
+            Some(level) => self.validate_entries(mfn, owner, level, first, work),
+            None if first != 0 => Ok(()),
+            None => self.validate_descriptors(mfn, work).map_err(|error| (error, 0)),
+        }
+    }
+
+    #[inline(always)]
+    fn validate_entries(
         &self,
         mfn: Mfn,
         owner: DomId,
@@ -210,7 +238,7 @@ impl<M: Machine> Memory<M> {
         let table = self.machine.frame(mfn);
         for (index, word) in table.iter().enumerate().skip(first) {
             // At least one entry in every go, so that it gets further.
-            if level != Level::L1 && work.is_over() && index != first {
+            if work.is_over() && index != first {
                 return Err((PagingError::Again, index));
             }
             work.spend(1);
@@ -220,9 +248,13 @@ impl<M: Machine> Memory<M> {
                 }
                 continue;
             }
-            let adjusted = entry::adjust(level, word.load(Ordering::Relaxed))
-                .and_then(|adjusted| self.get_target(adjusted, owner, level, work).map(|()| adjusted))
-                .map_err(|error| (error, index))?;
+            let adjusted = match entry::adjust(level, word.load(Ordering::Relaxed)) {
+                Ok(adjusted) => adjusted,
+                Err(error) => return Err((error, index)),
+            };
+            if let Err(error) = self.get_target(adjusted, owner, level, work) {
+                return Err((error, index));
+            }
             // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
             word.store(adjusted, Ordering::Relaxed);
         }
@@ -231,7 +263,7 @@ impl<M: Machine> Memory<M> {
 
     /// Checks every descriptor of a frame that this CPU holds for validation.
     fn validate_descriptors(&self, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
-        work.spend(ENTRIES_WORTH);
+        work.spend(DESCRIPTORS_WORTH);
         if mutant!(UncheckedDescriptorPage) {
             return Ok(());
         }
@@ -251,36 +283,60 @@ impl<M: Machine> Memory<M> {
         &self,
         mfn: Mfn,
         owner: DomId,
-        level: Level,
+        kind: Kind,
         (count, awaits_last): (usize, bool),
         work: &mut Work,
     ) {
+        let left = match Level::of(kind) {
+            Some(Level::L1) => self.unpick_entries(mfn, owner, Level::L1, (count, awaits_last), work),
+            Some(level) => self.unpick_entries(mfn, owner, level, (count, awaits_last), work),
+            // Descriptors refer to nothing.
+            None => None,
+        };
+        match left {
+            Some((done, awaits_last)) => self.suspend(mfn, done, awaits_last),
+            None => self.frames.release_type(mfn),
+        }
+    }
+
+    /// As [`Memory::unpick`]; how many entries are left, if any, and whether the last of them awaits what is below.
+    #[inline(always)]
+    fn unpick_entries(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        level: Level,
+        (count, awaits_last): (usize, bool),
+        work: &mut Work,
+    ) -> Option<(usize, bool)> {
         let table = self.machine.frame(mfn);
-        for (index, word) in table.iter().enumerate().take(count).rev() {
-            let is_first = index.checked_add(1) == Some(count);
-            if level != Level::L1 && work.is_over() && !is_first {
-                return self.suspend(mfn, owner, index.saturating_add(1), false);
+        let held = table.get(..count).unwrap_or_default();
+        for (index, word) in held.iter().enumerate().rev() {
+            let through = index.wrapping_add(1);
+            let is_first = through == count;
+            if work.is_over() && !is_first {
+                return Some((through, false));
             }
             work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
                 continue;
             }
             let entry = word.load(Ordering::Relaxed);
-            let below = entry::frame(entry);
             let is_left = if is_first && awaits_last {
-                self.help(below, owner, level, work)
+                self.help(entry::frame(entry), owner, level, work)
             } else {
                 self.put_target(entry, level, work);
-                is_present(entry) && self.awaits(below, level)
+                level != Level::L1 && is_present(entry) && self.awaits(entry::frame(entry), level)
             };
             if is_left {
-                return self.suspend(mfn, owner, index.saturating_add(1), true);
+                return Some((through, true));
             }
         }
-        self.frames.release_type(mfn);
+        None
     }
 
     /// Takes what `entry` (adjusted) in a table of `level` refers to.
+    #[inline]
     pub(super) fn get_target(
         &self,
         entry: u64,
@@ -300,6 +356,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Gives back what `entry` in a validated table of `level` refers to.
+    #[inline]
     pub(super) fn put_target(&self, entry: u64, level: Level, work: &mut Work) {
         if !is_present(entry) {
             return;

@@ -53,17 +53,18 @@ impl<const N: usize> Area<N> {
         owner: DomId,
         root: Mfn,
         va: u64,
+        work: &mut Work,
     ) -> Result<Self, Errno> {
         const { assert!(N > 0 && N <= FRAME_WORDS) };
         if va & 7 != 0 {
             return Err(Errno::Inval);
         }
         let offset = va & PAGE_OFFSET_MASK;
-        let first = hold_page(memory, owner, root, va)?;
+        let first = hold_page(memory, owner, root, va, work)?;
         let second = if offset.saturating_add(Self::SIZE) > PAGE_SIZE as u64 {
             let next_page = (va | PAGE_OFFSET_MASK).wrapping_add(1);
-            let held = hold_page(memory, owner, root, next_page);
-            Some(held.inspect_err(|_| memory.put_as(first, &mut Work::portion()))?)
+            let held = hold_page(memory, owner, root, next_page, work);
+            Some(held.inspect_err(|_| memory.put_as(first, work))?)
         } else {
             None
         };
@@ -75,15 +76,21 @@ impl<const N: usize> Area<N> {
     }
 
     /// Lets go of the frames.
-    pub(crate) fn release<M: Machine>(self, memory: &Memory<M>) {
+    pub(crate) fn release<M: Machine>(self, memory: &Memory<M>, work: &mut Work) {
         for mfn in self.frames() {
-            memory.put_as(mfn, &mut Work::portion());
+            memory.put_as(mfn, work);
         }
     }
 }
 
 /// Holds the frame that the guest has mapped writable at `va`.
-fn hold_page<M: Machine>(memory: &Memory<M>, owner: DomId, root: Mfn, va: u64) -> Result<Mfn, Errno> {
+fn hold_page<M: Machine>(
+    memory: &Memory<M>,
+    owner: DomId,
+    root: Mfn,
+    va: u64,
+    work: &mut Work,
+) -> Result<Mfn, Errno> {
     let (table, index) = memory.walk(root, va).map_err(|_| Errno::Fault)?;
     let entry = memory
         .machine()
@@ -95,14 +102,12 @@ fn hold_page<M: Machine>(memory: &Memory<M>, owner: DomId, root: Mfn, va: u64) -
     }
     // The entry may change as we look. Whatever frame this is, it is the guest's own and no table from here on.
     let mfn = entry::frame(entry);
-    memory
-        .get_as(mfn, owner, Kind::Writable, &mut Work::portion())
-        .map_err(|error| {
-            if error == PagingError::Again {
-                Errno::Restart
-            } else {
-                Errno::Fault
-            }
-        })?;
+    memory.get_as(mfn, owner, Kind::Writable, work).map_err(|error| {
+        if error == PagingError::Again {
+            Errno::Restart
+        } else {
+            Errno::Fault
+        }
+    })?;
     Ok(mfn)
 }

@@ -43,7 +43,7 @@ impl Hostile {
         let is_own = |mfn: Mfn| {
             frames
                 .refs(mfn)
-                .is_some_and(|word| word.count != 0 && word.owner.raw() == self.id)
+                .is_some_and(|word| word.count() != 0 && word.owner().raw() == self.id)
         };
         let first = usize::try_from(World::LIST % 4096 / 8).unwrap();
         let words = world.sim().ram().frame(self.scratch);
@@ -71,7 +71,7 @@ impl Hostile {
 impl Mind<'_> {
     fn is_own(&self, mfn: Mfn) -> bool {
         let refs = self.frames.refs(mfn);
-        refs.is_some_and(|word| word.count != 0 && word.owner.raw() == self.guest.id)
+        refs.is_some_and(|word| word.count() != 0 && word.owner().raw() == self.guest.id)
     }
 
     /// Pages that it gave away.

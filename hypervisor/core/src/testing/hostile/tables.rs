@@ -1,6 +1,7 @@
 //! What the guest tries with page tables.
 
 use super::{Hostile, PLAY, PLAY_PAGES};
+use crate::frames::words::TypeWord;
 use crate::frames::{FrameTable, Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, Ram, World};
@@ -24,8 +25,7 @@ pub(super) struct Mind<'a> {
 impl Mind<'_> {
     /// What a frame is used as at this moment.
     pub(super) fn kind(&self, mfn: Mfn) -> Kind {
-        let typing = self.frames.typing(mfn).filter(|typing| typing.count != 0);
-        typing.map_or(Kind::None, |typing| typing.kind)
+        self.frames.typing(mfn).map_or(Kind::None, TypeWord::in_use_as)
     }
 
     pub(super) fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
