@@ -65,6 +65,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]
             },
             covers_hypercalls: false,
             ending: Ending::Clean,
+            may_crash: false,
             limit: Duration::from_secs(60),
         },
         in_full: InFull::OnEveryCpu,
@@ -93,6 +94,12 @@ impl MachineTest {
     /// With another way to end than a clean one.
     const fn ends(mut self, ending: Ending) -> Self {
         self.expected.ending = ending;
+        self
+    }
+
+    /// With domains that may crash or not.
+    const fn may_crash(mut self) -> Self {
+        self.expected.may_crash = true;
         self
     }
 
@@ -286,6 +293,22 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
+/// Domain 0 runs random instructions as its programs, others in their kernels, beside two that must not notice.
+const FUZZ: &[Domain] = &[
+    Domain::new("programs", "fuzz").command_line("mode=user seed=1 streams=100000"),
+    Domain::new("server", "events").command_line("role=server peer=2"),
+    Domain::new("client", "events").command_line("role=client peer=1"),
+    fuzz_kernel("mode=kernel seed=2 streams=20000"),
+    fuzz_kernel("mode=kernel seed=3 streams=20000"),
+    fuzz_kernel("mode=kernel seed=4 streams=20000"),
+    fuzz_kernel("mode=kernel seed=5 streams=20000"),
+];
+
+/// One that runs random instructions in its kernel.
+const fn fuzz_kernel(words: &'static str) -> Domain {
+    Domain::new("kernel", "fuzz").memory("8M").command_line(words)
+}
+
 /// Debian's kernel as domain 1. Its early console is the hypervisor's.
 const LINUX_BESIDE_HELLO: &[Domain<'static>] = &[
     Domain::new("hello", "hello"),
@@ -399,6 +422,15 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .steps(&[SHORT_STRETCHES])
         .checks(520)
         .covers_hypercalls(),
+    // Random instructions, in kernels and programs. Domain 0 ends the machine; its streams cannot crash it.
+    test("fuzz", FUZZ)
+        .words(&[])
+        .may_crash()
+        .steps(&[
+            expect("fuzz: 100000 streams"),
+            expect("CHECK entries-make-sense ok"),
+        ])
+        .checks(14),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

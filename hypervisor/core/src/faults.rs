@@ -166,6 +166,8 @@ impl<M: Machine> Hypervisor<M> {
     fn refuse(refused: Refused) -> Resolved {
         match refused {
             Refused::NotEmulated => Resolved::No,
+            // No page fault tells of such an address: the CPU's own fault was about it.
+            Refused::Truncated { at } if !layout::is_canonical(at) => Resolved::No,
             Refused::Truncated { at } => Resolved::Instead(Exception {
                 vector: Vector::PageFault.raw(),
                 error_code: PF_FETCH,

@@ -47,6 +47,8 @@ pub(crate) enum Fatal {
     BadStack(u64),
     /// It returned from a handler with a frame that could not be read, or that no CPU would take.
     BadReturn,
+    /// It was in a mode that no CPU lets it into.
+    ImpossibleMode,
 }
 
 impl fmt::Display for Fatal {
@@ -71,6 +73,7 @@ impl fmt::Display for Fatal {
             }
             Self::NoEventCallback => f.write_str("an event is due and no event callback registered"),
             Self::BadStack(sp) => write!(f, "its kernel stack at {sp:#x} cannot take a frame (overflow?)"),
+            Self::ImpossibleMode => f.write_str("it was in a mode that no CPU lets it into"),
             Self::BadReturn => f.write_str("it returned from a handler with an unusable frame"),
         }
     }
@@ -103,10 +106,11 @@ impl<M: Machine> Hypervisor<M> {
         let mut error_code = exception.error_code;
         let vector = Vector::from_raw(exception.vector);
         if vector == Some(Vector::PageFault) {
-            // To the CPU guest kernels are users. A reserved bit means that an entry of ours is strange: not the guest's affair.
-            error_code &= !PF_RESERVED;
-            if current.context.mode == Mode::Kernel {
-                error_code &= !PF_USER;
+            // To the CPU guest kernels are users, and what a program does may count as the CPU's own access: a far return's, under
+            // QEMU 7.2. A reserved bit means that an entry of ours is strange: not the guest's affair.
+            error_code &= !(PF_RESERVED | PF_USER);
+            if current.context.mode == Mode::User {
+                error_code |= PF_USER;
             }
             self.write_cr2(current, exception.address);
         }
@@ -272,6 +276,25 @@ impl<M: Machine> Hypervisor<M> {
             Mode::User => self.reflect(current, regs, Exception::of(Vector::GeneralProtection.raw())),
             Mode::Kernel => self.crash(current, regs, Fatal::BadReturn),
         }
+    }
+
+    /// The running guest was interrupted with [flags that no guest can have](Regs::is_impossible): the emulator that runs all
+    /// this let it where a CPU would not. It is ended, as nothing that it could return to is to be trusted.
+    #[cold]
+    pub fn impossible(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        if let Some(current) = cpu.current.as_mut() {
+            self.crash(current, regs, Fatal::ImpossibleMode);
+        }
+        // Should the registers be loaded again, by whatever way, they give nothing away.
+        let Regs {
+            rip,
+            cs,
+            rflags,
+            rsp,
+            ss,
+            ..
+        } = *regs;
+        regs.return_to(rip, cs, rflags, rsp, ss);
     }
 
     /// Ends the running domain for what it did, and says so with its registers and the way that it came.

@@ -21,6 +21,7 @@ use bulkhead_core::{EndPolicy, Exception, Machine};
 use std::sync::{Mutex, Once};
 
 const HANDLER: u64 = 0x1200;
+const PROTECTION: u8 = 13;
 const PAGE_FAULT: u8 = 14;
 const INVALID_OPCODE: u8 = 6;
 /// The interrupt flag.
@@ -147,6 +148,34 @@ fn a_page_fault_has_its_address_in_shared_info_and_its_code_as_a_kernel_sees_it(
     assert_eq!(frame.error_code, u64::from(PF_PRESENT | PF_WRITE | PF_FETCH));
     let cr2: u64 = world.read(0, World::SHARED_INFO + offset::CR2 as u64);
     assert_eq!(cr2, 0xdead_b000);
+}
+
+/// A CPU raises one for a jump to there, and has no page fault to tell.
+#[test]
+fn code_that_cannot_be_at_its_address_is_a_protection_fault() {
+    let mut world = world();
+    for vector in [PROTECTION, PAGE_FAULT] {
+        handle(&mut world, vector, 0);
+    }
+    for rip in [1 << 47, 0x3af9_0000_0000_0000] {
+        world.regs_mut(0).rip = rip;
+        world.raise(0, fault(PROTECTION, 0, 0));
+        let frame: BounceFrameWithError = world.read(0, world.regs(0).rsp);
+        assert_eq!((frame.rip, frame.error_code), (rip, 0));
+        // A page fault would have told its address.
+        let cr2: u64 = world.read(0, World::SHARED_INFO + offset::CR2 as u64);
+        assert_eq!(cr2, 0);
+    }
+}
+
+/// Flags with rights over ports, or of virtual 8086 mode: an emulator may show such, of a guest that is anywhere.
+#[test]
+fn a_guest_in_a_mode_that_no_cpu_lets_it_into_ends() {
+    for rflags in [1 << 17, 1 << 12, 3 << 12] {
+        let mut world = world();
+        world.enter_impossible_mode(0, rflags);
+        has_crashed(&mut world);
+    }
 }
 
 #[test]

@@ -126,6 +126,7 @@ fn measure(
         },
         covers_hypercalls: false,
         ending: Ending::Clean,
+        may_crash: false,
         limit: bench.limit,
     };
     let mut results = Results::default();

@@ -474,4 +474,13 @@ fn fault_name(vector: u8, is_from_program: bool) -> &'static str {
         (_, false) => "kernel's other exception",
         (_, true) => "program's other exception",
     }
+
+    /// The guest on `cpu` is interrupted with the flags of a mode that no CPU lets it into.
+    pub fn enter_impossible_mode(&self, cpu: usize, rflags: u64) {
+        self.visit(cpu, |hv, state, regs| {
+            regs.rflags |= rflags;
+            assert!(regs.is_impossible());
+            hv.impossible(state, regs);
+        });
+    }
 }

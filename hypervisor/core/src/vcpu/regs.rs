@@ -44,6 +44,16 @@ impl Regs {
     /// The interrupt flag: what a guest puts there when it returns says whether events are masked.
     pub(crate) const FLAG_IF: u64 = flags::IF;
 
+    /// Whether the flags are such as no guest's can be: with rights over ports, or in virtual 8086 mode, which 64-bit CPUs do not have.
+    ///
+    /// Under QEMU (7.2 and later), an IRET of 32 bits in ring 3 loads a stack's flags with the VM bit, and with them any code selector,
+    /// ring 0's too. An entry must not believe such a frame.
+    #[must_use]
+    #[inline]
+    pub const fn is_impossible(&self) -> bool {
+        self.rflags & (flags::VM | flags::IOPL) != 0
+    }
+
     /// Goes on where a guest says. Its privilege stays what it is: selectors are forced to ring 3, and of the flags it
     /// gets only those that are its own to choose. `rip` must be canonical.
     pub(crate) fn return_to(&mut self, rip: u64, cs: u64, rflags: u64, rsp: u64, ss: u64) {

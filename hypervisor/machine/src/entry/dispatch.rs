@@ -29,16 +29,29 @@ pub(super) extern "C" fn guest_hypercall() {
     let CpuInfo { regs, core, .. } = entered_from_guest();
     let hypervisor = hypervisor();
     hypervisor.enter_hypervisor(core);
-    hypervisor.hypercall(core, regs);
+    if regs.is_impossible() {
+        hypervisor.impossible(core, regs);
+    } else {
+        hypervisor.hypercall(core, regs);
+    }
     hypervisor.leave(core, regs);
 }
 
 /// An exception or interrupt while a guest ran. The registers are in the CPU's record.
 pub(super) extern "C" fn guest_trap() {
     let address = Cr2::read_raw();
-    let CpuInfo { regs, core, .. } = entered_from_guest();
+    trapped(entered_from_guest(), address);
+}
+
+/// The same, with the record; `address` is what CR2 was.
+fn trapped(record: &mut CpuInfo, address: u64) {
+    let CpuInfo { regs, core, .. } = record;
     let hypervisor = hypervisor();
     hypervisor.enter_hypervisor(core);
+    let is_impossible = regs.is_impossible();
+    if is_impossible {
+        hypervisor.impossible(core, regs);
+    }
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
@@ -49,6 +62,7 @@ pub(super) extern "C" fn guest_trap() {
             match Vector::from_raw(vector) {
                 Some(Vector::Nmi) => non_maskable(),
                 Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
+                _ if is_impossible => {}
                 _ => hypervisor.exception(
                     core,
                     regs,
@@ -69,6 +83,9 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
     let address = Cr2::read_raw();
     // SAFETY: the stub passes its own frame, which nobody else refers to.
     let regs = unsafe { &mut *frame };
+    if regs.is_impossible() {
+        return from_impossible_mode(*regs, address);
+    }
     if regs.entry_vector >= FIRST_INTERRUPT {
         // Interrupts are on only while this CPU waits for one; who waits looks for what is due.
         let _ = apic::acknowledge(regs.entry_vector);
@@ -118,6 +135,14 @@ fn failed_return(general: Regs) -> *mut Regs {
     hypervisor.failed_return(core, regs);
     hypervisor.leave(core, regs);
     regs
+}
+
+/// The frame says ring 0, and has flags that the hypervisor never has: it is a guest's after all.
+fn from_impossible_mode(general: Regs, address: u64) -> *mut Regs {
+    let record = entered_from_guest();
+    record.regs = general;
+    trapped(record, address);
+    &raw mut record.regs
 }
 
 /// A non-maskable interrupt: another CPU writes its dump and stops this one, or the hardware has something to say.
