@@ -294,7 +294,7 @@ const HYPERVISORS_REPORT: &[Step] = &[
 ];
 
 /// Domain 0 runs random instructions as its programs, others in their kernels, beside two that must not notice.
-const FUZZ: &[Domain] = &[
+const FUZZ: &[Domain<'static>] = &[
     Domain::new("programs", "fuzz").command_line("mode=user seed=1 streams=100000"),
     Domain::new("server", "events").command_line("role=server peer=2"),
     Domain::new("client", "events").command_line("role=client peer=1"),
@@ -305,7 +305,7 @@ const FUZZ: &[Domain] = &[
 ];
 
 /// One that runs random instructions in its kernel.
-const fn fuzz_kernel(words: &'static str) -> Domain {
+const fn fuzz_kernel(words: &'static str) -> Domain<'static> {
     Domain::new("kernel", "fuzz").memory("8M").command_line(words)
 }
 

@@ -242,8 +242,8 @@ const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_SFMASK: u32 = 0xc000_0084;
 const MSR_SYSENTER_CS: u32 = 0x174;
 
-/// Flags that SYSCALL clears: TF, IF, DF, IOPL, NT, RF, AC.
-const SYSCALL_CLEARS: u64 = 0x5_7700;
+/// Flags that SYSCALL clears: TF, IF, DF, IOPL, NT, RF, VM, AC. (VM is set only where an emulator lets a guest have it.)
+const SYSCALL_CLEARS: u64 = 0x7_7700;
 
 /// Lets guests enter by SYSCALL, on this CPU's own stub.
 ///
