@@ -428,6 +428,15 @@ impl World {
         self.note_path(name, fate);
     }
 
+    /// The guest on `cpu` is interrupted with the flags of a mode that no CPU lets it into.
+    pub fn enter_impossible_mode(&self, cpu: usize, rflags: u64) {
+        self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            regs.rflags |= rflags;
+            assert!(regs.is_impossible());
+            hv.impossible(state, regs);
+        });
+    }
+
     /// The guest on `cpu` loads segments behind the hypervisor's back, as guests can: all but the base of GS in its other half.
     pub(super) fn load_segments(&self, cpu: usize, segments: Segments) {
         self.act_as(cpu);
@@ -473,14 +482,5 @@ fn fault_name(vector: u8, is_from_program: bool) -> &'static str {
         (Some(Vector::DeviceNotAvailable), true) => "program's use of the FPU",
         (_, false) => "kernel's other exception",
         (_, true) => "program's other exception",
-    }
-
-    /// The guest on `cpu` is interrupted with the flags of a mode that no CPU lets it into.
-    pub fn enter_impossible_mode(&self, cpu: usize, rflags: u64) {
-        self.visit(cpu, |hv, state, regs| {
-            regs.rflags |= rflags;
-            assert!(regs.is_impossible());
-            hv.impossible(state, regs);
-        });
     }
 }
