@@ -333,6 +333,7 @@ const LINUX_INIT: &[Step] = &[
     expect("(d1)*init: processes-have-memory-and-registers-of-their-own ok"),
     expect("(d1)*segfault at 8"),
     expect("(d1)*init: a-fault-ends-its-process-alone ok"),
+    expect("(d1)*init: processes-have-local-segments-of-their-own ok"),
     expect("(d1)*init: slept"),
     Step::Expect(Pattern("domain 1 (linux): poweroff")),
 ];

@@ -5,7 +5,7 @@
 
 use crate::emulate::privileged::{Control, Effect, PortTarget, Privileged};
 use crate::emulate::table_write::{Faulted, TableWrite};
-use crate::emulate::{After, Code, Refused, SegmentBases};
+use crate::emulate::{After, Code, Interruption, Refused, SegmentBases};
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
@@ -13,6 +13,7 @@ use crate::paging::{PagingError, Work, entry};
 use crate::policy::{cpuid, msr};
 use crate::sync::Ordering;
 use crate::traps::Exception;
+use crate::vcpu::descriptors::{self, Place};
 use crate::vcpu::fpu::FirstUse;
 use crate::vcpu::{Base, Callback, Mode, Regs};
 use bulkhead_abi::layout;
@@ -69,7 +70,7 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
             Some(Vector::GeneralProtection) => self.privileged(current, regs),
-            Some(Vector::InvalidOpcode) => self.forced(regs),
+            Some(Vector::InvalidOpcode) => self.forced(current, regs),
             Some(Vector::DeviceNotAvailable) => match self.use_fpu(current) {
                 FirstUse::Resolved => Resolved::Done,
                 FirstUse::Guests => Resolved::No,
@@ -82,8 +83,27 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn code(&self, regs: &Regs) -> Code {
-        Code::read(regs.rip, |from, into| self.machine().copy_from_guest(from, into))
+    /// The code at which the guest was interrupted, if it is 64-bit code.
+    fn code(&self, current: &Current, regs: &Regs) -> Result<Code, Refused> {
+        match self.code_segment(current, regs) {
+            Some(descriptor) if descriptors::is_64_bit(descriptor) => Ok(self.code_at(regs.rip)),
+            _ => Err(Refused::NotEmulated),
+        }
+    }
+
+    fn code_at(&self, address: u64) -> Code {
+        Code::read(address, |from, into| self.machine().copy_from_guest(from, into))
+    }
+
+    /// The descriptor of the guest's code segment, as it stands in its table now. It may have changed since it was loaded: then
+    /// the guest is answered as if it had run what it did not, at its own privilege all the same.
+    fn code_segment(&self, current: &Current, regs: &Regs) -> Option<u64> {
+        let [low, high, ..] = regs.cs.to_le_bytes();
+        let context = &current.context;
+        match descriptors::find(u16::from_le_bytes([low, high]), &context.gdt, &context.ldt)? {
+            Place::Fixed(descriptor) => Some(descriptor),
+            Place::Word(mfn, index) => Some(self.machine().frame(mfn).get(index)?.load(Ordering::Relaxed)),
+        }
     }
 
     fn bases(&self) -> SegmentBases {
@@ -98,7 +118,9 @@ impl<M: Machine> Hypervisor<M> {
         let Some(table) = self.table_at(current, address) else {
             return Resolved::No;
         };
-        let explained = Faulted::decode(&self.code(regs), regs, self.bases(), address);
+        let explained = self
+            .code(current, regs)
+            .and_then(|code| Faulted::decode(&code, regs, self.bases(), address));
         let write = match explained {
             Ok(Faulted::Write(write)) => write,
             Ok(Faulted::Copy(copy)) => {
@@ -151,8 +173,9 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// CPUID behind the prefix that asks for the hypervisor's answer.
-    fn forced(&self, regs: &mut Regs) -> Resolved {
-        match Privileged::decode_forced(&self.code(regs), regs) {
+    fn forced(&self, current: &Current, regs: &mut Regs) -> Resolved {
+        let code = self.code(current, regs);
+        match code.and_then(|code| Privileged::decode_forced(&code, regs)) {
             Ok(instruction) => {
                 if let Effect::Cpuid { leaf, subleaf, into } = instruction.effect {
                     into.store(regs, self.cpuid(leaf, subleaf));
@@ -187,7 +210,13 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A guest executes what ring 3 may not.
     fn privileged(&self, current: &mut Current, regs: &mut Regs) -> Resolved {
-        let instruction = match Privileged::decode(&self.code(regs), regs, self.bases()) {
+        let code = match self.code_segment(current, regs) {
+            Some(descriptor) if descriptors::is_64_bit(descriptor) => self.code_at(regs.rip),
+            // Of other code, which only programs have, software interrupts alone are looked at.
+            Some(descriptor) => return self.software_interrupt(current, regs, descriptors::base(descriptor)),
+            None => return Resolved::No,
+        };
+        let instruction = match Privileged::decode(&code, regs, self.bases()) {
             Ok(instruction) => instruction,
             Err(refused) => return Self::refuse(refused),
         };
@@ -205,6 +234,19 @@ impl<M: Machine> Hypervisor<M> {
             instruction.finish(regs).into()
         } else {
             Resolved::No
+        }
+    }
+
+    /// A program executes something in 16-bit or 32-bit code, in a segment that begins at `base`.
+    fn software_interrupt(&self, current: &Current, regs: &mut Regs, base: u32) -> Resolved {
+        let address = u64::from(base).wrapping_add(regs.rip) & u64::from(u32::MAX);
+        match self.code_at(address).software_interrupt() {
+            Ok(Interruption { vector, len }) if Self::may_interrupt(current, vector) => {
+                regs.rip = regs.rip.wrapping_add(len) & u64::from(u32::MAX);
+                Resolved::Interrupt(vector)
+            }
+            Ok(_) => Resolved::No,
+            Err(refused) => Self::refuse(refused),
         }
     }
 

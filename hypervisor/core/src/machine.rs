@@ -6,6 +6,7 @@
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
+use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
@@ -134,6 +135,10 @@ pub trait Machine: Sync + 'static {
     /// Shows `frames`, which hold validated descriptors, as the first pages of this CPU's descriptor table. It takes effect with the
     /// next flush of all translations, or root that is loaded.
     fn load_gdt(&self, frames: &[Mfn]);
+
+    /// Makes `ldt`, whose frames hold validated descriptors, this CPU's table of local descriptors; an empty one takes it away. It takes
+    /// effect as [`Machine::load_gdt`] does.
+    fn load_ldt(&self, ldt: &Ldt);
 
     /// Sets a segment base; `value` is canonical.
     fn set_base(&self, base: Base, value: u64);

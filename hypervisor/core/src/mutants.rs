@@ -106,6 +106,10 @@ mod planting {
         LostPutOnRefusedGdt,
         /// Descriptors: the old table is kept when a new one takes its place.
         LostPutOnGdt,
+        /// Descriptors: a table of local descriptors that goes, or is refused, keeps its pages.
+        LostPutOnLdt,
+        /// Descriptors: a vCPU's local descriptors stay behind in its CPU.
+        LdtLeft,
         /// Debug registers: a breakpoint may be anywhere.
         BreakpointOnHypervisor,
         /// Debug registers: a vCPU's breakpoints stay behind in its CPU.

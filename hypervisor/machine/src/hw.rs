@@ -8,6 +8,7 @@ use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
+use bulkhead_core::vcpu::descriptors::Ldt;
 use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
@@ -177,6 +178,10 @@ impl Machine for Hw {
 
     fn load_gdt(&self, frames: &[Mfn]) {
         entry::show_gdt(this_cpu(), frames);
+    }
+
+    fn load_ldt(&self, ldt: &Ldt) {
+        entry::show_ldt(this_cpu(), &ldt.frames, ldt.entries);
     }
 
     fn set_base(&self, base: Base, value: u64) {

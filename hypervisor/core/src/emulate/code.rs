@@ -67,6 +67,19 @@ impl Code {
         }
     }
 
+    /// INT n, which is the same two bytes in code of every size.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NotEmulated`] if it is something else; [`Refused::Truncated`].
+    pub fn software_interrupt(&self) -> Result<Interruption, Refused> {
+        match *self.bytes() {
+            [INT, vector, ..] => Ok(Interruption { vector, len: 2 }),
+            [] | [INT] => Err(self.truncated()),
+            _ => Err(Refused::NotEmulated),
+        }
+    }
+
     /// Decodes the first instruction.
     pub(super) fn decode(&self) -> Result<Instruction, Refused> {
         let mut decoder = Decoder::try_with_ip(64, self.bytes(), self.rip, DecoderOptions::NONE)
@@ -79,6 +92,18 @@ impl Code {
         }
     }
 }
+
+/// A software interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// Which.
+    pub vector: u8,
+    /// The instruction's length in bytes.
+    pub len: u64,
+}
+
+/// The opcode of INT n.
+const INT: u8 = 0xcd;
 
 /// Builds the decoder's tables, which takes memory from the heap, once.
 ///

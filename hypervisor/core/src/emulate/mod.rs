@@ -14,7 +14,7 @@
 //! is not believed: only the instruction counts. Anything that is not listed in the two modules is
 //! [`Refused::NotEmulated`], and the fault is the guest's.
 //!
-//! All of it is for 64-bit code. The caller makes sure that the guest ran in a 64-bit code segment.
+//! All of it is for 64-bit code, but for [`Code::software_interrupt`]. The caller makes sure that the guest ran in a 64-bit code segment.
 
 mod code;
 mod flags;
@@ -26,7 +26,7 @@ mod retire;
 mod string;
 pub mod table_write;
 
-pub use code::{Code, prepare};
+pub use code::{Code, Interruption, prepare};
 pub use memory::SegmentBases;
 pub use register::{EdxEax, Gpr, Width};
 pub use retire::After;

@@ -1,6 +1,6 @@
 //! `mmu_update`, `update_va_mapping`, `mmuext_op`: see [`crate::paging`] for what may be done.
 
-use super::{Answer, Call};
+use super::{Answer, Call, segments};
 use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::paging::{AccessedDirty, PagingError, Work};
@@ -9,9 +9,6 @@ use bulkhead_abi::mmu::{
     UVMF_LOCAL, UVMF_NONE, UVMF_TLB_FLUSH,
 };
 use bulkhead_abi::{Buffered, Errno, layout};
-
-/// The most entries that a table of local descriptors can have.
-const MAX_LDT_ENTRIES: u64 = 8192;
 
 /// What an element of a list is worth that does little, in entries looked at.
 const ELEMENT_WORTH: u32 = 6;
@@ -99,12 +96,7 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             MmuExtOp::FlushCache => return Err(Errno::Acces),
             MmuExtOp::FlushCacheGlobal => return Err(Errno::Perm),
             MmuExtOp::MarkSuper | MmuExtOp::UnmarkSuper => return Err(Errno::OpNotSupp),
-            // Nobody has a table of local descriptors, so there is none to take away.
-            MmuExtOp::SetLdt if op.arg2 == 0 => {}
-            MmuExtOp::SetLdt if op.arg1 & layout::PAGE_OFFSET_MASK != 0 || op.arg2 > MAX_LDT_ENTRIES => {
-                return Err(Errno::Inval);
-            }
-            MmuExtOp::SetLdt => return Err(Errno::NoSys),
+            MmuExtOp::SetLdt => segments::set_ldt(call, op.arg1, op.arg2, work)?,
         }
         Ok(())
     })

@@ -3,12 +3,13 @@
 use super::{Answer, Call};
 use crate::frames::words::TypeWord;
 use crate::frames::{Kind, Mfn};
+use crate::hypervisor::Hypervisor;
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
 use crate::sync::Ordering;
 use crate::vcpu::Base;
-use crate::vcpu::descriptors::{self, GdtFrames};
-use bulkhead_abi::selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES};
+use crate::vcpu::descriptors::{self, GdtFrames, Ldt};
+use bulkhead_abi::selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES, MAX_LDT_ENTRIES};
 use bulkhead_abi::vcpu::SegmentBase;
 use bulkhead_abi::{Errno, layout};
 
@@ -52,6 +53,67 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         memory.put_as(mfn, &mut work);
     }
     Ok(0)
+}
+
+/// Gives the calling vCPU another table of local descriptors: `entries` of them at address `va`, or none.
+///
+/// The pages are found and checked now. One that is not there, or that the guest can still write, is refused: to look only when a
+/// selector is loaded, as the ABI's own hypervisor does, would need a fault for each page after each switch.
+pub(super) fn set_ldt<M: Machine>(
+    call: &mut Call<'_, M>,
+    va: u64,
+    entries: u64,
+    work: &mut Work,
+) -> Result<(), Errno> {
+    let entries = u16::try_from(entries)
+        .ok()
+        .filter(|&entries| u32::from(entries) <= MAX_LDT_ENTRIES)
+        .ok_or(Errno::Inval)?;
+    if va & layout::PAGE_OFFSET_MASK != 0 && entries != 0 {
+        return Err(Errno::Inval);
+    }
+    let (memory, context) = (&call.hv.memory, &mut *call.current.context);
+    let mut ldt = Ldt {
+        entries,
+        ..Ldt::default()
+    };
+    let mut taken = Ok(());
+    for page in 0..usize::from(entries).div_ceil(DESCRIPTORS_PER_PAGE) as u64 {
+        let at = va.wrapping_add(page << layout::PAGE_SHIFT);
+        taken = memory
+            .frame_at(context.kernel_root, at)
+            .and_then(|mfn| {
+                memory.get_as(mfn, call.current.domain.id, Kind::Segments, work)?;
+                // There is room for as many as were let through.
+                let _ = ldt.frames.push(mfn);
+                Ok(())
+            })
+            .map_err(PagingError::of_operand);
+        if taken.is_err() {
+            break;
+        }
+    }
+    let dropped = if taken.is_ok() {
+        let dropped = core::mem::replace(&mut context.ldt, ldt);
+        memory.machine().load_ldt(&context.ldt);
+        memory.machine().flush_local(Flush::All);
+        dropped
+    } else {
+        ldt
+    };
+    for &mfn in dropped.frames.iter().filter(|_| !mutant!(LostPutOnLdt)) {
+        memory.put_as(mfn, work);
+    }
+    taken
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Takes the local descriptors of a vCPU from the CPU that ran it.
+    pub(crate) fn withdraw_ldt(&self, ldt: &Ldt) {
+        if !ldt.is_empty() && !mutant!(LdtLeft) {
+            self.machine().load_ldt(&Ldt::default());
+        }
+    }
 }
 
 /// Writes one descriptor, at a machine address.

@@ -179,7 +179,7 @@ hypercalls! {
             InvlpgAll, [];
             ClearPage, [Inval];
             CopyPage, [Inval];
-            SetLdt, [Inval, NoSys];
+            SetLdt, [Inval];
             FlushCache, [Acces];
             FlushCacheGlobal, [Perm];
             MarkSuper, [OpNotSupp];

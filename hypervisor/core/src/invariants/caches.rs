@@ -34,6 +34,13 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             "{} has the descriptors of whom it runs",
             cpu.id()
         );
+        let local = cpu.current.as_ref().map(|current| current.context.ldt.clone());
+        assert_eq!(
+            hv.machine().ldt(cpu.id()),
+            local.unwrap_or_default(),
+            "{} has the local descriptors of whom it runs",
+            cpu.id()
+        );
         let breakpoints = cpu.current.as_ref().map(|current| &current.context.debug);
         assert_eq!(
             hv.machine().breakpoints(cpu.id()),

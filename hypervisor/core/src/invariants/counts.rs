@@ -150,7 +150,7 @@ fn count_roots(context: &Context, count: &mut Recount) {
     {
         count.hold_as(root, Kind::L4);
     }
-    for &mfn in &context.gdt {
+    for &mfn in context.gdt.iter().chain(&context.ldt.frames) {
         count.hold_as(mfn, Kind::Segments);
     }
 }

@@ -195,6 +195,22 @@ impl<M: Machine> Memory<M> {
         Ok((table, Level::L1.index(va)))
     }
 
+    /// The frame that is mapped at `va` in the address space of `root`, an allegation as what [`Memory::walk`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`PagingError::NotMapped`] if there is none.
+    pub(crate) fn frame_at(&self, root: Mfn, va: u64) -> Result<Mfn, PagingError> {
+        let (table, index) = self.walk(root, va)?;
+        let words = self.machine.frame(table);
+        let entry = words.get(index).map_or(0, |word| word.load(Ordering::Relaxed));
+        if is_present(entry) {
+            Ok(entry::frame(entry))
+        } else {
+            Err(PagingError::NotMapped)
+        }
+    }
+
     /// Writes the level 1 entry of `va` in the address space of `root`.
     ///
     /// # Errors

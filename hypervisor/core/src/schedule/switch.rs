@@ -35,6 +35,7 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().save_segments(&mut current.context.segments);
         self.save_fpu(&mut current.context.fpu);
         self.withdraw_breakpoints(&current.context.debug);
+        self.withdraw_ldt(&current.context.ldt);
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -79,6 +80,9 @@ impl<M: Machine> Hypervisor<M> {
         );
         *regs = current.context.regs;
         self.machine().load_gdt(&current.context.gdt);
+        if !current.context.ldt.is_empty() {
+            self.machine().load_ldt(&current.context.ldt);
+        }
         self.machine().load_root(current.context.root());
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.
         let _ = self.machine().load_segments(&current.context.segments);

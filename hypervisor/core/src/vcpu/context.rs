@@ -1,6 +1,6 @@
 //! Everything that is needed to run a vCPU.
 
-use super::descriptors::GdtFrames;
+use super::descriptors::{GdtFrames, Ldt};
 use super::{DebugRegisters, Fpu, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
@@ -121,6 +121,8 @@ pub struct Context {
     pub kernel_stack: (u16, u64),
     /// Its own part of the descriptor table.
     pub gdt: GdtFrames,
+    /// Its local descriptors.
+    pub ldt: Ldt,
     /// The GS selector for its programs.
     pub user_gs: u16,
     /// The I/O privilege level that it thinks it has.
@@ -166,6 +168,7 @@ impl Context {
             user_root: None,
             kernel_stack: (ss, rsp),
             gdt: GdtFrames::new(),
+            ldt: Ldt::default(),
             user_gs: 0,
             iopl: 0,
             cr4: crate::faults::CR4,

@@ -16,4 +16,4 @@ pub(crate) mod info;
 mod stubs;
 mod tables;
 
-pub(crate) use tables::{TableFrames, init_cpu, show_gdt};
+pub(crate) use tables::{TableFrames, init_cpu, show_gdt, show_ldt};

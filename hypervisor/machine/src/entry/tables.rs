@@ -1,7 +1,7 @@
 //! Descriptor tables: GDT, IDT, TSS, and the MSRs that SYSCALL goes by.
 //!
-//! Each CPU has a window for a GDT of sixteen pages. The first fourteen will show the running guest's own; the next has the
-//! hypervisor's entries, at the selectors that the guest ABI fixes (section 2.6).
+//! Each CPU has a window for a GDT of sixteen pages. The first fourteen show the running guest's own; the next has the
+//! hypervisor's entries, at the selectors that the guest ABI fixes (section 2.6). Behind it is a window for the guest's LDT.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::info::{self, CpuInfo, ENTRY_OFFSET};
 use super::stubs;
-use crate::memory::page_table::{READ_ONLY, READ_WRITE, leaf};
+use crate::memory::page_table::{ADDRESS_MASK, READ_ONLY, READ_WRITE, leaf};
 use crate::memory::window::gdt_window;
 
 /// The selector of the task-state segment.
@@ -31,8 +31,11 @@ const TSS_SELECTOR: u16 = 0xe040;
 /// The first entry of the hypervisor's page of the GDT, as a byte offset into the window.
 const OWN_PAGE: u16 = selectors::FIRST_RESERVED_GDT_ENTRY * 8;
 
-/// One past the last byte of the task-state descriptor, which is the last entry.
-const GDT_LIMIT: u16 = TSS_SELECTOR + 15;
+/// The selector of the local descriptor table of the guest that runs, if it has one. It is out of guests' reach, as all entries for ring 0.
+const LDT_SELECTOR: u16 = TSS_SELECTOR + 16;
+
+/// The last byte of the descriptor of the local table, which is the last entry.
+const GDT_LIMIT: u16 = LDT_SELECTOR + 15;
 
 /// Ring 0 code and data, marked as used already, so that the CPU never writes to the table.
 const CODE: u64 = 0x00af_9b00_0000_ffff;
@@ -175,13 +178,72 @@ pub(crate) fn show_gdt(cpu: usize, frames: &[Mfn]) {
     }
 }
 
+/// Shows `frames` in the window for the LDT of CPU `cpu`, which runs this, and makes their first `entries` descriptors its table; none if
+/// there are none. As with [`show_gdt`], the CPU must forget its translations.
+pub(crate) fn show_ldt(cpu: usize, frames: &[Mfn], entries: u16) {
+    let (Some(window), Some(&empty)) = (gdt_window(cpu), EMPTY.get()) else {
+        return;
+    };
+    let (gdt, ldt) = window.split_at(window.len() / 2);
+    let shown = frames
+        .iter()
+        .map(|mfn| mfn.raw())
+        .chain(core::iter::repeat(empty));
+    for (entry, frame) in ldt.iter().zip(shown) {
+        // As in `show_gdt`. Nobody looks here while the register is null.
+        entry.store(leaf(frame, READ_ONLY), Ordering::Relaxed);
+    }
+    let mut selector = 0;
+    if let Some(limit) = u64::from(entries).wrapping_mul(8).checked_sub(1)
+        && let Some(own) = gdt.get(usize::from(OWN_PAGE) >> layout::PAGE_SHIFT)
+    {
+        let base = ldt_base(cpu);
+        let present_ldt = 0x82_u64 << 40;
+        let page = crate::hw::frame_words((own.load(Ordering::Relaxed) & ADDRESS_MASK) >> layout::PAGE_SHIFT);
+        let words = page
+            .iter()
+            .skip(usize::from(LDT_SELECTOR.wrapping_sub(OWN_PAGE) >> 3));
+        let descriptor = [
+            limit | (base & 0xff_ffff) << 16 | present_ldt | (base >> 24 & 0xff) << 56,
+            base >> 32,
+        ];
+        for (word, half) in words.zip(descriptor) {
+            word.store(half, Ordering::Relaxed);
+        }
+        selector = LDT_SELECTOR;
+    }
+    // SAFETY: null, or the descriptor written just now. It describes a window of this CPU's that holds validated descriptors
+    // of ring 3, or zeros: there is no gate among them.
+    unsafe { load_local_table(selector) };
+}
+
+/// Where the window for the LDT of CPU `cpu` begins: behind that for its GDT.
+const fn ldt_base(cpu: usize) -> u64 {
+    gdt_base(cpu).wrapping_add(GDT_WINDOW_SIZE)
+}
+
+/// Where the window for the GDT of CPU `cpu` begins.
+const fn gdt_base(cpu: usize) -> u64 {
+    GDT_WINDOWS.wrapping_add((cpu as u64).wrapping_mul(2 * GDT_WINDOW_SIZE))
+}
+
+/// Loads the register of the local descriptor table.
+///
+/// # Safety
+///
+/// The selector must be null, or name a table of descriptors that ring 3 may have.
+unsafe fn load_local_table(selector: u16) {
+    // SAFETY: as the caller promises. Not `nomem`: the CPU reads the descriptor.
+    unsafe { asm!("lldt {:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}
+
 /// Loads GDT, segments and task register.
 ///
 /// # Safety
 ///
 /// The CPU's window must show its GDT.
 unsafe fn load_segments(cpu: usize) {
-    let base = GDT_WINDOWS.wrapping_add((cpu as u64).wrapping_mul(2 * GDT_WINDOW_SIZE));
+    let base = gdt_base(cpu);
     let pointer = DescriptorTablePointer {
         limit: GDT_LIMIT,
         base: VirtAddr::new_truncate(base),
@@ -201,7 +263,7 @@ unsafe fn load_segments(cpu: usize) {
     }
     // SAFETY: takes a table away that nobody uses. After a reset a CPU has a local table at address 0, which would be a guest's
     // memory: a guest could put a gate to ring 0 there.
-    unsafe { asm!("lldt {:x}", in(reg) 0_u16, options(nostack, preserves_flags)) };
+    unsafe { load_local_table(0) };
 }
 
 /// Loads the IDT, which all CPUs share.

@@ -15,7 +15,7 @@ use super::direct;
 use super::frames::{BootFrames, OutOfMemory};
 
 /// Bits of an entry that hold the physical address.
-pub(super) const ADDRESS_MASK: u64 = 0x000f_ffff_ffff_f000;
+pub(crate) const ADDRESS_MASK: u64 = 0x000f_ffff_ffff_f000;
 
 /// Rights that every entry starts from. The accessed and dirty bits are set beforehand: nobody reads them, and
 /// the CPU need not.

@@ -4,6 +4,7 @@
 //! - Processes come and go, each with memory of its own: page tables are made, copied on write, and taken down.
 //! - SSE registers survive that other processes use theirs.
 //! - A fault reaches the process as a signal, and ends it alone.
+//! - A segment of its own, described in its local table, goes with its process.
 //! - Sleep ends in time: timers and events interrupt programs and idling alike.
 
 #![no_std]
@@ -12,7 +13,7 @@
 mod system;
 
 use core::arch::asm;
-use system::{Ended, exit, fork, log, power_off, sleep_ms, wait, yield_now};
+use system::{Ended, describe_local_segment, exit, fork, log, power_off, sleep_ms, wait, yield_now};
 
 /// How many processes run at the same time.
 const PROCESSES: u8 = 8;
@@ -37,6 +38,9 @@ extern "C" fn _start() -> ! {
     }
     if a_fault_ends_its_process() {
         log("init: a-fault-ends-its-process-alone ok\n");
+    }
+    if local_segments_are_apart() {
+        log("init: processes-have-local-segments-of-their-own ok\n");
     }
     sleep_ms(50);
     log("init: slept\n");
@@ -68,6 +72,44 @@ fn stays_itself(number: u8) -> bool {
     // SAFETY: as above.
     unsafe { asm!("movq {}, xmm7", out(reg) found, options(nomem, nostack, preserves_flags)) };
     found == pattern && memory.as_flattened().iter().all(|byte| *byte == number)
+}
+
+/// Each of several processes has a segment of its own over a word of its own, at the same selector.
+fn local_segments_are_apart() -> bool {
+    for number in 1..=PROCESSES {
+        if fork() == 0 {
+            exit(if finds_its_segment(number) { number } else { 0 });
+        }
+    }
+    (1..=PROCESSES).all(|_| matches!(wait(), Ended::Exited(1..=PROCESSES)))
+}
+
+/// Describes a segment over `number`, lets the others do the same, and looks through it.
+fn finds_its_segment(number: u8) -> bool {
+    // As many words as processes, so that bases differ too.
+    static WORDS: [u32; 1 + PROCESSES as usize] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+    const FIRST_LOCAL: u32 = 7;
+    let Some(word) = WORDS.get(usize::from(number)) else {
+        return false;
+    };
+    if !describe_local_segment(word) {
+        return false;
+    }
+    let mut found = 0_u32;
+    for _ in 0..YIELDS {
+        yield_now();
+        // SAFETY: the segment shows the word, and FS is used for nothing else.
+        unsafe {
+            asm!(
+                "mov fs, {selector:e}", "mov {found:e}, fs:[0]",
+                selector = in(reg) FIRST_LOCAL, found = out(reg) found, options(nostack, readonly)
+            );
+        }
+        if found != u32::from(number) {
+            return false;
+        }
+    }
+    true
 }
 
 fn a_fault_ends_its_process() -> bool {

@@ -21,6 +21,7 @@ const EXIT: u64 = 60;
 const WAIT4: u64 = 61;
 const MKDIR: u64 = 83;
 const MKNOD: u64 = 133;
+const MODIFY_LDT: u64 = 154;
 const REBOOT: u64 = 169;
 
 /// Makes a system call.
@@ -94,6 +95,20 @@ pub(crate) fn wait() -> Ended {
         0 => Ended::Exited(code),
         signal => Ended::Killed(signal),
     }
+}
+
+/// Makes local descriptor 0 a segment of 32 bits over `word`. Says whether the kernel did.
+pub(crate) fn describe_local_segment(word: &'static u32) -> bool {
+    const WRITE: u64 = 1;
+    // A 32-bit segment that may be used: see `struct user_desc`.
+    const FLAGS: u32 = 1 | 1 << 6;
+    let Ok(base) = u32::try_from(core::ptr::from_ref(word).addr()) else {
+        return false;
+    };
+    let description = [0_u32, base, 3, FLAGS];
+    let address = description.as_ptr().expose_provenance() as u64;
+    // SAFETY: reads the description.
+    unsafe { call(MODIFY_LDT, [WRITE, address, size_of_val(&description) as u64, 0]) == 0 }
 }
 
 /// Lets another process run.

@@ -23,6 +23,7 @@ mod exempt;
 mod frames;
 mod info;
 mod laws;
+mod ldt;
 mod memory;
 mod mmu;
 mod pins;
@@ -57,6 +58,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     info::check(&mut probe);
     traps::check(&mut probe);
     segments::check(&mut probe);
+    ldt::check(&mut probe, &mut window);
     mmu::check(&mut probe, &mut window);
     pins::check(&mut probe, &window);
     memory::check(&mut probe, &mut window);

@@ -226,16 +226,6 @@ fn flushes(probe: &mut Probe) {
     probe.refused("mmuext_op.flush_cache", Errno::Acces, flush);
     let flush = extended(MmuExtOp::FlushCacheGlobal, 0, 0);
     probe.refused("mmuext_op.flush_cache_global", Errno::Perm, flush);
-    // There are no tables of local descriptors: taking none away is all that can be done.
-    let ldt = |address: u64, entries: u64| extended(MmuExtOp::SetLdt, address, entries);
-    probe.answers("mmuext_op.set_ldt", ldt(0, 0), 0);
-    let bad = [
-        ldt(page.wrapping_add(8), 16),
-        ldt(page, 8193),
-        ldt(page, u64::MAX),
-    ];
-    probe.all_refused("mmuext_op.set_ldt", Errno::Inval, &bad);
-    probe.refused("mmuext_op.set_ldt", Errno::NoSys, ldt(page, 16));
     let page = Frame::new();
     let mark = extended(MmuExtOp::MarkSuper, page.mfn(), 0);
     probe.refused("mmuext_op.mark_super", Errno::OpNotSupp, mark);

@@ -10,7 +10,7 @@ use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
-use bulkhead_abi::mmu::{MmuExtOp, MmuUpdate};
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp, MmuUpdate};
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Hypercall, pte};
 
@@ -164,14 +164,25 @@ impl Mind<'_> {
             let args = [place, Self::descriptor(choices)];
             call_with(Hypercall::UpdateDescriptor, &args, Vec::new())
         };
+        let ldt = |va: u64, entries: u64| {
+            let record = MmuExt {
+                cmd: MmuExtOp::SetLdt.raw(),
+                arg1: va,
+                arg2: entries,
+            };
+            let args = [World::SCRATCH, 1, 0, 0x7ff0];
+            call_with(Hypercall::MmuextOp, &args, record.to_bytes().as_ref().to_vec())
+        };
         match choices.below(10) {
-            0 => VecDeque::from([gdt(0)]),
+            0 => VecDeque::from([if choices.chance(50) { gdt(0) } else { ldt(0, 0) }]),
             1..=4 => VecDeque::from([update(choices)]),
             _ => {
                 let mut plan = VecDeque::new();
                 let pages = 1 + choices.below(2);
+                let mut last = 0;
                 for n in 0..pages {
                     let (va, mfn) = self.play(choices);
+                    last = va;
                     for index in 0..4 {
                         plan.push_back(Act::Write(va + index * 8, Self::descriptor(choices)));
                     }
@@ -180,7 +191,12 @@ impl Mind<'_> {
                     }
                     plan.push_back(Act::Write(World::LIST + n * 8, mfn.raw()));
                 }
-                plan.push_back(gdt(pages * 512));
+                // The first page of the local table is the last of the other; a second one is whatever comes after it.
+                plan.push_back(if choices.chance(40) {
+                    ldt(last, choices.below(2 * 512))
+                } else {
+                    gdt(pages * 512)
+                });
                 plan.push_back(update(choices));
                 if choices.chance(40) {
                     plan.push_back(gdt(0));

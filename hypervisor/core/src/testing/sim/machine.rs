@@ -5,6 +5,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::sync::Ordering;
+use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
@@ -105,6 +106,10 @@ impl Machine for Sim {
 
     fn load_gdt(&self, frames: &[Mfn]) {
         self.state().acting().gdt = frames.to_vec();
+    }
+
+    fn load_ldt(&self, ldt: &Ldt) {
+        self.state().acting().ldt = ldt.clone();
     }
 
     fn set_base(&self, base: Base, value: u64) {

@@ -9,6 +9,7 @@ use crate::ids::CpuId;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::sync::Ordering;
+use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Breakpoints, FpuState, Segments};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -108,6 +109,7 @@ struct SimCpu {
     tlb: Tlb,
     segments: Segments,
     gdt: Vec<Mfn>,
+    ldt: Ldt,
     breakpoints: Option<Breakpoints>,
     debug_status: u64,
     fpu: SimFpu,
@@ -310,6 +312,11 @@ impl Sim {
     /// The frames of the descriptor table that `cpu` has loaded.
     pub fn gdt(&self, cpu: CpuId) -> Vec<Mfn> {
         self.state().cpus[cpu.index()].gdt.clone()
+    }
+
+    /// The local descriptors that `cpu` has loaded.
+    pub fn ldt(&self, cpu: CpuId) -> Ldt {
+        self.state().cpus[cpu.index()].ldt.clone()
     }
 
     /// All that the caches of `cpu` remember.

@@ -1,0 +1,123 @@
+//! Local descriptors: their pages are held while a vCPU has them, and they are in its CPU while it runs, and only then.
+#![cfg(not(loom))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
+
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
+use bulkhead_abi::trap::{TrapInfo, Vector};
+use bulkhead_abi::{Errno, Hypercall, pte};
+use bulkhead_core::ids::CpuId;
+use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::{EndPolicy, Exception};
+
+/// The pages of the table, mapped writable at first, and their addresses.
+const PAGES: [u64; 2] = [600, 601];
+const TABLE: u64 = PAGES[0] << 12;
+
+/// One CPU with the domains 1 and 2, both of which have booted. Domain 1 runs.
+fn world() -> World {
+    let config = SimConfig {
+        free_frames: 2050,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    for id in 1..=2 {
+        world.create(id, &GuestSpec::default()).unwrap();
+    }
+    world.enter(0);
+    for _ in 1..=2 {
+        let info = world.boot(0);
+        let frame = |page: u64| world.read::<u64>(0, info.mfn_list + page * 8);
+        for page in PAGES {
+            world.write(0, page << 12, &0x0040_f200_0000_0fff_u64);
+            let entry = frame(page) << 12 | pte::PRESENT;
+            let args = [page << 12, entry, UVMF_INVLPG];
+            world.call(0, Hypercall::UpdateVaMapping, &args).unwrap();
+        }
+        world.yield_now(0);
+    }
+    world
+}
+
+fn set(world: &World, va: u64, entries: u64) -> Result<u64, Errno> {
+    let record = MmuExt {
+        cmd: MmuExtOp::SetLdt.raw(),
+        arg1: va,
+        arg2: entries,
+    };
+    world.write(0, World::SCRATCH, &record);
+    world.call(0, Hypercall::MmuextOp, &[World::SCRATCH, 1, 0, 0x7ff0])
+}
+
+/// How many pages and entries the CPU has.
+fn loaded(world: &World) -> (usize, u16) {
+    let ldt = world.sim().ldt(CpuId::BOOT);
+    (ldt.frames.len(), ldt.entries)
+}
+
+#[test]
+fn local_descriptors_come_and_go_with_their_vcpu() {
+    let world = world();
+    set(&world, TABLE, 513).unwrap();
+    assert_eq!(loaded(&world), (2, 513));
+    world.invariants();
+    world.yield_now(0);
+    assert_eq!((world.running(0), loaded(&world)), (Some((2, 0)), (0, 0)));
+    world.invariants();
+    world.yield_now(0);
+    assert_eq!(loaded(&world), (2, 513));
+    set(&world, 0, 0).unwrap();
+    assert_eq!(loaded(&world), (0, 0));
+    world.invariants();
+}
+
+#[test]
+fn a_table_with_one_bad_page_is_refused_whole() {
+    let world = world();
+    set(&world, TABLE, 1).unwrap();
+    // The page after the second is writable; the address after that is nobody's.
+    for (va, entries) in [(TABLE, 1025), (TABLE + 4096, 513), (TABLE + 8, 1), (TABLE, 8193)] {
+        assert_eq!(set(&world, va, entries), Err(Errno::Inval), "{va:#x} {entries}");
+        assert_eq!(loaded(&world), (1, 1));
+        world.invariants();
+    }
+}
+
+#[test]
+fn a_software_interrupt_is_found_in_the_segment_that_runs() {
+    const HANDLER: u64 = 0x1200;
+    let world = world();
+    // Code of 32 bits that begins at the scratch page: descriptor 1 of the local table.
+    let descriptor = 0x0040_fa00_0000_0fff | World::SCRATCH << 16;
+    set(&world, TABLE, 2).unwrap();
+    let frame = world.sim().ldt(CpuId::BOOT).frames[0];
+    world
+        .call(0, Hypercall::UpdateDescriptor, &[frame.maddr() | 8, descriptor])
+        .unwrap();
+    world.set_trap(
+        0,
+        TrapInfo {
+            vector: 0x80,
+            flags: 3,
+            address: HANDLER,
+            ..TrapInfo::default()
+        },
+    );
+    world.write(0, World::SCRATCH + 0x100, &0x80cd_u16);
+    world.regs_mut(0).rip = 0x100;
+    world.regs_mut(0).cs = 0xf;
+    world.raise(
+        0,
+        Exception {
+            vector: Vector::GeneralProtection.raw(),
+            error_code: 0x80 << 3 | 2,
+            address: 0,
+        },
+    );
+    assert_eq!(world.regs(0).rip, HANDLER);
+    let returns_to: u64 = world.read(0, world.regs(0).rsp + 16);
+    assert_eq!(returns_to, 0x102, "in the segment");
+}
