@@ -23,8 +23,12 @@ impl<M: Machine> Hypervisor<M> {
         let context = &mut *current.context;
         let before = core::mem::replace(&mut context.mode, Mode::Kernel);
         if before == Mode::User {
-            self.machine().swap_gs();
-            self.machine().load_root(context.kernel_root);
+            if !mutant!(BasesNotSwapped) {
+                self.machine().swap_gs();
+            }
+            if !mutant!(ProgramsTables) {
+                self.machine().load_root(context.kernel_root);
+            }
         }
         before
     }

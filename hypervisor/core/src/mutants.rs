@@ -114,6 +114,12 @@ mod planting {
         BreakpointOnHypervisor,
         /// Debug registers: a vCPU's breakpoints stay behind in its CPU.
         BreakpointsLeft,
+        /// Crossings: a kernel finds the base of GS of its program.
+        BasesNotSwapped,
+        /// Crossings: a kernel goes on with the tables of its program.
+        ProgramsTables,
+        /// Crossings: who returns from a handler gets the flags that it asks for.
+        FlagsAsAsked,
         /// Events: whoever closes a port does not tell the other end.
         PeerNotTold,
         /// Events: the port that somebody connects to goes on waiting.

@@ -1,7 +1,7 @@
 //! Seeded bugs, one at a time: the histories of hostile guests that break no law break one with each of them.
 //!
 //! `BULKHEAD_MUTANT_ACTS` says how many acts may pass until a mutant is caught, in all its worlds together; a million is the
-//! most that any may need.
+//! most that any may need. `BULKHEAD_MUTANT` names the only one to be made.
 #![cfg(not(loom))]
 #![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
@@ -94,6 +94,7 @@ fn be_quiet_about_hunters() {
 #[test]
 fn every_seeded_bug_breaks_a_law() {
     let limit = std::env::var("BULKHEAD_MUTANT_ACTS").map_or(ACTS, |value| value.parse().unwrap());
+    let only = std::env::var("BULKHEAD_MUTANT");
     let next = AtomicUsize::new(0);
     let escaped = Mutex::new(Vec::new());
     be_quiet_about_hunters();
@@ -103,6 +104,9 @@ fn every_seeded_bug_breaks_a_law() {
             let hunt_all = || {
                 check_locks();
                 while let Some(&mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if only.as_ref().is_ok_and(|only| *only != mutant.to_string()) {
+                        continue;
+                    }
                     let (acts, law) = hunt(mutant, limit);
                     if law.is_none() {
                         escaped.lock().unwrap().push(mutant);

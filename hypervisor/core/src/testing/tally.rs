@@ -3,7 +3,8 @@
 //!
 //! The elements of a list count each for themselves, up to the one that failed; so do the calls of a multicall.
 
-use crate::hypercalls::table::TABLE;
+use super::paths::Fate;
+use crate::hypercalls::table::{Row, TABLE};
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,19 +20,6 @@ pub enum Ending {
     Refused(Errno),
     /// It asked to be started again, and the guest did something else.
     GivenUp,
-}
-
-/// What became of a fault, or of another way into the hypervisor that is no hypercall.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// The hypervisor did it in the guest's place, and the guest goes on behind it.
-    Resolved,
-    /// The guest's kernel was told.
-    Handed,
-    /// The guest does the same again.
-    Again,
-    /// It was the end of the domain.
-    Ended,
 }
 
 /// The results of one call, counted.
@@ -104,8 +92,7 @@ impl Tally {
 
     /// Counts an element of a list.
     pub(super) fn element(&mut self, call: Hypercall, op: u32, ending: Ending) {
-        let is_it =
-            |row: &crate::hypercalls::table::Row| row.call == call && row.op.map(|(_, n)| n) == Some(op);
+        let is_it = |row: &Row| row.call == call && row.op.map(|(_, n)| n) == Some(op);
         if let Some(n) = TABLE.iter().position(is_it) {
             self.rows[n].note(ending);
         }
@@ -128,7 +115,7 @@ impl Tally {
     }
 
     /// The rows of the table of hypercalls, as their checks are named, with what came of them.
-    pub fn rows(&self) -> impl Iterator<Item = (&'static crate::hypercalls::table::Row, &Count)> {
+    pub fn rows(&self) -> impl Iterator<Item = (&'static Row, &Count)> {
         TABLE.iter().zip(&self.rows)
     }
 

@@ -2,7 +2,8 @@
 
 use super::asked::Asked;
 use super::bases::{Bases, Known};
-use super::tally::{Ending, Fate, Tally};
+use super::paths::{Fate, fate, fault_name};
+use super::tally::{Ending, Tally};
 use super::{Sim, SimConfig, TestKernel};
 use crate::domains::boot_list::{self, Entry};
 use crate::domains::builder::BuildError;
@@ -451,36 +452,4 @@ impl World {
 fn set_arguments(regs: &mut Regs, number: u64, args: [u64; 5]) {
     regs.rax = number;
     [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = args;
-}
-
-/// What became of the guest that `cpu` left with the registers `from`: the longest instruction has 15 bytes.
-fn fate(cpu: &Cpu, from: &Regs, to: &Regs) -> Fate {
-    let Some(current) = cpu.current.as_ref() else {
-        return Fate::Ended;
-    };
-    let ahead = to.rip.wrapping_sub(from.rip);
-    if current.domain.lifecycle.lock().has_ended() {
-        Fate::Ended
-    } else if to == from {
-        Fate::Again
-    } else if (0..16).contains(&ahead) && to.rsp == from.rsp {
-        Fate::Resolved
-    } else {
-        Fate::Handed
-    }
-}
-
-fn fault_name(vector: u8, is_from_program: bool) -> &'static str {
-    match (Vector::from_raw(vector), is_from_program) {
-        (Some(Vector::PageFault), false) => "kernel's page fault",
-        (Some(Vector::PageFault), true) => "program's page fault",
-        (Some(Vector::GeneralProtection), false) => "kernel's protection fault",
-        (Some(Vector::GeneralProtection), true) => "program's protection fault",
-        (Some(Vector::InvalidOpcode), false) => "kernel's invalid opcode",
-        (Some(Vector::InvalidOpcode), true) => "program's invalid opcode",
-        (Some(Vector::DeviceNotAvailable), false) => "kernel's use of the FPU",
-        (Some(Vector::DeviceNotAvailable), true) => "program's use of the FPU",
-        (_, false) => "kernel's other exception",
-        (_, true) => "program's other exception",
-    }
 }

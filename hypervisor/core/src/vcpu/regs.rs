@@ -59,7 +59,12 @@ impl Regs {
     pub(crate) fn return_to(&mut self, rip: u64, cs: u64, rflags: u64, rsp: u64, ss: u64) {
         self.rip = rip;
         self.cs = cs & 0xffff | 3;
-        self.rflags = rflags & flags::GUEST | flags::IF | flags::FIXED;
+        let allowed = if mutant!(FlagsAsAsked) {
+            u64::MAX
+        } else {
+            flags::GUEST
+        };
+        self.rflags = rflags & allowed | flags::IF | flags::FIXED;
         self.rsp = rsp;
         self.ss = ss & 0xffff | 3;
     }

@@ -1,6 +1,8 @@
 //! What the guest tries with everything else: events, sleep, numbers at random.
 
 use super::Hostile;
+use super::tables::Mind;
+use crate::events::Channel;
 use crate::machine::Machine;
 use crate::testing::{Act, Choices, World};
 use crate::traps::Exception;
@@ -10,7 +12,7 @@ use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::trap::{TI_DPL_MASK, TrapInfo, VECTOR_INT80};
 use bulkhead_abi::vcpu::VcpuOp;
-use bulkhead_abi::{Buffered, Hypercall, layout, selectors};
+use bulkhead_abi::{Buffered, DomId, Hypercall, layout, selectors};
 
 pub(super) fn call(number: Hypercall, args: &[u64], record: &[u32]) -> Act {
     call_with(
@@ -99,6 +101,27 @@ pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {
         14 => event(EventChannelOp::Status, &[own, port]),
         _ if choices.chance(10) => event(EventChannelOp::Reset, &[own]),
         _ => event(EventChannelOp::BindVcpu, &[port, u32::from(choices.chance(20))]),
+    }
+}
+
+impl Mind<'_> {
+    /// Connects to a port that waits for it, if it has been told of one.
+    pub(super) fn connect(&self, choices: &mut Choices) -> Act {
+        let own = Channel::Unbound {
+            remote: DomId::new(self.guest.id),
+        };
+        let found = self.others.iter().find_map(|other| {
+            let domain = self.domains.get(DomId::new(other.id))?;
+            let events = domain.events.read();
+            // There may be very many.
+            let mut ports = events.open_ports().take(32);
+            let (port, _) = ports.find(|(_, status)| status.channel == own)?;
+            Some([u32::from(other.id), port.raw()])
+        });
+        found.map_or_else(
+            || event_op(self.others, choices),
+            |record| event(EventChannelOp::BindInterdomain, &record),
+        )
     }
 }
 

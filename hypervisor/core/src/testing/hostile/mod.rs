@@ -104,6 +104,7 @@ impl Hostile {
             frames: world.hv().memory().frames(),
             guest: self,
             others,
+            domains: &world.hv().domains,
             now: world.sim().now(),
         };
         let mut plan = match choices.below(100) {
@@ -126,7 +127,8 @@ impl Hostile {
                 8 => calls::breakpoint(choices),
                 _ => mind.segments(choices),
             },
-            62..=69 => return calls::event_op(others, choices),
+            62..=67 => return calls::event_op(others, choices),
+            68 | 69 => return mind.connect(choices),
             70 => return mind.several(choices),
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),

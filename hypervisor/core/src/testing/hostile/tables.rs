@@ -1,6 +1,7 @@
 //! What the guest tries with page tables.
 
 use super::{Hostile, PLAY, PLAY_PAGES};
+use crate::domains::DomainTable;
 use crate::frames::words::TypeWord;
 use crate::frames::{FrameTable, Kind, Mfn};
 use crate::sync::Ordering;
@@ -18,6 +19,7 @@ pub(super) struct Mind<'a> {
     pub(super) frames: &'a FrameTable,
     pub(super) guest: &'a Hostile,
     pub(super) others: &'a [&'a Hostile],
+    pub(super) domains: &'a DomainTable,
     /// The time.
     pub(super) now: u64,
 }

@@ -1,0 +1,87 @@
+//! Goals about memory: what `memory_op` and the calls about page tables answer.
+
+use super::{OWN, TOO_LARGE, bytes, halves};
+use crate::hypercalls::table::Row;
+use crate::testing::hostile::calls::{call, call_with};
+use crate::testing::hostile::memory::reservation;
+use crate::testing::hostile::tables::Mind;
+use crate::testing::{Act, Choices, World};
+use alloc::vec;
+use bulkhead_abi::memory::{MemoryExchange, MemoryOp};
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
+use bulkhead_abi::{DomId, Errno, Hypercall};
+
+impl Mind<'_> {
+    pub(super) fn memory_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+        let whom = self.whom(error, choices);
+        let default = MemoryOp::CurrentReservation;
+        let op = row
+            .op
+            .and_then(|(_, number)| MemoryOp::from_raw(number))
+            .unwrap_or(default);
+        let record = match (op, error) {
+            (MemoryOp::Exchange, error) => {
+                let (pages, order) = if error == Some(Errno::NoMem) {
+                    (16, 4)
+                } else {
+                    (1, 0)
+                };
+                let mut input = reservation(pages, 0, 0);
+                input.domid = DomId::new(whom);
+                let extents = if error == Some(Errno::Inval) { 2 } else { 1 };
+                let output = reservation(extents, order, 0);
+                bytes(&MemoryExchange {
+                    input,
+                    output,
+                    nr_exchanged: 0,
+                })
+            }
+            (MemoryOp::MemoryMap, _) => {
+                let [low, high] = halves(World::LIST);
+                [choices.one_of(&[0, 1]), 0, low, high]
+                    .into_iter()
+                    .flat_map(u32::to_le_bytes)
+                    .collect()
+            }
+            (
+                MemoryOp::IncreaseReservation | MemoryOp::DecreaseReservation | MemoryOp::PopulatePhysmap,
+                _,
+            ) => bytes(&reservation(1, 0, 0)),
+            _ => whom.to_le_bytes().to_vec(),
+        };
+        call_with(Hypercall::MemoryOp, &[u64::from(op.raw()), at], record)
+    }
+
+    pub(super) fn paging_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+        let whom = self.whom(error, choices);
+        if at != World::SCRATCH || whom != OWN {
+            return call(row.call, &[at, 1, 0, u64::from(whom)], &[]);
+        }
+        let Some((_, op)) = row.op else {
+            return match (row.call, error) {
+                (Hypercall::MmuextOp, Some(Errno::NoSys)) => Act::Ext(vec![MmuExt {
+                    cmd: TOO_LARGE,
+                    ..MmuExt::default()
+                }]),
+                (Hypercall::MmuextOp, _) => self.extended(choices),
+                _ => self.mmu_update(choices),
+            };
+        };
+        let page = self.play(choices).1.raw();
+        let (arg1, arg2) = match (MmuExtOp::from_raw(op), error) {
+            (Some(MmuExtOp::SetLdt), None) => (0, 0),
+            (Some(MmuExtOp::SetLdt), Some(Errno::Inval)) => (8, 1),
+            (Some(MmuExtOp::SetLdt), Some(_)) => (World::LIST & !0xfff, 1),
+            (_, Some(Errno::Inval)) => (
+                choices.one_of(&[u64::MAX, self.guest.shared_info.raw(), page]),
+                page,
+            ),
+            (Some(MmuExtOp::NewBaseptr | MmuExtOp::NewUserBaseptr), _) => (self.root(choices).raw(), 0),
+            (Some(MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll | MmuExtOp::InvlpgMulti), _) => {
+                (self.address(choices), World::LIST)
+            }
+            _ => (page, self.play(choices).1.raw()),
+        };
+        Act::Ext(vec![MmuExt { cmd: op, arg1, arg2 }])
+    }
+}
