@@ -416,12 +416,12 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
-    test("probe", PROBES).checks(520).covers_hypercalls(),
+    test("probe", PROBES).checks(540).covers_hypercalls(),
     test("probe-1cpu", PROBES)
         .cpus(1)
         .counted_time()
         .steps(&[SHORT_STRETCHES])
-        .checks(520)
+        .checks(540)
         .covers_hypercalls(),
     // Random instructions, in kernels and programs. Domain 0 ends the machine; its streams cannot crash it.
     test("fuzz", FUZZ)

@@ -148,12 +148,19 @@ fn get_root<M: Machine>(call: &Call<'_, M>, root: Mfn, work: &mut Work) -> Resul
 
 /// Works off a list of `count` (argument 1) records at argument 0, in order, up to the first error. How many were done
 /// is written to argument 2, if that is not null; argument 3 says whose memory it is about.
+///
+/// It does not answer before all tables that it let go of are taken down: a guest may use the pages in another way at once.
 fn for_each<M: Machine, T: Buffered>(
     call: &mut Call<'_, M>,
     act: impl Fn(&mut Call<'_, M>, T, &mut Work) -> Result<(), Errno>,
 ) -> Answer {
     let [list, done_at] = [call.arg::<0>(), call.arg::<2>()];
     let raw_count = call.arg32::<1>();
+    let mut work = Work::portion();
+    finish_remains(call, &mut work)?;
+    if raw_count == MMU_UPDATE_PREEMPTED && list == 0 {
+        return Ok(call.arg::<3>());
+    }
     let foreign = ForeignDom::from_raw(call.arg32::<3>());
     call.only_self(foreign.page_owner)?;
     if let Some(owner) = foreign.table_owner {
@@ -167,10 +174,10 @@ fn for_each<M: Machine, T: Buffered>(
         0
     };
 
-    let mut work = Work::portion();
     let mut done = 0_u64;
     let mut result = Ok(());
-    while result.is_ok() && done < count && (done == 0 || !work.is_over()) {
+    let may_go_on = |done: u64, work: &Work| (done == 0 || !work.is_over()) && work.remains().is_none();
+    while result.is_ok() && done < count && may_go_on(done, &work) {
         let at = list.wrapping_add(done.wrapping_mul(T::SIZE as u64));
         result = call.read::<T>(at).and_then(|record| act(call, record, &mut work));
         work.spend(ELEMENT_WORTH);
@@ -182,15 +189,43 @@ fn for_each<M: Machine, T: Buffered>(
         let now = done_before.wrapping_add(u32::try_from(done).unwrap_or(u32::MAX));
         call.write(done_at, &now)?;
     }
-    match result {
-        Ok(()) | Err(Errno::Restart) => {}
-        Err(error) => return Err(error),
-    }
+    call.current.context.remains = work.remains();
     let left = count.saturating_sub(done);
-    if left == 0 {
-        return Ok(0);
+    let answer = match result {
+        Err(error) if error != Errno::Restart => Some(Err(error)),
+        _ if left == 0 => Some(Ok(0)),
+        _ => None,
+    };
+    if let Some(answer) = answer {
+        if work.remains().is_none() {
+            return answer;
+        }
+        return answer_later(call, answer);
     }
     call.regs.rdi = list.wrapping_add(done.wrapping_mul(T::SIZE as u64));
     call.regs.rsi = left | u64::from(MMU_UPDATE_PREEMPTED);
+    Call::<M>::restart()
+}
+
+/// Goes on taking down what a call of this vCPU let go of.
+///
+/// # Errors
+///
+/// [`Errno::Restart`] if that takes more than this go.
+fn finish_remains<M: Machine>(call: &mut Call<'_, M>, work: &mut Work) -> Result<(), Errno> {
+    if let Some(root) = call.current.context.remains {
+        call.hv.memory.take_down(root, call.domain().id, None, work)?;
+        call.current.context.remains = None;
+    }
+    Ok(())
+}
+
+/// Lets the call be started again for no more than to finish what remains; `answer` is carried in argument 3, behind an empty list at
+/// address 0. A guest that asks for the same gets the answer that it named.
+fn answer_later<M: Machine>(call: &mut Call<'_, M>, answer: Answer) -> Answer {
+    call.regs.rdi = 0;
+    call.regs.rsi = u64::from(MMU_UPDATE_PREEMPTED);
+    call.regs.rdx = 0;
+    call.regs.r10 = answer.unwrap_or_else(Errno::to_register);
     Call::<M>::restart()
 }

@@ -10,6 +10,11 @@
 //! wants it as the same again goes on with validating; whoever wants it as something else, or nothing, with unpicking. Until then nobody
 //! can write to it, and no CPU uses it.
 //!
+//! What a call lets go of (an old root, what was below an entry, a tree that is refused, an unpinned one) it takes down before it
+//! answers, in as many goes as that needs: its guest may use every page in another way at once. Between two goes the vCPU knows the root
+//! of what remains. A guest that gives such a call up leaves the tree to its next one; a tree that no vCPU goes on with stays as it
+//! is until one of its frames is wanted, which are its domain's all the time.
+//!
 //! [`entry`] has the rules for single entries; [`validate`] takes and drops whole tables; [`update`] changes one entry
 //! of a live table.
 

@@ -264,22 +264,12 @@ impl<M: Machine> Memory<M> {
     /// [`PagingError::NotOwnTable`] if the frame is not the owner's, [`PagingError::Type`] if it is not pinned.
     pub(crate) fn unpin(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<(), PagingError> {
         self.get(mfn, owner).map_err(|_| PagingError::NotOwnTable)?;
-        let is_partial = || self.is_partial(mfn);
-        let unpinned = match self.frames.unpin(mfn) {
-            Ok(()) => {
-                self.put_as(mfn, work);
-                if is_partial() {
-                    Err(PagingError::Again)
-                } else {
-                    Ok(())
-                }
-            }
-            // The pin went in an earlier go, and what it stood for is still being taken down.
-            Err(_) if is_partial() => self.unpick_partial(mfn, None, work),
-            Err(error) => Err(error.into()),
-        };
+        let unpinned = self.frames.unpin(mfn);
+        if unpinned.is_ok() {
+            self.put_as(mfn, work);
+        }
         self.put(mfn);
-        unpinned
+        Ok(unpinned?)
     }
 
     /// Fills a frame of `owner`'s with zeros, on its behalf.

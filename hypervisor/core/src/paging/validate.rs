@@ -107,7 +107,16 @@ impl<M: Machine> Memory<M> {
                 Err(error)
             }
             Err((error, done)) => {
-                self.unpick(mfn, owner, kind, (done, false), work);
+                let entry = self
+                    .machine
+                    .frame(mfn)
+                    .get(done)
+                    .map_or(0, |word| word.load(Ordering::Relaxed));
+                // The table that the bad entry leads to may have been refused in its turn, and be left half taken down: this one is
+                // the way to it.
+                let awaits_last = Level::of(kind).is_some_and(|level| self.is_left_below(entry, level));
+                let count = done.saturating_add(usize::from(awaits_last));
+                self.unpick(mfn, owner, kind, (count, awaits_last), work);
                 Err(error)
             }
         }
@@ -167,19 +176,32 @@ impl<M: Machine> Memory<M> {
         }
     }
 
-    /// Lets a table that was left half done go of what it still refers to, on behalf of one of `level` that led to it. Whether it
-    /// is left half done again.
+    /// Goes on taking down a table of `owner`'s that was left half done, if that is still what it is, and of kind `only` if that is given.
     ///
-    /// The table that led to it holds no reference any more: it may be somebody else's by now, or something else. It is helped only
-    /// while it is one level down. A guest can make it a table of a higher level, which awaits another of these, and so on: a chain
-    /// as long as it likes, and there is a stack to follow four.
-    fn help(&self, mfn: Mfn, owner: DomId, level: Level, work: &mut Work) -> bool {
+    /// Nobody holds a reference to it any more: it may be somebody else's by now, or something else. On behalf of a table that led to
+    /// it, it is helped only while it is one level down. A guest can make it a table of a higher level, which awaits another of
+    /// these, and so on: a chain as long as it likes, and there is a stack to follow four.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::unpick_partial`].
+    pub(crate) fn take_down(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        only: Option<Kind>,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         if self.get(mfn, owner).is_err() {
-            return false;
+            return Ok(());
         }
-        let is_left = self.awaits(mfn, level) && self.unpick_partial(mfn, level.child(), work).is_err();
+        let taken_down = if self.is_partial(mfn) {
+            self.unpick_partial(mfn, only, work)
+        } else {
+            Ok(())
+        };
         self.put(mfn);
-        is_left
+        taken_down
     }
 
     /// Whether a frame has been left half done.
@@ -187,10 +209,12 @@ impl<M: Machine> Memory<M> {
         self.frames.typing(mfn).is_some_and(TypeWord::is_partial)
     }
 
-    /// Whether a frame that an entry in a table of `level` led to has been left half done as such.
-    fn awaits(&self, below: Mfn, level: Level) -> bool {
-        let typing = self.frames.typing(below);
-        typing.is_some_and(|word| word.is_partial() && level.child() == Some(word.kind()))
+    /// Whether what `entry` in a table of `level` led to has been left half done as a table of the level below.
+    fn is_left_below(&self, entry: u64, level: Level) -> bool {
+        level != Level::L1 && is_present(entry) && {
+            let typing = self.frames.typing(entry::frame(entry));
+            typing.is_some_and(|word| word.is_partial() && level.child() == Some(word.kind()))
+        }
     }
 
     /// Leaves a frame that this CPU holds half done: its first `done` entries keep what they refer to, but for the last if what is below
@@ -294,7 +318,10 @@ impl<M: Machine> Memory<M> {
             None => None,
         };
         match left {
-            Some((done, awaits_last)) => self.suspend(mfn, done, awaits_last),
+            Some((done, awaits_last)) => {
+                self.suspend(mfn, done, awaits_last);
+                work.leave(mfn);
+            }
             None => self.frames.release_type(mfn),
         }
     }
@@ -322,13 +349,12 @@ impl<M: Machine> Memory<M> {
                 continue;
             }
             let entry = word.load(Ordering::Relaxed);
-            let is_left = if is_first && awaits_last {
-                self.help(entry::frame(entry), owner, level, work)
+            if is_first && awaits_last {
+                let _ = self.take_down(entry::frame(entry), owner, level.child(), work);
             } else {
                 self.put_target(entry, level, work);
-                level != Level::L1 && is_present(entry) && self.awaits(entry::frame(entry), level)
-            };
-            if is_left {
+            }
+            if self.is_left_below(entry, level) {
                 return Some((through, true));
             }
         }

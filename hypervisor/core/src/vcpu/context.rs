@@ -119,6 +119,8 @@ pub struct Context {
     pub user_root: Option<Mfn>,
     /// Stack that the guest kernel is entered on from user mode: selector and pointer.
     pub kernel_stack: (u16, u64),
+    /// The root of tables that a call of this vCPU let go of, and that are not all taken down. It is not held.
+    pub remains: Option<Mfn>,
     /// Its own part of the descriptor table.
     pub gdt: GdtFrames,
     /// Its local descriptors.
@@ -166,6 +168,7 @@ impl Context {
             mode: Mode::Kernel,
             kernel_root,
             user_root: None,
+            remains: None,
             kernel_stack: (ss, rsp),
             gdt: GdtFrames::new(),
             ldt: Ldt::default(),

@@ -33,6 +33,7 @@ mod probe;
 mod sched;
 mod segments;
 mod shared;
+mod stretches;
 mod traps;
 mod unknown;
 mod window;
@@ -68,6 +69,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
+    stretches::check(&mut probe, &window);
     events::check(&mut probe);
     probe.verdict()
 }

@@ -212,21 +212,21 @@ fn exchanged(input: MemoryReservation, output: MemoryReservation, done: u64) -> 
     (answer, record.nr_exchanged)
 }
 
-/// Four scattered frames for four in a row.
+/// Scattered frames for as many in a row: as many as may be.
 fn exchange(probe: &mut Probe) {
-    let frames = [(); 4].map(|()| Frame::new());
+    let frames = [(); 16].map(|()| Frame::new());
     let mut given = frames.each_ref().map(Frame::mfn);
     let mut taken = [frames.first().map_or(0, Frame::pfn)];
     let before = held();
     let hidden = frames
         .iter()
         .try_for_each(|frame| show(frame.address(), 0).map(|_| ()));
-    let (made, done) = exchanged(reservation(&mut given, 4, 0), reservation(&mut taken, 1, 2), 0);
+    let (made, done) = exchanged(reservation(&mut given, 16, 0), reservation(&mut taken, 1, 4), 0);
     let [mfn] = taken;
     let shown = (mfn..)
         .zip(&frames)
         .try_for_each(|(mfn, frame)| show(frame.address(), mfn << 12 | WRITABLE).map(|_| ()));
-    let is_right = made == Ok(0) && done == 4 && mfn.is_multiple_of(4) && held() == before;
+    let is_right = made == Ok(0) && done == 16 && mfn.is_multiple_of(16) && held() == before;
     let result = if is_right && hidden.is_ok() && shown.is_ok() {
         Ok(())
     } else {

@@ -12,6 +12,8 @@ use crate::{
 
 /// Flat 64-bit code for ring 0, which the hypervisor makes ring 3's.
 const CODE: u64 = 0x00af_9a00_0000_ffff;
+/// Flat data for ring 3.
+pub(crate) const DATA: u64 = 0x00cf_f200_0000_ffff;
 /// A present interrupt gate, which no guest may have.
 const GATE: u64 = 0x0000_8e00_0000_0000;
 /// The bits of a descriptor that say ring 3.
@@ -22,7 +24,8 @@ pub(crate) fn check(probe: &mut Probe) {
     bases(probe);
 }
 
-fn set_gdt(frames: &[u64], entries: u64) -> Answer {
+/// Gives this vCPU the descriptor table of so many entries in these frames.
+pub(crate) fn set_gdt(frames: &[u64], entries: u64) -> Answer {
     call(Hypercall::SetGdt, [input(frames), entries])
 }
 
