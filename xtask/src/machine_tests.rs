@@ -423,6 +423,12 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .steps(&[SHORT_STRETCHES])
         .checks(540)
         .covers_hypercalls(),
+    // The same where the processor has XSAVE and AVX, which the others have not.
+    test("probe-avx", PROBES)
+        .cpus(1)
+        .cpu("max,la57=off")
+        .checks(540)
+        .covers_hypercalls(),
     // Random instructions, in kernels and programs. Domain 0 ends the machine; its streams cannot crash it.
     test("fuzz", FUZZ)
         .words(&[])

@@ -10,9 +10,11 @@ use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
 use crate::paging::{PagingError, Work, entry};
+use crate::policy::cpuid::CR4_OSXSAVE;
 use crate::policy::{cpuid, msr};
 use crate::sync::Ordering;
 use crate::traps::Exception;
+use crate::vcpu::debug::CR4_DE;
 use crate::vcpu::descriptors::{self, Place};
 use crate::vcpu::fpu::FirstUse;
 use crate::vcpu::{Base, Callback, Mode, Regs};
@@ -46,8 +48,8 @@ impl From<After> for Resolved {
 /// The control registers as a guest sees them at first: CR0, and CR4 with PAE, MCE, OSFXSR, OSXMMEXCPT.
 const CR0: u64 = 0x8005_0033;
 pub(crate) const CR4: u64 = 0x660;
-/// What a guest may change in CR4: TSD and DE, neither of which does anything here.
-const CR4_GUESTS: u64 = 0xc;
+/// What a guest may change in CR4: TSD, which does nothing here, and DE; OSXSAVE, where there is XSAVE.
+const CR4_GUESTS: u64 = 1 << 2 | CR4_DE;
 /// CR0: task switched.
 const CR0_TS: u64 = 1 << 3;
 
@@ -178,7 +180,7 @@ impl<M: Machine> Hypervisor<M> {
         match code.and_then(|code| Privileged::decode_forced(&code, regs)) {
             Ok(instruction) => {
                 if let Effect::Cpuid { leaf, subleaf, into } = instruction.effect {
-                    into.store(regs, self.cpuid(leaf, subleaf));
+                    into.store(regs, self.cpuid(current, leaf, subleaf));
                 }
                 instruction.finish(regs).into()
             }
@@ -199,11 +201,14 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> cpuid::Answer {
+    fn cpuid(&self, current: &Current, leaf: u32, subleaf: u32) -> cpuid::Answer {
         let last_address = self.memory.frames().limit() << layout::PAGE_SHIFT;
         let facts = cpuid::Facts {
             machine_address_bits: u8::try_from(u64::BITS.saturating_sub(last_address.leading_zeros()))
                 .unwrap_or(52),
+            kept_state: self.machine().kept_state(),
+            xcr0: current.context.fpu.xcr0,
+            cr4: current.context.cr4,
         };
         cpuid::answer(leaf, subleaf, self.machine().cpuid(leaf, subleaf), facts)
     }
@@ -222,6 +227,11 @@ impl<M: Machine> Hypervisor<M> {
         };
         if current.context.mode == Mode::User && !matches!(instruction.effect, Effect::Interrupt { .. }) {
             return Resolved::No;
+        }
+        // The CPU knows the instruction, because the hypervisor has enabled it; to the guest it is none before it has done so itself.
+        let is_xsetbv = matches!(instruction.effect, Effect::WriteExtendedControl { .. });
+        if is_xsetbv && current.context.cr4 & CR4_OSXSAVE == 0 {
+            return Resolved::Instead(Exception::of(Vector::InvalidOpcode.raw()));
         }
         if let Effect::Interrupt { vector } = instruction.effect {
             if !Self::may_interrupt(current, vector) {
@@ -289,7 +299,7 @@ impl<M: Machine> Hypervisor<M> {
                 msr::Write::Refused => false,
             },
             Effect::Cpuid { leaf, subleaf, into } => {
-                into.store(regs, self.cpuid(leaf, subleaf));
+                into.store(regs, self.cpuid(current, leaf, subleaf));
                 true
             }
             // They mean nothing here: events are masked in memory. A kernel that thinks it may use them is left in that belief.
@@ -328,7 +338,8 @@ impl<M: Machine> Hypervisor<M> {
             Effect::WriteDebug { register, value } => {
                 self.set_debug_register(current, register.number(), value).is_ok()
             }
-            Effect::WriteExtendedControl { .. } | Effect::Interrupt { .. } => false,
+            Effect::WriteExtendedControl { index, value } => index == 0 && self.set_xcr0(current, value),
+            Effect::Interrupt { .. } => false,
         }
     }
 
@@ -362,7 +373,11 @@ impl<M: Machine> Hypervisor<M> {
             // A guest changes its tables by a hypercall.
             Control::Cr3 => false,
             Control::Cr4 => {
-                current.context.cr4 = current.context.cr4 & !CR4_GUESTS | value & CR4_GUESTS;
+                let guests = match self.machine().kept_state() {
+                    0 => CR4_GUESTS,
+                    _ => CR4_GUESTS | CR4_OSXSAVE,
+                };
+                current.context.cr4 = current.context.cr4 & !guests | value & guests;
                 true
             }
         }

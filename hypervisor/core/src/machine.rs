@@ -167,6 +167,14 @@ pub trait Machine: Sync + 'static {
     /// Saves the FPU registers of the vCPU that ran last, takes them from the CPU, and withholds the FPU.
     fn save_fpu(&self, state: &mut FpuState);
 
+    /// Which parts of the extended state this machine has and [`FpuState`] has room for, as [`xstate::kept`] says: the same on every CPU.
+    ///
+    /// [`xstate::kept`]: crate::policy::xstate::kept
+    fn kept_state(&self) -> u64;
+
+    /// Enables parts of the extended state for ring 3; `xcr0` is [valid](crate::policy::xstate::is_valid). x87 alone is enabled at first.
+    fn set_xcr0(&self, xcr0: u64);
+
     /// Makes the next use of the FPU trap, or no longer. It is withheld at first.
     fn withhold_fpu(&self, withheld: bool);
 

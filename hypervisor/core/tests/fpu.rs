@@ -113,3 +113,64 @@ fn a_kernel_that_changed_its_mind_is_not_told() {
         "no handler was entered"
     );
 }
+
+/// The guest on CPU 0 executes an instruction that its CPU refuses, with these registers.
+fn execute(world: &World, code: &[u8], rax: u64, rcx: u64, rdx: u64) {
+    world.sim().guest_write(World::CODE, code).unwrap();
+    {
+        let mut regs = world.regs_mut(0);
+        (regs.rip, regs.rax, regs.rcx, regs.rdx) = (World::CODE, rax, rcx, rdx);
+    }
+    world.raise(
+        0,
+        Exception {
+            vector: Vector::GeneralProtection.raw(),
+            error_code: 0,
+            address: 0,
+        },
+    );
+}
+
+const XSETBV: &[u8] = &[0x0f, 0x01, 0xd1];
+const MOV_CR4_RAX: &[u8] = &[0x0f, 0x22, 0xe0];
+const OSXSAVE: u64 = 1 << 18;
+
+fn handle(world: &World, vector: Vector, address: u64) {
+    world.set_trap(
+        0,
+        TrapInfo {
+            vector: vector.raw(),
+            address,
+            ..TrapInfo::default()
+        },
+    );
+}
+
+#[test]
+fn what_a_guest_enables_is_enabled_while_it_runs() {
+    let world = world();
+    execute(&world, MOV_CR4_RAX, OSXSAVE, 0, 0);
+    execute(&world, XSETBV, 7, 0, 0);
+    assert_eq!((world.regs(0).rip, world.sim().xcr0()), (World::CODE + 3, 7));
+    world.yield_now(0);
+    assert_eq!((world.running(0), world.sim().xcr0()), (Some((2, 0)), 1));
+    world.yield_now(0);
+    assert_eq!(world.sim().xcr0(), 7);
+}
+
+#[test]
+fn what_a_cpu_would_refuse_to_enable_is_refused() {
+    const HANDLER: u64 = 0x1200;
+    let world = world();
+    handle(&world, Vector::InvalidOpcode, HANDLER);
+    execute(&world, XSETBV, 7, 0, 0);
+    assert_eq!(world.regs(0).rip, HANDLER, "the instruction is none yet");
+    for (rax, rcx, rdx) in [(0, 0, 0), (5, 0, 0), (7, 1, 0), (7 | 1 << 9, 0, 0), (7, 0, 1)] {
+        let world = self::world();
+        execute(&world, MOV_CR4_RAX, OSXSAVE, 0, 0);
+        handle(&world, Vector::GeneralProtection, HANDLER);
+        execute(&world, XSETBV, rax, rcx, rdx);
+        assert_eq!(world.regs(0).rip, HANDLER, "{rax:#x} {rcx} {rdx}");
+        assert_eq!(world.sim().xcr0(), 1);
+    }
+}

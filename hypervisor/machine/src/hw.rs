@@ -252,6 +252,14 @@ impl Machine for Hw {
         fpu::save(state);
     }
 
+    fn kept_state(&self) -> u64 {
+        fpu::kept()
+    }
+
+    fn set_xcr0(&self, xcr0: u64) {
+        fpu::set_xcr0(xcr0);
+    }
+
     fn withhold_fpu(&self, withheld: bool) {
         fpu::withhold(withheld);
     }

@@ -57,6 +57,7 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
     );
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
     cr4.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
+    cr4.set(Cr4Flags::OSXSAVE, features.contains(Features::XSAVE));
     // SAFETY: the early and the final tables mark nothing that we touch as ring 3's, nothing executable as data,
     // and nothing as global; 64-bit mode stays on. The PAT changes entries 1 and 4 to 7 against the reset value,
     // and no mapping in force uses them.

@@ -15,11 +15,13 @@
 extern crate alloc;
 
 mod areas;
+mod attempt;
 mod calls;
 mod control;
 mod debug;
 mod events;
 mod exempt;
+mod extended;
 mod frames;
 mod info;
 mod laws;
@@ -66,6 +68,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     laws::check(&mut probe, &mut window);
     control::check(&mut probe);
     debug::check(&mut probe);
+    extended::check(&mut probe);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);

@@ -4,6 +4,7 @@ use super::{Sim, TRACE_LINES};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
+use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
@@ -162,6 +163,19 @@ impl Machine for Sim {
         let fpu = &mut sim.acting().fpu;
         *state = fpu.state.take().unwrap();
         fpu.is_withheld = true;
+    }
+
+    fn kept_state(&self) -> u64 {
+        xstate::kept(|leaf, subleaf| match (leaf, subleaf) {
+            (xstate::LEAF, 2) => [256, 576, 0, 0],
+            _ => [u32::MAX; 4],
+        })
+    }
+
+    fn set_xcr0(&self, xcr0: u64) {
+        self.pause();
+        assert!(xstate::is_valid(xcr0, self.kept_state()), "{xcr0:#x} would fault");
+        self.state().acting().xcr0 = xcr0;
     }
 
     fn withhold_fpu(&self, withheld: bool) {

@@ -8,6 +8,7 @@ use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
+use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Breakpoints, FpuState, Segments};
@@ -113,6 +114,7 @@ struct SimCpu {
     breakpoints: Option<Breakpoints>,
     debug_status: u64,
     fpu: SimFpu,
+    xcr0: u64,
     timer: Option<u64>,
     is_kicked: bool,
 }
@@ -179,7 +181,12 @@ impl Sim {
             },
             state: TicketMutex::new(State {
                 acting: CpuId::BOOT,
-                cpus: (0..cpus).map(|_| SimCpu::default()).collect(),
+                cpus: (0..cpus)
+                    .map(|_| SimCpu {
+                        xcr0: xstate::X87,
+                        ..SimCpu::default()
+                    })
+                    .collect(),
                 now: 1_000_000,
                 passes_time: true,
                 console: Vec::new(),
@@ -329,6 +336,11 @@ impl Sim {
         let mut sim = self.state();
         let fpu = &sim.acting().fpu;
         fpu.state.clone().filter(|_| !fpu.is_withheld)
+    }
+
+    /// The parts of the extended state that the acting CPU has enabled.
+    pub fn xcr0(&self) -> u64 {
+        self.state().acting().xcr0
     }
 
     /// The guest on the acting CPU changes its FPU registers, which it can use.
