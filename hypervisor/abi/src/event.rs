@@ -103,6 +103,10 @@ numbers! {
         Enomem = 12, "enomem",
         /// A performance counter overflowed.
         Xenpmu = 13, "xenpmu",
+        /// The vCPU has run for as long as it wanted to be told of
+        /// ([`ExtensionOp::SetVirtualAlarm`](crate::extension::ExtensionOp::SetVirtualAlarm)). Bulkhead's own: the last of the
+        /// numbers that the ABI leaves to architectures.
+        VirtualAlarm = 23, "virtual_alarm",
     }
 }
 
@@ -112,7 +116,7 @@ impl Virq {
     #[must_use]
     pub const fn is_global(self) -> bool {
         match self {
-            Self::Timer | Self::Debug | Self::Xenoprof | Self::Xenpmu => false,
+            Self::Timer | Self::Debug | Self::Xenoprof | Self::Xenpmu | Self::VirtualAlarm => false,
             Self::Console
             | Self::DomExc
             | Self::Tbuf

@@ -6,7 +6,7 @@
 
 use crate::numbers;
 
-/// One past the largest hypercall number that the ABI can ever assign.
+/// One past the largest hypercall number that the ABI can ever assign: from here on numbers are our own.
 pub const LIMIT: u64 = 64;
 
 numbers! {
@@ -98,5 +98,7 @@ numbers! {
         HypfsOp = 42, "hypfs_op",
         /// Machine-check records (the first architecture-specific number).
         Mca = 48, "mca",
+        /// What Bulkhead has beside the ABI: [`ExtensionOp`](crate::extension::ExtensionOp).
+        ExtensionOp = 64, "extension_op",
     }
 }

@@ -30,6 +30,7 @@ pub mod domid;
 pub mod elfnote;
 pub mod errno;
 pub mod event;
+pub mod extension;
 pub mod grant;
 pub mod hypercall;
 pub mod hypercall_page;

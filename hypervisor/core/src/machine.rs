@@ -7,7 +7,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
-use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -73,6 +73,14 @@ pub trait Machine: Sync + 'static {
     type Frame<'a>: Deref<Target = FrameWords>
     where
         Self: 'a;
+
+    /// Whether the CPU itself may deliver software interrupts from ring 3 to ring 3: it writes their frames with the rights of ring 3,
+    /// as the manual says it does. (QEMU before 9.1 writes them with those of ring 0: a guest could have the hypervisor's
+    /// memory written, by having its stack pointer there.)
+    fn has_direct_gates(&self) -> bool;
+
+    /// Lets the CPU deliver the software interrupts of these gates, and of no others.
+    fn load_gates(&self, gates: &Gates);
 
     /// Shows the contents of `mfn`, which must be RAM below the frame table's limit.
     fn frame(&self, mfn: Mfn) -> Self::Frame<'_>;

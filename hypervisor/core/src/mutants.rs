@@ -138,6 +138,10 @@ mod planting {
         NobodyCalled,
         /// Scheduling: a vCPU comes to another CPU, and is still looked for where it was.
         HomeNotMoved,
+        /// Scheduling: a vCPU's direct gates stay with the CPU that it leaves.
+        GatesLeft,
+        /// Scheduling: a vCPU's alarm stays with the CPU that it leaves.
+        AlarmLeft,
     }
 
     // The first `std` of this crate, in tests alone: planted mutants are a thread's own.

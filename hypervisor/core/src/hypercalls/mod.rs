@@ -10,6 +10,7 @@ mod areas;
 mod console;
 mod control;
 mod event;
+mod extension;
 mod memory;
 mod mmu;
 mod modes;

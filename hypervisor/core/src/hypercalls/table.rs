@@ -4,14 +4,15 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, areas, console, control, event, memory, mmu, modes, multicall, registers, sched, segments,
-    traps, vcpu, version,
+    Answer, Call, areas, console, control, event, extension, memory, mmu, modes, multicall, registers, sched,
+    segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
 use bulkhead_abi::console::ConsoleIoOp;
 use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::event::EventChannelOp;
+use bulkhead_abi::extension::ExtensionOp;
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
 use bulkhead_abi::physdev::PhysdevOp;
@@ -148,6 +149,11 @@ hypercalls! {
             BindVcpu => event::bind_vcpu, [Fault, NoEnt, Inval];
             Unmask => event::unmask, [Fault, Inval];
             Reset => event::reset, [Fault, Perm, Srch];
+        }
+        ExtensionOp: ExtensionOp {
+            Features => extension::features, [];
+            SetDirectGate => extension::set_direct_gate, [OpNotSupp, Inval];
+            SetVirtualAlarm => extension::set_virtual_alarm, [];
         }
     }
     by_list_element {

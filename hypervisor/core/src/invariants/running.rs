@@ -1,12 +1,12 @@
 //! Every vCPU is where its state says, and nobody who could go on is forgotten.
 
 use crate::domains::{Domain, Lifecycle};
-use crate::hypervisor::{Cpu, Hypervisor};
+use crate::hypervisor::{Cpu, Hypervisor, Shared};
 use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
 use crate::time::Purpose;
-use crate::vcpu::{RunstateArea, Spent, Vcpu};
+use crate::vcpu::{Gates, RunstateArea, Spent, Vcpu};
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
 use core::sync::atomic::Ordering;
@@ -22,6 +22,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
         }
     }
     for (cpu, shared) in cpus.zip(&hv.cpus) {
+        check_loaded(hv, cpu, shared);
         let queue = shared.queue.lock();
         queue.run.invariants();
         // A CPU that acts and runs nobody is about to choose.
@@ -41,6 +42,18 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             "the next deadline stands last"
         );
     }
+}
+
+/// What a CPU has in force for the sake of one vCPU is that of the vCPU that it runs.
+fn check_loaded(hv: &Hypervisor<Sim>, cpu: &Cpu, shared: &Shared) {
+    let current = cpu.current.as_ref();
+    let gates = current.map_or(Gates::NONE, |current| current.context.gates);
+    assert_eq!(hv.machine().gates(cpu.id()), gates, "gates of {}", cpu.id());
+    let alarm = current.and_then(|current| {
+        let history = *current.vcpu()?.history.lock();
+        Some(history.moment_of(current.context.alarm?))
+    });
+    assert_eq!(shared.queue.lock().alarm, alarm, "alarm of {}", cpu.id());
 }
 
 fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl Iterator<Item = &'a Cpu>) {

@@ -42,6 +42,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Says that the running vCPU wants to rest, unless it has a reason not to.
     fn block_unless(&self, current: &mut Current, has_reason: impl FnOnce(SharedInfoView<'_>) -> bool) {
+        // Due already, it would wait until the vCPU runs again, and might be what that waits for.
+        self.ring_alarm(current);
         let Some(vcpu) = current.domain.vcpu(current.vcpu) else {
             return;
         };

@@ -4,11 +4,13 @@
 //! - [`switch`]: the change from one vCPU to another, or to none;
 //! - [`block`]: a vCPU that wants to rest, and [`wake`]: one that is to run again, or never again;
 //! - [`timers`], where deadlines are set, and done when they are due;
+//! - [`alarm`]: a vCPU that wants to be told how long it has run;
 //! - [`balance`]: moves between CPUs.
 //!
 //! A vCPU that gives up its CPU only says so ([`Rest`]); it is the switch that takes it from the queue, when its registers are in
 //! their place. Until then the queue takes it for running, and nobody else will touch it.
 
+mod alarm;
 mod balance;
 mod block;
 mod switch;
@@ -45,6 +47,8 @@ pub(crate) struct Queue {
     pub(crate) deadlines: Deadlines,
     /// When the turn of the running vCPU ends.
     turn_end: Option<u64>,
+    /// When the running vCPU is to be told that it has run for so long.
+    pub(crate) alarm: Option<u64>,
     /// How many vCPUs there is room for: all of the machine might come here.
     room: usize,
 }
@@ -55,6 +59,7 @@ impl Default for Queue {
             run: RunQueue::new(ALLOWANCE_NS),
             deadlines: Deadlines::new(),
             turn_end: None,
+            alarm: None,
             room: 0,
         }
     }
@@ -78,7 +83,10 @@ impl Queue {
 
     /// When the CPU must look here again.
     pub(crate) fn next_look(&self) -> Option<u64> {
-        [self.turn_end, self.deadlines.next()].into_iter().flatten().min()
+        [self.turn_end, self.alarm, self.deadlines.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -151,12 +159,12 @@ impl<M: Machine> Hypervisor<M> {
                 && let Some(current) = cpu.current.take()
             {
                 // Under the lock: as soon as it is free, another CPU may take the vCPU.
-                self.put_away(&queue, current, regs);
+                self.put_away(&mut queue, current, regs);
             }
             if let Some(stranger) = next.filter(|&next| !queue.run.may_run_on_cpu(next, cpu.id())) {
                 // Its affinity has changed since it came here.
                 if let Some(current) = cpu.current.take() {
-                    self.put_away(&queue, current, regs);
+                    self.put_away(&mut queue, current, regs);
                 }
                 let migrant = queue.run.leave(stranger, now);
                 drop(queue);

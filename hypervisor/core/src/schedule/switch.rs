@@ -5,7 +5,7 @@ use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::ids::CpuId;
 use crate::machine::{Machine, Trace};
 use crate::sched::State;
-use crate::vcpu::Regs;
+use crate::vcpu::{Gates, Regs};
 use bulkhead_abi::vcpu::Runstate;
 
 impl<M: Machine> Hypervisor<M> {
@@ -25,7 +25,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it.
-    pub(super) fn put_away(&self, queue: &Queue, mut current: Current, regs: &Regs) {
+    pub(super) fn put_away(&self, queue: &mut Queue, mut current: Current, regs: &Regs) {
         if self.cpus.len() > 1 {
             // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
             // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
@@ -36,6 +36,12 @@ impl<M: Machine> Hypervisor<M> {
         self.save_fpu(&mut current.context.fpu);
         self.withdraw_breakpoints(&current.context.debug);
         self.withdraw_ldt(&current.context.ldt);
+        if !current.context.gates.is_empty() && !mutant!(GatesLeft) {
+            self.machine().load_gates(&Gates::NONE);
+        }
+        if !mutant!(AlarmLeft) {
+            queue.alarm = None;
+        }
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
@@ -88,6 +94,9 @@ impl<M: Machine> Hypervisor<M> {
         let _ = self.machine().load_segments(&current.context.segments);
         self.load_fpu(&current.context.fpu);
         self.load_breakpoints(&current.context.debug);
+        if !current.context.gates.is_empty() {
+            self.machine().load_gates(&current.context.gates);
+        }
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
             if current.context.clock_written_for != Some(cpu.id()) {
@@ -98,6 +107,9 @@ impl<M: Machine> Hypervisor<M> {
             vcpu.history.lock().enter(Runstate::Running, clock.ns);
             self.show_runstate(&current.domain, vcpu);
             current.context.meter.start(clock.tsc);
+        }
+        if current.context.alarm.is_some() {
+            self.arm_alarm(&current);
         }
         cpu.current = Some(current);
     }

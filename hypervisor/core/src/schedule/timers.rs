@@ -39,12 +39,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// The CPU's timer has fired: what is due is done, and a vCPU that has had its turn gives way.
-    pub fn timer_interrupt(&self, cpu: &Cpu) {
+    pub fn timer_interrupt(&self, cpu: &mut Cpu) {
         let Some(shared) = self.shared(cpu.id()) else {
             return;
         };
         let now = self.machine().now();
         self.do_due(shared, now);
+        if let Some(current) = cpu.current.as_mut() {
+            self.ring_alarm(current);
+        }
         let queue = shared.queue.lock();
         if queue.turn_end.is_some_and(|end| now >= end) {
             shared.must_schedule.store(true, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::{GdtFrames, Ldt};
-use super::{DebugRegisters, Fpu, Meter, Regs};
+use super::{DebugRegisters, Fpu, Gates, Meter, Regs};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -139,6 +139,10 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Where system calls of guest programs arrive.
     pub syscall_callback: Callback,
+    /// Software interrupts that the CPU delivers by itself while the vCPU runs.
+    pub gates: Gates,
+    /// When the guest wants to be told: after the vCPU has run so long in all, in nanoseconds.
+    pub alarm: Option<u64>,
     /// Its debug registers.
     pub debug: DebugRegisters,
     /// Its FPU.
@@ -179,6 +183,8 @@ impl Context {
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            gates: Gates::NONE,
+            alarm: None,
             debug: DebugRegisters::default(),
             fpu: Fpu::at_start(),
             clock_written_for: None,

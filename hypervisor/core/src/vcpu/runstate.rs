@@ -74,6 +74,13 @@ impl History {
         self.state
     }
 
+    /// When it will have run for `ns` nanoseconds in all, if it runs and goes on; or when it last began to, if that was before.
+    #[must_use]
+    pub fn moment_of(&self, ns: u64) -> u64 {
+        let [ran, ..] = self.spent;
+        self.since.saturating_add(ns.saturating_sub(ran))
+    }
+
     /// All that is known at `now`, as a guest is told.
     #[must_use]
     pub fn info(&self, now: u64) -> RunstateInfo {
@@ -184,6 +191,18 @@ mod tests {
         assert_eq!(history.info(1095).time_ns, [0, 0, 0, 100]);
         history.invariants(1095);
         assert_eq!(history.info(1101).time_ns, [0, 0, 1, 100]);
+    }
+
+    #[test]
+    fn the_moment_when_it_has_run_for_so_long_is_told_ahead() {
+        let mut history = in_state(Runstate::Running);
+        assert_eq!(history.moment_of(30), 1130);
+        history.enter(Runstate::Blocked, 1120);
+        history.enter(Runstate::Running, 5000);
+        assert_eq!(history.moment_of(30), 5010);
+        assert_eq!(history.info(5010).time_ns[0], 30);
+        assert_eq!(history.moment_of(20), 5000, "it has already");
+        assert_eq!(history.moment_of(u64::MAX), u64::MAX);
     }
 
     proptest! {

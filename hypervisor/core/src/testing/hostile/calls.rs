@@ -9,6 +9,7 @@ use crate::traps::Exception;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
+use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, ExtensionOp};
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::trap::{TI_DPL_MASK, TrapInfo, VECTOR_INT80};
 use bulkhead_abi::vcpu::VcpuOp;
@@ -163,6 +164,23 @@ pub(super) fn breakpoint(choices: &mut Choices) -> VecDeque<Act> {
     let address = choices.one_of(&[World::SCRATCH, World::CODE, layout::HYPERVISOR.start, 1 << 47]);
     let control = choices.one_of(&[0, 0x401, 0xd_0404, 0x2_0001, 1 << 13]);
     VecDeque::from([set(choices.below(2), address), set(7, control)])
+}
+
+/// Software interrupts that the CPU delivers, and an alarm after some time on a CPU.
+pub(super) fn extension(choices: &mut Choices) -> Act {
+    let set = |op: ExtensionOp, args: [u64; 2]| {
+        let [a, b] = args;
+        call(Hypercall::ExtensionOp, &[u64::from(op.raw()), a, b], &[])
+    };
+    match choices.below(8) {
+        0..=3 => {
+            let vector = u64::from(*DIRECT_GATE_VECTORS.start()) + choices.below(4);
+            let address = choices.one_of(&[0, World::EVENT_CALLBACK, layout::HYPERVISOR.start]);
+            set(ExtensionOp::SetDirectGate, [vector, address])
+        }
+        4 => bind_virq(Virq::VirtualAlarm),
+        _ => set(ExtensionOp::SetVirtualAlarm, [choices.below(20_000_000), 0]),
+    }
 }
 
 /// A hypercall by a guest that knows nothing, or a fault.

@@ -132,7 +132,8 @@ impl Hostile {
             70 => return mind.several(choices),
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
-            76..=78 => return calls::anything(choices),
+            76 | 77 => return calls::anything(choices),
+            78 => return calls::extension(choices),
             79..=90 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
             _ => {

@@ -7,7 +7,7 @@ use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Tra
 use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
-use crate::vcpu::{Base, Breakpoints, FpuState, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
 
@@ -111,6 +111,14 @@ impl Machine for Sim {
 
     fn load_ldt(&self, ldt: &Ldt) {
         self.state().acting().ldt = ldt.clone();
+    }
+
+    fn has_direct_gates(&self) -> bool {
+        self.state().has_direct_gates
+    }
+
+    fn load_gates(&self, gates: &Gates) {
+        self.state().acting().gates = *gates;
     }
 
     fn set_base(&self, base: Base, value: u64) {

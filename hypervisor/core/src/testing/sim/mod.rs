@@ -11,7 +11,7 @@ use crate::memory::{M2P_INVALID, Memory};
 use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
-use crate::vcpu::{Breakpoints, FpuState, Segments};
+use crate::vcpu::{Breakpoints, FpuState, Gates, Segments};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -97,6 +97,7 @@ struct State {
     cpus: Vec<SimCpu>,
     now: u64,
     passes_time: bool,
+    has_direct_gates: bool,
     console: Vec<u8>,
     typed: VecDeque<u8>,
     stopped: Option<Outcome>,
@@ -113,6 +114,7 @@ struct SimCpu {
     ldt: Ldt,
     breakpoints: Option<Breakpoints>,
     debug_status: u64,
+    gates: Gates,
     fpu: SimFpu,
     xcr0: u64,
     timer: Option<u64>,
@@ -189,6 +191,7 @@ impl Sim {
                     .collect(),
                 now: 1_000_000,
                 passes_time: true,
+                has_direct_gates: true,
                 console: Vec::new(),
                 typed: VecDeque::new(),
                 stopped: None,
@@ -324,6 +327,16 @@ impl Sim {
     /// The local descriptors that `cpu` has loaded.
     pub fn ldt(&self, cpu: CpuId) -> Ldt {
         self.state().cpus[cpu.index()].ldt.clone()
+    }
+
+    /// The direct gates that `cpu` has loaded.
+    pub fn gates(&self, cpu: CpuId) -> Gates {
+        self.state().cpus[cpu.index()].gates
+    }
+
+    /// Whether the CPUs can be trusted with direct gates, as they are at first.
+    pub fn have_direct_gates(&self, have: bool) {
+        self.state().has_direct_gates = have;
     }
 
     /// All that the caches of `cpu` remember.

@@ -1,0 +1,39 @@
+//! `extension_op`: what Bulkhead has beside the ABI, for any guest.
+//!
+//! The call's number is the first that the ABI can never assign, so any other hypervisor answers `ENOSYS`, and a guest that has an
+//! answer from [`ExtensionOp::Features`] knows what is there. `hypervisor/docs/extensions.md` says what the extensions are for.
+
+use crate::{hypercall, numbers};
+use core::ops::RangeInclusive;
+
+numbers! {
+    /// Sub-operation of `extension_op` (`rdi`). Arguments are values; there are no records.
+    pub enum ExtensionOp: u32 {
+        /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`]. Others are zero.
+        Features = 0, "features",
+        /// Lets the processor itself deliver a software interrupt of this vCPU to the guest's own code. `rsi` is the vector, one of
+        /// [`DIRECT_GATE_VECTORS`]; `rdx` is the address of the code, outside of the hypervisor's range, or zero to have
+        /// `int n` delivered through the trap table again.
+        ///
+        /// The code is entered as by a trap gate of the same privilege: ss, rsp, rflags, cs, rip (five words) on the interrupted
+        /// stack, whose pointer is aligned down to 16 first.
+        SetDirectGate = 1, "set_direct_gate",
+        /// Raises [`Virq::VirtualAlarm`](crate::event::Virq::VirtualAlarm) once, when this vCPU has run for `rsi` nanoseconds in all since it was
+        /// made; zero for never. How long it has run is the first total of [`RunstateInfo`](crate::vcpu::RunstateInfo).
+        SetVirtualAlarm = 2, "set_virtual_alarm",
+    }
+}
+
+/// Extension: [`ExtensionOp::SetDirectGate`]. Missing where the processor writes the frame with the hypervisor's rights.
+pub const DIRECT_GATES: u64 = 1 << 0;
+
+/// Extension: [`ExtensionOp::SetVirtualAlarm`].
+pub const VIRTUAL_ALARM: u64 = 1 << 1;
+
+/// The vectors that can have direct gates. No device and no hypervisor interrupts by them.
+pub const DIRECT_GATE_VECTORS: RangeInclusive<u8> = 0x80..=0x83;
+
+const _: () = assert!(
+    hypercall::Hypercall::ExtensionOp.raw() == hypercall::LIMIT,
+    "the ABI will never assign this number"
+);

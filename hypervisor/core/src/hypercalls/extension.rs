@@ -1,0 +1,37 @@
+//! `extension_op`: what a guest can have beside the ABI.
+
+use super::{Answer, Call};
+use crate::machine::Machine;
+use crate::vcpu::gates::Gate;
+use bulkhead_abi::Errno;
+use bulkhead_abi::extension::{DIRECT_GATES, VIRTUAL_ALARM};
+
+pub(super) fn features<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let gates = if call.hv.machine().has_direct_gates() {
+        DIRECT_GATES
+    } else {
+        0
+    };
+    Ok(gates | VIRTUAL_ALARM)
+}
+
+pub(super) fn set_direct_gate<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.hv.machine().has_direct_gates() {
+        return Err(Errno::OpNotSupp);
+    }
+    let vector = u8::try_from(call.arg::<1>()).map_err(|_| Errno::Inval)?;
+    let gate = match call.arg::<2>() {
+        0 => None,
+        address => Some(Gate::new(address).map_err(|_| Errno::Inval)?),
+    };
+    let gates = &mut call.current.context.gates;
+    gates.set(vector, gate).map_err(|_| Errno::Inval)?;
+    call.hv.machine().load_gates(gates);
+    Ok(0)
+}
+
+pub(super) fn set_virtual_alarm<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    call.hv.set_virtual_alarm(call.current, (at != 0).then_some(at));
+    Ok(0)
+}
