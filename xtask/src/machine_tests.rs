@@ -46,6 +46,12 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 /// Keeps the machine on after domain 0 has ended, until no domain is left to report anything.
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
+/// The same, and guests may have direct gates, whether or not the machine is safe with them.
+const WITH_DIRECT_GATES: &[&str] = &["end=last", "direct-gates=on"];
+
+/// The same, and they may not.
+const WITHOUT_DIRECT_GATES: &[&str] = &["end=last", "direct-gates=off"];
+
 /// A test of these domains on the default machine with two CPUs: no script yet, a clean end within a minute.
 pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]) -> MachineTest {
     MachineTest {
@@ -416,12 +422,17 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
-    test("probe", PROBES).checks(540).covers_hypercalls(),
+    test("probe", PROBES)
+        .words(WITH_DIRECT_GATES)
+        .steps(&[expect("(bh)*direct gates: offered")])
+        .checks(545)
+        .covers_hypercalls(),
     test("probe-1cpu", PROBES)
+        .words(WITHOUT_DIRECT_GATES)
         .cpus(1)
         .counted_time()
         .steps(&[SHORT_STRETCHES])
-        .checks(540)
+        .checks(545)
         .covers_hypercalls(),
     // The same where the processor has XSAVE and AVX, which the others have not.
     test("probe-avx", PROBES)
@@ -438,6 +449,10 @@ const MACHINE_TESTS: &[MachineTest] = &[
             expect("CHECK entries-make-sense ok"),
         ])
         .checks(14),
+    // Whether the CPU is safe with direct gates is tried at boot, which every machine survives.
+    test("direct-gates", PROBES)
+        .steps(&[expect("(bh)*direct gates: ")])
+        .checks(545),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

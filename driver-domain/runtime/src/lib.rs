@@ -63,6 +63,7 @@ mod critical_section;
 mod environment;
 pub mod event;
 pub mod executor;
+pub mod extension;
 mod hypercall;
 pub mod hypervisor;
 mod logging;

@@ -19,7 +19,7 @@ use spin::Once;
 use crate::archive;
 use crate::cpu::stack::this_cpu;
 use crate::entry;
-use crate::entry::TableFrames;
+use crate::entry::{TableFrames, ring3};
 use crate::hw::{self, Hw};
 use crate::memory::heap;
 use crate::platform::Platform;
@@ -64,7 +64,11 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     lock::use_cpu_number(this_cpu);
     emulate::prepare();
 
-    let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns);
+    TABLES.call_once(|| tables);
+    prepare(0);
+    let direct_gates = ring3::judge(&mut buddy, platform.l4, platform.options.direct_gates)
+        .ok_or(StartError::OutOfMemory)?;
+    let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns, direct_gates);
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,
@@ -73,8 +77,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     let hypervisor = Hypervisor::new(memory, platform.cpus.len(), end).ok_or(StartError::OutOfMemory)?;
     let hypervisor = hw::install(hypervisor);
 
-    TABLES.call_once(|| tables);
-    set_up(0);
+    hypervisor.cpu_online(CpuId::BOOT);
     let common = smp::Common {
         features: platform.features,
         smap: platform.options.smap,
@@ -100,12 +103,18 @@ fn table_frames(buddy: &mut Buddy, cpus: usize) -> Result<Vec<TableFrames, MAX_C
     };
     let empty = take()?;
     (0..cpus)
-        .map(|_| Ok(TableFrames { empty, own: take()? }))
+        .map(|_| {
+            Ok(TableFrames {
+                empty,
+                own: take()?,
+                idt: take()?,
+            })
+        })
         .collect()
 }
 
-/// Makes the CPU that runs this, number `cpu`, ready for guests.
-fn set_up(cpu: usize) {
+/// Gives the CPU that runs this, number `cpu`, what it needs to run guests. Returns what the core calls it.
+fn prepare(cpu: usize) -> CpuId {
     let Some(&tables) = TABLES.get().and_then(|tables| tables.get(cpu)) else {
         unreachable!("there are tables for every CPU that is started");
     };
@@ -113,12 +122,12 @@ fn set_up(cpu: usize) {
     // SAFETY: the CPU runs this once, on its main stack, and has met no guest; its frames were zeroed and are used for nothing else.
     unsafe { entry::init_cpu(cpu, id, tables) };
     cpu::note_apic_id();
-    hw::hypervisor().cpu_online(id);
+    id
 }
 
 /// What every CPU but the first does.
 fn run_other(cpu: usize) -> ! {
-    set_up(cpu);
+    hw::hypervisor().cpu_online(prepare(cpu));
     cpu::mark_online();
     warp::join(cpu);
     entry::dispatch::run_guests()

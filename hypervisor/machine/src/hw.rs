@@ -9,7 +9,7 @@ use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
 use bulkhead_core::vcpu::descriptors::Ldt;
-use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Segments};
+use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -48,13 +48,15 @@ pub(crate) struct Hw {
     l4: u64,
     clock: TscClock,
     wall_clock_ns: u64,
+    has_direct_gates: bool,
 }
 
 impl Hw {
     /// The machine whose page tables start in frame `l4`.
-    pub(crate) fn new(l4: u64, clock: TscClock, wall_clock_ns: Option<u64>) -> Self {
+    pub(crate) fn new(l4: u64, clock: TscClock, wall_clock_ns: Option<u64>, has_direct_gates: bool) -> Self {
         Self {
             l4,
+            has_direct_gates,
             clock,
             wall_clock_ns: wall_clock_ns.unwrap_or(0),
         }
@@ -169,6 +171,14 @@ impl Machine for Hw {
 
     fn flush_local(&self, what: Flush) {
         shootdown::flush_local(what);
+    }
+
+    fn has_direct_gates(&self) -> bool {
+        self.has_direct_gates
+    }
+
+    fn load_gates(&self, gates: &Gates) {
+        entry::load_gates(this_cpu(), gates);
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {

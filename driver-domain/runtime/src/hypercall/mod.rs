@@ -5,6 +5,7 @@
 
 pub(crate) mod control;
 pub(crate) mod event;
+pub(crate) mod extension;
 mod info;
 mod mmu;
 mod raw;

@@ -53,10 +53,10 @@ compared {
     errno::Errno = "XEN_", Upper { "EINTR": "EINTR", "ERESTART": "ERESTART" };
     event::EventChannelOp = "EVTCHNOP_", Same { "reset_cont": "-" };
     event::ChannelStatus = "EVTCHNSTAT_", Same;
-    event::Virq = "VIRQ_", Upper;
+    event::Virq = "VIRQ_", Upper { "virtual_alarm": "VIRQ_ARCH_7" };
     grant::GrantTableOp = "GNTTABOP_", Same;
     grant::GrantStatus = "GNTST_", Same;
-    hypercall::Hypercall = "__HYPERVISOR_", Same { "tmem": "__HYPERVISOR_tmem_op", "argo": "__HYPERVISOR_argo_op", "mca": "__HYPERVISOR_arch_0" };
+    hypercall::Hypercall = "__HYPERVISOR_", Same { "tmem": "__HYPERVISOR_tmem_op", "argo": "__HYPERVISOR_argo_op", "mca": "__HYPERVISOR_arch_0", "extension_op": "-" };
     memory::MemoryOp = "XENMEM_", Same;
     mmu::MmuCommand = "MMU_", Upper;
     mmu::MmuExtOp = "MMUEXT_", Upper;
@@ -80,7 +80,7 @@ ours {
         // The CPU's own, and the firmware's.
         trap::Vector, memory::E820Type,
         // Bulkhead's own interface.
-        control::ControlOp,
+        control::ControlOp, extension::ExtensionOp,
 }
 }
 

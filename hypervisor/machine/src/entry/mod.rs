@@ -6,6 +6,7 @@
 //! - [`stubs`]: the first and last instructions.
 //! - [`dispatch`]: what they call.
 //! - [`guest_memory`]: copies that may fault.
+//! - [`ring3`]: an experiment at boot, before there are guests: can ring 3 be entered without the hypervisor?
 //!
 //! A guest's registers lie in the record while the hypervisor works for it. There is one stack for all guests of a CPU:
 //! to run another, the hypervisor exchanges the registers and returns.
@@ -13,7 +14,8 @@
 pub(crate) mod dispatch;
 pub(crate) mod guest_memory;
 pub(crate) mod info;
+pub(crate) mod ring3;
 mod stubs;
 mod tables;
 
-pub(crate) use tables::{TableFrames, init_cpu, show_gdt, show_ldt};
+pub(crate) use tables::{TableFrames, init_cpu, load_gates, show_gdt, show_ldt};

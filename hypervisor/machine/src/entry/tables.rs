@@ -10,7 +10,9 @@ use bulkhead_abi::selectors;
 use bulkhead_core::Cpu;
 use bulkhead_core::frames::Mfn;
 use bulkhead_core::ids::CpuId;
-use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, Stack};
+use bulkhead_core::vcpu::Gates;
+use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, MAX_CPUS, Stack};
+use spin::Once;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::registers::control::{Efer, EferFlags};
@@ -22,6 +24,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 
 use super::info::{self, CpuInfo, ENTRY_OFFSET};
 use super::stubs;
+use crate::memory::direct;
 use crate::memory::page_table::{ADDRESS_MASK, READ_ONLY, READ_WRITE, leaf};
 use crate::memory::window::gdt_window;
 
@@ -53,8 +56,7 @@ enum Ist {
 }
 
 /// A gate of the IDT (Intel SDM volume 3A, section 6.14.1).
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
 struct Gate {
     low: u64,
     high: u64,
@@ -78,7 +80,7 @@ impl Gate {
 }
 
 /// The frame that is shown where a guest has no descriptors.
-static EMPTY: spin::Once<u64> = spin::Once::new();
+static EMPTY: Once<u64> = Once::new();
 
 /// The frames that a CPU's GDT window needs.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,8 @@ pub(crate) struct TableFrames {
     pub(crate) empty: u64,
     /// The hypervisor's entries. Each CPU has its own, for its task-state segment.
     pub(crate) own: u64,
+    /// The interrupt table. Each CPU has its own, for the direct gates of the vCPU that it runs.
+    pub(crate) idt: u64,
 }
 
 /// Gives CPU `cpu`, which runs this on its main stack, its record and its tables.
@@ -104,7 +108,7 @@ pub(crate) unsafe fn init_cpu(cpu: usize, id: CpuId, frames: TableFrames) {
     // SAFETY: the caller's promises are these functions'.
     unsafe {
         load_segments(cpu);
-        load_idt();
+        load_idt(cpu, frames.idt);
         enable_syscall(cpu);
     }
 }
@@ -266,36 +270,97 @@ unsafe fn load_segments(cpu: usize) {
     unsafe { load_local_table(0) };
 }
 
-/// Loads the IDT, which all CPUs share.
+/// The last byte of an interrupt table: a page, for 256 entries.
+const IDT_LIMIT: u16 = 0xfff;
+
+/// The frame of each CPU's interrupt table.
+static IDTS: [Once<u64>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+/// The hypervisor's own entry for `vector`.
+fn own_gate(vector: u8) -> Gate {
+    let (ist, dpl) = match vector {
+        1 => (Ist::Debug, 0),
+        2 => (Ist::Nmi, 0),
+        8 => (Ist::DoubleFault, 0),
+        18 => (Ist::MachineCheck, 0),
+        // INT3 and INTO are for programs; any other INT n from a guest is looked at first.
+        3 | 4 => (Ist::None, 3),
+        _ => (Ist::None, 0),
+    };
+    Gate::new(stubs::vector_stub(vector.into()), ist, dpl)
+}
+
+/// Fills the interrupt table of CPU `cpu`, which runs this, and loads it.
 ///
 /// # Safety
 ///
-/// The segments of [`load_segments`] must be in force.
-unsafe fn load_idt() {
-    static IDT: spin::Once<[Gate; 256]> = spin::Once::new();
-    let idt = IDT.call_once(|| {
-        core::array::from_fn(|vector| {
-            let (ist, dpl) = match vector {
-                1 => (Ist::Debug, 0),
-                2 => (Ist::Nmi, 0),
-                8 => (Ist::DoubleFault, 0),
-                18 => (Ist::MachineCheck, 0),
-                // INT3 and INTO are for programs; any other INT n from a guest is looked at first.
-                3 | 4 => (Ist::None, 3),
-                _ => (Ist::None, 0),
-            };
-            Gate::new(stubs::vector_stub(vector), ist, dpl)
-        })
-    });
-    let limit = u16::try_from(size_of_val(idt))
-        .unwrap_or(u16::MAX)
-        .wrapping_sub(1);
+/// The segments of [`load_segments`] must be in force, and `frame` must be the table's for good.
+unsafe fn load_idt(cpu: usize, frame: u64) {
+    if let Some(place) = IDTS.get(cpu) {
+        place.call_once(|| frame);
+    }
+    for vector in 0..=u8::MAX {
+        set_gate(cpu, vector, own_gate(vector));
+    }
     let pointer = DescriptorTablePointer {
-        limit,
-        base: VirtAddr::from_ptr(idt),
+        limit: IDT_LIMIT,
+        base: VirtAddr::from_ptr(direct(frame << layout::PAGE_SHIFT)),
     };
-    // SAFETY: the table is static and every gate leads to a stub that handles its vector.
+    // SAFETY: the table stays where it is, and every gate leads to a stub that handles its vector.
     unsafe { lidt(&pointer) };
+}
+
+/// Writes an entry of the interrupt table of CPU `cpu`. In two steps: nothing may interrupt this CPU by that vector meanwhile.
+fn set_gate(cpu: usize, vector: u8, Gate { low, high }: Gate) {
+    let Some(&frame) = IDTS.get(cpu).and_then(Once::get) else {
+        return;
+    };
+    let entry = crate::hw::frame_words(frame).get(usize::from(vector) << 1..);
+    if let Some([first, second, ..]) = entry {
+        first.store(low, Ordering::Relaxed);
+        second.store(high, Ordering::Relaxed);
+    }
+}
+
+/// Puts `gates` into the interrupt table of CPU `cpu`, which runs this, with interrupts off; vectors that have none lead to the
+/// hypervisor again.
+pub(crate) fn load_gates(cpu: usize, gates: &Gates) {
+    for (vector, gate) in gates.iter() {
+        let entry = gate.map_or_else(
+            || own_gate(vector),
+            |gate| {
+                let [low, high] = gate.descriptor();
+                Gate { low, high }
+            },
+        );
+        set_gate(cpu, vector, entry);
+    }
+}
+
+/// Exceptions that lead elsewhere as long as this lives.
+#[must_use]
+pub(super) struct Diverted {
+    cpu: usize,
+}
+
+/// The exceptions that an instruction of ring 3 may raise in [`super::ring3`], those without error code first.
+const DIVERTED: [(u8, bool); 5] = [(6, false), (11, true), (12, true), (13, true), (14, true)];
+
+/// Lets exceptions of CPU `cpu`, which runs this, lead to `plain`, and those with an error code to `with_error`.
+pub(super) fn divert(cpu: usize, plain: u64, with_error: u64) -> Diverted {
+    for (vector, has_error) in DIVERTED {
+        let handler = if has_error { with_error } else { plain };
+        set_gate(cpu, vector, Gate::new(handler, Ist::None, 0));
+    }
+    Diverted { cpu }
+}
+
+impl Drop for Diverted {
+    fn drop(&mut self) {
+        for (vector, _) in DIVERTED {
+            set_gate(self.cpu, vector, own_gate(vector));
+        }
+    }
 }
 
 const MSR_STAR: u32 = 0xc000_0081;

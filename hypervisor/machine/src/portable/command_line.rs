@@ -3,6 +3,7 @@
 //! | word | means |
 //! |---|---|
 //! | `debug-exit` | end the emulator through its debug-exit port when the machine is done |
+//! | `direct-gates=on\|off\|auto` | whether guests may have direct gates; `auto` finds out whether the CPU is safe with them, `on` does not care |
 //! | `end=domain0\|last` | when the machine is done: when domain 0 ends, or when no domain is left; `domain0` if not given |
 //! | `loglevel=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` if not given |
 //! | `stable-tsc=on\|off\|auto` | whether guests may rely on the time-stamp counter; `auto` looks at the CPUs |
@@ -19,6 +20,8 @@ use log::LevelFilter;
 pub struct Options {
     /// End the emulator through its debug-exit port, with a status that tells how it went.
     pub debug_exit: bool,
+    /// Whether guests may have direct gates.
+    pub direct_gates: Choice,
     /// When the machine is done.
     pub end: End,
     /// The least urgent level that the log shows.
@@ -33,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             debug_exit: false,
+            direct_gates: Choice::Auto,
             end: End::Domain0,
             log_level: LevelFilter::Info,
             smap: Choice::Auto,
@@ -109,6 +113,7 @@ impl Options {
                     .parse()
                     .map_err(|_| bad("off, error, warn, info, debug, trace"))?;
             }
+            Some(("direct-gates", value)) => self.direct_gates = choice(value).ok_or(bad("on, off, auto"))?,
             Some(("stable-tsc", value)) => self.stable_tsc = choice(value).ok_or(bad("on, off, auto"))?,
             Some(("smap", value)) => self.smap = choice(value).ok_or(bad("on, off, auto"))?,
             None | Some(_) => return Err(Problem::UnknownWord(word)),
@@ -144,9 +149,11 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let (options, problems) = parse("debug-exit  end=last loglevel=debug smap=off stable-tsc=on");
+        let (options, problems) =
+            parse("debug-exit  end=last loglevel=debug smap=off stable-tsc=on direct-gates=off");
         let expected = Options {
             debug_exit: true,
+            direct_gates: Choice::Off,
             end: End::Last,
             log_level: LevelFilter::Debug,
             smap: Choice::Off,

@@ -40,6 +40,25 @@ const EXEMPT: &[(&str, &str)] = &[
 const NO_HEAP: &str = "the hypervisor's heap has room for every port of every domain of the machine";
 const NO_EXTENT: &str = "the machine has free memory that no guest can take apart";
 
+/// The names that need a machine with direct gates, and the one that needs a machine without.
+const WITH_GATES: [&str; 2] = [
+    "extension_op.set_direct_gate",
+    "extension_op.set_direct_gate.EINVAL",
+];
+const WITHOUT_GATES: [&str; 1] = ["extension_op.set_direct_gate.EOPNOTSUPP"];
+
+/// Tells which of these are not checked here: the probe is run on both kinds.
+pub(crate) fn print_gates(are_there: bool) {
+    let (names, reason) = if are_there {
+        (&WITHOUT_GATES[..], "this machine has direct gates")
+    } else {
+        (&WITH_GATES[..], "this machine has no direct gates")
+    };
+    for name in names {
+        println!("EXEMPT {name}: {reason}");
+    }
+}
+
 /// Tells whoever compares names with the table.
 pub(crate) fn print() {
     for (name, reason) in EXEMPT {

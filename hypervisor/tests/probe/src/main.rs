@@ -22,6 +22,7 @@ mod debug;
 mod events;
 mod exempt;
 mod extended;
+mod extension;
 mod frames;
 mod info;
 mod laws;
@@ -71,6 +72,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     extended::check(&mut probe);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
+    extension::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
     stretches::check(&mut probe, &window);
     events::check(&mut probe);

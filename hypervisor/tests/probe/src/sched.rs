@@ -70,7 +70,7 @@ fn vcpus(probe: &mut Probe) {
 }
 
 /// Sleeps until an event comes; says when that was, or zero if there was no sleeping.
-fn sleep(shared: Shared) -> u64 {
+pub(crate) fn sleep(shared: Shared) -> u64 {
     let slept = shared.with_events(|| sched_op(SchedOp::Block, 0));
     if slept == Ok(0) { now() } else { 0 }
 }

@@ -1,0 +1,43 @@
+//! `extension_op`: Bulkhead's own calls for any guest.
+
+use bulkhead_abi::{Hypercall, errno::Failure, extension::ExtensionOp};
+
+use super::raw::{Answer, call1, call2, call3};
+
+/// Which extensions there are, a bit each.
+pub(crate) fn features() -> Answer {
+    // SAFETY: the operation takes no memory.
+    unsafe { call1(Hypercall::ExtensionOp, u64::from(ExtensionOp::Features.raw())) }
+}
+
+/// Sets the direct gate of a vector, or takes it away (address 0).
+///
+/// # Safety
+///
+/// `address` must be 0 or an entry point that takes the processor's frame and returns to the interrupted code with all registers as the
+/// code there expects.
+pub(crate) unsafe fn set_direct_gate(vector: u8, address: u64) -> Result<(), Failure> {
+    // SAFETY: the operation takes no memory; the entry point is the caller's.
+    unsafe {
+        call3(
+            Hypercall::ExtensionOp,
+            u64::from(ExtensionOp::SetDirectGate.raw()),
+            u64::from(vector),
+            address,
+        )
+    }
+    .map(|_| ())
+}
+
+/// Sets the alarm on this vCPU's virtual time, or takes it back (0).
+pub(crate) fn set_virtual_alarm(at_ns: u64) -> Result<(), Failure> {
+    // SAFETY: the operation takes no memory.
+    unsafe {
+        call2(
+            Hypercall::ExtensionOp,
+            u64::from(ExtensionOp::SetVirtualAlarm.raw()),
+            at_ns,
+        )
+    }
+    .map(|_| ())
+}

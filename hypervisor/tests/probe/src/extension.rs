@@ -1,0 +1,181 @@
+//! `extension_op`: direct gates, where the machine has them or was told to, and the alarm on virtual time.
+
+use core::arch::naked_asm;
+
+use bulkhead_abi::{
+    Errno, Hypercall,
+    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, VIRTUAL_ALARM},
+    layout,
+    selectors::FLAT_RING3_CS64,
+};
+use bulkhead_runtime::{
+    Virq,
+    event::{self, Port},
+    time::runstate,
+};
+
+use crate::{
+    calls::{Answer, call, refusal},
+    exempt,
+    probe::Probe,
+    sched::{now, set_timer, sleep},
+    shared::Shared,
+};
+
+pub(crate) fn check(probe: &mut Probe, shared: Shared) {
+    let features = ask(ExtensionOp::Features, [0, 0]);
+    let others = [DIRECT_GATES | VIRTUAL_ALARM, VIRTUAL_ALARM].map(Ok);
+    let known = if others.contains(&features) {
+        Ok(())
+    } else {
+        Err(features)
+    };
+    probe.good("extension_op.features", known);
+    if features == others[0] {
+        gates(probe);
+    } else {
+        let refused = [HANDLER_VECTOR, 0].map(|vector| set_gate(vector, handler as *const () as u64));
+        probe.all_refused(GATE, Errno::OpNotSupp, &refused);
+    }
+    if probe.is_control() {
+        exempt::print_gates(features == others[0]);
+    }
+    alarm(probe, shared);
+}
+
+fn ask(op: ExtensionOp, [a, b]: [u64; 2]) -> Answer {
+    call(Hypercall::ExtensionOp, [u64::from(op.raw()), a, b])
+}
+
+const GATE: &str = "extension_op.set_direct_gate";
+const HANDLER_VECTOR: u64 = 0x80;
+const _: () = assert!(*DIRECT_GATE_VECTORS.start() as u64 == HANDLER_VECTOR);
+
+fn set_gate(vector: u64, address: u64) -> Answer {
+    ask(ExtensionOp::SetDirectGate, [vector, address])
+}
+
+fn gates(probe: &mut Probe) {
+    let address = handler as *const () as u64;
+    let vectors = DIRECT_GATE_VECTORS.map(u64::from);
+    let mut all = vectors.clone().map(|vector| set_gate(vector, address));
+    let set = all.all(|answer| answer == Ok(0));
+    // SAFETY: the gate leads to the handler that this function is made for.
+    let Interrupted { rip, cs } = unsafe { interrupt() };
+    let mut all = vectors.map(|vector| set_gate(vector, 0));
+    let taken = all.all(|answer| answer == Ok(0));
+    let came_back =
+        rip == (interrupt as *const () as u64).wrapping_add(2) && cs == u64::from(FLAT_RING3_CS64);
+    probe.good(
+        GATE,
+        if set && taken && came_back {
+            Ok(())
+        } else {
+            Err((set, taken, rip, cs))
+        },
+    );
+    let exceptions = 0..HANDLER_VECTOR;
+    let devices = u64::from(*DIRECT_GATE_VECTORS.end()).wrapping_add(1)..=0x200;
+    let wide = [1 << 32 | HANDLER_VECTOR, u64::MAX];
+    let bad_vectors = exceptions
+        .chain(devices)
+        .chain(wide)
+        .map(|vector| set_gate(vector, address));
+    let bad_addresses = [
+        1 << 47,
+        1 << 63,
+        layout::HYPERVISOR.start,
+        layout::HYPERVISOR.end.wrapping_sub(1),
+    ]
+    .map(|address| set_gate(HANDLER_VECTOR, address));
+    let refused: alloc::vec::Vec<_> = bad_vectors.chain(bad_addresses).collect();
+    probe.all_refused(GATE, Errno::Inval, &refused);
+}
+
+/// What the processor said of the code that a gate interrupted.
+#[repr(C)]
+struct Interrupted {
+    rip: u64,
+    cs: u64,
+}
+
+/// Raises the software interrupt, whose handler fills in the result.
+///
+/// # Safety
+///
+/// Its gate must lead to [`handler`].
+#[unsafe(naked)]
+unsafe extern "C" fn interrupt() -> Interrupted {
+    naked_asm!("int {vector}", "ret", vector = const HANDLER_VECTOR)
+}
+
+/// Where the gate leads. In: rip, cs, rflags, rsp, ss on the stack. Out: rax and rdx, which [`interrupt`] returns.
+#[unsafe(naked)]
+unsafe extern "C" fn handler() -> ! {
+    naked_asm!("mov rax, [rsp]", "mov rdx, [rsp + 8]", "iretq")
+}
+
+/// How long it runs until it rings.
+const SHORT_NS: u64 = 2_000_000;
+/// How long to wait for what must come.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+const ALARM: &str = "extension_op.set_virtual_alarm";
+
+/// How long this vCPU has run in all.
+fn ran() -> u64 {
+    runstate(0).map_or(0, |info| {
+        let [ran, ..] = info.time_ns;
+        ran
+    })
+}
+
+fn set_alarm(at: u64) -> Answer {
+    ask(ExtensionOp::SetVirtualAlarm, [at, 0])
+}
+
+fn alarm(probe: &mut Probe, shared: Shared) {
+    let Ok(port) = Port::bind_virq(Virq::VirtualAlarm) else {
+        return probe.good(ALARM, Err::<(), _>("its interrupt cannot be bound"));
+    };
+    let rings = || {
+        event::dispatch();
+        port.has_fired()
+    };
+    let at = ran().wrapping_add(SHORT_NS);
+    let set = set_alarm(at);
+    // While it sleeps, time does not count.
+    let timer = set_timer(0, now().wrapping_add(2 * SHORT_NS), 0);
+    let woken = sleep(shared);
+    let in_sleep = rings();
+    let start = now();
+    while !rings() && now().wrapping_sub(start) < PATIENCE_NS {
+        core::hint::spin_loop();
+    }
+    let rang = ran();
+    let is_right = [set, timer] == [Ok(0); 2] && woken != 0 && !in_sleep && rang >= at;
+    let result = if is_right && now().wrapping_sub(start) < PATIENCE_NS {
+        Ok(())
+    } else {
+        Err((set, timer, woken, in_sleep, at, rang))
+    };
+    probe.good(ALARM, result);
+
+    let taken_back = [set_alarm(ran().wrapping_add(SHORT_NS)), set_alarm(0)];
+    let start = ran();
+    while ran().wrapping_sub(start) < 2 * SHORT_NS {}
+    let is_silent = taken_back == [Ok(0); 2] && !rings();
+    probe.law(
+        "an-alarm-that-was-taken-back-does-not-ring",
+        if is_silent { Ok(()) } else { Err(taken_back) },
+    );
+    let other = call(Hypercall::ExtensionOp, [99, 0, 0]);
+    probe.law(
+        "an-extension-that-there-is-not-is-ENOSYS",
+        if other == refusal(Errno::NoSys) {
+            Ok(())
+        } else {
+            Err(other)
+        },
+    );
+}
