@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::bootlist::Domain;
-use crate::machine_tests::UNTIL_ALL_ENDED;
+use crate::machine_tests::{UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -32,6 +32,13 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
     }
 }
 
+/// On a machine that need not be safe with direct gates: it is only measured.
+const GATES: Bench = bench(
+    "gates",
+    "a guest's software interrupt to its own handler and back, through the hypervisor and without it",
+    &[Domain::new("gates", "bench").command_line("role=gates")],
+);
+
 /// Every benchmark.
 pub(crate) const BENCHES: &[Bench] = &[
     bench(
@@ -46,6 +53,13 @@ pub(crate) const BENCHES: &[Bench] = &[
         "what one guest pays to cross into the hypervisor and back, and how late its timers are",
         &[Domain::new("bench", "bench")],
     ),
+    Bench {
+        scenario: Scenario {
+            words: WITH_DIRECT_GATES,
+            ..GATES.scenario
+        },
+        ..GATES
+    },
     bench(
         "memory",
         "what a guest pays to change its page tables, its address space, and how much memory it has",

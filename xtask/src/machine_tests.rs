@@ -47,7 +47,7 @@ pub(crate) const ALWAYS_FORBIDDEN: &[Pattern] = &[Pattern("panicked")];
 pub(crate) const UNTIL_ALL_ENDED: &[&str] = &["end=last"];
 
 /// The same, and guests may have direct gates, whether or not the machine is safe with them.
-const WITH_DIRECT_GATES: &[&str] = &["end=last", "direct-gates=on"];
+pub(crate) const WITH_DIRECT_GATES: &[&str] = &["end=last", "direct-gates=on"];
 
 /// The same, and they may not.
 const WITHOUT_DIRECT_GATES: &[&str] = &["end=last", "direct-gates=off"];

@@ -6,6 +6,8 @@
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
+//! `role=gates` measures software interrupts, bounced and by direct gates ([`gates`]).
+//!
 //! `role=memory` measures what a change to page tables, address spaces or reservations costs ([`memory`]).
 //!
 //! `role=boot` measures how long the machine took to come so far. `role=beside-hog peer=N` measures the
@@ -18,6 +20,7 @@
 
 extern crate alloc;
 
+mod gates;
 mod latency;
 mod measure;
 mod memory;
@@ -45,6 +48,10 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("bench", None) => alone().await,
         ("bench", Some(peer)) => with_peer(peer).await,
         ("peer", Some(peer)) => serve(peer).await,
+        ("gates", None) => {
+            gates::measure_all();
+            Ok(())
+        }
         ("memory", None) => {
             memory::measure_all(environment);
             Ok(())
@@ -57,7 +64,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("hog", Some(peer)) => hog(peer).await,
         (_, _) => {
             println!(
-                "the command line has role=bench [peer=N], role=memory, role=boot, or role=peer, beside-hog or hog peer=N"
+                "the command line has role=bench [peer=N], role=gates, role=memory, role=boot, or role=peer, beside-hog or hog peer=N"
             );
             return ShutdownReason::Crash;
         }
