@@ -127,7 +127,7 @@ record! {
     /// What the guest kernel finds on its stack at a trap without error code, at a syscall, and at an
     /// event upcall. All fields are written by the hypervisor.
     pub struct BounceFrame: 56 {
-        /// rcx, which is unchanged in its register too.
+        /// rcx, of which nothing is left in its register.
         0 => pub rcx: u64,
         /// r11, likewise.
         8 => pub r11: u64,
@@ -147,7 +147,7 @@ record! {
 record! {
     /// As [`BounceFrame`], for a vector with an error code.
     pub struct BounceFrameWithError: 64 {
-        /// rcx, which is unchanged in its register too.
+        /// rcx, of which nothing is left in its register.
         0 => pub rcx: u64,
         /// r11, likewise.
         8 => pub r11: u64,

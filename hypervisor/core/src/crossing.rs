@@ -3,6 +3,9 @@
 //! Both run in ring 3. What keeps them apart is their page tables, of which each has its own, and which of the two bases of
 //! GS is in force: they change places at every crossing. A guest enters its kernel by a trap, an event or a system call,
 //! always on the kernel's stack; it leaves by `iret`.
+//!
+//! The machine's entry code makes the plain ones of these crossings by itself, from the state at [`offsets`](crate::vcpu::offsets). What is here,
+//! [`bounce`](crate::vcpu::bounce) and [`Regs::return_by`] is the model that it is tested against, and what it leaves alone.
 
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
@@ -27,7 +30,7 @@ impl<M: Machine> Hypervisor<M> {
                 self.machine().swap_gs();
             }
             if !mutant!(ProgramsTables) {
-                self.machine().load_root(context.kernel_root);
+                self.machine().load_root(context.roots.kernel());
             }
         }
         before
@@ -40,7 +43,7 @@ impl<M: Machine> Hypervisor<M> {
     /// [`NoUserTables`]; nothing has changed then.
     pub(crate) fn cross_to_user(&self, current: &mut Current) -> Result<(), NoUserTables> {
         let context = &mut *current.context;
-        let root = context.user_root.ok_or(NoUserTables)?;
+        let root = context.roots.user().ok_or(NoUserTables)?;
         if context.mode == Mode::Kernel {
             context.mode = Mode::User;
             self.machine().swap_gs();

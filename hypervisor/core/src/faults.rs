@@ -165,7 +165,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The level 1 table of the guest's that it has mapped at `address`, for reading.
     fn table_at(&self, current: &Current, address: u64) -> Option<Mfn> {
-        let (l1, index) = self.memory.walk(current.context.kernel_root, address).ok()?;
+        let (l1, index) = self.memory.walk(current.context.roots.kernel(), address).ok()?;
         let entry = self.machine().frame(l1).get(index)?.load(Ordering::Relaxed);
         let mfn = entry::frame(entry);
         let is_read_only = entry::is_present(entry) && !entry::is_writable(entry);
@@ -352,7 +352,7 @@ impl<M: Machine> Hypervisor<M> {
             Control::Cr0 if current.context.fpu.is_switched => CR0 | CR0_TS,
             Control::Cr0 => CR0,
             Control::Cr2 => self.cr2(current),
-            Control::Cr3 => current.context.kernel_root.maddr(),
+            Control::Cr3 => current.context.roots.kernel().maddr(),
             Control::Cr4 => current.context.cr4,
         }
     }

@@ -14,7 +14,7 @@ use crate::sched::Board;
 use crate::schedule::{Queue, Rest};
 use crate::stretch::{Longest, Stretch};
 use crate::try_box::TryBox;
-use crate::vcpu::{Context, Vcpu};
+use crate::vcpu::{Context, InfoPlace, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -91,6 +91,14 @@ impl Cpu {
     #[must_use]
     pub const fn id(&self) -> CpuId {
         self.id
+    }
+
+    /// The state of the vCPU that it runs, for the entry code: null if there is none.
+    #[inline]
+    pub fn context(&mut self) -> *mut Context {
+        self.current
+            .as_mut()
+            .map_or(core::ptr::null_mut(), |current| &raw mut *current.context)
     }
 
     /// The domain and vCPU that it runs.
@@ -218,7 +226,21 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Shows `vcpu`'s `vcpu_info` to `look`.
     pub(crate) fn with_info<T>(&self, vcpu: &Vcpu, look: impl FnOnce(VcpuInfoView<'_>) -> T) -> Option<T> {
-        let place = vcpu.info();
+        self.with_info_at(vcpu.info(), look)
+    }
+
+    /// Shows the `vcpu_info` of the vCPU that this CPU runs to `look`.
+    #[inline]
+    pub(crate) fn with_own_info<T>(
+        &self,
+        current: &Current,
+        look: impl FnOnce(VcpuInfoView<'_>) -> T,
+    ) -> Option<T> {
+        self.with_info_at(InfoPlace::at(current.context.info), look)
+    }
+
+    #[inline]
+    fn with_info_at<T>(&self, place: InfoPlace, look: impl FnOnce(VcpuInfoView<'_>) -> T) -> Option<T> {
         let frame = self.memory.machine().frame(place.frame);
         VcpuInfoView::new(&frame, usize::from(place.word).saturating_mul(8)).map(look)
     }

@@ -7,7 +7,7 @@ use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, Interrupted};
-use crate::vcpu::{Callback, Mode, Regs};
+use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
 use bulkhead_abi::layout;
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::shared_info;
@@ -139,7 +139,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     fn with_cr2<T>(&self, current: &Current, act: impl FnOnce(&AtomicU64) -> T) -> Option<T> {
-        let place = current.vcpu()?.info();
+        let place = InfoPlace::at(current.context.info);
         let frame = self.machine().frame(place.frame);
         let at = usize::from(place.word).saturating_add(shared_info::offset::CR2 / 8);
         frame.get(at).map(act)
@@ -153,10 +153,7 @@ impl<M: Machine> Hypervisor<M> {
         handler: Callback,
         error_code: Option<u32>,
     ) {
-        let Some(events_masked) = current
-            .vcpu()
-            .and_then(|vcpu| self.with_info(vcpu, |info| info.are_upcalls_masked()))
-        else {
+        let Some(events_masked) = self.with_own_info(current, |info| info.are_upcalls_masked()) else {
             return;
         };
         let mode = self.cross_to_kernel(current);
@@ -176,10 +173,8 @@ impl<M: Machine> Hypervisor<M> {
             return self.crash(current, regs, Fatal::BadStack(frame.address));
         }
         *regs = entered;
-        if handler.masks_events
-            && let Some(vcpu) = current.vcpu()
-        {
-            self.with_info(vcpu, |info| info.mask_upcalls());
+        if handler.masks_events {
+            self.with_own_info(current, |info| info.mask_upcalls());
         }
     }
 
@@ -240,10 +235,7 @@ impl<M: Machine> Hypervisor<M> {
             let Some(current) = cpu.current.as_mut() else {
                 return;
             };
-            let wanted = current
-                .vcpu()
-                .and_then(|vcpu| self.with_info(vcpu, |info| info.upcall_wanted()));
-            if wanted != Some(true) {
+            if self.with_own_info(current, |info| info.upcall_wanted()) != Some(true) {
                 return;
             }
             let callback = current.context.event_callback;
@@ -286,15 +278,7 @@ impl<M: Machine> Hypervisor<M> {
             self.crash(current, regs, Fatal::ImpossibleMode);
         }
         // Should the registers be loaded again, by whatever way, they give nothing away.
-        let Regs {
-            rip,
-            cs,
-            rflags,
-            rsp,
-            ss,
-            ..
-        } = *regs;
-        regs.return_to(rip, cs, rflags, rsp, ss);
+        regs.confine();
     }
 
     /// Ends the running domain for what it did, and says so with its registers and the way that it came.

@@ -27,7 +27,7 @@ pub(super) fn register_runstate_memory_area<M: Machine>(call: &mut Call<'_, M>) 
     let vcpu = named(call)?;
     let RegisterArea { va } = call.read(call.arg::<2>())?;
     let memory = &call.hv.memory;
-    let root = call.current.context.kernel_root;
+    let root = call.current.context.roots.kernel();
     let mut work = Work::portion();
     let area = RunstateArea::hold(memory, call.domain().id, root, va, &mut work)?;
     // Under the lock: whoever shows the times meanwhile shows them at the old place, and is done with it.
@@ -68,6 +68,9 @@ pub(super) fn register_vcpu_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     }
     moved?;
     call.hv.write_clock(vcpu);
+    if vcpu.id == call.current.vcpu {
+        call.current.context.info = place.maddr();
+    }
     Ok(0)
 }
 

@@ -46,7 +46,7 @@ fn index(maddr: u64) -> usize {
 
 pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let [va, new, flags] = [call.arg::<0>(), call.arg::<1>(), call.arg::<2>()];
-    let root = call.current.context.kernel_root;
+    let root = call.current.context.roots.kernel();
     let owner = call.domain().id;
     call.hv
         .memory
@@ -105,12 +105,12 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 /// Changes the page tables that the calling vCPU's kernel runs on.
 fn new_root<M: Machine>(call: &mut Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
     let memory = &call.hv.memory;
-    let old = call.current.context.kernel_root;
+    let old = call.current.context.roots.kernel();
     if root != old {
         if !mutant!(UncountedRoot) {
             get_root(call, root, work)?;
         }
-        call.current.context.kernel_root = root;
+        call.current.context.roots.set_kernel(root);
     }
     // The same again asks for no more than that its translations be forgotten.
     memory.machine().load_root(root);
@@ -127,14 +127,14 @@ fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work)
     } else {
         Some(Mfn::new(root).ok_or(Errno::Inval)?)
     };
-    let old = call.current.context.user_root;
+    let old = call.current.context.roots.user();
     if root == old {
         return Ok(());
     }
     if let Some(root) = root {
         get_root(call, root, work)?;
     }
-    call.current.context.user_root = root;
+    call.current.context.roots.set_user(root);
     if let Some(old) = old.filter(|_| !mutant!(LostPutOnUserRoot)) {
         call.hv.memory.put_as(old, work);
     }

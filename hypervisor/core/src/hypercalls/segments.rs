@@ -81,7 +81,7 @@ pub(super) fn set_ldt<M: Machine>(
     for page in 0..usize::from(entries).div_ceil(DESCRIPTORS_PER_PAGE) as u64 {
         let at = va.wrapping_add(page << layout::PAGE_SHIFT);
         taken = memory
-            .frame_at(context.kernel_root, at)
+            .frame_at(context.roots.kernel(), at)
             .and_then(|mfn| {
                 memory.get_as(mfn, call.current.domain.id, Kind::Segments, work)?;
                 // There is room for as many as were let through.

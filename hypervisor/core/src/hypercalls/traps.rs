@@ -3,9 +3,9 @@
 use super::{Answer, BUDGET, Call};
 use crate::machine::Machine;
 use crate::traps::{Exception, Fatal};
-use crate::vcpu::{Callback, Regs, is_entry_point};
+use crate::vcpu::{Callback, flags, is_entry_point};
 use bulkhead_abi::callback::{CALLBACK_MASK_EVENTS, CallbackRegister, CallbackType, CallbackUnregister};
-use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, VGCF_IN_SYSCALL, Vector};
+use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, Vector};
 use bulkhead_abi::{Errno, Record, layout};
 
 pub(super) fn set_trap_table<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -123,15 +123,9 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     if !is_to_user && !is_canonical || is_to_user && call.hv.cross_to_user(call.current).is_err() {
         return Ok(crash(call));
     }
-    let events_masked = frame.rflags & Regs::FLAG_IF == 0;
-    call.regs
-        .return_to(frame.rip, frame.cs, frame.rflags, frame.rsp, frame.ss);
-    if frame.flags & VGCF_IN_SYSCALL == 0 {
-        call.regs.r11 = frame.r11;
-        call.regs.rcx = frame.rcx;
-    }
-    let vcpu = call.vcpu()?;
-    call.hv.with_info(vcpu, |info| {
+    call.regs.return_by(&frame);
+    let events_masked = frame.rflags & flags::IF == 0;
+    call.hv.with_own_info(call.current, |info| {
         if events_masked {
             info.mask_upcalls();
         } else {
@@ -139,11 +133,10 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         }
     });
     if !is_canonical {
-        call.regs.rax = frame.rax;
         let fault = Exception::of(Vector::GeneralProtection.raw());
         call.hv.reflect(call.current, call.regs, fault);
     }
-    Ok(frame.rax)
+    Ok(call.regs.rax)
 }
 
 fn crash<M: Machine>(call: &Call<'_, M>) -> u64 {

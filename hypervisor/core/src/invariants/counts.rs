@@ -144,7 +144,7 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
 }
 
 fn count_roots(context: &Context, count: &mut Recount) {
-    for root in [Some(context.kernel_root), context.user_root]
+    for root in [Some(context.roots.kernel()), context.roots.user()]
         .into_iter()
         .flatten()
     {

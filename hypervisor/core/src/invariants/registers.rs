@@ -1,6 +1,6 @@
 //! No registers that a guest goes on with raise its privilege, and no program runs without tables of its own.
 
-use crate::vcpu::regs::flags;
+use crate::vcpu::flags;
 use crate::vcpu::{Context, Mode, Regs};
 use bulkhead_abi::layout;
 
@@ -20,7 +20,7 @@ pub(crate) fn check(regs: &Regs) {
 
 /// A vCPU's state, whether it runs or rests.
 pub(super) fn check_context(context: &Context) {
-    let has_tables = context.mode == Mode::Kernel || context.user_root.is_some();
+    let has_tables = context.mode == Mode::Kernel || context.roots.user().is_some();
     assert!(has_tables, "a program runs and has no tables");
     let [event, failsafe, syscall] = [
         context.event_callback,

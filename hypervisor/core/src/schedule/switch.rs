@@ -99,6 +99,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.end_poll(&current);
         if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
+            current.context.info = vcpu.info().maddr();
             if current.context.clock_written_for != Some(cpu.id()) {
                 current.context.clock_written_for = Some(cpu.id());
                 self.write_clock(vcpu);

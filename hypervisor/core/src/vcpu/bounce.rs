@@ -77,7 +77,7 @@ pub fn bounce(
         Mode::User => regs.cs & 0xffff | 3,
     };
     let saved_mask = u64::from(events_masked) << 32;
-    let visible_flags = regs.rflags & 0xffff_ffff & !(flags::IOPL | flags::IF);
+    let visible_flags = regs.rflags & flags::VISIBLE;
     let virtual_if = if events_masked { 0 } else { flags::IF };
 
     let mut words = [0; 8];
@@ -102,13 +102,16 @@ pub fn bounce(
     if !layout::is_guest_range(address, size) || !layout::is_canonical(address) {
         return Err(BadStack(top));
     }
-    let cleared = flags::AC | flags::VM | flags::RF | flags::NT | flags::TF;
+    let rflags = regs.rflags & !flags::CLEARED | flags::ALWAYS;
     let entered = Regs {
         rip: handler.address,
         cs: u64::from(selectors::FLAT_RING3_CS64),
-        rflags: regs.rflags & !cleared | flags::IF | flags::FIXED,
+        rflags,
         rsp: address,
         ss: u64::from(selectors::FLAT_RING3_SS),
+        // What SYSRET leaves there, which is the quick way in. The handler pops the guest's from the frame.
+        rcx: handler.address,
+        r11: rflags,
         ..*regs
     };
     Ok((Frame { address, words, len }, entered))
@@ -154,7 +157,10 @@ mod tests {
             [0xc, 0x11, regs.rip, 0xe030, 0x1_0346, regs.rsp, 0xe02b]
         );
         assert_eq!((entered.rip, entered.rsp), (HANDLER.address, frame.address));
-        assert_eq!((entered.rax, entered.rcx, entered.r11), (0xa, 0xc, 0x11));
+        assert_eq!(
+            (entered.rax, entered.rcx, entered.r11),
+            (0xa, HANDLER.address, 0x246)
+        );
         assert_eq!(entered.rflags, 0x246, "resume and trap flags are gone");
     }
 

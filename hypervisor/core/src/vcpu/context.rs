@@ -1,7 +1,7 @@
 //! Everything that is needed to run a vCPU.
 
 use super::descriptors::{GdtFrames, Ldt};
-use super::{DebugRegisters, Fpu, Gates, Meter, Regs};
+use super::{DebugRegisters, Fpu, Gates, Meter, Regs, Roots};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use bulkhead_abi::layout;
@@ -9,6 +9,7 @@ use bulkhead_abi::selectors;
 
 /// Which half of a guest runs. Both run in ring 3; their page tables differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
     /// The guest's kernel.
     Kernel,
@@ -113,10 +114,10 @@ pub struct Context {
     pub segments: Segments,
     /// Which half of the guest runs.
     pub mode: Mode,
-    /// The guest kernel's level 4 table; this holds a reference to it and a use of it.
-    pub kernel_root: Mfn,
-    /// The level 4 table for its programs, if it has one; likewise held.
-    pub user_root: Option<Mfn>,
+    /// The level 4 tables of both.
+    pub roots: Roots,
+    /// The machine address of its `vcpu_info`, while it runs.
+    pub info: u64,
     /// Stack that the guest kernel is entered on from user mode: selector and pointer.
     pub kernel_stack: (u16, u64),
     /// The root of tables that a call of this vCPU let go of, and that are not all taken down. It is not held.
@@ -165,13 +166,13 @@ impl Context {
                 rsi,
                 cs: u64::from(selectors::FLAT_RING3_CS64),
                 ss: u64::from(ss),
-                rflags: super::regs::flags::IF | super::regs::flags::FIXED,
+                rflags: super::flags::ALWAYS,
                 ..Regs::default()
             },
             segments: Segments::default(),
             mode: Mode::Kernel,
-            kernel_root,
-            user_root: None,
+            roots: Roots::new(kernel_root, None),
+            info: 0,
             remains: None,
             kernel_stack: (ss, rsp),
             gdt: GdtFrames::new(),
@@ -192,13 +193,10 @@ impl Context {
         }
     }
 
-    /// The level 4 table that is in force while it runs: its programs' or its kernel's. No program runs without tables of its own.
+    /// The level 4 table that is in force while it runs: its programs' or its kernel's.
     #[must_use]
     pub fn root(&self) -> Mfn {
-        match self.mode {
-            Mode::Kernel => self.kernel_root,
-            Mode::User => self.user_root.unwrap_or(self.kernel_root),
-        }
+        self.roots.of(self.mode)
     }
 }
 

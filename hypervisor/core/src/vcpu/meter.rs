@@ -1,4 +1,7 @@
 //! Where a vCPU's time goes: its programs, its kernel, the hypervisor.
+//!
+//! A [crossing](crate::crossing) that the entry code makes by itself is a single mark ([`Meter::cross`]): the little that the hypervisor
+//! does for it counts for the half that is left, up to the mark, and for the half that is entered.
 
 use super::Mode;
 
@@ -20,8 +23,8 @@ pub type Spent = [u64; 3];
 /// A vCPU's stop watch, which is always on one of the accounts while the vCPU has a CPU.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
-    since: u64,
-    spent: Spent,
+    pub(super) since: u64,
+    pub(super) spent: Spent,
 }
 
 impl Meter {
@@ -46,6 +49,11 @@ impl Meter {
     #[inline]
     pub fn stop(&mut self, now: u64) {
         self.charge(Account::Hypervisor, now);
+    }
+
+    /// The guest ran until now, in `mode`, and its other half runs from now on. The entry code does the same.
+    pub fn cross(&mut self, mode: Mode, now: u64) {
+        self.enter(mode, now);
     }
 
     #[inline]

@@ -18,7 +18,9 @@ pub mod descriptors;
 pub(crate) mod fpu;
 pub mod gates;
 pub mod meter;
-pub(crate) mod regs;
+pub mod offsets;
+mod regs;
+mod roots;
 mod runstate;
 
 pub use area::Area;
@@ -27,7 +29,8 @@ pub use debug::{Breakpoints, DebugRegisters};
 pub use fpu::{Fpu, FpuState};
 pub use gates::Gates;
 pub use meter::{Meter, Spent};
-pub use regs::Regs;
+pub use regs::{Regs, flags};
+pub use roots::Roots;
 pub use runstate::History;
 
 use crate::frames::Mfn;
@@ -74,6 +77,23 @@ pub struct InfoPlace {
     pub frame: Mfn,
     /// The record's first word in the frame; a multiple of eight words is not required.
     pub word: u16,
+}
+
+impl InfoPlace {
+    /// The place at machine address `maddr`, a multiple of eight.
+    #[must_use]
+    pub fn at(maddr: u64) -> Self {
+        Self {
+            frame: Mfn::from_maddr(maddr),
+            word: u16::try_from(maddr >> 3 & 0x1ff).unwrap_or(0),
+        }
+    }
+
+    /// The machine address of the record.
+    #[must_use]
+    pub const fn maddr(self) -> u64 {
+        self.frame.maddr() | (self.word as u64) << 3
+    }
 }
 
 impl Vcpu {

@@ -1,5 +1,6 @@
 //! The registers of an interrupted guest, in the ABI's order.
 
+use bulkhead_abi::trap::{IretFrame, VGCF_IN_SYSCALL};
 use core::fmt;
 
 /// A guest's general registers and where it was, as the entry code saves them on the CPU's stack.
@@ -41,9 +42,6 @@ impl Regs {
     /// What stands in [`Regs::entry_vector`] after a SYSCALL: no vector has this number.
     pub const HYPERCALL: u32 = 0x100;
 
-    /// The interrupt flag: what a guest puts there when it returns says whether events are masked.
-    pub(crate) const FLAG_IF: u64 = flags::IF;
-
     /// Whether the flags are such as no guest's can be: with rights over ports, or in virtual 8086 mode, which 64-bit CPUs do not have.
     ///
     /// Under QEMU (7.2 and later), an IRET of 32 bits in ring 3 loads a stack's flags with the VM bit, and with them any code selector,
@@ -51,45 +49,67 @@ impl Regs {
     #[must_use]
     #[inline]
     pub const fn is_impossible(&self) -> bool {
-        self.rflags & (flags::VM | flags::IOPL) != 0
+        self.rflags & flags::IMPOSSIBLE != 0
     }
 
-    /// Goes on where a guest says. Its privilege stays what it is: selectors are forced to ring 3, and of the flags it
-    /// gets only those that are its own to choose. `rip` must be canonical.
-    pub(crate) fn return_to(&mut self, rip: u64, cs: u64, rflags: u64, rsp: u64, ss: u64) {
-        self.rip = rip;
-        self.cs = cs & 0xffff | 3;
+    /// Takes all privilege away: selectors are forced to ring 3, and of the flags stay only those that are a guest's to choose.
+    pub(crate) fn confine(&mut self) {
+        self.cs = self.cs & 0xffff | 3;
         let allowed = if mutant!(FlagsAsAsked) {
             u64::MAX
         } else {
             flags::GUEST
         };
-        self.rflags = rflags & allowed | flags::IF | flags::FIXED;
-        self.rsp = rsp;
-        self.ss = ss & 0xffff | 3;
+        self.rflags = self.rflags & allowed | flags::ALWAYS;
+        self.ss = self.ss & 0xffff | 3;
+    }
+
+    /// Goes on where a frame of a guest kernel's says, [without privilege](Regs::confine).
+    pub fn return_by(&mut self, frame: &IretFrame) {
+        self.rip = frame.rip;
+        self.cs = frame.cs;
+        self.rflags = frame.rflags;
+        self.rsp = frame.rsp;
+        self.ss = frame.ss;
+        self.rax = frame.rax;
+        self.confine();
+        // As SYSRET leaves them, or as the frame has them.
+        (self.rcx, self.r11) = if frame.flags & VGCF_IN_SYSCALL == 0 {
+            (frame.rcx, frame.r11)
+        } else {
+            (self.rip, self.rflags)
+        };
     }
 }
 
 /// The flag register's bits that the hypervisor deals in (Intel SDM vol. 1, section 3.4.3).
-pub(crate) mod flags {
+pub mod flags {
     /// Single step.
-    pub(crate) const TF: u64 = 1 << 8;
+    pub const TF: u64 = 1 << 8;
     /// Interrupts are taken. In hardware always set while a guest runs.
-    pub(crate) const IF: u64 = 1 << 9;
+    pub const IF: u64 = 1 << 9;
     /// I/O privilege level.
-    pub(crate) const IOPL: u64 = 3 << 12;
+    pub const IOPL: u64 = 3 << 12;
     /// Nested task.
-    pub(crate) const NT: u64 = 1 << 14;
+    pub const NT: u64 = 1 << 14;
     /// Resume: no breakpoint at the next instruction.
-    pub(crate) const RF: u64 = 1 << 16;
+    pub const RF: u64 = 1 << 16;
     /// Virtual 8086 mode.
-    pub(crate) const VM: u64 = 1 << 17;
+    pub const VM: u64 = 1 << 17;
     /// Alignment check.
-    pub(crate) const AC: u64 = 1 << 18;
+    pub const AC: u64 = 1 << 18;
     /// What a guest may choose: the arithmetic flags, TF, DF, AC, RF, ID.
-    pub(crate) const GUEST: u64 = 0xcd5 | TF | RF | AC | 1 << 21;
+    pub const GUEST: u64 = 0xcd5 | TF | RF | AC | 1 << 21;
     /// The bit that always reads one.
-    pub(crate) const FIXED: u64 = 1 << 1;
+    pub const FIXED: u64 = 1 << 1;
+    /// What is set while a guest runs, whatever it chooses.
+    pub const ALWAYS: u64 = IF | FIXED;
+    /// What a guest's kernel is shown of those that it interrupts, as they are. The interrupt flag says instead whether events were masked.
+    pub const VISIBLE: u64 = 0xffff_ffff & !(IOPL | IF);
+    /// What no guest's can be: see [`Regs::is_impossible`](super::Regs::is_impossible).
+    pub const IMPOSSIBLE: u64 = VM | IOPL;
+    /// What is cleared when a guest's kernel is entered.
+    pub const CLEARED: u64 = AC | VM | RF | NT | TF;
 }
 
 impl Regs {

@@ -8,7 +8,7 @@ use bulkhead_core::vcpu::Regs;
 use x86_64::registers::control::Cr2;
 
 use super::info::CpuInfo;
-use super::{guest_memory, info, stubs};
+use super::{crossing, guest_memory, info, stubs};
 use crate::cpu::debug;
 use crate::hw::hypervisor;
 use crate::{apic, panic};
@@ -24,9 +24,20 @@ fn entered_from_guest() -> &'static mut CpuInfo {
     unsafe { &mut *info::this() }
 }
 
-/// A hypercall. The registers are in the CPU's record.
+/// The last thing before a guest goes on.
+#[inline]
+fn leave(record: &mut CpuInfo) {
+    let CpuInfo {
+        regs, core, context, ..
+    } = record;
+    hypervisor().leave(core, regs);
+    *context = core.context();
+}
+
+/// A hypercall, or a system call that is not quick. The registers are in the CPU's record.
 pub(super) extern "C" fn guest_hypercall() {
-    let CpuInfo { regs, core, .. } = entered_from_guest();
+    let record = entered_from_guest();
+    let CpuInfo { regs, core, .. } = record;
     let hypervisor = hypervisor();
     hypervisor.enter_hypervisor(core);
     if regs.is_impossible() {
@@ -34,7 +45,7 @@ pub(super) extern "C" fn guest_hypercall() {
     } else {
         hypervisor.hypercall(core, regs);
     }
-    hypervisor.leave(core, regs);
+    leave(record);
 }
 
 /// An exception or interrupt while a guest ran. The registers are in the CPU's record.
@@ -75,7 +86,7 @@ fn trapped(record: &mut CpuInfo, address: u64) {
             }
         }
     }
-    hypervisor.leave(core, regs);
+    leave(record);
 }
 
 /// An exception or interrupt while the hypervisor ran. Returns the registers to go on with.
@@ -107,7 +118,7 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
         Some(Vector::MachineCheck | Vector::DoubleFault) => die(regs, address),
         _ => {}
     }
-    if let Some(fixup) = guest_memory::fixup(regs.rip) {
+    if let Some(fixup) = guest_memory::fixup(regs.rip).or_else(|| crossing::fixup(regs.rip)) {
         regs.rip = fixup;
         return frame;
     }
@@ -120,7 +131,8 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
 /// The CPU refused to return to the guest: its selectors are bad. `general` has the guest's general registers, and its
 /// stack pointer shows what the CPU should have loaded.
 fn failed_return(general: Regs) -> *mut Regs {
-    let CpuInfo { regs, core, .. } = entered_from_guest();
+    let record = entered_from_guest();
+    let CpuInfo { regs, core, .. } = record;
     // What was to be loaded is still in its place, at the end of the record; the rest was saved again by the fault, lower down
     // and over the first fields.
     *regs = Regs {
@@ -131,10 +143,9 @@ fn failed_return(general: Regs) -> *mut Regs {
         ss: regs.ss,
         ..general
     };
-    let hypervisor = hypervisor();
-    hypervisor.failed_return(core, regs);
-    hypervisor.leave(core, regs);
-    regs
+    hypervisor().failed_return(core, regs);
+    leave(record);
+    &raw mut record.regs
 }
 
 /// The frame says ring 0, and has flags that the hypervisor never has: it is a guest's after all.
@@ -188,7 +199,7 @@ impl fmt::Display for Fatal<'_> {
 pub(crate) fn run_guests() -> ! {
     // SAFETY: this CPU has its record and meets its first guest here: nothing else refers to the record.
     let record = unsafe { &mut *info::this() };
-    hypervisor().leave(&mut record.core, &mut record.regs);
+    leave(record);
     // SAFETY: `leave` put a guest's registers there, and this function's stack is not needed any more.
     unsafe { stubs::start_guest(&raw const record.regs) }
 }

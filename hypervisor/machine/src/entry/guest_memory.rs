@@ -107,7 +107,7 @@ pub(crate) unsafe fn load_selectors(ds: u16, es: u16, fs: u16, gs: u16) -> bool 
 }
 
 /// Whether ring 0 must say so before it touches guest memory.
-static SMAP: AtomicBool = AtomicBool::new(false);
+pub(super) static SMAP: AtomicBool = AtomicBool::new(false);
 
 /// SMAP is in force on all CPUs.
 pub(crate) fn use_smap() {

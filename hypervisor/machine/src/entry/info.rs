@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use bulkhead_core::Cpu;
-use bulkhead_core::vcpu::Regs;
+use bulkhead_core::vcpu::{Context, Regs};
 use bulkhead_machine::layout::{STACK_STRIDE, Stack};
 use x86_64::structures::tss::TaskStateSegment;
 
@@ -14,10 +14,14 @@ use crate::cpu::stack::CPU_INFO_SIZE;
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub(crate) struct CpuInfo {
-    /// Makes the end of `regs` a multiple of 16: the CPU aligns its stack pointer to that before it pushes.
-    align: u64,
+    /// For the crossings. Makes the end of `regs` a multiple of 16: the CPU aligns its stack pointer to that before it pushes.
+    kept_rcx: u64,
     /// The interrupted guest's registers. Its end is where an interrupt from ring 3 starts to push.
     pub(crate) regs: Regs,
+    /// For the crossings.
+    kept_r11: u64,
+    /// The state of the vCPU that runs, for the crossings. Set whenever a guest goes on.
+    pub(super) context: *mut Context,
     /// What the core knows of this CPU.
     pub(crate) core: Cpu,
     /// Tells the hardware which stacks to use.
@@ -34,12 +38,25 @@ pub(super) const ENTRY_OFFSET: u64 = INFO_OFFSET + (offset_of!(CpuInfo, regs) + 
 
 const _: () = assert!(ENTRY_OFFSET.is_multiple_of(16));
 
+/// Where a field of the record lies, seen from `regs`.
+const fn from_regs(offset: usize) -> isize {
+    offset.wrapping_sub(offset_of!(CpuInfo, regs)).cast_signed()
+}
+/// The pointer to the running context.
+pub(super) const CONTEXT: isize = from_regs(offset_of!(CpuInfo, context));
+/// A free word.
+pub(super) const KEPT_RCX: isize = from_regs(offset_of!(CpuInfo, kept_rcx));
+/// Another.
+pub(super) const KEPT_R11: isize = from_regs(offset_of!(CpuInfo, kept_r11));
+
 impl CpuInfo {
     /// The record of CPU `cpu` before it has run anything.
     pub(super) fn new(core: Cpu, tss: TaskStateSegment) -> Self {
         Self {
-            align: 0,
+            kept_rcx: 0,
             regs: Regs::default(),
+            kept_r11: 0,
+            context: core::ptr::null_mut(),
             core,
             tss,
         }

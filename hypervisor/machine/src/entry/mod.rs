@@ -4,6 +4,7 @@
 //!   the stack pointer. Guests own the GS base, so nothing here uses it.
 //! - [`tables`]: the descriptor tables that decide where the CPU goes.
 //! - [`stubs`]: the first and last instructions.
+//! - [`crossing`]: what goes by without Rust.
 //! - [`dispatch`]: what they call.
 //! - [`guest_memory`]: copies that may fault.
 //! - [`ring3`]: an experiment at boot, before there are guests: can ring 3 be entered without the hypervisor?
@@ -11,6 +12,7 @@
 //! A guest's registers lie in the record while the hypervisor works for it. There is one stack for all guests of a CPU:
 //! to run another, the hypervisor exchanges the registers and returns.
 
+mod crossing;
 pub(crate) mod dispatch;
 pub(crate) mod guest_memory;
 pub(crate) mod info;

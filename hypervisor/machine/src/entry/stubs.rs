@@ -4,7 +4,8 @@
 //!
 //! - from a guest, by interrupt or exception: the CPU starts to push at the end of [`CpuInfo`]'s `regs`, so that the
 //!   frame *is* that field;
-//! - from a guest, by SYSCALL: the CPU changes no stack. Each CPU has a stub of its own, which knows its stack's address;
+//! - from a guest, by SYSCALL: the CPU changes no stack. Each CPU has a stub of its own, which knows its record's address. Here
+//!   [`crossing`](super::crossing) comes first: what goes by without Rust has only some of the registers saved;
 //! - from a guest, on an interrupt stack (NMI, debug, machine check): the frame is copied to the field first, because what
 //!   follows may switch guests;
 //! - from the hypervisor itself: the frame is where its stack was.
@@ -65,8 +66,8 @@ pub(super) unsafe fn start_guest(regs: *const Regs) -> ! {
     unsafe { enter_guest(regs) }
 }
 
-/// Where SYSCALL's stub of CPU 0 keeps the guest's stack pointer.
-const RSP_SLOT: u64 = STACKS + ENTRY_OFFSET - (size_of::<Regs>() - offset_of!(Regs, rsp)) as u64;
+/// The registers in the record of CPU 0, where its SYSCALL stub keeps them.
+const SYSCALL_REGS: u64 = STACKS + ENTRY_OFFSET - size_of::<Regs>() as u64;
 
 global_asm!(
     ".text",
@@ -154,22 +155,26 @@ global_asm!(
     ".set cpu, 0",
     ".rept {MAX_CPUS}",
     ".balign {SYSCALL_STUB_SIZE}",
-    "mov [rip + syscall_rsp_slot + cpu * {STACK_STRIDE}], rsp",
-    "lea rsp, [rip + syscall_rsp_slot + cpu * {STACK_STRIDE}]",
-    "jmp enter_by_syscall",
+    "mov [rip + syscall_regs + {RSP} + cpu * {STACK_STRIDE}], rsp",
+    "lea rsp, [rip + syscall_regs + cpu * {STACK_STRIDE}]",
+    "jmp crossing_enter",
     ".set cpu, cpu + 1",
     ".endr",
     ".balign {SYSCALL_STUB_SIZE}",
 
-    "enter_by_syscall:",
-    "mov qword ptr [rsp + 8], {GUEST_SS}",
-    "push r11",
-    "push {GUEST_CS}",
-    "push rcx",
-    "sub rsp, 8",
-    "mov dword ptr [rsp], 0",
-    "mov dword ptr [rsp + 4], {HYPERCALL}",
-    "save_registers",
+    // What does not go by without Rust. rsp points to the record's registers; rbx is saved.
+    ".globl crossing_slow",
+    "crossing_slow:",
+    "mov qword ptr [rsp + {SS}], {GUEST_SS}",
+    "mov [rsp + {RFLAGS}], r11",
+    "mov qword ptr [rsp + {CS}], {GUEST_CS}",
+    "mov [rsp + {RIP}], rcx",
+    "mov dword ptr [rsp + {ERROR_CODE}], 0",
+    "mov dword ptr [rsp + {VECTOR}], {HYPERCALL}",
+    "mov [rsp + {RDI}], rdi", "mov [rsp + {RSI}], rsi", "mov [rsp + {RDX}], rdx", "mov [rsp + {RCX}], rcx",
+    "mov [rsp + {RAX}], rax", "mov [rsp + {R8}], r8", "mov [rsp + {R9}], r9", "mov [rsp + {R10}], r10",
+    "mov [rsp + {R11}], r11", "mov [rsp + {RBP}], rbp", "mov [rsp + {R12}], r12", "mov [rsp + {R13}], r13",
+    "mov [rsp + {R14}], r14", "mov [rsp + {R15}], r15",
     "xor ebp, ebp",
     "sub rsp, 8",
     "call {guest_hypercall}",
@@ -202,7 +207,9 @@ global_asm!(
     "mov r11, [rsp + {R11}]",
     "add rsp, {RIP}",
     ".globl guest_iret",
+    ".globl crossing_iret",
     "guest_iret:",
+    "crossing_iret:",
     "iretq",
 
     ".globl enter_guest",
@@ -210,13 +217,15 @@ global_asm!(
     "mov rsp, rdi",
     "jmp leave",
 
-    ".set syscall_rsp_slot, {RSP_SLOT}",
+    ".set syscall_regs, {SYSCALL_REGS}",
     VECTOR_STUB_SIZE = const VECTOR_STUB_SIZE,
     SYSCALL_STUB_SIZE = const SYSCALL_STUB_SIZE,
     MAX_CPUS = const MAX_CPUS,
     STACK_STRIDE = const STACK_STRIDE,
     ENTRY_OFFSET = const ENTRY_OFFSET,
-    RSP_SLOT = const RSP_SLOT,
+    SYSCALL_REGS = const SYSCALL_REGS,
+    ERROR_CODE = const offset_of!(Regs, error_code),
+    VECTOR = const offset_of!(Regs, entry_vector),
     REGS_SIZE = const size_of::<Regs>(),
     HYPERCALL = const Regs::HYPERCALL,
     GUEST_CS = const selectors::FLAT_RING3_CS64,

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod clock;
 pub mod command_line;
+pub mod crossing;
 pub mod firmware;
 pub mod memory_map;
 pub mod ranges;

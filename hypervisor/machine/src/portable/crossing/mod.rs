@@ -1,0 +1,318 @@
+//! The crossings between a guest's kernel and its programs that go by without Rust, as assembly.
+//!
+//! A program's SYSCALL and the kernel's `iret` are most of what a busy guest asks for. When nothing about one is unusual, the code here
+//! does what [`bulkhead_core`] would: its model is `bounce` and `Regs::return_by`, and the tests hold it against the model on the
+//! host, for which the privileged instructions are parameters. Whatever is unusual is left to Rust, as if nothing had
+//! happened: flags that no guest can have, no callback, a stack in the hypervisor's range or not mapped, an event to be delivered, an address that no CPU goes to, no
+//! tables for programs.
+//!
+//! Nothing else is looked at on the way. That is enough: whoever wants this CPU to do something else, or raises an event for its
+//! vCPU, interrupts it, and the interrupt is taken in the guest.
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod numbers;
+#[cfg(test)]
+mod tests;
+
+/// The code, as one `global_asm!`.
+///
+/// In, at `crossing_enter`: as SYSCALL leaves it (rcx rip, r11 flags, interrupts off), but for rsp, which points to the CPU's [`Regs`], where
+/// the guest's is in its field already. Goes on at
+///
+/// - `crossing_slow`, for Rust: registers as at `crossing_enter`, but that rbx is saved;
+/// - SYSRET;
+/// - `crossing_iret`, with rsp at the five words of the frame: IRET.
+///
+/// The first argument are lines that define the macros `load_root` (of a register), `swap_gs`, `allow_guest_memory`,
+/// `forbid_guest_memory` (both keep all registers), `return_by_sysret`. Then come operands: `CONTEXT`, `KEPT_RCX`, `KEPT_R11` are offsets from the
+/// registers, of the pointer to the running [`Context`] and of two free words; `FRAMES` is where machine address 0 is shown.
+///
+/// Instructions that may fault on the guest's account lie from `crossing_call_start` to before `crossing_call_end`, to go on at
+/// `crossing_call_fixup`, and from `crossing_return_start` to before `crossing_return_end`, to go on at `crossing_return_fixup`.
+///
+/// [`Regs`]: bulkhead_core::vcpu::Regs
+/// [`Context`]: bulkhead_core::vcpu::Context
+#[macro_export]
+macro_rules! crossing_code {
+    ({ $($define:literal,)* } $($operands:tt)*) => {
+        ::core::arch::global_asm!(
+            ".text",
+            $($define,)*
+            // Goes elsewhere if not all of the bytes from `at` on are a guest's to have. Changes rax.
+            ".macro check_guest_range at, size, elsewhere",
+            "mov rax, \\at",
+            "shr rax, 47",
+            "jz 2f",
+            "mov rax, {HYPERVISOR_END}",
+            "cmp \\at, rax",
+            "jb \\elsewhere",
+            "cmp \\at, -\\size",
+            "jae \\elsewhere",
+            "2:",
+            ".endm",
+            // Charges the time until now to an account. Changes rax and rdx.
+            ".macro mark account",
+            "rdtsc",
+            "shl rdx, 32",
+            "or rdx, rax",
+            "mov rax, rdx",
+            "sub rax, [rbx + {METER_SINCE}]",
+            "jb 2f",
+            "add [rbx + \\account], rax",
+            "2:",
+            "mov [rbx + {METER_SINCE}], rdx",
+            ".endm",
+
+            ".globl crossing_enter",
+            "crossing_enter:",
+            "mov [rsp + {RBX}], rbx",
+            "mov rbx, [rsp + {CONTEXT}]",
+            "cmp byte ptr [rbx + {MODE}], {KERNEL}",
+            "je 20f",
+            "test r11d, {IMPOSSIBLE}",
+            "jnz crossing_slow",
+
+            // A program's system call. rdx: the frame on the kernel's stack; rdi: the flags of vcpu_info.
+            "mov [rsp + {RDI}], rdi",
+            "mov [rsp + {RDX}], rdx",
+            "mov [rsp + {RAX}], rax",
+            "mov [rsp + {KEPT_RCX}], rcx",
+            "mov rdx, [rbx + {KERNEL_SP}]",
+            "and rdx, -16",
+            "sub rdx, {FRAME_SIZE}",
+            "check_guest_range rdx, {FRAME_SIZE}, 32f",
+            "cmp qword ptr [rbx + {SYSCALL_CALLBACK}], 0",
+            "je 32f",
+            "mov rdi, {FRAMES}",
+            "add rdi, [rbx + {INFO}]",
+            "mov rax, [rbx + {KERNEL_ROOT}]",
+            "load_root rax",
+            "swap_gs",
+            // Upcalls masked or not, and nothing else.
+            "movzx eax, word ptr [rdi]",
+            "test eax, {NOT_MASKED}",
+            "jnz 31f",
+            "allow_guest_memory",
+            ".globl crossing_call_start",
+            "crossing_call_start:",
+            "mov [rdx + {FRAME_RIP}], rcx",
+            "mov [rdx + {FRAME_RCX}], rcx",
+            "mov [rdx + {FRAME_R11}], r11",
+            "mov ecx, r11d",
+            "and ecx, {VISIBLE}",
+            // Bit 8 says that events are masked: upside down and one further it is the interrupt flag, and 24 further its place in cs.
+            "xor eax, {MASKED}",
+            "lea ecx, [rcx + 2 * rax]",
+            "xor eax, {MASKED}",
+            "mov [rdx + {FRAME_RFLAGS}], rcx",
+            "shl rax, 24",
+            "add rax, {CS64}",
+            "mov [rdx + {FRAME_CS}], rax",
+            "mov rax, [rsp + {RSP}]",
+            "mov [rdx + {FRAME_RSP}], rax",
+            "mov qword ptr [rdx + {FRAME_SS}], {SS64}",
+            ".globl crossing_call_end",
+            "crossing_call_end:",
+            "forbid_guest_memory",
+            "mov al, [rbx + {SYSCALL_MASKS}]",
+            "or [rdi + 1], al",
+            "mov byte ptr [rbx + {MODE}], {KERNEL}",
+            "mov [rsp + {RSP}], rdx",
+            "mark {METER_USER}",
+            "and r11, {ENTERED}",
+            "or r11, {ALWAYS}",
+            "mov rcx, [rbx + {SYSCALL_CALLBACK}]",
+            "mov rax, [rsp + {RAX}]",
+            "mov rdx, [rsp + {RDX}]",
+            "mov rdi, [rsp + {RDI}]",
+            "mov rbx, [rsp + {RBX}]",
+            "mov rsp, [rsp + {RSP}]",
+            "return_by_sysret",
+
+            ".globl crossing_call_fixup",
+            "crossing_call_fixup:",
+            "forbid_guest_memory",
+            "31:",
+            "mov rax, [rbx + {USER_ROOT}]",
+            "load_root rax",
+            "swap_gs",
+            "32:",
+            "mov rdi, [rsp + {RDI}]",
+            "mov rdx, [rsp + {RDX}]",
+            "mov rax, [rsp + {RAX}]",
+            "mov rcx, [rsp + {KEPT_RCX}]",
+            "jmp crossing_slow",
+
+            // A hypercall. For `iret`, rdx: its frame; rdi: the flags of vcpu_info.
+            "20:",
+            "cmp rax, {IRET}",
+            "jne crossing_slow",
+            "test r11d, {IMPOSSIBLE}",
+            "jnz crossing_slow",
+            "mov [rsp + {RDI}], rdi",
+            "mov [rsp + {RDX}], rdx",
+            "mov [rsp + {KEPT_RCX}], rcx",
+            "mov [rsp + {KEPT_R11}], r11",
+            "mov rdx, [rsp + {RSP}]",
+            "check_guest_range rdx, {IRET_SIZE}, 22f",
+            "mov rdi, {FRAMES}",
+            "add rdi, [rbx + {INFO}]",
+            "allow_guest_memory",
+            // Everything is read before anything is changed that Rust would miss.
+            ".globl crossing_return_start",
+            "crossing_return_start:",
+            "mov r11, [rdx + {IRET_RFLAGS}]",
+            "mov rcx, [rdx + {IRET_RIP}]",
+            "mov rax, rcx",
+            "shl rax, 16",
+            "sar rax, 16",
+            "cmp rax, rcx",
+            "jne 21f",
+            // An event that is raised after this look interrupts this CPU.
+            "bt r11d, {IF_BIT}",
+            "jnc 23f",
+            "cmp byte ptr [rdi], 0",
+            "jne 21f",
+            "23:",
+            "mov [rsp + {RIP}], rcx",
+            "mov [rsp + {RFLAGS}], r11",
+            "mov rax, [rdx + {IRET_RAX}]",
+            "mov [rsp + {RAX}], rax",
+            "movzx eax, word ptr [rdx + {IRET_SS}]",
+            "or eax, 3",
+            "mov [rsp + {SS}], rax",
+            "movzx eax, word ptr [rdx + {IRET_CS}]",
+            "test dword ptr [rdx + {IRET_FLAGS}], {IN_SYSCALL}",
+            "jnz 24f",
+            "mov rcx, [rdx + {IRET_RCX}]",
+            "mov r11, [rdx + {IRET_R11}]",
+            "jmp 25f",
+            "24:",
+            "and r11d, {CHOSEN}",
+            "or r11d, {ALWAYS}",
+            "25:",
+            "mov rdx, [rdx + {IRET_RSP}]",
+            ".globl crossing_return_end",
+            "crossing_return_end:",
+            "forbid_guest_memory",
+            "not eax",
+            "test al, 3",
+            "jnz 26f",
+            "cmp qword ptr [rbx + {USER_ROOT}], 0",
+            "je 22f",
+            "26:",
+            "bt dword ptr [rsp + {RFLAGS}], {IF_BIT}",
+            "setnc byte ptr [rdi + 1]",
+            "and qword ptr [rsp + {RFLAGS}], {CHOSEN}",
+            "or qword ptr [rsp + {RFLAGS}], {ALWAYS}",
+            "mov [rsp + {RSP}], rdx",
+            "mov edi, eax",
+            "not edi",
+            "or edi, 3",
+            "mov [rsp + {CS}], rdi",
+            "test al, 3",
+            "jnz 27f",
+            "mov rax, [rbx + {USER_ROOT}]",
+            "load_root rax",
+            "swap_gs",
+            "mov byte ptr [rbx + {MODE}], {USER}",
+            "mark {METER_KERNEL}",
+            "27:",
+            "mov rax, [rsp + {RAX}]",
+            "mov rdx, [rsp + {RDX}]",
+            "mov rdi, [rsp + {RDI}]",
+            "mov rbx, [rsp + {RBX}]",
+            "cmp rcx, [rsp + {RIP}]",
+            "jne 28f",
+            "cmp r11, [rsp + {RFLAGS}]",
+            "jne 28f",
+            "cmp word ptr [rsp + {CS}], {CS64}",
+            "jne 28f",
+            "cmp word ptr [rsp + {SS}], {SS64}",
+            "jne 28f",
+            "mov rsp, [rsp + {RSP}]",
+            "return_by_sysret",
+            "28:",
+            "add rsp, {RIP}",
+            "jmp crossing_iret",
+
+            ".globl crossing_return_fixup",
+            "crossing_return_fixup:",
+            "21:",
+            "forbid_guest_memory",
+            "22:",
+            "mov rdi, [rsp + {RDI}]",
+            "mov rdx, [rsp + {RDX}]",
+            "mov rcx, [rsp + {KEPT_RCX}]",
+            "mov r11, [rsp + {KEPT_R11}]",
+            "mov eax, {IRET}",
+            "jmp crossing_slow",
+
+            $($operands)*
+            RBX = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rbx),
+            RAX = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rax),
+            RDX = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rdx),
+            RDI = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rdi),
+            RIP = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rip),
+            CS = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, cs),
+            RFLAGS = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rflags),
+            RSP = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, rsp),
+            SS = const ::core::mem::offset_of!(::bulkhead_core::vcpu::Regs, ss),
+            MODE = const ::bulkhead_core::vcpu::offsets::MODE,
+            KERNEL = const ::bulkhead_core::vcpu::offsets::KERNEL,
+            USER = const ::bulkhead_core::vcpu::offsets::USER,
+            KERNEL_ROOT = const ::bulkhead_core::vcpu::offsets::KERNEL_ROOT,
+            USER_ROOT = const ::bulkhead_core::vcpu::offsets::USER_ROOT,
+            KERNEL_SP = const ::bulkhead_core::vcpu::offsets::KERNEL_SP,
+            SYSCALL_CALLBACK = const ::bulkhead_core::vcpu::offsets::SYSCALL_CALLBACK,
+            SYSCALL_MASKS = const ::bulkhead_core::vcpu::offsets::SYSCALL_MASKS,
+            INFO = const ::bulkhead_core::vcpu::offsets::INFO,
+            METER_SINCE = const ::bulkhead_core::vcpu::offsets::METER_SINCE,
+            METER_USER = const ::bulkhead_core::vcpu::offsets::METER_USER,
+            METER_KERNEL = const ::bulkhead_core::vcpu::offsets::METER_KERNEL,
+            FRAME_SIZE = const size_of::<::bulkhead_abi::trap::BounceFrame>(),
+            FRAME_RCX = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, rcx),
+            FRAME_R11 = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, r11),
+            FRAME_RIP = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, rip),
+            FRAME_CS = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, cs),
+            FRAME_RFLAGS = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, rflags),
+            FRAME_RSP = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, rsp),
+            FRAME_SS = const ::core::mem::offset_of!(::bulkhead_abi::trap::BounceFrame, ss),
+            IRET_SIZE = const size_of::<::bulkhead_abi::trap::IretFrame>(),
+            IRET_RAX = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, rax),
+            IRET_R11 = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, r11),
+            IRET_RCX = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, rcx),
+            IRET_FLAGS = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, flags),
+            IRET_RIP = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, rip),
+            IRET_CS = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, cs),
+            IRET_RFLAGS = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, rflags),
+            IRET_RSP = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, rsp),
+            IRET_SS = const ::core::mem::offset_of!(::bulkhead_abi::trap::IretFrame, ss),
+            IN_SYSCALL = const ::bulkhead_abi::trap::VGCF_IN_SYSCALL,
+            IRET = const ::bulkhead_abi::Hypercall::Iret.raw(),
+            CS64 = const ::bulkhead_abi::selectors::FLAT_RING3_CS64,
+            SS64 = const ::bulkhead_abi::selectors::FLAT_RING3_SS,
+            HYPERVISOR_END = const ::bulkhead_abi::layout::HYPERVISOR.end,
+            MASKED = const $crate::portable::crossing::MASKED,
+            NOT_MASKED = const 0xffff & !$crate::portable::crossing::MASKED,
+            IF_BIT = const ::bulkhead_core::vcpu::flags::IF.trailing_zeros(),
+            VISIBLE = const $crate::portable::crossing::immediate(::bulkhead_core::vcpu::flags::VISIBLE),
+            ENTERED = const $crate::portable::crossing::immediate(!::bulkhead_core::vcpu::flags::CLEARED),
+            CHOSEN = const ::bulkhead_core::vcpu::flags::GUEST,
+            IMPOSSIBLE = const ::bulkhead_core::vcpu::flags::IMPOSSIBLE,
+            ALWAYS = const ::bulkhead_core::vcpu::flags::ALWAYS,
+        );
+    };
+}
+
+/// In the first word of `vcpu_info`: upcalls are masked, and none is pending.
+pub const MASKED: u32 = 1 << 8;
+
+/// The low half of a mask, as an instruction has it that extends its sign.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is asked for")]
+pub const fn immediate(mask: u64) -> i32 {
+    mask as i32
+}

@@ -1,0 +1,251 @@
+//! The crossings in assembly do what the core's model says, in every register, flag and word of memory, or leave it to Rust with
+//! nothing changed.
+//!
+//! The code runs on the host ([`harness`](super::harness)), with a record, a state and stacks of the test's. Its privileged instructions are
+//! counted instead.
+
+use bulkhead_abi::Hypercall;
+use bulkhead_abi::layout::is_canonical;
+use bulkhead_abi::selectors::{FLAT_RING3_CS64, FLAT_RING3_SS, HYPERVISOR_CS64};
+use bulkhead_abi::trap::{IretFrame, VGCF_IN_SYSCALL};
+use bulkhead_core::frames::Mfn;
+use bulkhead_core::vcpu::bounce::{Interrupted, bounce};
+use bulkhead_core::vcpu::{Callback, Context, Mode, Regs, Roots, flags};
+
+use super::harness::{End, Outcome, flat, run};
+use super::numbers::Numbers;
+
+const KERNEL_ROOT: u64 = 0x1000;
+const USER_ROOT: u64 = 0x2000;
+
+/// The flags of `vcpu_info`, as they stand there.
+const PENDING: u64 = 1;
+const MASKED: u64 = 1 << 8;
+
+/// A state with the meter running since the counter's start, and its `vcpu_info` at `info`.
+fn context(mode: Mode, user_root: Option<u64>, info: &mut u64) -> Context {
+    let mut context = Context::at_start(Mfn::from_maddr(KERNEL_ROOT), 0, 0, 0);
+    context.mode = mode;
+    context.roots = Roots::new(Mfn::from_maddr(KERNEL_ROOT), user_root.map(Mfn::from_maddr));
+    context.info = (&raw mut *info).expose_provenance() as u64;
+    context
+}
+
+/// The code left everything to Rust: all is as SYSCALL left it.
+fn assert_untouched(outcome: &Outcome, regs: &Regs, state: &Context, mode: Mode) {
+    assert_eq!(outcome.end, End::Slow);
+    let called = Regs {
+        rcx: regs.rip,
+        r11: regs.rflags,
+        ..*regs
+    };
+    assert_eq!(outcome.after, called);
+    assert_eq!(outcome.swaps % 2, 0);
+    assert!([0, USER_ROOT].contains(&outcome.root));
+    assert_eq!((state.mode, state.meter.spent()), (mode, [0; 3]));
+}
+
+#[test]
+fn a_programs_system_call_enters_its_kernel_as_the_model_says() {
+    let mut numbers = Numbers::from_seed(1);
+    let mut quick = 0;
+    for _ in 0..50_000 {
+        let mut stack = [0_u64; 24];
+        let bottom = (&raw mut stack).expose_provenance() as u64;
+        let kernel_sp = if numbers.one_of(&[true, true, true, false]) {
+            bottom + 128 + numbers.below(64)
+        } else {
+            // Where nothing may be written.
+            let bad = 64 + numbers.below(0x7ff_ffff_ff00);
+            numbers.one_of(&[0xffff_8000_0000_0000 + bad, (1 << 47) + 64 + bad, 0, 40])
+        };
+        let flags_before = numbers.one_of(&[0, MASKED, MASKED, PENDING, PENDING | MASKED, 2 * MASKED]);
+        let mut info = flags_before | numbers.next() << 16;
+        let info_before = info;
+        let regs = numbers.regs();
+        let mut state = context(Mode::User, Some(USER_ROOT), &mut info);
+        state.kernel_stack.1 = kernel_sp;
+        state.syscall_callback = Callback {
+            address: numbers.one_of(&[0, 0xffff_ffff_8100_0040, 0x40_0000, 0x40_0000]),
+            masks_events: numbers.one_of(&[false, true]),
+        };
+        let outcome = run(&regs, &mut state);
+
+        let called = Regs {
+            rcx: regs.rip,
+            r11: regs.rflags,
+            ..regs
+        };
+        let from = Interrupted {
+            regs: &called,
+            mode: Mode::User,
+            kernel_sp,
+            events_masked: flags_before & MASKED != 0,
+        };
+        let is_plain =
+            flags_before & !MASKED == 0 && state.syscall_callback.address != 0 && !regs.is_impossible();
+        let model = bounce(&from, state.syscall_callback, None).ok();
+        let Some((frame, entered)) = model.filter(|_| is_plain) else {
+            assert_untouched(&outcome, &regs, &state, Mode::User);
+            assert_eq!((info, stack), (info_before, [0; 24]));
+            continue;
+        };
+        quick += 1;
+        assert_eq!((outcome.end, outcome.after), (End::Sysret, entered));
+        let first = usize::try_from(frame.address - bottom).unwrap() / 8;
+        let (below, rest) = stack.split_at(first);
+        let (found, above) = rest.split_at(7);
+        assert_eq!(found, frame.words());
+        assert!(below.iter().chain(above).all(|&word| word == 0));
+        let mask = if state.syscall_callback.masks_events {
+            MASKED
+        } else {
+            0
+        };
+        assert_eq!(info, info_before | mask);
+        assert_eq!(
+            (outcome.root, outcome.swaps, state.mode),
+            (KERNEL_ROOT, 1, Mode::Kernel)
+        );
+        let [user, kernel, hypervisor] = state.meter.spent();
+        assert!(user > 0 && (kernel, hypervisor) == (0, 0));
+    }
+    assert!((5_000..45_000).contains(&quick), "{quick}");
+}
+
+/// A frame as a kernel may fill it: with anything.
+fn iret_frame(numbers: &mut Numbers) -> IretFrame {
+    let code = [
+        FLAT_RING3_CS64,
+        FLAT_RING3_CS64 & !3,
+        0x33,
+        0x23,
+        HYPERVISOR_CS64,
+        0,
+    ]
+    .map(u64::from);
+    let data = [FLAT_RING3_SS, 0x2b, 0, 0xe010].map(u64::from);
+    let garbage = numbers.next() & !0xffff;
+    IretFrame {
+        rax: numbers.next(),
+        r11: numbers.next(),
+        rcx: numbers.next(),
+        flags: numbers.one_of(&[0, 0, VGCF_IN_SYSCALL, VGCF_IN_SYSCALL, 0xff, u64::MAX]),
+        rip: numbers.address(),
+        cs: numbers.one_of(&code) | numbers.one_of(&[0, garbage]),
+        rflags: numbers.next(),
+        rsp: numbers.address(),
+        ss: numbers.one_of(&data) | numbers.one_of(&[0, garbage]),
+    }
+}
+
+#[test]
+fn a_kernels_return_goes_where_the_model_says() {
+    let mut numbers = Numbers::from_seed(2);
+    let (mut slow, mut by_sysret, mut by_iret) = (0, 0, 0);
+    for _ in 0..50_000 {
+        let mut frame = iret_frame(&mut numbers);
+        let user_root = numbers.one_of(&[Some(USER_ROOT), Some(USER_ROOT), None]);
+        let flags_before = numbers.one_of(&[0, MASKED, MASKED, PENDING | MASKED, PENDING]);
+        let mut info = flags_before | numbers.next() << 16;
+        let info_before = info;
+        let regs = Regs {
+            rax: Hypercall::Iret.raw(),
+            rsp: (&raw mut frame).expose_provenance() as u64,
+            ..numbers.regs()
+        };
+        let mut state = context(Mode::Kernel, user_root, &mut info);
+        let outcome = run(&regs, &mut state);
+
+        let is_to_user = frame.cs & 3 == 3;
+        let is_masked = frame.rflags & flags::IF == 0;
+        let is_plain = is_canonical(frame.rip)
+            && !regs.is_impossible()
+            && (is_masked || flags_before & PENDING == 0)
+            && (!is_to_user || user_root.is_some());
+        if !is_plain {
+            assert_untouched(&outcome, &regs, &state, Mode::Kernel);
+            assert_eq!(info, info_before);
+            slow += 1;
+            continue;
+        }
+        let mut expected = regs;
+        expected.return_by(&frame);
+        assert_eq!(outcome.after, expected);
+        let as_sysret_leaves_it = flat(Regs {
+            rcx: expected.rip,
+            r11: expected.rflags,
+            ..expected
+        });
+        if expected == as_sysret_leaves_it {
+            assert_eq!(outcome.end, End::Sysret);
+            by_sysret += 1;
+        } else {
+            assert_eq!(outcome.end, End::Iret);
+            by_iret += 1;
+        }
+        let mask = if is_masked { MASKED } else { 0 };
+        assert_eq!(info, info_before & !MASKED | mask);
+        let [user, kernel, hypervisor] = state.meter.spent();
+        let crossed = (outcome.root, outcome.swaps, state.mode);
+        if is_to_user {
+            assert_eq!(crossed, (USER_ROOT, 1, Mode::User));
+            assert!(kernel > 0);
+        } else {
+            assert_eq!(crossed, (0, 0, Mode::Kernel));
+            assert_eq!(kernel, 0);
+        }
+        assert_eq!((user, hypervisor), (0, 0));
+    }
+    assert!(slow > 500 && by_sysret > 500 && by_iret > 500);
+}
+
+#[test]
+fn a_frame_where_no_guest_has_one_is_left_to_rust() {
+    let mut numbers = Numbers::from_seed(3);
+    for _ in 0..10_000 {
+        let bad = numbers.below(0x7ff_ffff_ffff);
+        let rsp = numbers.one_of(&[0xffff_8000_0000_0000 + bad, (1 << 47) + bad, u64::MAX - bad % 72]);
+        let mut info = MASKED;
+        let regs = Regs {
+            rax: Hypercall::Iret.raw(),
+            rsp,
+            ..numbers.regs()
+        };
+        let mut state = context(Mode::Kernel, Some(USER_ROOT), &mut info);
+        let outcome = run(&regs, &mut state);
+        assert_untouched(&outcome, &regs, &state, Mode::Kernel);
+    }
+}
+
+#[test]
+fn other_hypercalls_are_left_to_rust() {
+    let mut numbers = Numbers::from_seed(4);
+    let iret = Hypercall::Iret.raw();
+    for number in (0..64).chain([u64::MAX, 1 << 32 | iret]) {
+        if number == iret {
+            continue;
+        }
+        let mut info = 0;
+        let regs = Regs {
+            rax: number,
+            ..numbers.regs()
+        };
+        let mut state = context(Mode::Kernel, Some(USER_ROOT), &mut info);
+        let outcome = run(&regs, &mut state);
+        assert_untouched(&outcome, &regs, &state, Mode::Kernel);
+    }
+}
+
+#[test]
+fn a_counter_that_went_back_charges_nothing() {
+    let mut numbers = Numbers::from_seed(5);
+    let mut stack = [0_u64; 16];
+    let mut info = 0;
+    let mut state = context(Mode::User, Some(USER_ROOT), &mut info);
+    state.kernel_stack.1 = (&raw mut stack[14]).expose_provenance() as u64;
+    state.syscall_callback.address = 0x40_0000;
+    state.meter.start(u64::MAX);
+    let outcome = run(&numbers.regs(), &mut state);
+    assert_eq!((outcome.end, state.meter.spent()), (End::Sysret, [0; 3]));
+}
