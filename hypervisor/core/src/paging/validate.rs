@@ -24,7 +24,8 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// See [`PagingError`]; nothing is held then. After [`PagingError::Again`] part of the work is done.
-    #[inline]
+    // In the loop over a table the call would cost as much as the rest.
+    #[inline(always)]
     pub(crate) fn get_as(
         &self,
         mfn: Mfn,
@@ -52,7 +53,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// See [`PagingError`]; no use is held then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get_type(
         &self,
         mfn: Mfn,
@@ -362,7 +363,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Takes what `entry` (adjusted) in a table of `level` refers to.
-    #[inline]
+    #[inline(always)]
     pub(super) fn get_target(
         &self,
         entry: u64,
