@@ -1,13 +1,13 @@
 //! The two ends of a channel name each other.
 
+use crate::domains::Domain;
 use crate::events::{Channel, Port};
-use crate::hypervisor::Hypervisor;
-use crate::testing::Sim;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 
-pub(super) fn check(hv: &Hypervisor<Sim>) {
-    for domain in hv.domains.iter() {
+pub(super) fn check(domains: &[Arc<Domain>]) {
+    for domain in domains {
         // One table at a time, as the locks want it.
         let connected: Vec<(Port, DomId, Port)> = {
             let events = domain.events.read();
@@ -22,7 +22,8 @@ pub(super) fn check(hv: &Hypervisor<Sim>) {
             events.open_ports().filter_map(peer).collect()
         };
         for (port, peer, peer_port) in connected {
-            let back = hv.domains.get(peer).unwrap().events.read().status(peer_port);
+            let other = domains.iter().find(|other| other.id == peer).unwrap();
+            let back = other.events.read().status(peer_port);
             assert!(
                 back.channel.names(domain.id, port),
                 "port {port} of {} is connected to port {peer_port} of {peer}, which is {back:?}",

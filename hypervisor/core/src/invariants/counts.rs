@@ -13,6 +13,7 @@ use crate::machine::Machine;
 use crate::sync::Ordering;
 use crate::testing::Sim;
 use crate::vcpu::{Context, RunstateArea, descriptors};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 
@@ -60,14 +61,14 @@ impl Recount {
     }
 }
 
-pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu>) {
+pub(super) fn check<'a>(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], cpus: impl Iterator<Item = &'a Cpu>) {
     let frames = hv.memory.frames();
     let mut count = Recount(Vec::new());
     count
         .0
         .resize(usize::try_from(frames.limit()).unwrap(), Expected::default());
-    for domain in hv.domains.iter() {
-        count_domain(hv, &domain, &mut count);
+    for domain in domains {
+        count_domain(hv, domain, &mut count);
     }
     for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {
         registers::check_context(&current.context);

@@ -20,8 +20,11 @@ pub(crate) mod registers;
 mod running;
 mod tables;
 
+use crate::domains::Domain;
 use crate::hypervisor::{Cpu, Hypervisor};
 use crate::testing::Sim;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 impl Hypervisor<Sim> {
     /// Checks every law on the whole machine, whose CPUs are `cpus`, in the order of their numbers.
@@ -30,11 +33,13 @@ impl Hypervisor<Sim> {
     ///
     /// If a law is broken, with what breaks it.
     pub fn invariants<'a>(&self, cpus: impl Iterator<Item = &'a Cpu> + Clone) {
+        // Looked up once: the table has room for very many.
+        let domains: Vec<Arc<Domain>> = self.domains.iter().collect();
         self.memory.check_allocator();
-        counts::check(self, cpus.clone());
+        counts::check(self, &domains, cpus.clone());
         caches::check(self, cpus.clone());
-        running::check(self, cpus);
-        channels::check(self);
+        running::check(self, &domains, cpus);
+        channels::check(&domains);
     }
 
     /// Checks the laws that hold at any time, also while CPUs are in the hypervisor.

@@ -7,18 +7,23 @@ use crate::sched::State;
 use crate::testing::Sim;
 use crate::time::Purpose;
 use crate::vcpu::{Gates, RunstateArea, Spent, Vcpu};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
 use core::sync::atomic::Ordering;
 
-pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu> + Clone) {
-    for domain in hv.domains.iter() {
+pub(super) fn check<'a>(
+    hv: &Hypervisor<Sim>,
+    domains: &[Arc<Domain>],
+    cpus: impl Iterator<Item = &'a Cpu> + Clone,
+) {
+    for domain in domains {
         let life = *domain.lifecycle.lock();
         for vcpu in &domain.vcpus {
             if matches!(life, Lifecycle::ShutDown(_)) {
                 assert!(!vcpu.is_up(), "{} of {} has ended", vcpu.id, domain.id);
             }
-            check_vcpu(hv, &domain, vcpu, cpus.clone());
+            check_vcpu(hv, domain, vcpu, cpus.clone());
         }
     }
     for (cpu, shared) in cpus.zip(&hv.cpus) {

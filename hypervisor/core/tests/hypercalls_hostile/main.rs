@@ -28,7 +28,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many acts a world lasts.
-const EPISODE: usize = 400;
+const EPISODE: usize = 1000;
 
 /// A run that is longer is a soak: it should reach each row and each error once in so many acts.
 const SOAK: u64 = 50_000;

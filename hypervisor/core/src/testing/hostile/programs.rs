@@ -99,7 +99,8 @@ impl Mind<'_> {
     /// Runs a program, which will do a thing or two before it calls or faults.
     pub(super) fn run_program(&self, choices: &mut Choices) -> VecDeque<Act> {
         let mut plan = VecDeque::new();
-        if choices.chance(70) {
+        // Without tables for it, a program is the end of the guest.
+        if choices.chance(98) {
             let op = ext(MmuExtOp::NewUserBaseptr, self.root(choices).raw());
             plan.push_back(Act::Ext(vec![op]));
         }
