@@ -70,3 +70,16 @@ impl fmt::Display for CpuId {
         write!(f, "cpu{}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_told_apart_in_logs() {
+        assert_eq!(
+            std::format!("{} on {}", VcpuId::new(3), CpuId::BOOT),
+            "v3 on cpu0"
+        );
+    }
+}

@@ -81,3 +81,25 @@ impl fmt::Debug for Pfn {
         write!(f, "pfn {:#x}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_frame_lies_beyond_what_a_page_table_can_name() {
+        let last = Mfn::new(Mfn::LIMIT - 1).unwrap();
+        assert_eq!(Mfn::new(Mfn::LIMIT), None);
+        assert_eq!(
+            (last.offset(0), last.offset(1), last.offset(u64::MAX)),
+            (Some(last), None, None)
+        );
+        assert_eq!(Mfn::from_maddr(u64::MAX), last);
+    }
+
+    #[test]
+    fn the_two_numberings_are_told_apart_in_logs() {
+        let both = std::format!("{:?} {:?}", Mfn::from_maddr(0x1f_f000), Pfn::new(0x1ff));
+        assert_eq!(both, "mfn 0x1ff pfn 0x1ff");
+    }
+}

@@ -11,7 +11,7 @@ use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::trap::IretFrame;
-use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, selectors};
 
 /// An act of the guest that runs on some CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +202,14 @@ impl World {
     fn return_from(&self, cpu: usize, frame: u64) -> Effect {
         self.regs_mut(cpu).rsp = frame;
         self.iret(cpu);
+        // The flat segments are there; those of its own table might be anything, here nothing.
+        let regs = self.regs(cpu);
+        let has_code = [selectors::FLAT_RING3_CS64, selectors::FLAT_RING3_CS32]
+            .map(u64::from)
+            .contains(&regs.cs);
+        if !has_code || regs.ss != u64::from(selectors::FLAT_RING3_SS) {
+            self.refuse_return(cpu);
+        }
         Effect::Done
     }
 

@@ -22,8 +22,8 @@ const MAX_ELEMENTS: u64 = 64;
 enum Parts {
     /// It is one.
     None,
-    /// The sub-operations of `mmuext_op`, and where the call says how many it did.
-    Extended { ops: Vec<u32>, done_at: u64 },
+    /// The sub-operations of `mmuext_op`, in a list at this address, and where the call says how many it did.
+    Extended { ops: Vec<u32>, at: u64, done_at: u64 },
     /// The calls of a multicall, in a list at this address.
     Several { calls: Vec<MulticallEntry>, at: u64 },
 }
@@ -67,6 +67,7 @@ impl Asked {
             let ops = list::<MmuExt>(sim, at, count);
             Parts::Extended {
                 ops: ops.iter().map(|element| element.cmd).collect(),
+                at,
                 done_at,
             }
         } else if number == Hypercall::Multicall.raw() {
@@ -87,10 +88,13 @@ impl Asked {
         tally.call(self.number, self.op, ending);
         match &self.parts {
             Parts::None => {}
-            Parts::Extended { ops, done_at } => {
+            Parts::Extended { ops, at, done_at } => {
                 let Some(done) = read::<u32>(sim, *done_at).filter(|&done| done != NO_NUMBER) else {
                     return;
                 };
+                // In the address space that the call leaves, another list may stand there.
+                let place = at.wrapping_add(u64::from(done) * MmuExt::SIZE as u64);
+                let last = read::<MmuExt>(sim, place).map(|element| element.cmd);
                 let done = done as usize;
                 for &op in ops.iter().take(done) {
                     tally.element(Hypercall::MmuextOp, op, Ending::Done);
@@ -98,6 +102,7 @@ impl Asked {
                 // What cannot be read is no element.
                 if let Some(&op) = ops.get(done)
                     && ending != Ending::Refused(Errno::Fault)
+                    && last == Some(op)
                 {
                     tally.element(Hypercall::MmuextOp, op, ending);
                 }

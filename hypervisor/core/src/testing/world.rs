@@ -358,6 +358,16 @@ impl World {
         self.note_path("return from a handler", fate);
     }
 
+    /// The CPU refuses to return to where the guest on `cpu` wants to go: its selectors name no segments of its.
+    pub fn refuse_return(&self, cpu: usize) {
+        let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            let from = *regs;
+            hv.failed_return(state, regs);
+            fate(state, &from, regs)
+        });
+        self.note_path("return that the CPU refuses", fate);
+    }
+
     /// A program of the guest on `cpu` executes SYSCALL with these registers.
     pub fn system_call(&self, cpu: usize, number: u64, args: [u64; 5]) {
         let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {

@@ -15,6 +15,11 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
         None,
         "there is nothing that may be unregistered",
     ),
+    (
+        "extension_op.set_direct_gate",
+        Some(Errno::OpNotSupp),
+        "the simulated CPUs can be trusted with gates",
+    ),
     ("mmuext_op.flush_cache", None, "no domain owns a device"),
     ("mmuext_op.flush_cache_global", None, "no domain owns a device"),
     ("mmuext_op.mark_super", None, "there are no superpages"),
@@ -61,6 +66,7 @@ pub(crate) fn shortcomings(tally: &Tally, wanted: u64) -> String {
     }
     let paths = [
         "system call",
+        "return that the CPU refuses",
         "return from a handler",
         "program's page fault",
         "kernel's page fault",

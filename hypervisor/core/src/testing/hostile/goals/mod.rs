@@ -171,7 +171,8 @@ impl Mind<'_> {
                 call(number, &[op, at], &[level])
             }
             Hypercall::PhysdevOp => call(number, &[op, at], &[0, 0, if invalid { TOO_LARGE } else { 100 }]),
-            _ => Act::Forget { masked: false },
+            Hypercall::Iret => Act::Forget { masked: false },
+            _ => call(number, &[op, if invalid { u64::from(TOO_LARGE) } else { 0 }], &[]),
         }
     }
 
