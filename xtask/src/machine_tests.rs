@@ -310,6 +310,16 @@ const FUZZ: &[Domain<'static>] = &[
     fuzz_kernel("mode=kernel seed=5 streams=20000"),
 ];
 
+/// One that runs instructions whose ends are known.
+const TRAPS: &[Domain<'static>] = &[Domain::new("traps", "fuzz").command_line("mode=known")];
+
+/// The same with two debug exceptions at once, between two that must not notice.
+const TRAPS_AT_ONCE: &[Domain<'static>] = &[
+    FIRST_WITNESS,
+    Domain::new("step", "fuzz").command_line("mode=step"),
+    SECOND_WITNESS,
+];
+
 /// One that runs random instructions in its kernel.
 const fn fuzz_kernel(words: &'static str) -> Domain<'static> {
     Domain::new("kernel", "fuzz").memory("8M").command_line(words)
@@ -440,6 +450,11 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .cpu("max,la57=off")
         .checks(540)
         .covers_hypercalls(),
+    // Each trap by its name, from kernels and programs, with all that its frame says.
+    test("traps", TRAPS).checks(120),
+    test("traps-1cpu", TRAPS).cpus(1).checks(120),
+    // A debug exception at the entry of another: the CPU must not be lost to it.
+    test("traps-at-once", TRAPS_AT_ONCE).may_crash().checks(4),
     // Random instructions, in kernels and programs. Domain 0 ends the machine; its streams cannot crash it.
     test("fuzz", FUZZ)
         .words(&[])

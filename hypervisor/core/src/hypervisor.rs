@@ -101,6 +101,12 @@ impl Cpu {
             .map_or(core::ptr::null_mut(), |current| &raw mut *current.context)
     }
 
+    /// Whether the hypervisor has taken over from a guest, and not yet let one go on.
+    #[must_use]
+    pub const fn is_at_work(&self) -> bool {
+        self.stretch.runs()
+    }
+
     /// The domain and vCPU that it runs.
     #[must_use]
     pub fn running(&self) -> Option<(DomId, VcpuId)> {

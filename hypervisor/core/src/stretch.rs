@@ -32,12 +32,26 @@ pub(crate) enum Output {
 }
 
 impl Stretch {
+    /// What `since` is while the watch stands still.
+    const STOPPED: u64 = u64::MAX;
+
     /// A watch that stands still until the first beginning.
     pub(crate) const fn new() -> Self {
         Self {
-            since: u64::MAX,
+            since: Self::STOPPED,
             longest: 0,
         }
+    }
+
+    /// The watch stands still until the next beginning.
+    #[inline]
+    pub(crate) const fn stop(&mut self) {
+        self.since = Self::STOPPED;
+    }
+
+    /// Whether a stretch has begun, and not ended.
+    pub(crate) const fn runs(&self) -> bool {
+        self.since != Self::STOPPED
     }
 
     /// A stretch begins.

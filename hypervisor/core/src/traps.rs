@@ -49,6 +49,8 @@ pub(crate) enum Fatal {
     BadReturn,
     /// It was in a mode that no CPU lets it into.
     ImpossibleMode,
+    /// Nobody knows where it was.
+    LostFrame,
 }
 
 impl fmt::Display for Fatal {
@@ -74,6 +76,7 @@ impl fmt::Display for Fatal {
             Self::NoEventCallback => f.write_str("an event is due and no event callback registered"),
             Self::BadStack(sp) => write!(f, "its kernel stack at {sp:#x} cannot take a frame (overflow?)"),
             Self::ImpossibleMode => f.write_str("it was in a mode that no CPU lets it into"),
+            Self::LostFrame => f.write_str("it had two debug exceptions at once"),
             Self::BadReturn => f.write_str("it returned from a handler with an unusable frame"),
         }
     }
@@ -206,6 +209,7 @@ impl<M: Machine> Hypervisor<M> {
         if cpu.stretch.is_longest(now) {
             self.file_stretch(cpu, now);
         }
+        cpu.stretch.stop();
     }
 
     #[cold]
@@ -274,8 +278,18 @@ impl<M: Machine> Hypervisor<M> {
     /// this let it where a CPU would not. It is ended, as nothing that it could return to is to be trusted.
     #[cold]
     pub fn impossible(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        self.end_for_good(cpu, regs, Fatal::ImpossibleMode);
+    }
+
+    /// Where the running guest was is lost: it had two debug exceptions at once, of which the second took the frame of the first.
+    #[cold]
+    pub fn lost_frame(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        self.end_for_good(cpu, regs, Fatal::LostFrame);
+    }
+
+    fn end_for_good(&self, cpu: &mut Cpu, regs: &mut Regs, why: Fatal) {
         if let Some(current) = cpu.current.as_mut() {
-            self.crash(current, regs, Fatal::ImpossibleMode);
+            self.crash(current, regs, why);
         }
         // Should the registers be loaded again, by whatever way, they give nothing away.
         regs.confine();

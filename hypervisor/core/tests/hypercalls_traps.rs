@@ -182,6 +182,13 @@ fn a_guest_in_a_mode_that_no_cpu_lets_it_into_ends() {
 }
 
 #[test]
+fn a_guest_with_two_debug_exceptions_at_once_ends() {
+    let mut world = world();
+    world.lose_frame(0);
+    has_crashed(&mut world);
+}
+
+#[test]
 fn an_error_code_is_pushed_for_just_those_vectors_that_have_one() {
     for vector in [0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19] {
         let mut world = world();

@@ -448,6 +448,15 @@ impl World {
         });
     }
 
+    /// The guest on `cpu` has two debug exceptions at once.
+    pub fn lose_frame(&self, cpu: usize) {
+        self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            assert!(state.is_at_work());
+            hv.lost_frame(state, regs);
+        });
+        assert!(!self.seat(cpu).cpu.is_at_work());
+    }
+
     /// The guest on `cpu` loads segments behind the hypervisor's back, as guests can: all but the base of GS in its other half.
     pub(super) fn load_segments(&self, cpu: usize, segments: Segments) {
         self.act_as(cpu);

@@ -108,6 +108,9 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
         // stubs' first instructions included, goes on as if nothing had been. The guest is not told.
         Some(Vector::Debug) => {
             let _ = debug::take_status();
+            if stubs::is_debug_entry(regs.rip) {
+                return lost_frame(*regs, address);
+            }
             return frame;
         }
         // These may come at any instruction, one that may fault included.
@@ -153,6 +156,25 @@ fn from_impossible_mode(general: Regs, address: u64) -> *mut Regs {
     let record = entered_from_guest();
     record.regs = general;
     trapped(record, address);
+    &raw mut record.regs
+}
+
+/// A debug exception came before the first instruction after another, and its frame lies where the first one's did: MOV SS that meets
+/// a breakpoint, then INT1; or, under QEMU, a single step that meets one. Returning would lead here again, for ever.
+fn lost_frame(general: Regs, address: u64) -> *mut Regs {
+    // SAFETY: reads a word of this CPU's own record, of which what was interrupted may have a reference: nothing but a copy is made.
+    let is_at_work = unsafe { (*info::this()).core.is_at_work() };
+    if is_at_work {
+        // Nobody steps through the hypervisor, so there is one reason at a time for it.
+        die(&general, address);
+    }
+    let record = entered_from_guest();
+    let CpuInfo { regs, core, .. } = record;
+    *regs = general;
+    let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
+    hypervisor.lost_frame(core, regs);
+    leave(record);
     &raw mut record.regs
 }
 

@@ -44,6 +44,11 @@ pub(super) fn vector_stub(vector: usize) -> u64 {
     base.wrapping_add(vector.wrapping_mul(VECTOR_STUB_SIZE)) as u64
 }
 
+/// Whether `rip` is the first instruction after a debug exception.
+pub(super) fn is_debug_entry(rip: u64) -> bool {
+    rip == vector_stub(1)
+}
+
 /// Where SYSCALL goes on CPU `cpu`, which must be below [`MAX_CPUS`].
 pub(super) fn syscall_stub(cpu: usize) -> u64 {
     let base = (&raw const syscall_stubs).addr();

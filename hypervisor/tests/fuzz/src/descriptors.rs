@@ -2,6 +2,8 @@
 
 /// Flags of a descriptor, in their places.
 const PRESENT: u64 = 1 << 47;
+/// For ring 3: what is present the hypervisor makes so.
+const RING_3: u64 = 3 << 45;
 const CODE_OR_DATA: u64 = 1 << 44;
 const EXECUTABLE: u64 = 1 << 43;
 /// Of code: conforming. Of data: expands down.
@@ -39,10 +41,10 @@ pub(crate) const ALL: [u64; 20] = [
     CODE & !READABLE | LONG | IN_PAGES,
     // No such thing: long and 32-bit.
     CODE | LONG | BIG | IN_PAGES | LIMIT,
-    CODE & !PRESENT | LONG,
+    CODE & !PRESENT | LONG | RING_3,
     DATA | BIG | EXPANDS_DOWN | 0x3_0000,
     DATA & !WRITABLE | BIG | IN_PAGES | LIMIT,
-    DATA & !PRESENT,
+    DATA & !PRESENT | RING_3,
     DATA | BIG | IN_PAGES | LIMIT | base(0xffff_f000),
     DATA | BIG | IN_PAGES | LIMIT | base(0x1234_5678),
     DATA | 0xff,

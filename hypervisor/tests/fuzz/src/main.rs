@@ -5,6 +5,10 @@
 //! so the run counts how far it comes. In both each entry is [looked at](tally::complaint): what the hypervisor says of it must make sense.
 //! A stream that does not end is ended by an event.
 //!
+//! `mode=known` runs [streams whose ends are known](known), and compares all that is told of them.
+//!
+//! `mode=step` does what may be [two debug exceptions at once](known::step_over_breakpoint).
+//!
 //! `seed=N` chooses the streams, `streams=N` says how many.
 
 #![no_std]
@@ -17,6 +21,7 @@ mod code;
 mod descriptors;
 mod emulator;
 mod hypercalls;
+mod known;
 mod random;
 mod space;
 mod stream;
@@ -59,15 +64,24 @@ const GS_PERIOD: u64 = 64;
 
 fn main(environment: &Environment) -> ShutdownReason {
     let line = environment.command_line();
-    let mode = match line.value("mode") {
-        Some("user") => Mode::User,
-        Some("kernel") => Mode::Kernel,
-        other => panic!("mode={other:?} should be user or kernel"),
-    };
     let space = Space::make(environment);
     register_entries();
     // SAFETY: the entry points were registered just now, and this is the only runner.
-    let runner = unsafe { Runner::new() };
+    let mut runner = unsafe { Runner::new() };
+    let mut checks = Checks::new();
+    let mode = match line.value("mode") {
+        Some("user") => Mode::User,
+        Some("kernel") => Mode::Kernel,
+        Some("known") => {
+            known::check(&space, &mut runner, &mut checks);
+            return checks.verdict();
+        }
+        Some("step") => {
+            known::step_over_breakpoint(&space, &mut runner, &mut checks);
+            return checks.verdict();
+        }
+        other => panic!("mode={other:?} should be user, kernel, known or step"),
+    };
     let mut fuzzer = Fuzzer {
         mode,
         space,
@@ -76,7 +90,7 @@ fn main(environment: &Environment) -> ShutdownReason {
         code: Box::new(Code::none()),
         tally: Tally::new(),
         complaints: 0,
-        checks: Checks::new(),
+        checks,
     };
     fuzzer.go(line.parse("streams").unwrap_or(LEG));
     fuzzer.checks.verdict()

@@ -141,8 +141,10 @@ impl Space {
             Hypercall::SetGdt,
             [input(&[self.descriptors.mfn()]), ENTRIES as u64],
         );
-        let top = self.kernel_stack.address().wrapping_add(PAGE_SIZE as u64);
-        must(Hypercall::StackSwitch, [u64::from(FLAT_RING3_SS), top]);
+        must(
+            Hypercall::StackSwitch,
+            [u64::from(FLAT_RING3_SS), self.kernel_sp()],
+        );
         let programs = MmuExt {
             cmd: MmuExtOp::NewUserBaseptr.raw(),
             arg1: self.programs.mfn(),
@@ -152,6 +154,11 @@ impl Space {
             Hypercall::MmuextOp,
             [input(&programs), 1, 0, u64::from(bulkhead_abi::DomId::SELF.raw())],
         );
+    }
+
+    /// The stack that the kernel is entered on from programs.
+    pub(crate) fn kernel_sp(&self) -> u64 {
+        self.kernel_stack.address().wrapping_add(PAGE_SIZE as u64)
     }
 
     /// Puts the code of streams in its place.

@@ -61,6 +61,17 @@ pub(crate) struct End {
     pub(crate) error_code: u64,
     /// Where the stream was.
     pub(crate) registers: Registers,
+    /// What the kernel found.
+    pub(crate) entry: Entry,
+}
+
+/// The kernel's registers at its entry.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Entry {
+    /// The stack pointer: where the frame begins.
+    pub(crate) rsp: u64,
+    pub(crate) rflags: u64,
 }
 
 /// The first number that is no vector: an event came.
@@ -226,9 +237,12 @@ global_asm!(
 
     // In: a frame at rsp, wherever that is, and the stream's registers.
     "fuzz_end:",
-    "cld",
     "mov [rip + {exchange} + {rdi}], rdi",
     "lea rdi, [rip + {exchange}]",
+    "pushfq",
+    "pop [rdi + {entry_rflags}]",
+    "mov [rdi + {entry_rsp}], rsp",
+    "cld",
     "mov [rdi + {rax}], rax", "mov [rdi + {rbx}], rbx", "mov [rdi + {rdx}], rdx", "mov [rdi + {rsi}], rsi",
     "mov [rdi + {rbp}], rbp", "mov [rdi + {r8}], r8", "mov [rdi + {r9}], r9", "mov [rdi + {r10}], r10",
     "mov [rdi + {r12}], r12", "mov [rdi + {r13}], r13", "mov [rdi + {r14}], r14", "mov [rdi + {r15}], r15",
@@ -281,6 +295,8 @@ global_asm!(
     TO_RIP_FAILSAFE = const TO_RIP_FAILSAFE,
     end = const offset_of!(Exchange, end),
     vector = const offset_of!(Exchange, end.vector),
+    entry_rsp = const offset_of!(Exchange, end.entry.rsp),
+    entry_rflags = const offset_of!(Exchange, end.entry.rflags),
     error_code = const offset_of!(Exchange, end.error_code),
     rip = const offset_of!(Exchange, end.registers.rip),
     cs = const offset_of!(Exchange, end.registers.cs),
