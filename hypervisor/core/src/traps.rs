@@ -166,16 +166,15 @@ impl<M: Machine> Hypervisor<M> {
             kernel_sp: current.context.kernel_stack.1,
             events_masked,
         };
-        let built = bounce::bounce(&from, handler, error_code);
-        let Ok((frame, entered)) = built else {
+        let Ok(frame) = bounce::bounce(&from, error_code) else {
             return self.crash(current, regs, Fatal::BadStack(regs.rsp));
         };
-        let (bytes, len) = frame.bytes();
-        let bytes = bytes.get(..len).unwrap_or(&bytes);
+        let bytes = frame.bytes();
+        let bytes = bytes.get(..frame.size()).unwrap_or(&bytes);
         if self.machine().copy_to_guest(frame.address, bytes).is_err() {
             return self.crash(current, regs, Fatal::BadStack(frame.address));
         }
-        *regs = entered;
+        regs.enter(handler.address, frame.address);
         if handler.masks_events {
             self.with_own_info(current, |info| info.mask_upcalls());
         }
@@ -195,7 +194,9 @@ impl<M: Machine> Hypervisor<M> {
     /// The last thing before a guest goes on: runs another if it must, and delivers events.
     #[inline]
     pub fn leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
-        self.prepare_to_leave(cpu, regs);
+        if !self.is_ready_to_leave(cpu) {
+            self.prepare_to_leave(cpu, regs);
+        }
         let now = self.machine().ticks();
         self.end_stretch(cpu, now);
         if let Some(current) = cpu.current.as_mut() {
@@ -231,6 +232,14 @@ impl<M: Machine> Hypervisor<M> {
         ticks.fold([0; 2], |[silent, loud], [a, b]| [silent.max(a), loud.max(b)])
     }
 
+    /// Whether the guest that runs may go on as it is: the common case, without all that [`Hypervisor::prepare_to_leave`] may come to.
+    #[inline]
+    fn is_ready_to_leave(&self, cpu: &Cpu) -> bool {
+        let has_no_upcall = |current| self.with_own_info(current, |info| info.upcall_wanted()) != Some(true);
+        !self.must_schedule(cpu) && cpu.current.as_ref().is_some_and(has_no_upcall)
+    }
+
+    #[inline(never)]
     fn prepare_to_leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
         loop {
             if self.must_schedule(cpu) {

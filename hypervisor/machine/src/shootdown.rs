@@ -31,8 +31,12 @@ const _: () = assert!(MAX_CPUS <= 64);
 
 /// This CPU is about to load a guest's tables.
 pub(crate) fn will_hold() {
-    // SeqCst: before the tables are read; who asks for a flush has changed them before it looks at this.
-    HOLDERS.fetch_or(1 << this_cpu(), Ordering::SeqCst);
+    let own = 1 << this_cpu();
+    // Relaxed: only this CPU changes its bit.
+    if HOLDERS.load(Ordering::Relaxed) & own == 0 {
+        // SeqCst: before the tables are read; who asks for a flush has changed them before it looks at this.
+        HOLDERS.fetch_or(own, Ordering::SeqCst);
+    }
 }
 
 /// This CPU has left the guests' tables, and forgotten them.

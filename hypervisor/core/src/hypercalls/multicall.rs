@@ -22,16 +22,9 @@ pub(super) fn multicall<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             return again(call, at, count.saturating_sub(n));
         }
         let mut entry: MulticallEntry = call.read(at)?;
-        let outer = *call.regs;
+        let outer = arguments(call.regs);
         let [rdi, rsi, rdx, r10, r8, _] = entry.args;
-        *call.regs = Regs {
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            ..outer
-        };
+        set_arguments(call.regs, [rdi, rsi, rdx, r10, r8]);
         let is_iret = entry.op == Hypercall::Iret.raw();
         let answer = if entry.op == Hypercall::Multicall.raw() {
             Err(Errno::Inval)
@@ -42,15 +35,8 @@ pub(super) fn multicall<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             // The guest goes on somewhere else, and the rest of the list is none of its business there.
             return answer;
         }
-        let Regs {
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            ..
-        } = *call.regs;
-        *call.regs = outer;
+        let [rdi, rsi, rdx, r10, r8] = arguments(call.regs);
+        set_arguments(call.regs, outer);
         if answer == Err(Errno::Restart) {
             // The call goes on with what it left in its arguments, and the list with this entry.
             entry.args = [rdi, rsi, rdx, r10, r8, 0];
@@ -61,6 +47,15 @@ pub(super) fn multicall<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         call.write(at.wrapping_add(8), &entry.result)?;
     }
     Ok(0)
+}
+
+/// What a call finds in its argument registers, and leaves there.
+const fn arguments(regs: &Regs) -> [u64; 5] {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]
+}
+
+const fn set_arguments(regs: &mut Regs, arguments: [u64; 5]) {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8] = arguments;
 }
 
 fn again<M: Machine>(call: &mut Call<'_, M>, list: u64, count: u64) -> Answer {

@@ -1,10 +1,10 @@
 //! Handing a trap or an event to a guest kernel: what it finds on its stack, and in which state it starts.
 //!
-//! Pure: from the interrupted registers to the frame and the new registers. Source: the guest ABI's section 6.3.
+//! Pure: from the interrupted registers to the frame. Source: the guest ABI's section 6.3.
 
 use super::regs::flags;
-use super::{Callback, Mode, Regs};
-use bulkhead_abi::{layout, selectors};
+use super::{Mode, Regs};
+use bulkhead_abi::layout;
 
 /// The words of a bounce frame, lowest address first, and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,14 +22,23 @@ impl Frame {
         self.words.get(..self.len).unwrap_or(&self.words)
     }
 
-    /// The bytes of the frame, and how many of them count.
+    /// The bytes of the frame; those beyond [`Frame::size`] do not count.
     #[must_use]
-    pub fn bytes(&self) -> ([u8; 64], usize) {
+    #[inline]
+    pub fn bytes(&self) -> [u8; 64] {
         let mut bytes = [0; 64];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(self.words()) {
-            to.copy_from_slice(&word.to_le_bytes());
+        let (chunks, _) = bytes.as_chunks_mut::<8>();
+        for (to, word) in chunks.iter_mut().zip(self.words) {
+            *to = word.to_le_bytes();
         }
-        (bytes, self.len.saturating_mul(8))
+        bytes
+    }
+
+    /// How many bytes the frame has.
+    #[must_use]
+    #[inline]
+    pub const fn size(&self) -> usize {
+        self.len.saturating_mul(8)
     }
 }
 
@@ -50,16 +59,13 @@ pub struct Interrupted<'a> {
     pub events_masked: bool,
 }
 
-/// Builds the frame and the registers with which `handler` is entered.
+/// Builds the frame with which a guest's kernel is entered. The registers then are up to [`Regs::enter`].
 ///
 /// # Errors
 ///
 /// [`BadStack`] if part of the frame would lie in the hypervisor's range or wrap around.
-pub fn bounce(
-    from: &Interrupted<'_>,
-    handler: Callback,
-    error_code: Option<u32>,
-) -> Result<(Frame, Regs), BadStack> {
+#[inline]
+pub fn bounce(from: &Interrupted<'_>, error_code: Option<u32>) -> Result<Frame, BadStack> {
     let Interrupted {
         regs,
         mode,
@@ -80,51 +86,39 @@ pub fn bounce(
     let visible_flags = regs.rflags & flags::VISIBLE;
     let virtual_if = if events_masked { 0 } else { flags::IF };
 
-    let mut words = [0; 8];
-    let parts = [
-        Some(regs.rcx),
-        Some(regs.r11),
-        error_code.map(u64::from),
-        Some(regs.rip),
-        Some(cs | saved_mask),
-        Some(visible_flags | virtual_if),
-        Some(regs.rsp),
-        Some(regs.ss & 0xffff),
-    ];
-    let mut len = 0_usize;
-    for (slot, word) in words.iter_mut().zip(parts.into_iter().flatten()) {
-        *slot = word;
-        len = len.saturating_add(1);
-    }
-
-    let size = len.saturating_mul(8) as u64;
-    let address = top.wrapping_sub(size);
-    if !layout::is_guest_range(address, size) || !layout::is_canonical(address) {
+    let (rcx, r11, rip) = (regs.rcx, regs.r11, regs.rip);
+    let (cs, rflags) = (cs | saved_mask, visible_flags | virtual_if);
+    let (rsp, ss) = (regs.rsp, regs.ss & 0xffff);
+    let (words, len) = match error_code {
+        None => ([rcx, r11, rip, cs, rflags, rsp, ss, 0], 7),
+        Some(code) => ([rcx, r11, code.into(), rip, cs, rflags, rsp, ss], 8),
+    };
+    let mut frame = Frame {
+        address: 0,
+        words,
+        len,
+    };
+    let size = frame.size() as u64;
+    frame.address = top.wrapping_sub(size);
+    if !layout::is_guest_range(frame.address, size) || !layout::is_canonical(frame.address) {
         return Err(BadStack(top));
     }
-    let rflags = regs.rflags & !flags::CLEARED | flags::ALWAYS;
-    let entered = Regs {
-        rip: handler.address,
-        cs: u64::from(selectors::FLAT_RING3_CS64),
-        rflags,
-        rsp: address,
-        ss: u64::from(selectors::FLAT_RING3_SS),
-        // What SYSRET leaves there, which is the quick way in. The handler pops the guest's from the frame.
-        rcx: handler.address,
-        r11: rflags,
-        ..*regs
-    };
-    Ok((Frame { address, words, len }, entered))
+    Ok(frame)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HANDLER: Callback = Callback {
-        address: 0xffff_ffff_8100_0000,
-        masks_events: true,
-    };
+    const HANDLER: u64 = 0xffff_ffff_8100_0000;
+
+    /// The frame, and the registers with which the handler is entered.
+    fn bounced(from: &Interrupted<'_>, error_code: Option<u32>) -> (Frame, Regs) {
+        let frame = bounce(from, error_code).unwrap();
+        let mut entered = *from.regs;
+        entered.enter(HANDLER, frame.address);
+        (frame, entered)
+    }
 
     fn interrupted() -> Regs {
         Regs {
@@ -149,18 +143,15 @@ mod tests {
             kernel_sp: 0,
             events_masked: false,
         };
-        let (frame, entered) = bounce(&from, HANDLER, None).unwrap();
+        let (frame, entered) = bounced(&from, None);
         assert_eq!(frame.address, 0xffff_ffff_8200_0ff0 - 56);
         assert_eq!(frame.address % 16, 8);
         assert_eq!(
             frame.words(),
             [0xc, 0x11, regs.rip, 0xe030, 0x1_0346, regs.rsp, 0xe02b]
         );
-        assert_eq!((entered.rip, entered.rsp), (HANDLER.address, frame.address));
-        assert_eq!(
-            (entered.rax, entered.rcx, entered.r11),
-            (0xa, HANDLER.address, 0x246)
-        );
+        assert_eq!((entered.rip, entered.rsp), (HANDLER, frame.address));
+        assert_eq!((entered.rax, entered.rcx, entered.r11), (0xa, HANDLER, 0x246));
         assert_eq!(entered.rflags, 0x246, "resume and trap flags are gone");
     }
 
@@ -173,7 +164,7 @@ mod tests {
             kernel_sp: 0,
             events_masked: true,
         };
-        let (frame, _) = bounce(&from, HANDLER, Some(2)).unwrap();
+        let (frame, _) = bounced(&from, Some(2));
         assert_eq!(frame.address % 16, 0);
         assert_eq!(
             frame.words(),
@@ -195,7 +186,7 @@ mod tests {
             kernel_sp: 0xffff_ffff_8300_0000,
             events_masked: false,
         };
-        let (frame, _) = bounce(&from, HANDLER, None).unwrap();
+        let (frame, _) = bounced(&from, None);
         assert_eq!(frame.address, 0xffff_ffff_8300_0000 - 56);
         assert_eq!(frame.words()[3], 0x33);
         assert_eq!(frame.words()[5], 0x7fff_0000);
@@ -218,7 +209,7 @@ mod tests {
                 kernel_sp: 0,
                 events_masked: false,
             };
-            assert_eq!(bounce(&from, HANDLER, None), Err(BadStack(rsp)), "{rsp:#x}");
+            assert_eq!(bounce(&from, None), Err(BadStack(rsp)), "{rsp:#x}");
         }
     }
 
@@ -234,7 +225,7 @@ mod tests {
             kernel_sp: 0,
             events_masked: true,
         };
-        let (frame, entered) = bounce(&from, HANDLER, None).unwrap();
+        let (frame, entered) = bounced(&from, None);
         assert_eq!(frame.words()[4], 0xffff_ffff & !(flags::IOPL | flags::IF));
         assert_eq!(
             entered.rflags & (flags::AC | flags::VM | flags::RF | flags::NT | flags::TF),

@@ -1,5 +1,6 @@
 //! The registers of an interrupted guest, in the ABI's order.
 
+use bulkhead_abi::selectors;
 use bulkhead_abi::trap::{IretFrame, VGCF_IN_SYSCALL};
 use core::fmt;
 
@@ -62,6 +63,19 @@ impl Regs {
         };
         self.rflags = self.rflags & allowed | flags::ALWAYS;
         self.ss = self.ss & 0xffff | 3;
+    }
+
+    /// Goes on in the guest's kernel at `entry`, with its stack at `sp`, where a frame has what must not be lost.
+    #[inline]
+    pub fn enter(&mut self, entry: u64, sp: u64) {
+        self.rip = entry;
+        self.cs = u64::from(selectors::FLAT_RING3_CS64);
+        self.rflags = self.rflags & !flags::CLEARED | flags::ALWAYS;
+        self.rsp = sp;
+        self.ss = u64::from(selectors::FLAT_RING3_SS);
+        // What SYSRET leaves there, which is the quick way in. The handler pops the guest's from the frame.
+        self.rcx = self.rip;
+        self.r11 = self.rflags;
     }
 
     /// Goes on where a frame of a guest kernel's says, [without privilege](Regs::confine).
