@@ -299,6 +299,13 @@ const HYPERVISORS_REPORT: &[Step] = &[
     Step::Expect(IS_GONE),
 ];
 
+/// The report of a guest that made a return from a handler which cannot be made.
+const BAD_RETURN: &[Step] = &[
+    expect("(bh) ERROR*domain 1 (victim) vCPU 0: it returned from a handler with an unusable frame"),
+    expect("(bh) ERROR*rip"),
+    Step::Expect(IS_GONE),
+];
+
 /// Domain 0 runs random instructions as its programs, others in their kernels, beside two that must not notice.
 const FUZZ: &[Domain<'static>] = &[
     Domain::new("programs", "fuzz").command_line("mode=user seed=1 streams=100000"),
@@ -537,6 +544,27 @@ const MACHINE_TESTS: &[MachineTest] = &[
         "crash-stack-overflow",
         &[FIRST_WITNESS, victim("stack-overflow"), SECOND_WITNESS],
         HYPERVISORS_REPORT,
+    ),
+    // Returns from a handler by frames that cannot be read, or that no processor would take.
+    crash(
+        "crash-no-frame",
+        &[FIRST_WITNESS, victim("no-frame"), SECOND_WITNESS],
+        BAD_RETURN,
+    ),
+    crash(
+        "crash-frame-of-the-hypervisor",
+        &[FIRST_WITNESS, victim("frame-of-the-hypervisor"), SECOND_WITNESS],
+        BAD_RETURN,
+    ),
+    crash(
+        "crash-return-to-nowhere",
+        &[FIRST_WITNESS, victim("return-to-nowhere"), SECOND_WITNESS],
+        BAD_RETURN,
+    ),
+    crash(
+        "crash-return-to-no-program",
+        &[FIRST_WITNESS, victim("return-to-no-program"), SECOND_WITNESS],
+        BAD_RETURN,
     ),
     // Debian's kernel, unmodified, comes up beside a domain of ours; without a disk to go on from, it ends by panicking.
     test("linux-contact", LINUX_BESIDE_HELLO)

@@ -1,8 +1,8 @@
 //! A guest that dies in the way that its command line names, and nobody else with it.
 //!
 //! Whoever runs it expects a report on the console, a domain that has crashed, and all other domains alive.
-//! All ways but one are reported by the guest itself; `stack-overflow` leaves it no stack to do so and is the
-//! hypervisor's to report.
+//! Most ways are reported by the guest itself. `stack-overflow` leaves it no stack to do so, and a return from a handler that
+//! cannot be made leaves it nowhere to do so: these are the hypervisor's to report.
 
 #![no_std]
 #![no_main]
@@ -12,12 +12,13 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::{arch::asm, hint::black_box};
 
+use bulkhead_abi::{Hypercall, layout::HYPERVISOR, selectors::FLAT_RING3_CS64, trap::IretFrame};
 use bulkhead_runtime::{CommandLine, Environment, ShutdownReason, println};
 
 bulkhead_runtime::entry!(main);
 
 /// The ways to die, by the word that chooses them.
-const WAYS: [(&str, fn()); 7] = [
+const WAYS: [(&str, fn()); 11] = [
     ("null", null),
     ("privileged", privileged),
     ("write-code", write_code),
@@ -25,6 +26,10 @@ const WAYS: [(&str, fn()); 7] = [
     ("stack-overflow", stack_overflow),
     ("out-of-memory", out_of_memory),
     ("panic", panic),
+    ("no-frame", return_by_no_frame),
+    ("frame-of-the-hypervisor", return_by_the_hypervisors_memory),
+    ("return-to-nowhere", return_to_nowhere),
+    ("return-to-no-program", return_to_no_program),
 ];
 
 fn main(environment: &Environment) -> ShutdownReason {
@@ -90,4 +95,49 @@ fn out_of_memory() {
 
 fn panic() {
     panic!("as the command line asked");
+}
+
+/// Returns from a handler by the frame at `frame`.
+fn return_by(frame: u64) -> ! {
+    // SAFETY: the stack is left for good: the hypervisor ends the domain, or goes where the frame says, and the frames here say
+    // nowhere.
+    unsafe {
+        asm!(
+            "mov rsp, {frame}",
+            "syscall",
+            "ud2",
+            frame = in(reg) frame,
+            in("rax") Hypercall::Iret.raw(),
+            options(noreturn)
+        )
+    }
+}
+
+/// By no memory at all.
+fn return_by_no_frame() {
+    return_by(8)
+}
+
+/// By memory of which the last word is the hypervisor's.
+fn return_by_the_hypervisors_memory() {
+    return_by(HYPERVISOR.start.wrapping_sub(64))
+}
+
+/// To where no processor goes.
+fn return_to_nowhere() {
+    let frame = IretFrame {
+        rip: 1 << 47,
+        cs: u64::from(FLAT_RING3_CS64 & !3),
+        ..IretFrame::default()
+    };
+    return_by((&raw const frame).expose_provenance() as u64)
+}
+
+/// To a program, for which there are no page tables.
+fn return_to_no_program() {
+    let frame = IretFrame {
+        cs: FLAT_RING3_CS64.into(),
+        ..IretFrame::default()
+    };
+    return_by((&raw const frame).expose_provenance() as u64)
 }

@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+mod crossings;
 mod events;
 mod memory;
 mod time;
@@ -21,6 +22,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     memory::check(&mut checks, environment);
     traps::check(&mut checks);
     user::check(&mut checks);
+    crossings::check(&mut checks);
     events::check(&mut checks);
     time::check(&mut checks);
     checks.verdict()

@@ -45,7 +45,7 @@ fn marked() -> Registers {
     }
 }
 
-fn load(code: Code<'static>) -> Program {
+pub(super) fn load(code: Code<'static>) -> Program {
     match Program::load(code) {
         Ok(program) => program,
         Err(error) => panic!("a program cannot be loaded: {error:?}"),
