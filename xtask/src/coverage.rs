@@ -1,7 +1,7 @@
 //! Whether guests have checked every hypercall that is served, and each of its errors.
 //!
 //! The names come from the hypervisor's own table: `CALL` or `CALL.OP` for the good case, `.ERRNO` behind it for each error
-//! of the row. A guest reports each as a check, or prints `EXEMPT name: reason` for one that no guest can make. Names
+//! of the row, `.outcome` for each other outcome of a list's element. A guest reports each as a check, or prints `EXEMPT name: reason` for one that no guest can make. Names
 //! that are not in the table are told too, if they look like one: a check that has lost its row checks nothing.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,8 @@ fn expected() -> BTreeSet<String> {
         .iter()
         .flat_map(|row| {
             let errors = row.errors.iter().map(move |error| format!("{row}.{error}"));
-            std::iter::once(row.to_string()).chain(errors)
+            let outcomes = row.outcomes.iter().map(move |outcome| format!("{row}.{outcome}"));
+            std::iter::once(row.to_string()).chain(errors).chain(outcomes)
         })
         .collect()
 }

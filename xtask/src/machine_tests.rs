@@ -351,6 +351,7 @@ const LINUX_WITH_INIT: &[Domain<'static>] = &[
 
 /// What it says.
 const LINUX_INIT: &[Step] = &[
+    expect("(d1)*Grant tables using version 1 layout"),
     expect("(d1)*Run /init as init process"),
     expect("(d1)*init: hello from user space"),
     expect("(d1)*init: processes-have-memory-and-registers-of-their-own ok"),

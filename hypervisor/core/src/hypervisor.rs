@@ -151,6 +151,12 @@ impl<M: Machine> Hypervisor<M> {
         &self.memory
     }
 
+    /// The domain with this number.
+    #[must_use]
+    pub fn domain(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.domains.get(id)
+    }
+
     /// Makes a domain with the number `id` and lets it run.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod emulate;
 pub mod events;
 mod faults;
 pub mod frames;
+pub mod grants;
 pub mod hypercalls;
 mod hypervisor;
 pub mod ids;

@@ -19,6 +19,10 @@ pub enum Rank {
     Lifecycle,
     /// What a domain's vCPUs are entitled to.
     Share,
+    /// What a domain has mapped of others' grants.
+    Maps,
+    /// A domain's grant table.
+    Grants,
     /// The frames of a domain.
     Holdings,
     /// Who handles the machine's virtual interrupts.

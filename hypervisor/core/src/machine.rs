@@ -88,6 +88,10 @@ pub trait Machine: Sync + 'static {
     /// Copies `bytes` into `mfn` from byte `offset` on; what would not fit is left out.
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]);
 
+    /// Copies `len` bytes from a frame, from a byte offset on, to another, likewise; what would not fit is left out. Where both are the same
+    /// frame and the ranges overlap, the bytes arrive as they were.
+    fn copy_between_frames(&self, to: (Mfn, usize), from: (Mfn, usize), len: usize);
+
     /// Fills `mfn` with zeros.
     fn zero_frame(&self, mfn: Mfn) {
         for word in self.frame(mfn).iter() {

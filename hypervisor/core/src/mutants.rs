@@ -98,6 +98,30 @@ mod planting {
         NoLimit,
         /// Memory: frames that were to be exchanged are lost when one of them cannot be.
         LostOnFailedExchange,
+        /// Grants: whoever knows a grant can use it.
+        GrantedToAnyone,
+        /// Grants: a grant for reading can be used for writing.
+        WrittenThroughReadOnlyGrant,
+        /// Grants: the grantor is not told that a grant is in use.
+        UnmarkedGrant,
+        /// Grants: a grant is mapped, though the frame is not the grantor's.
+        MappedWhoeverOwnsIt,
+        /// Grants: a map that is refused at its page-table entry leaves the grant in use.
+        LostUseOnRefusedMap,
+        /// Grants: a grant that is unmapped ends before TLBs have forgotten it.
+        UnmappedWithoutFlush,
+        /// Grants: a mapping ends, and the entry that it names leads elsewhere.
+        UnmappedUnseen,
+        /// Grants: a mapping for reading ends by an entry that allows writes.
+        UnmappedByOtherRights,
+        /// Grants: a device's use holds no frame.
+        DeviceHoldsNothing,
+        /// Grants: a device's use ends, and its frame is still held.
+        LostPutOnDeviceUnmap,
+        /// Grants: a copy goes to a frame that need not be one that its owner can write.
+        CopiedToAnything,
+        /// Grants: a copy leaves its grants in use.
+        LostUseOnCopy,
         /// Descriptors: what the guest asks for is checked, and what it asked for is written.
         UncheckedDescriptor,
         /// Descriptors: a page of descriptors is believed as it is.

@@ -426,16 +426,16 @@ fn a_domain_that_does_not_fit_into_memory_leaves_nothing_behind() {
         assert_eq!(refused(1024 - missing, &guest), BuildError::NoMemory(1024));
     }
     assert_eq!(
-        refused(1024, &guest),
+        refused(1025, &guest),
         BuildError::NoMemory(1),
-        "shared info is one more"
+        "shared info and the grant table are two more"
     );
 }
 
 #[test]
 fn a_domain_that_just_fits_is_made() {
     let config = SimConfig {
-        free_frames: 1025,
+        free_frames: GuestSpec::FRAMES,
         ..SimConfig::default()
     };
     let world = World::new(config, EndPolicy::LastDomain);

@@ -18,7 +18,7 @@ const MS: u64 = 1_000_000;
 /// Domain 0 on the last of `cpus` CPUs, and the others on the first; all have booted. Domain 0 runs.
 fn world(others: u16, cpus: u32) -> World {
     let config = SimConfig {
-        free_frames: 1025 * u64::from(others + 1),
+        free_frames: GuestSpec::FRAMES * u64::from(others + 1),
         cpus,
     };
     let world = World::new(config, EndPolicy::LastDomain);

@@ -24,7 +24,7 @@ fn one_frame(word: u64) -> MemoryReservation {
 #[test]
 fn a_frame_that_an_exchange_would_bring_cannot_be_given_in_exchange() {
     let config = SimConfig {
-        free_frames: 1025,
+        free_frames: GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

@@ -41,7 +41,7 @@ struct Mmu {
 impl Mmu {
     fn new() -> Self {
         let config = SimConfig {
-            free_frames: 2 * 1025 + 8,
+            free_frames: 2 * GuestSpec::FRAMES + 8,
             cpus: 1,
         };
         let world = World::new(config, EndPolicy::LastDomain);
@@ -877,7 +877,7 @@ fn another_domain_s_tables_and_pages_are_out_of_reach() {
 #[test]
 fn the_control_domain_learns_that_a_domain_is_not_there() {
     let config = SimConfig {
-        free_frames: 2 * 1025,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

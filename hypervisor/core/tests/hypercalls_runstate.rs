@@ -20,7 +20,7 @@ const MS: u64 = 1_000_000;
 /// One CPU with the domains 1 to `guests`, all of which have booted. Domain 1 is about to run.
 fn world(guests: u16) -> World {
     let config = SimConfig {
-        free_frames: 1025 * u64::from(guests),
+        free_frames: GuestSpec::FRAMES * u64::from(guests),
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);
@@ -103,7 +103,7 @@ fn a_sleeper_that_has_to_wait_for_the_cpu_has_slept_until_it_was_woken() {
 #[test]
 fn a_vcpu_that_was_never_started_is_offline_from_its_beginning() {
     let config = SimConfig {
-        free_frames: 1025,
+        free_frames: GuestSpec::FRAMES,
         cpus: 1,
     };
     let mut world = World::new(config, EndPolicy::LastDomain);

@@ -22,7 +22,7 @@ const MS: u64 = 1_000_000;
 /// has run since.
 fn world(homes: &[u32], cpus: u32) -> World {
     let config = SimConfig {
-        free_frames: 1025 * homes.len() as u64,
+        free_frames: GuestSpec::FRAMES * homes.len() as u64,
         cpus,
     };
     let world = World::new(config, EndPolicy::LastDomain);
@@ -190,7 +190,7 @@ fn all_that_wake_at_the_same_moment_get_their_turn() {
     const DOMAINS: u16 = 9;
     let world = World::new(
         SimConfig {
-            free_frames: 1025 * u64::from(DOMAINS),
+            free_frames: GuestSpec::FRAMES * u64::from(DOMAINS),
             cpus: 1,
         },
         EndPolicy::LastDomain,

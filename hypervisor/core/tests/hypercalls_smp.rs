@@ -33,7 +33,7 @@ fn check_locks() {
 fn world() -> World {
     check_locks();
     let config = SimConfig {
-        free_frames: 3 * 1025,
+        free_frames: 3 * GuestSpec::FRAMES,
         cpus: 2,
     };
     let world = World::new(config, EndPolicy::LastDomain);
@@ -75,7 +75,7 @@ fn ext(world: &World, cpu: usize, op: MmuExtOp, mfn: Mfn) {
 fn connected() -> (World, u32, u32) {
     check_locks();
     let config = SimConfig {
-        free_frames: 2 * 1025,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 2,
     };
     let world = World::new(config, EndPolicy::LastDomain);

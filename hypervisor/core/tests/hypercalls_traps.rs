@@ -30,7 +30,7 @@ const IF: u64 = 1 << 9;
 /// A world whose domain 1 has booted; a second one waits for its turn.
 fn world() -> World {
     let config = SimConfig {
-        free_frames: 2 * 1025,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

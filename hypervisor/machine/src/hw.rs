@@ -121,6 +121,22 @@ impl Machine for Hw {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), frame.add(offset), len) };
     }
 
+    fn copy_between_frames(
+        &self,
+        (to, to_offset): (Mfn, usize),
+        (from, from_offset): (Mfn, usize),
+        len: usize,
+    ) {
+        let room = |offset: usize| PAGE_SIZE.saturating_sub(offset);
+        let len = len.min(room(to_offset)).min(room(from_offset));
+        let (to, from) = (direct(to.maddr()), direct(from.maddr()));
+        if len == 0 {
+            return;
+        }
+        // SAFETY: as in `write_frame`, on both sides; they may be the same, and overlap.
+        unsafe { core::ptr::copy(from.add(from_offset), to.add(to_offset), len) };
+    }
+
     fn zero_frame(&self, mfn: Mfn) {
         // SAFETY: as in `write_frame`.
         unsafe { direct(mfn.maddr()).write_bytes(0, PAGE_SIZE) };

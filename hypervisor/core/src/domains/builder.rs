@@ -10,6 +10,7 @@ use super::{Domain, Holdings, Lifecycle, MAX_NAME};
 use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
+use crate::grants::{Limits, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
@@ -102,6 +103,10 @@ pub fn build<M: Machine>(
         id,
         plan: &plan,
     };
+    let limits = Limits::default();
+    let grants = memory
+        .new_table(id, limits.frames)
+        .map_err(|_| BuildError::NoMemory(1))?;
     let mut frames = FrameList::new();
     let made = construction.populate(&mut frames).and_then(|pages| {
         let shared_info = memory.allocate_shared(id).ok_or(BuildError::NoMemory(1))?;
@@ -121,6 +126,8 @@ pub fn build<M: Machine>(
             shared_info,
             vcpus,
             events: SharedLock::new(events),
+            grants: Lock::new(grants),
+            maps: Lock::new(MapTrack::new(limits.maps)),
             memory: Lock::new(Holdings {
                 frames,
                 limit: entry.pages,
@@ -131,6 +138,7 @@ pub fn build<M: Machine>(
             console: Lock::new(Line::new()),
         }),
         Err(error) => {
+            memory.release_table(grants);
             while let Some(mfn) = frames.pop(memory.frames()) {
                 memory.release(mfn);
             }

@@ -18,6 +18,7 @@ pub use table::{DomainTable, MAX_DOMAINS};
 use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Mfn};
+use crate::grants::{GrantTable, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, Rank, SharedLock};
 use crate::sched::Share;
@@ -43,6 +44,10 @@ pub struct Domain {
     pub vcpus: Box<[Vcpu]>,
     /// Its event channels.
     pub events: SharedLock<EventTable, { Rank::Events as u32 }>,
+    /// What it grants others.
+    pub grants: Lock<GrantTable, { Rank::Grants as u32 }>,
+    /// What it has mapped of others' grants.
+    pub maps: Lock<MapTrack, { Rank::Maps as u32 }>,
     /// Its memory.
     pub memory: Lock<Holdings, { Rank::Holdings as u32 }>,
     /// What it may do next.

@@ -23,6 +23,12 @@ impl Mfn {
         if raw < Self::LIMIT { Some(Self(raw)) } else { None }
     }
 
+    /// The frame with the number `raw`, which is small enough for any page table.
+    #[must_use]
+    pub const fn from_u32(raw: u32) -> Self {
+        Self(raw as u64)
+    }
+
     /// The frame that holds the machine address `maddr` (bits above the 52nd do not count).
     #[must_use]
     pub const fn from_maddr(maddr: u64) -> Self {

@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod event;
 mod extension;
+mod grant;
 mod memory;
 mod mmu;
 mod modes;

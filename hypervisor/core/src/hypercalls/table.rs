@@ -4,8 +4,8 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, areas, console, control, event, extension, memory, mmu, modes, multicall, registers, sched,
-    segments, traps, vcpu, version,
+    Answer, Call, areas, console, control, event, extension, grant, memory, mmu, modes, multicall, registers,
+    sched, segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
@@ -13,6 +13,7 @@ use bulkhead_abi::console::ConsoleIoOp;
 use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::event::EventChannelOp;
 use bulkhead_abi::extension::ExtensionOp;
+use bulkhead_abi::grant::{GrantStatus, GrantTableOp};
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
 use bulkhead_abi::physdev::PhysdevOp;
@@ -31,6 +32,8 @@ pub struct Row {
     pub op: Option<(&'static str, u32)>,
     /// The errors that it may answer, besides those of every call (`ENOSYS` for what is not in the table).
     pub errors: &'static [Errno],
+    /// The outcomes that an element of its list may have, besides the good one.
+    pub outcomes: &'static [GrantStatus],
 }
 
 /// The name of the check that a guest makes of it: `sched_op.yield`.
@@ -47,21 +50,25 @@ impl fmt::Display for Row {
 macro_rules! hypercalls {
     (
         whole { $( $call:ident => $handler:path, [$($error:ident),*]; )* }
-        by_first_argument { $( $group:ident: $ops:ident { $( $op:ident => $op_handler:path, [$($op_error:ident),*]; )* } )* }
+        by_first_argument { $( $group:ident: $ops:ident { $(
+            $op:ident => $op_handler:path, [$($op_error:ident),*] $(, [$($outcome:ident),*])?;
+        )* } )* }
         by_list_element { $( $list:ident: $elements:ident { $( $element:ident, [$($element_error:ident),*]; )* } )* }
     ) => {
         /// Every call that is served.
         pub const TABLE: &[Row] = &[
-            $( Row { call: Hypercall::$call, op: None, errors: &[$(Errno::$error),*] }, )*
+            $( Row { call: Hypercall::$call, op: None, errors: &[$(Errno::$error),*], outcomes: &[] }, )*
             $( $( Row {
                 call: Hypercall::$group,
                 op: Some(($ops::$op.name(), $ops::$op.raw())),
                 errors: &[$(Errno::$op_error),*],
+                outcomes: &[$($(GrantStatus::$outcome),*)?],
             }, )* )*
             $( $( Row {
                 call: Hypercall::$list,
                 op: Some(($elements::$element.name(), $elements::$element.raw())),
                 errors: &[$(Errno::$element_error),*],
+                outcomes: &[],
             }, )* )*
         ];
 
@@ -155,6 +162,19 @@ hypercalls! {
             SetDirectGate => extension::set_direct_gate, [OpNotSupp, Inval];
             SetVirtualAlarm => extension::set_virtual_alarm, [];
         }
+        GrantTableOp: GrantTableOp {
+            MapGrantRef => grant::map, [Fault],
+                [GeneralError, BadDomain, BadGntref, BadVirtAddr, NoSpace];
+            UnmapGrantRef => grant::unmap, [Fault], [GeneralError, BadHandle, BadVirtAddr, BadDevAddr];
+            SetupTable => grant::setup_table, [Fault, Inval],
+                [GeneralError, BadDomain, PermissionDenied, BadVirtAddr];
+            Copy => grant::copy, [Fault],
+                [GeneralError, BadDomain, BadGntref, PermissionDenied, BadPage, BadCopyArg];
+            QuerySize => grant::query_size, [Fault, Inval], [BadDomain, PermissionDenied];
+            UnmapAndReplace => grant::unmap_and_replace, [Fault], [GeneralError, BadHandle, BadVirtAddr];
+            SetVersion => grant::set_version, [Fault, Inval];
+            GetVersion => grant::get_version, [Fault, Inval, Perm, Srch];
+        }
     }
     by_list_element {
         MemoryOp: MemoryOp {
@@ -212,16 +232,19 @@ mod tests {
         let mut text = String::from(
             "# Hypercalls that are served\n\nMade from the table in `core/src/hypercalls/table.rs`; a test keeps it \
              true, and writes it anew with `BULKHEAD_BLESS=1`.\nAny other number or sub-operation answers `ENOSYS`.\n\n\
-             | number | sub-operation | check | errors |\n|---|---|---|---|\n",
+             The outcomes are those of single elements of a list, besides `okay`.\n\n\
+             | number | sub-operation | check | errors | outcomes |\n|---|---|---|---|---|\n",
         );
         for row in TABLE {
             let op = row.op.map_or(String::new(), |(_, number)| number.to_string());
             let errors: Vec<_> = row.errors.iter().map(|error| error.name()).collect();
+            let outcomes: Vec<_> = row.outcomes.iter().map(|outcome| outcome.name()).collect();
             writeln!(
                 text,
-                "| {} | {op} | `{row}` | {} |",
+                "| {} | {op} | `{row}` | {} | {} |",
                 row.call.raw(),
-                errors.join(" ")
+                errors.join(" "),
+                outcomes.join(" ")
             )
             .unwrap();
         }

@@ -1,13 +1,15 @@
 //! Counts equal real references, and a frame has one type at a time.
 //!
-//! Everything that holds a frame is found again: the domains' lists, shared info, the entries of validated tables, pins, and
-//! the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
+//! Everything that holds a frame is found again: the domains' lists, shared info, grant tables, the entries of validated tables, pins,
+//! grants held for devices, and the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
 //! holds must be free.
 
+use super::grants::Lent;
 use super::{registers, tables};
 use crate::domains::Domain;
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
+use crate::grants::Rights;
 use crate::hypervisor::{Cpu, Hypervisor};
 use crate::machine::Machine;
 use crate::sync::Ordering;
@@ -28,11 +30,14 @@ struct Expected {
 }
 
 /// What should be counted for all of them.
-pub(super) struct Recount(Vec<Expected>);
+pub(super) struct Recount {
+    frames: Vec<Expected>,
+    lent: Vec<Lent>,
+}
 
 impl Recount {
     fn frame(&mut self, mfn: Mfn) -> &mut Expected {
-        &mut self.0[usize::try_from(mfn.raw()).unwrap()]
+        &mut self.frames[usize::try_from(mfn.raw()).unwrap()]
     }
 
     /// Somebody keeps a reference.
@@ -52,6 +57,11 @@ impl Recount {
         );
     }
 
+    /// An entry leads to another domain's frame.
+    pub(super) fn lend(&mut self, lent: Lent) {
+        self.lent.push(lent);
+    }
+
     fn own(&mut self, mfn: Mfn, owner: DomId, is_hypervisors: bool) {
         self.hold(mfn);
         let frame = self.frame(mfn);
@@ -61,13 +71,22 @@ impl Recount {
     }
 }
 
-pub(super) fn check<'a>(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], cpus: impl Iterator<Item = &'a Cpu>) {
+/// Checks all counts. Returns the entries that lead to other domains' frames.
+pub(super) fn check<'a>(
+    hv: &Hypervisor<Sim>,
+    domains: &[Arc<Domain>],
+    cpus: impl Iterator<Item = &'a Cpu>,
+) -> Vec<Lent> {
     let frames = hv.memory.frames();
-    let mut count = Recount(Vec::new());
+    let mut count = Recount {
+        frames: Vec::new(),
+        lent: Vec::new(),
+    };
     count
-        .0
+        .frames
         .resize(usize::try_from(frames.limit()).unwrap(), Expected::default());
     for domain in domains {
+        count_grants(domain, &mut count);
         count_domain(hv, domain, &mut count);
     }
     for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {
@@ -101,7 +120,7 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], cpus: imp
             count.hold_as(mfn, typing.kind());
         }
     }
-    for (n, expected) in (0..).zip(&count.0) {
+    for (n, expected) in (0..).zip(&count.frames) {
         let mfn = Mfn::new(n).unwrap();
         free += u64::from(check_frame(hv, mfn, expected));
     }
@@ -110,6 +129,22 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], cpus: imp
         hv.memory.free_frames(),
         "all that nobody holds can be allocated"
     );
+    count.lent
+}
+
+/// What grants hold: the table's frames, and those that are kept for devices.
+fn count_grants(domain: &Domain, count: &mut Recount) {
+    for mfn in domain.grants.lock().frames() {
+        count.own(mfn, domain.id, true);
+        count.hold_as(mfn, Kind::Writable);
+    }
+    let maps = domain.maps.lock();
+    for (_, mapping) in maps.mappings().filter(|(_, mapping)| mapping.device) {
+        match mapping.rights {
+            Rights::ReadOnly => count.hold(mapping.frame),
+            Rights::ReadWrite => count.hold_as(mapping.frame, Kind::Writable),
+        }
+    }
 }
 
 fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {

@@ -16,6 +16,7 @@
 mod caches;
 mod channels;
 mod counts;
+mod grants;
 pub(crate) mod registers;
 mod running;
 mod tables;
@@ -36,7 +37,8 @@ impl Hypervisor<Sim> {
         // Looked up once: the table has room for very many.
         let domains: Vec<Arc<Domain>> = self.domains.iter().collect();
         self.memory.check_allocator();
-        counts::check(self, &domains, cpus.clone());
+        let lent = counts::check(self, &domains, cpus.clone());
+        grants::check(self, &domains, &lent);
         caches::check(self, cpus.clone());
         running::check(self, &domains, cpus);
         channels::check(&domains);

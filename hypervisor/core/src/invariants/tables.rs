@@ -1,4 +1,4 @@
-//! No guest entry reaches the hypervisor or another domain's frame, and no page table is writable.
+//! No guest entry reaches the hypervisor, or another domain's frame without a grant, and no page table is writable.
 //!
 //! The second law follows from the counts, if each entry that allows writes is counted as a use as writable memory: here
 //! it is.
@@ -36,9 +36,12 @@ pub(super) fn check_table(hv: &Hypervisor<Sim>, table: Mfn, entries: usize, coun
         let target = entry::frame(entry);
         let refs = frames.refs(target);
         assert!(
-            refs.is_some_and(|refs| refs.owner() == owner && refs.count() != 0),
+            refs.is_some_and(|refs| refs.count() != 0 && (refs.owner() == owner || level == Level::L1)),
             "an entry of {owner} leads to {refs:?}: {place:x?}"
         );
+        if refs.is_some_and(|refs| refs.owner() != owner) {
+            count.lend((owner, target, is_writable(entry)));
+        }
         match level.child() {
             Some(kind) => count.hold_as(target, kind),
             None if is_writable(entry) => count.hold_as(target, Kind::Writable),

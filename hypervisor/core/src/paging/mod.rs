@@ -1,7 +1,7 @@
 //! Direct paging: guests own their page tables and read them freely; every change goes through here.
 //!
 //! The law: a frame that is a page table is never writable by any guest, and no guest entry reaches the hypervisor
-//! or another domain's frame. It follows from counting: a present entry in a validated table holds a reference
+//! or another domain's frame, unless a grant lent it. It follows from counting: a present entry in a validated table holds a reference
 //! to its frame and a use of it as what the entry makes it, a writable page or a table of the level below; a
 //! frame has one type at a time.
 //!
@@ -16,9 +16,10 @@
 //! is until one of its frames is wanted, which are its domain's all the time.
 //!
 //! [`entry`] has the rules for single entries; [`validate`] takes and drops whole tables; [`update`] changes one entry
-//! of a live table.
+//! of a live table; [`lend`] does where an entry leads to another domain's frame, for grants.
 
 pub mod entry;
+mod lend;
 mod update;
 mod validate;
 mod work;

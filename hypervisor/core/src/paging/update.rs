@@ -34,14 +34,14 @@ const PAGE_WORTH: u32 = 32;
 
 /// A place in a page table that the caller holds.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
-    table: Mfn,
-    level: Level,
-    index: usize,
+pub(super) struct Slot {
+    pub(super) table: Mfn,
+    pub(super) level: Level,
+    pub(super) index: usize,
 }
 
 /// How often an entry may change under us before we give up: the guest's other vCPUs, or the accessed bit.
-const TRIES: usize = 16;
+pub(super) const TRIES: usize = 16;
 
 impl<M: Machine> Memory<M> {
     /// Writes entry `index` of the page table `table`, a frame of `owner`'s.
@@ -123,7 +123,8 @@ impl<M: Machine> Memory<M> {
         Ok(())
     }
 
-    fn update_held(
+    /// Changes an entry of a table that the caller holds, by `make`; `owner` is whose frames it may lead to. Returns what stood there.
+    pub(super) fn update_held(
         &self,
         owner: DomId,
         slot: Slot,
@@ -229,7 +230,13 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Takes a reference to and a use of a frame that is a validated table of `kind` already.
-    fn get_as_table(&self, owner: DomId, table: Mfn, kind: Kind, work: &mut Work) -> Result<(), PagingError> {
+    pub(super) fn get_as_table(
+        &self,
+        owner: DomId,
+        table: Mfn,
+        kind: Kind,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
         self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
         match self.frames.get_table(table) {
             Ok(found) if found == kind => Ok(()),

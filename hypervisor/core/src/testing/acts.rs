@@ -3,10 +3,12 @@
 
 use super::World;
 use super::asked::{NO_NUMBER, NO_RESULT};
+use crate::frames::Mfn;
 use crate::traps::Exception;
 use crate::vcpu::{Mode, Segments};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use bulkhead_abi::grant::GrantEntry;
 use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::shared_info::offset;
@@ -39,6 +41,8 @@ pub enum Act {
     Read(u64),
     /// Memory is written.
     Write(u64, u64),
+    /// An entry of the guest's grant table, given by its first frame, is written if it is not in use.
+    Grant(Mfn, u32, GrantEntry),
     /// Several hypercalls in one: the numbers, and the arguments.
     Several(Vec<(u64, [u64; 6])>),
     /// An exception happens.
@@ -86,6 +90,7 @@ impl Act {
             Self::Forget { .. } => Hypercall::SchedOp,
             Self::Read(_)
             | Self::Write(..)
+            | Self::Grant(..)
             | Self::Raise(_)
             | Self::Instruction { .. }
             | Self::Load(_)
@@ -165,6 +170,10 @@ impl World {
             &Act::Read(va) => Effect::touching(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
             &Act::Write(va, value) => {
                 Effect::touching(self.sim().guest_write(va, &value.to_le_bytes()).is_ok())
+            }
+            &Act::Grant(table, gref, entry) => {
+                self.try_grant(table, gref, entry);
+                Effect::Done
             }
             Act::Several(calls) => self.several(cpu, calls, goes),
             &Act::Raise(exception) => {

@@ -22,6 +22,7 @@ mod acts;
 mod asked;
 mod bases;
 mod choices;
+mod grants;
 mod guest;
 mod hostile;
 mod kernel;

@@ -106,7 +106,7 @@ impl Stage {
     pub fn world(config: StageConfig) -> (World, Vec<Hostile>) {
         let frames = SimConfig {
             // Some are nobody's: until guests that take more have them.
-            free_frames: u64::from(config.guests) * 1025 + 8,
+            free_frames: u64::from(config.guests) * GuestSpec::FRAMES + 8,
             cpus: config.cpus,
         };
         let world = World::new(frames, EndPolicy::LastDomain);
@@ -220,6 +220,7 @@ fn check_error(act: &Act, effect: Effect) {
         }
         Act::Read(_)
         | Act::Write(..)
+        | Act::Grant(..)
         | Act::Several(_)
         | Act::Instruction { .. }
         | Act::Raise(_)

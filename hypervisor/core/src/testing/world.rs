@@ -40,6 +40,11 @@ pub struct GuestSpec<'a> {
     pub cmdline: &'a str,
 }
 
+impl GuestSpec<'_> {
+    /// How many frames the smallest domain takes: its own, shared info, and its grant table.
+    pub const FRAMES: u64 = 1024 + 2;
+}
+
 impl Default for GuestSpec<'_> {
     /// The smallest domain with one vCPU.
     fn default() -> Self {

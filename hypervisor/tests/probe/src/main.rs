@@ -1,7 +1,7 @@
 //! The probe: tries every hypercall that is served, well and badly, and the laws of page types, on the hypervisor.
 //!
 //! A check of a hypercall has the name that the hypervisor's table gives it: `CALL` or `CALL.OP` for the good case,
-//! with `.ERRNO` after it for each error that the table lists. Whoever runs the probe compares the names on the console
+//! with `.ERRNO` after it for each error that the table lists, and the name of each outcome of a list's element. Whoever runs the probe compares the names on the console
 //! with the table; what cannot be provoked stands in [`exempt`] with its reason. Laws have names without a dot.
 //!
 //! Two domains run it: domain 0, which may do all, and another, which is refused what only domain 0 may. They need
@@ -24,6 +24,7 @@ mod exempt;
 mod extended;
 mod extension;
 mod frames;
+mod grants;
 mod info;
 mod laws;
 mod ldt;
@@ -67,6 +68,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     pins::check(&mut probe, &window);
     memory::check(&mut probe, &mut window);
     laws::check(&mut probe, &mut window);
+    grants::check(&mut probe, &mut window);
     control::check(&mut probe);
     debug::check(&mut probe);
     extended::check(&mut probe);

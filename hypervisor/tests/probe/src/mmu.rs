@@ -31,12 +31,16 @@ fn foreign_frames(probe: &mut Probe, window: &mut Window) -> u64 {
         [u64::from(MemoryOp::MaximumRamPage.raw()), 0],
     )
     .unwrap_or(0);
-    let shared = window.level1.get(crate::shared::PAGE) & pte::FRAME_MASK;
+    // Two frames without a number are the domain's all the same: what it shares with the hypervisor.
+    let shared = [
+        (window.level1.get(crate::shared::PAGE) & pte::FRAME_MASK) >> 12,
+        crate::grants::table_frame(),
+    ];
     let index = window.skip();
     let slot = window.level1.word_maddr(index);
     let (mut busy, mut invalid, mut wrong) = (0_u64, 0_u64, None);
     let mut foreign = 0;
-    for mfn in (0..last.wrapping_add(BEYOND)).filter(|mfn| mfn << 12 != shared && !is_own(*mfn)) {
+    for mfn in (0..last.wrapping_add(BEYOND)).filter(|mfn| !shared.contains(mfn) && !is_own(*mfn)) {
         match update(slot, mfn << 12 | READ_ONLY) {
             answer if answer == refusal(Errno::Busy) => {
                 busy = busy.wrapping_add(1);

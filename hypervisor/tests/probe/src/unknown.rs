@@ -35,6 +35,8 @@ const GROUPS: &[(Hypercall, u64)] = &[
     (Hypercall::PhysdevOp, 99),
     (Hypercall::CallbackOp, 99),
     (Hypercall::EventChannelOp, 99),
+    (Hypercall::GrantTableOp, 99),
+    (Hypercall::GrantTableOp, 9),
     (Hypercall::MemoryOp, 63),
 ];
 

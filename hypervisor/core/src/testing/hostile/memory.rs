@@ -45,6 +45,8 @@ impl Hostile {
                 .refs(mfn)
                 .is_some_and(|word| word.count() != 0 && word.owner().raw() == self.id)
         };
+        // What it shares with the hypervisor was not given to it: shared info, its grant table.
+        let is_shared = |mfn: Mfn| frames.refs(mfn).is_some_and(|word| word.is_hypervisors());
         let first = usize::try_from(World::LIST % 4096 / 8).unwrap();
         let words = world.sim().ram().frame(self.scratch);
         let listed = &words[first..first + usize::try_from(LIST_WORDS).unwrap()];
@@ -52,7 +54,7 @@ impl Hostile {
         let found = listed
             .iter()
             .filter_map(|word| Mfn::new(word.load(Ordering::Relaxed)))
-            .find(|&mfn| is_own(mfn) && !known(mfn) && mfn != self.scratch && mfn != self.shared_info)?;
+            .find(|&mfn| is_own(mfn) && !is_shared(mfn) && !known(mfn) && mfn != self.scratch)?;
         let is_table = self.tables.iter().any(|&(_, mfn)| mfn == found);
         let lost = self.play.iter().position(|&(_, mfn)| !is_own(mfn))?;
         if is_table {

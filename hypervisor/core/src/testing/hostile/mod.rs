@@ -7,6 +7,7 @@
 
 mod calls;
 mod goals;
+mod grants;
 mod instructions;
 mod memory;
 mod programs;
@@ -14,14 +15,16 @@ mod tables;
 
 use super::{Act, Choices, Fate, World};
 use crate::frames::Mfn;
+use crate::grants::{Mapping, Names};
 use crate::machine::Machine;
 use crate::vcpu::Mode;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use bulkhead_abi::Hypercall;
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::physdev::PhysdevOp;
+use bulkhead_abi::{DomId, Hypercall};
+use grants::Mapped;
 use tables::Mind;
 
 /// The first page that the guest plays with, and how many there are. All are mapped writable at first.
@@ -38,6 +41,8 @@ pub struct Hostile {
     /// The tables that it began with: level 4, 3, 2, and two of level 1, by where they are mapped.
     tables: Vec<(u64, Mfn)>,
     shared_info: Mfn,
+    /// The first frame of its grant table.
+    grant_table: Mfn,
     /// The page in which it puts its hypercalls' records and lists.
     scratch: Mfn,
     /// What it will do next, if it has plans.
@@ -48,6 +53,7 @@ impl Hostile {
     /// The guest that runs on `cpu` and has just been entered for the first time.
     pub fn new(world: &World, cpu: usize) -> Self {
         let info = world.boot(cpu);
+        let grant_table = world.find_grant_table(cpu);
         let page = |pfn: u64| {
             let mfn: u64 = world.read(cpu, info.mfn_list + pfn * 8);
             (pfn << 12, Mfn::new(mfn).unwrap())
@@ -72,6 +78,7 @@ impl Hostile {
             play: (PLAY..PLAY + PLAY_PAGES).map(page).collect(),
             tables: (first_table..first_table + 5).map(page).collect(),
             shared_info: Mfn::from_maddr(info.shared_info),
+            grant_table,
             scratch: page(World::SCRATCH >> 12).1,
             plan: plan.into(),
             id,
@@ -106,8 +113,9 @@ impl Hostile {
             others,
             domains: &world.hv().domains,
             now: world.sim().now(),
+            mapped: self.mapped(world),
         };
-        let mut plan = match choices.below(100) {
+        let mut plan = match choices.below(120) {
             0..=12 => return mind.update_va(choices),
             13..=24 => return mind.mmu_update(choices),
             25..=34 => return mind.extended(choices),
@@ -136,6 +144,7 @@ impl Hostile {
             78 => return calls::extension(choices),
             79..=90 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
+            100..=119 => mind.grants(choices),
             _ => {
                 return Act::Forget {
                     masked: choices.chance(20),
@@ -145,5 +154,20 @@ impl Hostile {
         let first = plan.pop_front();
         self.plan = plan;
         first.unwrap_or(Act::Compute(0))
+    }
+
+    /// The books that it keeps of its mappings.
+    fn mapped(&self, world: &World) -> Vec<Mapped> {
+        let domain = world.hv().domain(DomId::new(self.id)).unwrap();
+        let maps = domain.maps.lock();
+        let book = |(handle, mapping): (u32, &Mapping)| Mapped {
+            handle,
+            grantor: mapping.grantor.id,
+            gref: mapping.gref,
+            frame: mapping.frame,
+            rights: mapping.rights,
+            by_entry: mapping.host == Some(Names::Entry),
+        };
+        maps.mappings().map(book).collect()
     }
 }

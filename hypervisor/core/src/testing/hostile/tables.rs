@@ -1,5 +1,6 @@
 //! What the guest tries with page tables.
 
+use super::grants::Mapped;
 use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::domains::DomainTable;
 use crate::frames::words::TypeWord;
@@ -22,6 +23,8 @@ pub(super) struct Mind<'a> {
     pub(super) domains: &'a DomainTable,
     /// The time.
     pub(super) now: u64,
+    /// Its mappings of others' grants.
+    pub(super) mapped: Vec<Mapped>,
 }
 
 impl Mind<'_> {
@@ -44,8 +47,17 @@ impl Mind<'_> {
         (!fit.is_empty()).then(|| choices.one_of(&fit))
     }
 
-    /// A frame that the guest has no right to, or none at all.
+    /// A frame that the guest has no right to, or none at all. Not its own grant table, where it keeps to a rule.
     pub(super) fn forbidden(&self, choices: &mut Choices) -> Mfn {
+        let mfn = self.some_frame(choices);
+        if mfn == self.guest.grant_table {
+            self.guest.shared_info
+        } else {
+            mfn
+        }
+    }
+
+    fn some_frame(&self, choices: &mut Choices) -> Mfn {
         let limit = self.frames.limit();
         match choices.below(5) {
             0 | 1 if !self.others.is_empty() => {

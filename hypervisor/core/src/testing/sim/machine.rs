@@ -8,6 +8,7 @@ use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
+use alloc::vec;
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::{layout, pte};
 
@@ -22,6 +23,18 @@ impl Machine for Sim {
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
         self.pause();
         self.ram.write(mfn, offset, bytes);
+    }
+
+    fn copy_between_frames(
+        &self,
+        (to, to_offset): (Mfn, usize),
+        (from, from_offset): (Mfn, usize),
+        len: usize,
+    ) {
+        self.pause();
+        let mut bytes = vec![0; len];
+        self.ram.read(from, from_offset, &mut bytes);
+        self.ram.write(to, to_offset, &bytes);
     }
 
     fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {

@@ -2,8 +2,8 @@
 
 mod machine;
 
-use super::Ram;
 use super::tlb::{Access, Cached, Tlb};
+use super::{GuestSpec, Ram};
 use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
@@ -37,7 +37,7 @@ impl Default for SimConfig {
     /// One CPU, and room for three of the smallest domains.
     fn default() -> Self {
         Self {
-            free_frames: 3 * 1025,
+            free_frames: 3 * GuestSpec::FRAMES,
             cpus: 1,
         }
     }

@@ -1,4 +1,4 @@
-//! Goals about memory: what `memory_op` and the calls about page tables answer.
+//! Goals about memory: what `memory_op`, `grant_table_op` and the calls about page tables answer.
 
 use super::{OWN, TOO_LARGE, bytes, halves};
 use crate::hypercalls::table::Row;
@@ -7,11 +7,21 @@ use crate::testing::hostile::memory::reservation;
 use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, World};
 use alloc::vec;
+use bulkhead_abi::grant::GrantTableOp;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp};
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
 impl Mind<'_> {
+    pub(super) fn grant_goal(&self, op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+        let count = if error == Some(Errno::Inval) { 2 } else { 1 };
+        let record = match GrantTableOp::from_raw(op) {
+            Some(GrantTableOp::SetVersion) => 1_u32.to_le_bytes().to_vec(),
+            _ => self.whom(error, choices).to_le_bytes().to_vec(),
+        };
+        call_with(Hypercall::GrantTableOp, &[u64::from(op), at, count], record)
+    }
+
     pub(super) fn memory_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
         let whom = self.whom(error, choices);
         let default = MemoryOp::CurrentReservation;

@@ -76,6 +76,7 @@ impl Mind<'_> {
         };
         let one = match row.call {
             Hypercall::EventChannelOp => return self.event_goal(op, error, at, choices),
+            Hypercall::GrantTableOp => self.grant_goal(op, error, at, choices),
             Hypercall::MemoryOp => self.memory_goal(row, error, at, choices),
             Hypercall::MmuextOp | Hypercall::MmuUpdate => self.paging_goal(row, error, at, choices),
             Hypercall::UpdateVaMapping => self.update_va(choices),

@@ -1,0 +1,78 @@
+//! The frames of a grant table: how a domain comes to have more of them, and loses them all at its end.
+
+use super::{GrantError, GrantTable, table};
+use crate::domains::Domain;
+use crate::frames::{Kind, Mfn};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::paging::Work;
+use bulkhead_abi::DomId;
+
+/// What making a frame of the table is worth, in entries looked at.
+const FRAME_WORTH: u32 = 32;
+
+impl<M: Machine> Memory<M> {
+    /// Lets the table of `domain` have `count` frames at least.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::TooLarge`], [`GrantError::NoMemory`], [`GrantError::Again`]. Frames that were made stay.
+    pub(crate) fn grow_table(&self, domain: &Domain, count: u32, work: &mut Work) -> Result<(), GrantError> {
+        if count > domain.grants.lock().limit() {
+            return Err(GrantError::TooLarge);
+        }
+        loop {
+            let len = domain.grants.lock().frames().len();
+            if len >= count as usize {
+                return Ok(());
+            }
+            if work.is_over() {
+                return Err(GrantError::Again);
+            }
+            work.spend(FRAME_WORTH);
+            let (mfn, uses) = self.new_frame(domain.id)?;
+            if !domain.grants.lock().push(len, mfn, uses) {
+                // Another vCPU was faster, or there is no room for one more record: the next go sees which.
+                self.release_frame(mfn);
+                return Err(GrantError::NoMemory);
+            }
+        }
+    }
+
+    /// The table that a new domain begins with: of one frame, and `limit` at most.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::NoMemory`].
+    pub(crate) fn new_table(&self, owner: DomId, limit: u32) -> Result<GrantTable, GrantError> {
+        let mut table = GrantTable::new(limit);
+        let (mfn, uses) = self.new_frame(owner)?;
+        if table.push(0, mfn, uses) {
+            Ok(table)
+        } else {
+            self.release_frame(mfn);
+            Err(GrantError::NoMemory)
+        }
+    }
+
+    /// Gives up the frames of a table that nobody can use any more.
+    pub(crate) fn release_table(&self, mut table: GrantTable) {
+        while let Some(mfn) = table.pop() {
+            self.release_frame(mfn);
+        }
+    }
+
+    /// A frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it.
+    fn new_frame(&self, owner: DomId) -> Result<(Mfn, table::Uses), GrantError> {
+        let uses = table::uses().ok_or(GrantError::NoMemory)?;
+        let mfn = self.allocate_shared(owner).ok_or(GrantError::NoMemory)?;
+        let held = self.get_as(mfn, owner, Kind::Writable, &mut Work::portion());
+        debug_assert_eq!(held, Ok(()), "the frame is fresh");
+        Ok((mfn, uses))
+    }
+
+    fn release_frame(&self, mfn: Mfn) {
+        self.put_as(mfn, &mut Work::portion());
+        self.release(mfn);
+    }
+}

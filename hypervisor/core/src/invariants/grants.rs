@@ -1,0 +1,122 @@
+//! What a domain reaches of another's memory, a grant lets it reach; and the grantor sees it.
+//!
+//! - Uses equal mappings: each entry of a table has as many uses as mappings of it, for reading and for writing.
+//! - An entry in use says so, names who uses it and the frame that is used, and allows what it is used for; one that is not
+//!   says that. Guests could write there what they like, to their own harm; those of the simulation do not.
+//! - A domain has no more entries that lead to another's frame, of each kind, than mappings that the frame's owner granted.
+
+use crate::domains::Domain;
+use crate::frames::Mfn;
+use crate::grants::{InUse, Rights};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::sync::Ordering;
+use crate::testing::Sim;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use bulkhead_abi::DomId;
+use bulkhead_abi::Record;
+use bulkhead_abi::grant::{
+    ENTRIES_PER_FRAME, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TYPE_MASK, GTF_WRITING, GrantEntry,
+};
+
+/// An entry of a domain's table that leads to another's frame: whose it is, the frame, whether it allows writes.
+pub(super) type Lent = (DomId, Mfn, bool);
+
+/// Whether a grant that is in use lets `user` reach `frame`, which is another's.
+pub(super) fn may_reach(hv: &Hypervisor<Sim>, user: DomId, frame: Mfn, writes: bool) -> bool {
+    let owner = hv.memory.frames().refs(frame).unwrap().owner();
+    hv.domains.get(owner).is_some_and(|grantor| {
+        let table = grantor.grants.lock();
+        table
+            .in_use()
+            .any(|used| used.user == user && used.frame == frame && (used.writers != 0 || !writes))
+    })
+}
+
+pub(super) fn check(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], lent: &[Lent]) {
+    // Of each grantor's entry: who uses it, which frame, and how often to read and to write.
+    let mut uses: BTreeMap<(DomId, u32), (DomId, Mfn, [u8; 2])> = BTreeMap::new();
+    // Of each domain and frame: mappings to read and to write, by grantor.
+    let mut mapped: BTreeMap<(DomId, Mfn, DomId), [usize; 2]> = BTreeMap::new();
+    for domain in domains {
+        for (_, mapping) in domain.maps.lock().mappings() {
+            let place = (mapping.grantor.id, mapping.gref);
+            let (user, frame, counts) = uses.entry(place).or_insert((domain.id, mapping.frame, [0; 2]));
+            assert_eq!(
+                (*user, *frame),
+                (domain.id, mapping.frame),
+                "one entry, two users or frames: {mapping:?}"
+            );
+            let writes = usize::from(mapping.rights == Rights::ReadWrite);
+            counts[writes] += u8::from(mapping.host.is_some()) + u8::from(mapping.device);
+            if mapping.host.is_some() {
+                mapped
+                    .entry((domain.id, mapping.frame, mapping.grantor.id))
+                    .or_default()[writes] += 1;
+            }
+        }
+    }
+    for domain in domains {
+        let table = domain.grants.lock();
+        for used in table.in_use() {
+            let counted = uses.remove(&(domain.id, used.gref));
+            let told = (used.user, used.frame, [used.readers, used.writers]);
+            assert_eq!(Some(told), counted, "{used:?} of {}", domain.id);
+        }
+        let frames: alloc::vec::Vec<_> = table.frames().collect();
+        let mut in_use = table.in_use().peekable();
+        for (n, &mfn) in frames.iter().enumerate() {
+            for (index, word) in hv.machine().frame(mfn).iter().enumerate() {
+                let gref = u32::try_from(n * ENTRIES_PER_FRAME + index).unwrap();
+                let used = in_use.next_if(|used| used.gref == gref);
+                let bytes = word.load(Ordering::Relaxed).to_le_bytes();
+                check_entry(domain.id, gref, GrantEntry::read_from(&bytes).unwrap(), used);
+            }
+        }
+    }
+    assert_eq!(uses.len(), 0, "mappings that are not counted as uses: {uses:?}");
+    let mut entries: BTreeMap<(DomId, Mfn), [usize; 2]> = BTreeMap::new();
+    for &(user, frame, writes) in lent {
+        entries.entry((user, frame)).or_default()[usize::from(writes)] += 1;
+    }
+    for ((user, frame), count) in entries {
+        let owner = hv.memory.frames().refs(frame).unwrap().owner();
+        let allowed = mapped.get(&(user, frame, owner)).copied().unwrap_or_default();
+        assert!(
+            count[0] <= allowed[0] && count[1] <= allowed[1],
+            "{user} has {count:?} entries to read and write {frame:?} of {owner}, by {allowed:?} mappings"
+        );
+    }
+}
+
+fn check_entry(grantor: DomId, gref: u32, entry: GrantEntry, used: Option<InUse>) {
+    let place = (grantor, gref, entry);
+    let marks = entry.flags & (GTF_READING | GTF_WRITING);
+    let Some(used) = used else {
+        assert!(
+            entry.flags & GTF_TYPE_MASK != GTF_PERMIT_ACCESS || marks == 0,
+            "unused, and marked: {place:x?}"
+        );
+        return;
+    };
+    let expected = match used.writers {
+        0 => GTF_READING,
+        _ => GTF_READING | GTF_WRITING,
+    };
+    assert_eq!(marks, expected, "{place:x?} is {used:?}");
+    assert_eq!(
+        entry.flags & GTF_TYPE_MASK,
+        GTF_PERMIT_ACCESS,
+        "{place:x?} is {used:?}"
+    );
+    assert_eq!(
+        (entry.domid, Mfn::from_u32(entry.frame)),
+        (used.user, used.frame),
+        "{place:x?}"
+    );
+    assert!(
+        used.writers == 0 || entry.flags & GTF_READONLY == 0,
+        "{place:x?} is {used:?}"
+    );
+}
