@@ -3,7 +3,7 @@
 //! `boot.list` in the boot archive has one domain a line, the first being domain 0; `#` starts a comment:
 //!
 //! ```text
-//! domain NAME kernel=FILE [ramdisk=FILE] memory=SIZE [vcpus=N] [weight=N] [cpus=LIST] [cmdline="..."]
+//! domain NAME kernel=FILE [ramdisk=FILE] memory=SIZE [vcpus=N] [weight=N] [cpus=LIST] [ports=LIST] [cmdline="..."]
 //! ```
 //!
 //! `SIZE` is a number with `K`, `M` or `G`, `LIST` CPU numbers and ranges such as `0,2-3`; in `cmdline` a `"` and a `\` have a `\` before them. This side only
@@ -26,6 +26,7 @@ pub(crate) struct Domain<'a> {
     vcpus: u32,
     weight: Option<u32>,
     cpus: &'a str,
+    ports: &'a str,
     command_line: &'a str,
 }
 
@@ -51,6 +52,7 @@ impl<'a> Domain<'a> {
             vcpus: 1,
             weight: None,
             cpus: "",
+            ports: "",
             command_line: "",
         }
     }
@@ -102,6 +104,11 @@ impl<'a> Domain<'a> {
         Self { cpus: list, ..self }
     }
 
+    /// With the I/O ports of `list`, in hexadecimal.
+    pub(crate) const fn ports(self, list: &'a str) -> Self {
+        Self { ports: list, ..self }
+    }
+
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
         let ramdisk = match self.ramdisk {
@@ -142,6 +149,13 @@ impl<'a> Domain<'a> {
                 bail!("domain {}: `{}` is no list of CPUs", self.name, self.cpus);
             }
             write!(line, " cpus={}", self.cpus)?;
+        }
+        if !self.ports.is_empty() {
+            let is_list = |c: char| c.is_ascii_hexdigit() || matches!(c, ',' | '-');
+            if !self.ports.chars().all(is_list) {
+                bail!("domain {}: `{}` is no list of ports", self.name, self.ports);
+            }
+            write!(line, " ports={}", self.ports)?;
         }
         if !self.command_line.is_empty() {
             write!(line, " cmdline={}", quoted(self.command_line)?)?;

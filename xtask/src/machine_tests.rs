@@ -209,9 +209,15 @@ const CLIENT: Domain<'static> = Domain::new("client", "events").command_line("ro
 
 /// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
 const PROBES: &[Domain<'static>] = &[
-    Domain::new("control", "probe").memory("32M").vcpus(2),
+    Domain::new("control", "probe")
+        .memory("32M")
+        .vcpus(2)
+        .ports(CLOCK_PORTS),
     Domain::new("guest", "probe").memory("32M").vcpus(2),
 ];
+
+/// The ports of the battery-backed clock, which the probe's first domain owns.
+const CLOCK_PORTS: &str = "70-71";
 
 /// Six pairs of domains that send each other events, one that checks the runtime, and one that dies.
 const CROWD: &[Domain<'static>] = &[

@@ -36,6 +36,8 @@ pub mod machine;
 pub mod memory;
 pub mod paging;
 pub mod policy;
+pub mod ports;
+mod privileged;
 pub mod sched;
 mod schedule;
 mod stretch;

@@ -3,6 +3,7 @@
 //! The bare-metal binary implements it with page tables, interrupt controllers and a serial line; the host tests with a
 //! simulation that keeps TLBs stale until they are flushed.
 
+use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::sync::{AtomicU64, Ordering};
@@ -195,6 +196,12 @@ pub trait Machine: Sync + 'static {
 
     /// Why debug exceptions happened since this was last asked: bits of DR6, which are cleared.
     fn take_debug_status(&self) -> u64;
+
+    /// Reads from ports: as many bytes as `width` says, at most 4. Whoever asks for it owns the ports.
+    fn read_port(&self, port: u16, width: Width) -> u64;
+
+    /// Writes to ports likewise.
+    fn write_port(&self, port: u16, width: Width, value: u32);
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

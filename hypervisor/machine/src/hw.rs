@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::shared_info::TscScale;
+use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
@@ -13,6 +14,7 @@ use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
+use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 use crate::apic::{Ipi, Vector};
@@ -296,6 +298,29 @@ impl Machine for Hw {
 
     fn take_debug_status(&self) -> u64 {
         debug::take_status()
+    }
+
+    fn read_port(&self, port: u16, width: Width) -> u64 {
+        // SAFETY: a port that the domain owns, whose device is that domain's business.
+        unsafe {
+            match width {
+                Width::Byte => Port::<u8>::new(port).read().into(),
+                Width::Word => Port::<u16>::new(port).read().into(),
+                Width::Dword | Width::Qword => Port::<u32>::new(port).read().into(),
+            }
+        }
+    }
+
+    fn write_port(&self, port: u16, width: Width, value: u32) {
+        let [first, second, ..] = value.to_le_bytes();
+        // SAFETY: as in `read_port`.
+        unsafe {
+            match width {
+                Width::Byte => Port::new(port).write(first),
+                Width::Word => Port::new(port).write(u16::from_le_bytes([first, second])),
+                Width::Dword | Width::Qword => Port::new(port).write(value),
+            }
+        }
     }
 
     fn clock(&self) -> Clock {

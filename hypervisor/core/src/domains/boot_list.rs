@@ -10,6 +10,7 @@
 //! is answered with its line and what would be right.
 
 use crate::ids::CpuId;
+use crate::ports::{MAX_RANGES, PortSet};
 use crate::sched::{CpuSet, MAX_CPUS};
 use core::fmt;
 use heapless::String;
@@ -34,6 +35,8 @@ pub struct Entry<'a> {
     pub weight: u16,
     /// The physical CPUs that it may run on.
     pub affinity: CpuSet,
+    /// The I/O ports that it owns.
+    pub ports: PortSet,
     /// What its kernel is told.
     pub cmdline: String<MAX_CMDLINE>,
 }
@@ -77,7 +80,7 @@ impl fmt::Display for BootListError<'_> {
             Mistake::UnknownKey(key) => {
                 write!(
                     f,
-                    "unknown key `{key}`; there are kernel, ramdisk, memory, vcpus, weight, cpus, cmdline"
+                    "unknown key `{key}`; there are kernel, ramdisk, memory, vcpus, weight, cpus, ports, cmdline"
                 )
             }
             Mistake::BadValue("memory", value) => {
@@ -94,6 +97,12 @@ impl fmt::Display for BootListError<'_> {
             }
             Mistake::BadValue("cpus", value) => {
                 write!(f, "cpus={value} should be CPU numbers and ranges, such as 0,2-3")
+            }
+            Mistake::BadValue("ports", value) => {
+                write!(
+                    f,
+                    "ports={value} should be at most {MAX_RANGES} hexadecimal ports and ranges, such as 70-71,3f8-3ff"
+                )
             }
             Mistake::BadValue(key, value) => {
                 write!(f, "{key}={value} should name a file of the boot archive")
@@ -134,6 +143,7 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
     }
     let (mut kernel, mut ramdisk, mut pages) = (None, None, None);
     let (mut vcpus, mut weight, mut affinity, mut cmdline) = (None, None, None, None);
+    let mut owned = None;
     loop {
         rest = rest.trim_start();
         if rest.is_empty() {
@@ -161,6 +171,7 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
                 once(&mut vcpus, key, number)?;
             }
             "cpus" => once(&mut affinity, key, cpus(value).ok_or(bad)?)?,
+            "ports" => once(&mut owned, key, ports(value).ok_or(bad)?)?,
             "weight" => once(
                 &mut weight,
                 key,
@@ -179,6 +190,7 @@ fn entry(line: &str) -> Result<Entry<'_>, Mistake<'_>> {
         vcpus: vcpus.unwrap_or(1),
         weight: weight.unwrap_or(DEFAULT_WEIGHT),
         affinity: affinity.unwrap_or(CpuSet::ALL),
+        ports: owned.unwrap_or_default(),
         cmdline: cmdline.unwrap_or_default(),
     })
 }
@@ -247,6 +259,19 @@ fn cpus(value: &str) -> Option<CpuSet> {
     Some(set)
 }
 
+/// Hexadecimal numbers of ports and ranges of them, with commas between.
+fn ports(value: &str) -> Option<PortSet> {
+    let mut set = PortSet::new();
+    for part in value.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |digits| u16::from_str_radix(digits, 16).ok();
+        if !set.insert(number(first)?, number(last)?) {
+            return None;
+        }
+    }
+    Some(set)
+}
+
 /// A size with K, M or G, in pages; at least 1 MiB.
 fn memory(value: &str) -> Option<u64> {
     let (number, shift) = match value.as_bytes().last()? {
@@ -275,7 +300,7 @@ mod tests {
     fn a_whole_line_is_read() {
         let entry = only(
             "# comment\n\ndomain web kernel=httpd.elf ramdisk=site.tar memory=32M vcpus=2 weight=512 cpus=0,2-3 \
-             cmdline=\"port=80 root=\\\"/\\\" \\\\\"\n",
+             ports=70-71,3f8 cmdline=\"port=80 root=\\\"/\\\" \\\\\"\n",
         )
         .unwrap();
         assert_eq!(
@@ -284,6 +309,9 @@ mod tests {
         );
         assert_eq!((entry.pages, entry.vcpus, entry.weight), (8192, 2, 512));
         assert_eq!(entry.affinity, CpuSet::from_bits(0b1101));
+        let mut ports = PortSet::new();
+        assert!(ports.insert(0x70, 0x71) && ports.insert(0x3f8, 0x3f8));
+        assert_eq!(entry.ports, ports);
         assert_eq!(entry.cmdline, "port=80 root=\"/\" \\");
     }
 
@@ -307,6 +335,14 @@ mod tests {
             (
                 "domain a kernel=a memory=99999999999G",
                 Mistake::BadValue("memory", "99999999999G"),
+            ),
+            (
+                "domain a kernel=a memory=8M ports=71-70",
+                Mistake::BadValue("ports", "71-70"),
+            ),
+            (
+                "domain a kernel=a memory=8M ports=10000",
+                Mistake::BadValue("ports", "10000"),
             ),
             (
                 "domain a kernel=a memory=8M vcpus=0",

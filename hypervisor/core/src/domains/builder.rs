@@ -134,6 +134,7 @@ pub fn build<M: Machine>(
             }),
             lifecycle: Lock::new(Lifecycle::Building),
             share: Lock::new(schedule::share(id, entry)),
+            ports: entry.ports.clone(),
             assists: AtomicU64::new(0),
             console: Lock::new(Line::new()),
         }),

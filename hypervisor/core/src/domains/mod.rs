@@ -21,6 +21,7 @@ use crate::frames::{FrameList, Mfn};
 use crate::grants::{GrantTable, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, Rank, SharedLock};
+use crate::ports::PortSet;
 use crate::sched::Share;
 use crate::vcpu::{Spent, Vcpu};
 use alloc::boxed::Box;
@@ -54,6 +55,8 @@ pub struct Domain {
     pub lifecycle: Lock<Lifecycle, { Rank::Lifecycle as u32 }>,
     /// What its vCPUs are entitled to.
     pub share: Lock<Share, { Rank::Share as u32 }>,
+    /// The I/O ports that are its own.
+    pub ports: PortSet,
     /// How it wants to be treated: a bit for each type of `vm_assist`.
     pub assists: AtomicU64,
     /// What it has written of a line so far.

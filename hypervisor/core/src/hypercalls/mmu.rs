@@ -2,7 +2,9 @@
 
 use super::{Answer, Call, segments};
 use crate::frames::{Kind, Mfn};
+use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::{Flush, Machine};
+use crate::memory::Memory;
 use crate::paging::{AccessedDirty, PagingError, Work};
 use bulkhead_abi::mmu::{
     ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate, UVMF_FLUSH_MASK, UVMF_INVLPG,
@@ -104,20 +106,36 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 /// Changes the page tables that the calling vCPU's kernel runs on.
 fn new_root<M: Machine>(call: &mut Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
-    let memory = &call.hv.memory;
-    let old = call.current.context.roots.kernel();
-    if root != old {
-        if !mutant!(UncountedRoot) {
-            get_root(call, root, work)?;
+    call.hv.new_kernel_root(call.current, root, work)
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Changes the page tables that the running vCPU's kernel, which runs, runs on.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Inval`] if it is no level 4 table of the domain's; [`Errno::Restart`] if part of the work is done.
+    pub(crate) fn new_kernel_root(
+        &self,
+        current: &mut Current,
+        root: Mfn,
+        work: &mut Work,
+    ) -> Result<(), Errno> {
+        let memory = &self.memory;
+        let old = current.context.roots.kernel();
+        if root != old {
+            if !mutant!(UncountedRoot) {
+                get_root(memory, current, root, work)?;
+            }
+            current.context.roots.set_kernel(root);
         }
-        call.current.context.roots.set_kernel(root);
+        // The same again asks for no more than that its translations be forgotten.
+        memory.machine().load_root(root);
+        if root != old {
+            memory.put_as(old, work);
+        }
+        Ok(())
     }
-    // The same again asks for no more than that its translations be forgotten.
-    memory.machine().load_root(root);
-    if root != old {
-        memory.put_as(old, work);
-    }
-    Ok(())
 }
 
 /// Changes the page tables that the calling vCPU's programs run on. Zero takes them away.
@@ -132,7 +150,7 @@ fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work)
         return Ok(());
     }
     if let Some(root) = root {
-        get_root(call, root, work)?;
+        get_root(&call.hv.memory, call.current, root, work)?;
     }
     call.current.context.roots.set_user(root);
     if let Some(old) = old.filter(|_| !mutant!(LostPutOnUserRoot)) {
@@ -141,8 +159,13 @@ fn new_user_root<M: Machine>(call: &mut Call<'_, M>, root: u64, work: &mut Work)
     Ok(())
 }
 
-fn get_root<M: Machine>(call: &Call<'_, M>, root: Mfn, work: &mut Work) -> Result<(), Errno> {
-    let got = call.hv.memory.get_as(root, call.domain().id, Kind::L4, work);
+fn get_root<M: Machine>(
+    memory: &Memory<M>,
+    current: &Current,
+    root: Mfn,
+    work: &mut Work,
+) -> Result<(), Errno> {
+    let got = memory.get_as(root, current.domain.id, Kind::L4, work);
     got.map_err(PagingError::of_operand)
 }
 

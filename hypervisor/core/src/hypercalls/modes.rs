@@ -2,9 +2,10 @@
 
 use super::{Answer, Call};
 use crate::machine::Machine;
-use bulkhead_abi::Errno;
+use crate::ports::IoBitmap;
 use bulkhead_abi::mmu::{VmAssistOp, VmAssistType};
-use bulkhead_abi::physdev::{SetIobitmap, SetIopl};
+use bulkhead_abi::physdev::{MAX_IO_PORTS, SetIobitmap, SetIopl};
+use bulkhead_abi::{Errno, layout};
 use core::sync::atomic::Ordering;
 
 /// Notes what assistance the guest asks for. Writable page tables are always there; the others change how things are told
@@ -21,7 +22,7 @@ pub(super) fn vm_assist<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(0)
 }
 
-/// Notes the vCPU's I/O privilege. There are no ports behind it: the domain owns none.
+/// Notes the vCPU's I/O privilege.
 pub(super) fn set_iopl<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let SetIopl { iopl } = call.read(call.arg::<1>())?;
     let iopl = u8::try_from(iopl)
@@ -32,12 +33,16 @@ pub(super) fn set_iopl<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(0)
 }
 
-/// Notes nothing: whatever ports the guest lets its programs use, the domain owns none.
+/// Notes which ports the guest kernel lets the programs of this vCPU use. The bitmap is looked at when one does.
 pub(super) fn set_iobitmap<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    let SetIobitmap { nr_ports, .. } = call.read(call.arg::<1>())?;
-    if nr_ports > 65_536 {
-        Err(Errno::Inval)
-    } else {
-        Ok(0)
+    let SetIobitmap { bitmap, nr_ports } = call.read(call.arg::<1>())?;
+    let bytes = u64::from(nr_ports).div_ceil(8);
+    if nr_ports > MAX_IO_PORTS || !layout::is_guest_range(bitmap, bytes) {
+        return Err(Errno::Inval);
     }
+    call.current.context.io_bitmap = IoBitmap {
+        address: bitmap,
+        ports: nr_ports,
+    };
+    Ok(0)
 }

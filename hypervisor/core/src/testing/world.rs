@@ -11,6 +11,7 @@ use crate::hypervisor::{Cpu, Current, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
 use crate::invariants::registers;
 use crate::machine::Machine;
+use crate::ports::PortSet;
 use crate::sched::CpuSet;
 use crate::traps::Exception;
 use crate::vcpu::{Mode, Regs, Segments, Vcpu};
@@ -36,6 +37,8 @@ pub struct GuestSpec<'a> {
     pub vcpus: u32,
     /// The CPU that it runs on, if it is bound to one.
     pub home: Option<CpuId>,
+    /// The I/O ports that it owns.
+    pub ports: PortSet,
     /// Its command line.
     pub cmdline: &'a str,
 }
@@ -54,6 +57,7 @@ impl Default for GuestSpec<'_> {
             pages: 1024,
             vcpus: 1,
             home: None,
+            ports: PortSet::new(),
             cmdline: "",
         }
     }
@@ -191,6 +195,7 @@ impl World {
             vcpus: guest.vcpus,
             weight: boot_list::DEFAULT_WEIGHT,
             affinity: guest.home.map_or(CpuSet::ALL, CpuSet::only),
+            ports: guest.ports.clone(),
             cmdline: guest.cmdline.try_into().unwrap(),
         };
         let ramdisk = guest.ramdisk.as_deref();

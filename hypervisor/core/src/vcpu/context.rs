@@ -4,6 +4,7 @@ use super::descriptors::{GdtFrames, Ldt};
 use super::{DebugRegisters, Fpu, Gates, Meter, Regs, Roots};
 use crate::frames::Mfn;
 use crate::ids::CpuId;
+use crate::ports::IoBitmap;
 use bulkhead_abi::layout;
 use bulkhead_abi::selectors;
 
@@ -130,6 +131,8 @@ pub struct Context {
     pub user_gs: u16,
     /// The I/O privilege level that it thinks it has.
     pub iopl: u8,
+    /// Which ports its programs may use.
+    pub io_bitmap: IoBitmap,
     /// The control register CR4 that it thinks it has.
     pub cr4: u64,
     /// Exception handlers.
@@ -179,7 +182,8 @@ impl Context {
             ldt: Ldt::default(),
             user_gs: 0,
             iopl: 0,
-            cr4: crate::faults::CR4,
+            io_bitmap: IoBitmap::default(),
+            cr4: crate::privileged::CR4,
             traps: Traps::NONE,
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),

@@ -33,6 +33,7 @@ mod mmu;
 mod pins;
 mod pointers;
 mod preemption;
+mod privileged;
 mod probe;
 mod sched;
 mod segments;
@@ -72,6 +73,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     control::check(&mut probe);
     debug::check(&mut probe);
     extended::check(&mut probe);
+    privileged::check(&mut probe, &window);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     extension::check(&mut probe, shared);

@@ -1,6 +1,7 @@
 //! What the simulated machine does for the hypervisor.
 
 use super::{Sim, TRACE_LINES};
+use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
@@ -217,6 +218,14 @@ impl Machine for Sim {
 
     fn take_debug_status(&self) -> u64 {
         core::mem::take(&mut self.state().acting().debug_status)
+    }
+
+    fn read_port(&self, port: u16, width: Width) -> u64 {
+        u64::from(self.port(port)) & width.mask()
+    }
+
+    fn write_port(&self, port: u16, _width: Width, value: u32) {
+        self.state().ports.insert(port, value);
     }
 
     fn clock(&self) -> Clock {

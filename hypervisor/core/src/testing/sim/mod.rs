@@ -13,7 +13,7 @@ use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Breakpoints, FpuState, Gates, Segments};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
@@ -103,6 +103,8 @@ struct State {
     stopped: Option<Outcome>,
     trace: VecDeque<(CpuId, Trace, u64, u64)>,
     flushes: u64,
+    /// What was last written to each port.
+    ports: BTreeMap<u16, u32>,
 }
 
 #[derive(Debug, Default)]
@@ -197,6 +199,7 @@ impl Sim {
                 stopped: None,
                 trace: VecDeque::new(),
                 flushes: 0,
+                ports: BTreeMap::new(),
             }),
             interruption: Interruption::default(),
             ram,
@@ -391,6 +394,11 @@ impl Sim {
     /// The last lines of the trace: CPU, what, two arguments.
     pub fn trace_lines(&self) -> Vec<(CpuId, Trace, u64, u64)> {
         self.state().trace.iter().copied().collect()
+    }
+
+    /// What was last written to a port.
+    pub fn port(&self, port: u16) -> u32 {
+        self.state().ports.get(&port).copied().unwrap_or(0)
     }
 
     /// How many flushes there were.
