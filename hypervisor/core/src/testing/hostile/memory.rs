@@ -148,7 +148,7 @@ impl Mind<'_> {
     }
 
     fn descriptor(choices: &mut Choices) -> u64 {
-        match choices.below(6) {
+        match choices.below(12) {
             0 => choices.any(),
             1 => 0x0000_8900_0000_0067,
             2 => 0x0000_ee00_0008_0000,
@@ -159,9 +159,7 @@ impl Mind<'_> {
     /// Writes a page of descriptors, and asks the CPU to use it; or leaves it again; or changes a descriptor.
     pub(super) fn segments(&self, choices: &mut Choices) -> VecDeque<Act> {
         let gdt = |entries: u64| call_with(Hypercall::SetGdt, &[World::LIST, entries], Vec::new());
-        let update = |choices: &mut Choices| {
-            let found = self.with_kind(Kind::Segments, choices);
-            let mfn = found.unwrap_or_else(|| self.table(choices));
+        let update = |mfn: Mfn, choices: &mut Choices| {
             let place = mfn.maddr() | choices.below(4) << 3;
             let args = [place, Self::descriptor(choices)];
             call_with(Hypercall::UpdateDescriptor, &args, Vec::new())
@@ -177,14 +175,17 @@ impl Mind<'_> {
         };
         match choices.below(10) {
             0 => VecDeque::from([if choices.chance(50) { gdt(0) } else { ldt(0, 0) }]),
-            1..=4 => VecDeque::from([update(choices)]),
+            1..=4 => {
+                let found = self.with_kind(Kind::Segments, choices);
+                VecDeque::from([update(found.unwrap_or_else(|| self.table(choices)), choices)])
+            }
             _ => {
                 let mut plan = VecDeque::new();
                 let pages = 1 + choices.below(2);
-                let mut last = 0;
+                let mut last = self.play(choices);
                 for n in 0..pages {
-                    let (va, mfn) = self.play(choices);
-                    last = va;
+                    last = self.play(choices);
+                    let (va, mfn) = last;
                     for index in 0..4 {
                         plan.push_back(Act::Write(va + index * 8, Self::descriptor(choices)));
                     }
@@ -195,11 +196,11 @@ impl Mind<'_> {
                 }
                 // The first page of the local table is the last of the other; a second one is whatever comes after it.
                 plan.push_back(if choices.chance(40) {
-                    ldt(last, choices.below(2 * 512))
+                    ldt(last.0, choices.below(2 * 512))
                 } else {
                     gdt(pages * 512)
                 });
-                plan.push_back(update(choices));
+                plan.push_back(update(last.1, choices));
                 if choices.chance(40) {
                     plan.push_back(gdt(0));
                 }
