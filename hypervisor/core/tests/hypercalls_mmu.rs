@@ -713,6 +713,33 @@ fn what_a_half_done_table_awaits_may_become_a_root_and_is_left_alone() {
 }
 
 /// The page named as descriptors is a tree that is half taken down: the rest of that is more than one go.
+/// Its owner may never go on with it: nobody else's call may wait for that.
+#[test]
+fn a_refused_table_does_not_await_what_another_domain_left_half_done() {
+    let mut mmu = Mmu::new();
+    let (theirs, _) = mmu.foreign;
+    let pin = |op: MmuExtOp, mfn: Mfn| MmuExt {
+        cmd: op.raw(),
+        arg1: mfn.raw(),
+        arg2: 0,
+    };
+    let call = |world: &World, record: &MmuExt, goes: usize| {
+        world.write(0, World::SCRATCH, record);
+        let args = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
+        world.call_within(0, Hypercall::MmuextOp.raw(), &args, goes)
+    };
+    mmu.world.yield_now(0);
+    let read_only = [PAGE * 4096, theirs.maddr() | RO, 2];
+    mmu.world.call(0, Hypercall::UpdateVaMapping, &read_only).unwrap();
+    let given_up = call(&mmu.world, &pin(MmuExtOp::PinL2Table, theirs), 1);
+    assert_eq!(given_up, None, "it is more than one go");
+    mmu.world.yield_now(0);
+    let table = mmu.write_table(PAGE, &[(0, theirs.maddr() | RW | pte::USER)]);
+    let refused = call(&mmu.world, &pin(MmuExtOp::PinL3Table, table), 10);
+    assert_eq!(refused, Some(Err(Errno::Inval)));
+    assert_can_be_written(&mut mmu, PAGE, &[table]);
+}
+
 #[test]
 fn a_descriptor_table_that_was_a_large_tree_takes_several_goes() {
     let mut mmu = Mmu::new();

@@ -115,7 +115,8 @@ impl<M: Machine> Memory<M> {
                     .map_or(0, |word| word.load(Ordering::Relaxed));
                 // The table that the bad entry leads to may have been refused in its turn, and be left half taken down: this one is
                 // the way to it.
-                let awaits_last = Level::of(kind).is_some_and(|level| self.is_left_below(entry, level));
+                let awaits_last =
+                    Level::of(kind).is_some_and(|level| self.is_left_below(entry, owner, level));
                 let count = done.saturating_add(usize::from(awaits_last));
                 self.unpick(mfn, owner, kind, (count, awaits_last), work);
                 Err(error)
@@ -210,11 +211,16 @@ impl<M: Machine> Memory<M> {
         self.frames.typing(mfn).is_some_and(TypeWord::is_partial)
     }
 
-    /// Whether what `entry` in a table of `level` led to has been left half done as a table of the level below.
-    fn is_left_below(&self, entry: u64, level: Level) -> bool {
+    /// Whether what `entry` in a table of `level` of `owner`'s led to has been left half done as a table of the level below.
+    ///
+    /// A table may be refused because it leads to somebody else's frame. That is no affair of this owner's, who could wait for
+    /// ever.
+    fn is_left_below(&self, entry: u64, owner: DomId, level: Level) -> bool {
         level != Level::L1 && is_present(entry) && {
-            let typing = self.frames.typing(entry::frame(entry));
+            let below = entry::frame(entry);
+            let typing = self.frames.typing(below);
             typing.is_some_and(|word| word.is_partial() && level.child() == Some(word.kind()))
+                && self.frames.refs(below).is_some_and(|word| word.owner() == owner)
         }
     }
 
@@ -355,7 +361,7 @@ impl<M: Machine> Memory<M> {
             } else {
                 self.put_target(entry, level, work);
             }
-            if self.is_left_below(entry, level) {
+            if self.is_left_below(entry, owner, level) {
                 return Some((through, true));
             }
         }
