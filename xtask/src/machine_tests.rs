@@ -355,12 +355,42 @@ const LINUX_WITH_INIT: &[Domain<'static>] = &[
         .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
 ];
 
+/// The same with two vCPUs.
+const LINUX_SMP: &[Domain<'_>] = &[
+    Domain::new("hello", "hello"),
+    Domain::new("linux", LINUX)
+        .init("linux-init")
+        .memory("256M")
+        .vcpus(2)
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+];
+
+/// What that says besides.
+const LINUX_SMP_INIT: &[Step] = &[
+    expect("(d1)*smpboot: Allowing 2 CPUs, 0 hotplug CPUs"),
+    expect("(d1)*installing Xen timer for CPU 1"),
+    expect("(d1)*smp: Brought up 1 node, 2 CPUs"),
+    expect("(d1)*init: hello from user space"),
+    expect("(d1)*init: processes-have-memory-and-registers-of-their-own ok"),
+    all_of(&[
+        Pattern("(d1)*init: process on CPU 0"),
+        Pattern("(d1)*init: process on CPU 1"),
+    ]),
+    expect("(d1)*init: every-cpu-runs-processes ok"),
+    expect("(d1)*init: a-fault-ends-its-process-alone ok"),
+    expect("(d1)*init: processes-have-local-segments-of-their-own ok"),
+    expect("(d1)*init: slept"),
+    Step::Expect(Pattern("domain 1 (linux): poweroff")),
+];
+
 /// What it says.
 const LINUX_INIT: &[Step] = &[
     expect("(d1)*Grant tables using version 1 layout"),
     expect("(d1)*Run /init as init process"),
     expect("(d1)*init: hello from user space"),
     expect("(d1)*init: processes-have-memory-and-registers-of-their-own ok"),
+    expect("(d1)*init: process on CPU 0"),
+    expect("(d1)*init: every-cpu-runs-processes ok"),
     expect("(d1)*segfault at 8"),
     expect("(d1)*init: a-fault-ends-its-process-alone ok"),
     expect("(d1)*init: processes-have-local-segments-of-their-own ok"),
@@ -581,6 +611,9 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .in_full(InFull::Once),
     // Its programs run: they fork, fault, compute, sleep, and power the domain off.
     test("linux-init", LINUX_WITH_INIT).steps(LINUX_INIT),
+    // With two vCPUs, both of which run processes: each on a CPU of its own, and both on one.
+    test("linux-smp", LINUX_SMP).steps(LINUX_SMP_INIT),
+    test("linux-smp-one-cpu", LINUX_SMP).cpus(1).steps(LINUX_SMP_INIT),
     // A guest that ends itself as crashed.
     crash(
         "crash-panic",

@@ -4,7 +4,7 @@
 
 use core::{arch::asm, ops::Range};
 
-use crate::memory::image;
+use crate::vcpu;
 
 /// More frames than this are a runaway recursion or a damaged stack.
 const MAX_FRAMES: usize = 32;
@@ -21,7 +21,7 @@ pub(crate) fn frame_pointer() -> usize {
 /// Prints the return addresses on the stack, innermost first, from the frame at `frame_pointer` on.
 pub(crate) fn print(frame_pointer: usize) {
     crate::println!("backtrace:");
-    let stack = image::stack();
+    let stack = vcpu::stack();
     let mut frame = frame_pointer;
     for depth in 0..MAX_FRAMES {
         let Some((caller_frame, return_address)) = read_frame(&stack, frame) else {
@@ -46,7 +46,7 @@ fn read_frame(stack: &Range<usize>, frame: usize) -> Option<(usize, usize)> {
         return None;
     }
     let words = core::ptr::with_exposed_provenance::<[usize; 2]>(frame);
-    // SAFETY: the address is aligned and both words lie on the boot stack, which is mapped for the whole
+    // SAFETY: the address is aligned and both words lie on a vCPU's stack, which is mapped for the whole
     // life of the guest; a volatile read of a live stack slot sees some value and asks no more of it.
     let [caller_frame, return_address] = unsafe { words.read_volatile() };
     Some((caller_frame, return_address))

@@ -40,9 +40,7 @@ mod machine {
     use critical_section::{Impl, RawRestoreState};
 
     use super::{AtomicU32, FREE, enter, leave};
-
-    /// The only vCPU there is.
-    const VCPU: u32 = 1;
+    use crate::vcpu;
 
     static HOLDER: AtomicU32 = AtomicU32::new(FREE);
 
@@ -53,7 +51,7 @@ mod machine {
     // could be: see the head of this file. Nested sections leave the lock to the outermost.
     unsafe impl Impl for Section {
         unsafe fn acquire() -> RawRestoreState {
-            enter(&HOLDER, VCPU)
+            enter(&HOLDER, vcpu::current().saturating_add(1))
         }
 
         unsafe fn release(was_inside: RawRestoreState) {

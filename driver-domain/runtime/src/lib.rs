@@ -32,8 +32,8 @@
 //!
 //! # What a program may rely on
 //!
-//! - One vCPU, one stack of 64 KiB with a guard page below, a heap ([`alloc`]) over all of the domain's
-//!   memory.
+//! - The first vCPU, whose stack has 64 KiB with a guard page below; more when it starts them ([`vcpu`]). A heap ([`alloc`])
+//!   over all of the domain's memory.
 //! - Nothing interrupts it: events are looked for where it waits ([`event`], [`time`]). Exceptions do, and end
 //!   the guest unless it asked for them ([`trap`]). What it runs in user mode comes back to where it was started ([`user`]).
 //! - Its code cannot be written and its data cannot be executed ([`memory`]).
@@ -76,6 +76,7 @@ mod sync;
 pub mod time;
 pub mod trap;
 pub mod user;
+pub mod vcpu;
 
 pub use bulkhead_abi::{DomId, Errno, errno::Failure, event::Virq, sched::ShutdownReason, trap::Vector};
 

@@ -13,7 +13,7 @@ static DYING: AtomicBool = AtomicBool::new(false);
 ///
 /// Called again while it runs, it shuts down at once.
 pub(crate) fn die(frame_pointer: usize, report: impl FnOnce()) -> ! {
-    // One vCPU and program order suffice: the flag is only ever seen by code that interrupted this code.
+    // Nothing else is told by the flag. A second vCPU that dies meanwhile adds nothing to the report.
     if !DYING.swap(true, Ordering::Relaxed) {
         report();
         backtrace::print(frame_pointer);

@@ -3,11 +3,12 @@
 //! The page appears at an address inside the image that the link script keeps for it. Its words are only ever
 //! seen as atomics, because the hypervisor may write any of them at any time.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use bulkhead_abi::{
     layout::PAGE_SIZE,
-    shared_info::{EVENT_WORDS, offset},
+    shared_info::{EVENT_WORDS, LEGACY_VCPUS, VcpuInfo, offset},
 };
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     hypercall,
     memory::{Rights, image},
     time::{TimeRecord, WallClockRecord},
+    vcpu,
 };
 
 /// The page at its address.
@@ -24,10 +26,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedInfo(());
 
-/// Offset of vCPU 0's record.
-const VCPU: usize = offset::VCPU_INFO;
 /// Offset of vCPU 0's time.
-const TIME: usize = VCPU + offset::TIME;
+const TIME: usize = offset::VCPU_INFO + offset::TIME;
 
 impl SharedInfo {
     /// Maps the frame at machine address `maddr`, which start_info names.
@@ -47,29 +47,37 @@ impl SharedInfo {
         Self(())
     }
 
-    /// The words by which events are told.
-    pub(crate) fn event_bits(self) -> EventBits<'static> {
+    /// The words by which events are told to a vCPU.
+    pub(crate) fn event_bits(self, vcpu: u32) -> EventBits<'static> {
+        let record = self.vcpu(vcpu);
         EventBits {
-            upcall_pending: self.byte::<{ VCPU + offset::UPCALL_PENDING }>(),
-            selector: self.word64::<{ VCPU + offset::PENDING_SEL }>(),
+            upcall_pending: &record.upcall_pending,
+            selector: &record.selector,
             pending: self.port_words::<{ offset::EVTCHN_PENDING }>(),
             mask: self.port_words::<{ offset::EVTCHN_MASK }>(),
         }
     }
 
-    /// Keeps upcalls from being delivered.
+    /// Keeps upcalls from being delivered to this vCPU.
     pub(crate) fn mask_upcalls(self) {
-        self.byte::<{ VCPU + offset::UPCALL_MASK }>()
-            .store(1, Ordering::SeqCst);
+        self.vcpu(vcpu::current()).upcall_mask.store(1, Ordering::SeqCst);
     }
 
-    /// The address of the last page fault.
+    /// The address of this vCPU's last page fault.
     pub(crate) fn fault_address(self) -> u64 {
         // Written by the hypervisor on this CPU before it enters the handler.
-        self.word64::<{ VCPU + offset::CR2 }>().load(Ordering::Relaxed)
+        self.vcpu(vcpu::current()).fault_address.load(Ordering::Relaxed)
     }
 
-    /// The vCPU's time.
+    /// The words of a vCPU's record; those of the first for a vCPU that has none here.
+    fn vcpu(self, vcpu: u32) -> &'static VcpuRecord {
+        // SAFETY: see `field`; a record is made of atomics, as an array of them is.
+        let [first, others @ ..] = unsafe { &*field::<[VcpuRecord; LEGACY_VCPUS], { offset::VCPU_INFO }>() };
+        let index = usize::try_from(vcpu).ok().and_then(|vcpu| vcpu.checked_sub(1));
+        index.and_then(|index| others.get(index)).unwrap_or(first)
+    }
+
+    /// The first vCPU's time, which is that of all.
     pub(crate) fn time(self) -> TimeRecord<'static> {
         TimeRecord {
             version: self.word32::<{ TIME + offset::TIME_VERSION }>(),
@@ -110,6 +118,26 @@ impl SharedInfo {
         unsafe { &*field::<[AtomicU64; EVENT_WORDS], OFFSET>() }
     }
 }
+
+/// A vCPU's record, as far as events and traps go.
+#[derive(Debug)]
+#[repr(C)]
+struct VcpuRecord {
+    upcall_pending: AtomicU8,
+    upcall_mask: AtomicU8,
+    reserved: [AtomicU8; 6],
+    selector: AtomicU64,
+    fault_address: AtomicU64,
+    others: [AtomicU64; 5],
+}
+
+const _: () = {
+    assert!(size_of::<VcpuRecord>() == size_of::<VcpuInfo>());
+    assert!(offset_of!(VcpuRecord, upcall_pending) == offset::UPCALL_PENDING);
+    assert!(offset_of!(VcpuRecord, upcall_mask) == offset::UPCALL_MASK);
+    assert!(offset_of!(VcpuRecord, selector) == offset::PENDING_SEL);
+    assert!(offset_of!(VcpuRecord, fault_address) == offset::CR2);
+};
 
 /// A pointer to the `T` at `OFFSET` in the page.
 ///

@@ -179,11 +179,11 @@ impl<M: Machine> Hypervisor<M> {
             .inspect_err(|_| self.unreserve(vcpus))?;
         let domain = Arc::new(domain);
         claim.fill(Arc::clone(&domain));
+        self.enrol(&domain).map_err(|_| BuildError::NoHeap)?;
         domain.lifecycle.lock().start();
         if let Some(vcpu) = domain.vcpus.first() {
-            let share = *domain.share.lock();
-            self.start_vcpu(&domain, vcpu, share)
-                .map_err(|_| BuildError::NoHeap)?;
+            // Its state came with it, so it can be started.
+            let _ = self.bring_up(&domain, vcpu);
         }
         Ok(())
     }

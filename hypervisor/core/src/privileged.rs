@@ -22,9 +22,9 @@ use bulkhead_abi::{Errno, layout};
 const CR0: u64 = 0x8005_0033;
 pub(crate) const CR4: u64 = 0x660;
 /// What a guest may change in CR4: TSD, which does nothing here, and DE; OSXSAVE, where there is XSAVE.
-const CR4_GUESTS: u64 = 1 << 2 | CR4_DE;
+pub(crate) const CR4_GUESTS: u64 = 1 << 2 | CR4_DE;
 /// CR0: task switched.
-const CR0_TS: u64 = 1 << 3;
+pub(crate) const CR0_TS: u64 = 1 << 3;
 
 /// What became of an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

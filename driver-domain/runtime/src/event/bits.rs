@@ -49,7 +49,7 @@ impl EventBits<'_> {
 
     /// Calls `fire` once for each port that is pending and not masked, having cleared it; returns their
     /// number.
-    pub(super) fn scan(self, mut fire: impl FnMut(u32)) -> usize {
+    pub(crate) fn scan(self, mut fire: impl FnMut(u32)) -> usize {
         let mut fired = 0_usize;
         // The flag goes first: a raise after this point sets it again. The hypervisor sets the selector before
         // the flag, so a flag that is overwritten here has its selector bit in sight: the exchange sees what

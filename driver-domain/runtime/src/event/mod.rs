@@ -9,7 +9,7 @@
 //!   peer notifies ──> bits in shared_info ──> dispatch ──> the port has fired ──> its task runs
 //! ```
 //!
-//! One vCPU is assumed: its slot in shared_info is the one that is read.
+//! All this is the first vCPU's. Others look for their own events themselves ([`vcpu`](crate::vcpu)).
 
 mod bits;
 mod link;
@@ -27,21 +27,25 @@ use crate::{hypercall, shared_info::SharedInfo};
 
 /// Masks all ports and tells the hypervisor where upcalls go. Delivery itself is masked from the start.
 pub(crate) fn init(shared: SharedInfo) {
-    shared.event_bits().mask_all();
+    shared.event_bits(0).mask_all();
     // SAFETY: `upcall` is an event callback: it takes the bounce frame off the stack and returns to what was
     // interrupted with every register as it was.
-    let registered =
-        unsafe { hypercall::register_callback(CallbackType::Event, upcall::upcall as *const () as u64, 0) };
+    let registered = unsafe { hypercall::register_callback(CallbackType::Event, callback(), 0) };
     if let Err(error) = registered {
         panic!("the hypervisor refused the event callback: {error}");
     }
+}
+
+/// Where upcalls go, on every vCPU.
+pub(crate) fn callback() -> u64 {
+    upcall::upcall as *const () as u64
 }
 
 /// Looks for events: tells all pending ports that they have fired; returns their number.
 ///
 /// A program need not call this, as waiting does.
 pub fn dispatch() -> usize {
-    SharedInfo::get().event_bits().scan(port::fire)
+    SharedInfo::get().event_bits(0).scan(port::fire)
 }
 
 /// Sleeps until an event is pending. Does not sleep if one has come since the last [`dispatch`].

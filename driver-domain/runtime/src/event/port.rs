@@ -115,7 +115,7 @@ impl fmt::Debug for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let bits = SharedInfo::get().event_bits();
+        let bits = SharedInfo::get().event_bits(0);
         bits.mask(self.number);
         if let Err(error) = hypercall::event::close(self.number) {
             log::error!("port {} cannot be closed: {error}", self.number);

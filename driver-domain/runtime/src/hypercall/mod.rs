@@ -19,5 +19,5 @@ pub(crate) use self::{
     mmu::{flush_local_tlb, mmu_update, set_user_root, update_va_mapping},
     sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
     trap::{register_callback, set_trap_table, stack_switch},
-    vcpu::runstate,
+    vcpu::{initialise_vcpu, runstate, vcpu_down, vcpu_up},
 };

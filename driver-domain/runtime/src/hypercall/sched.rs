@@ -9,7 +9,7 @@ use bulkhead_abi::{
 
 use super::raw::{Answer, call2, call3, input};
 
-/// The only vCPU there is.
+/// The vCPU that has the timer of the [executor](crate::executor).
 const VCPU: u64 = 0;
 
 /// Unmasks event delivery and sleeps until an event can be delivered, in one step.

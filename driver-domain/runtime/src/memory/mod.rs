@@ -101,6 +101,14 @@ pub(crate) fn init(start: &StartInfo, boot_stack_top: usize) {
     }
 }
 
+/// Takes `pages` pages for a stack, with a page below that is not mapped any more. Returns the stack's lowest address.
+pub(crate) fn take_stack(pages: usize) -> Option<usize> {
+    let guard = frames::take(pages.checked_add(1)?)?;
+    // SAFETY: the page was free, and is nobody's from now on.
+    unsafe { hypercall::update_va_mapping(guard.address(), Rights::None.entry(0)) }.ok()?;
+    Some(guard.address().saturating_add(PAGE_SIZE))
+}
+
 /// Who uses what in the initial mapping, and the first frame after it all.
 fn layout(start: &StartInfo, boot_stack_top: usize) -> Option<(Layout, u64)> {
     let first_table = Pfn::at_address(to_usize(start.pt_base))?;

@@ -4,7 +4,7 @@
 //! it; else the vector's [`Handler`] decides; else the guest prints registers and a backtrace and ends as
 //! crashed.
 //!
-//! **Stack overflow** ends otherwise. There is one stack, so the hypervisor must deliver the page fault on
+//! **Stack overflow** ends otherwise. A vCPU has one stack, so the hypervisor must deliver the page fault on
 //! the very stack that has no room; it cannot write the frame and crashes the domain. The report of a stack
 //! overflow is the hypervisor's: a fault next to the guard page below the stack, with rsp in it.
 
@@ -17,7 +17,7 @@ use bulkhead_abi::{
     selectors::FLAT_RING3_CS64,
     trap::{PF_FETCH, PF_PRESENT, PF_WRITE, TI_MASK_EVENTS, TrapInfo, Vector},
 };
-use spin::Mutex;
+use spin::RwLock;
 
 pub use self::{
     frame::TrapFrame,
@@ -35,11 +35,11 @@ pub type Handler = fn(&mut TrapFrame);
 /// Vectors that the processor uses, one past the highest.
 const VECTORS: usize = 32;
 
-static HANDLERS: Mutex<[Option<Handler>; VECTORS]> = Mutex::new([None; VECTORS]);
+static HANDLERS: RwLock<[Option<Handler>; VECTORS]> = RwLock::new([None; VECTORS]);
 
 /// Lets `handler` deal with the exceptions of `vector` from now on, instead of the one before; returns that.
 pub fn set_handler(vector: Vector, handler: Option<Handler>) -> Option<Handler> {
-    let mut handlers = HANDLERS.lock();
+    let mut handlers = HANDLERS.write();
     let slot = handlers.get_mut(usize::from(vector.raw()))?;
     core::mem::replace(slot, handler)
 }
@@ -55,18 +55,33 @@ pub fn breakpoint() {
 pub(crate) fn init() {
     let mut table = [TrapInfo::default(); Vector::ALL.len() + 1];
     for (info, vector) in table.iter_mut().zip(Vector::ALL) {
-        *info = TrapInfo {
-            vector: vector.raw(),
-            // For those that programs cause: a kernel is never interrupted.
-            flags: TI_MASK_EVENTS,
-            cs: FLAT_RING3_CS64,
-            address: stub(*vector) as usize as u64,
-        };
+        *info = entry_point(*vector);
     }
     // SAFETY: each address is the stub that `entry` made for that vector, with or without error code as the
     // processor has it; it restores what it interrupted. The last record is the end.
     if let Err(error) = unsafe { hypercall::set_trap_table(&table) } {
         panic!("the hypervisor refused the trap table: {error}");
+    }
+}
+
+/// The entry points by vector, for a vCPU that is about to start.
+pub(crate) fn table_by_vector() -> [TrapInfo; 256] {
+    let mut table = [TrapInfo::default(); 256];
+    for vector in Vector::ALL {
+        if let Some(info) = table.get_mut(usize::from(vector.raw())) {
+            *info = entry_point(*vector);
+        }
+    }
+    table
+}
+
+fn entry_point(vector: Vector) -> TrapInfo {
+    TrapInfo {
+        vector: vector.raw(),
+        // For those that programs cause: a kernel is never interrupted.
+        flags: TI_MASK_EVENTS,
+        cs: FLAT_RING3_CS64,
+        address: stub(vector) as usize as u64,
     }
 }
 
@@ -103,9 +118,9 @@ extern "C" fn dispatch(frame: &mut TrapFrame) {
     if probe::recover(frame, vector) {
         return;
     }
-    // A lock that is held means an exception inside `set_handler`: nobody's to handle.
+    // A lock that is held for writing means an exception inside `set_handler`, or beside it: nobody's to handle.
     let handler = HANDLERS
-        .try_lock()
+        .try_read()
         .and_then(|handlers| *handlers.get(usize::from(vector.raw()))?);
     match handler {
         Some(handler) => handler(frame),

@@ -18,7 +18,7 @@ use crate::memory::Memory;
 use crate::paging::{Level, PagingError, Work};
 use crate::schedule;
 use crate::try_box::TryBox;
-use crate::vcpu::{Context, InfoPlace, Vcpu};
+use crate::vcpu::{Context, InfoPlace, Standing, Vcpu};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{PAGE_OFFSET_MASK, PAGE_SHIFT, PAGE_SIZE};
@@ -167,6 +167,7 @@ fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>, now: u64) -> Resu
     }));
     if let Some(vcpu) = vcpus.first() {
         vcpu.park(first);
+        vcpu.set_standing(Standing::Down);
     }
     Ok(vcpus.into_boxed_slice())
 }

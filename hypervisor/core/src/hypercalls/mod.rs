@@ -12,6 +12,7 @@ mod control;
 mod event;
 mod extension;
 mod grant;
+mod initialise;
 mod memory;
 mod mmu;
 mod modes;

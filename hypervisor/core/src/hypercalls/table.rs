@@ -4,8 +4,8 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, areas, console, control, event, extension, grant, memory, mmu, modes, multicall, registers,
-    sched, segments, traps, vcpu, version,
+    Answer, Call, areas, console, control, event, extension, grant, initialise, memory, mmu, modes,
+    multicall, registers, sched, segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
@@ -122,6 +122,9 @@ hypercalls! {
             Read => console::read, [Fault, Perm];
         }
         VcpuOp: VcpuOp {
+            Initialise => initialise::initialise, [NoEnt, Exist, Fault, Inval, NoMem];
+            Up => vcpu::up, [NoEnt, Inval];
+            Down => vcpu::down, [NoEnt];
             IsUp => vcpu::is_up, [NoEnt];
             GetRunstateInfo => vcpu::get_runstate_info, [NoEnt, Fault];
             RegisterRunstateMemoryArea => areas::register_runstate_memory_area, [NoEnt, Inval, Fault];

@@ -14,6 +14,20 @@ const IMPLAUSIBLE_NS: u64 = 1 << 50;
 /// What such a deadline is shortened to.
 const SHORT_NS: u64 = 100_000_000;
 
+/// Lets a vCPU run that has a state.
+pub(super) fn up<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    let started = call.hv.bring_up(call.domain(), vcpu);
+    started.map(|()| 0).map_err(|_| Errno::Inval)
+}
+
+/// Takes a vCPU down, the caller perhaps: then it goes on here when it is brought up again.
+pub(super) fn down<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    call.hv.take_down(call.domain(), vcpu);
+    Ok(0)
+}
+
 pub(super) fn is_up<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(u64::from(named(call)?.is_up()))
 }

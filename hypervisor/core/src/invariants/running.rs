@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
 use crate::time::Purpose;
-use crate::vcpu::{Gates, RunstateArea, Spent, Vcpu};
+use crate::vcpu::{Gates, RunstateArea, Spent, Standing, Vcpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
@@ -91,8 +91,14 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         );
     }
     assert!(
-        deadlines.len() < 2 || deadlines.len() == 2 && deadlines[0] != deadlines[1],
+        Purpose::ALL
+            .iter()
+            .all(|purpose| deadlines.iter().filter(|other| *other == purpose).count() < 2),
         "{who:?} has the deadlines {deadlines:?}"
+    );
+    assert!(
+        vcpu.is_up() || deadlines.is_empty(),
+        "{who:?} is down and has the deadlines {deadlines:?}"
     );
     assert!(
         running.len() + usize::from(is_parked) <= 1,
@@ -106,30 +112,23 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
     let must_schedule = home.must_schedule.load(Ordering::Relaxed);
     let all = (&states[..], &running[..], is_parked, must_schedule);
     match states[..] {
-        [] => {
-            assert!(!vcpu.is_up(), "{who:?} is up and in no queue: {all:?}");
-            assert_eq!(deadlines.len(), 0, "{who:?} is stopped and has deadlines");
-            assert!(
-                running.is_empty() || must_schedule,
-                "{who:?} is stopped and runs on: {all:?}"
-            );
-            let expected = if running.is_empty() {
-                Runstate::Offline
-            } else {
-                Runstate::Running
-            };
-            assert_eq!(history.state(), expected, "{who:?}: {all:?}");
-        }
+        [] => panic!("{who:?} is in no queue"),
         [(home, state)] => {
-            assert!(vcpu.is_up(), "{who:?} is stopped and in a queue: {all:?}");
+            let is_stopped = state == State::Blocked || state == State::Running && must_schedule;
+            assert!(vcpu.is_up() || is_stopped, "{who:?} is down and goes on: {all:?}");
             assert_eq!(home, vcpu.home().index(), "{who:?}: {all:?}");
             let expected = match state {
+                State::Blocked if !vcpu.is_up() => Runstate::Offline,
                 State::Blocked => Runstate::Blocked,
                 State::Waiting => Runstate::Runnable,
                 State::Running => Runstate::Running,
             };
             assert_eq!(history.state(), expected, "{who:?}: {all:?}");
             match state {
+                State::Blocked if !vcpu.is_up() => {
+                    let has_state = vcpu.standing() != Standing::Blank;
+                    assert!(running.is_empty() && is_parked == has_state, "{who:?}: {all:?}");
+                }
                 State::Blocked => {
                     assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
                     let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());

@@ -42,8 +42,9 @@ impl<M: Machine> Hypervisor<M> {
         if vcpu.is_up() {
             self.pass_on(cpu, shared, &queue, arrived.unwrap_or(Reschedule::Yes));
         } else {
-            // Stopped on its way: nobody would find it here.
-            let _ = queue.run.remove((domain.id, vcpu.id), now);
+            // Stopped on its way.
+            let _ = queue.run.block((domain.id, vcpu.id), now);
+            vcpu.history.lock().stop(now);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! - this module: what waits on a CPU ([`Queue`]), and the decision, made before a guest goes on;
 //! - [`switch`]: the change from one vCPU to another, or to none;
-//! - [`block`]: a vCPU that wants to rest, and [`wake`]: one that is to run again, or never again;
+//! - [`block`]: a vCPU that wants to rest, and [`wake`]: one that is to run again;
+//! - [`presence`]: which vCPUs may run at all;
 //! - [`timers`], where deadlines are set, and done when they are due;
 //! - [`alarm`]: a vCPU that wants to be told how long it has run;
 //! - [`balance`]: moves between CPUs.
@@ -13,6 +14,7 @@
 mod alarm;
 mod balance;
 mod block;
+mod presence;
 mod switch;
 mod timers;
 mod wake;
@@ -198,8 +200,7 @@ impl<M: Machine> Hypervisor<M> {
                         self.load(cpu, current, regs);
                         return;
                     }
-                    // It was stopped just now.
-                    let _ = shared.queue.lock().run.remove(key, now);
+                    self.lay_down(shared, key, now);
                 }
                 None => {
                     if !self.idle(cpu, shared) {
@@ -217,11 +218,16 @@ impl<M: Machine> Hypervisor<M> {
             return;
         };
         let key = (current.domain.id, current.vcpu);
-        match current.rest.take() {
+        let rest = current.rest.take();
+        let vcpu = current.vcpu();
+        if !vcpu.is_some_and(Vcpu::is_up) {
+            let _ = queue.run.block(key, now);
+            return;
+        }
+        match rest {
             // Woken since it decided to.
-            Some(Rest::Block) if current.domain.vcpu(current.vcpu).is_some_and(Vcpu::is_woken) => {}
+            Some(Rest::Block) if vcpu.is_some_and(Vcpu::is_woken) => {}
             Some(Rest::Block) => {
-                // Unknown if it was stopped; then it is in no queue in any case.
                 let _ = queue.run.block(key, now);
             }
             Some(Rest::Yield) => {

@@ -5,7 +5,7 @@ use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::ids::CpuId;
 use crate::machine::{Machine, Trace};
 use crate::sched::State;
-use crate::vcpu::{Gates, Regs};
+use crate::vcpu::{Gates, Regs, Vcpu};
 use bulkhead_abi::vcpu::Runstate;
 
 impl<M: Machine> Hypervisor<M> {
@@ -45,10 +45,9 @@ impl<M: Machine> Hypervisor<M> {
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
-            Some(State::Blocked) => Runstate::Blocked,
+            Some(State::Blocked) if current.vcpu().is_some_and(Vcpu::is_up) => Runstate::Blocked,
+            Some(State::Blocked) | None => Runstate::Offline,
             Some(State::Waiting | State::Running) => Runstate::Runnable,
-            // It was stopped.
-            None => Runstate::Offline,
         };
         let Current {
             domain,

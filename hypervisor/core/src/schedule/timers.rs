@@ -16,6 +16,10 @@ impl<M: Machine> Hypervisor<M> {
         let home = vcpu.home();
         let Some(shared) = self.shared(home) else { return };
         let mut queue = shared.queue.lock();
+        // Who is stopping it has gone through this lock, or will look for deadlines when it has.
+        if !vcpu.is_up() {
+            return;
+        }
         queue.deadlines.set(Deadline {
             at,
             domain: domain.id,

@@ -13,6 +13,7 @@ use bulkhead_abi::mmu::{MmuExt, MmuUpdate};
 use bulkhead_abi::multicall::MulticallEntry;
 use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::trap::IretFrame;
+use bulkhead_abi::vcpu::{VcpuGuestContext, VcpuOp};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, selectors};
 
 /// An act of the guest that runs on some CPU.
@@ -33,6 +34,8 @@ pub enum Act {
         /// The record.
         record: Vec<u8>,
     },
+    /// A vCPU gets its first state.
+    Initialise(FirstState),
     /// The same again and again, so many times or until it is refused.
     Repeat(Box<Self>, u32),
     /// A hypercall that the guest gives up, and does something else, if it is asked to start it again.
@@ -82,6 +85,7 @@ impl Act {
         let number = match self {
             Self::Repeat(act, _) | Self::OneGo(act) => return act.as_system_call(),
             Self::Call { number, args, .. } => return Some((*number, *args)),
+            Self::Initialise(_) => Hypercall::VcpuOp,
             Self::Mmu(_) => Hypercall::MmuUpdate,
             Self::Ext(_) => Hypercall::MmuextOp,
             Self::UpdateVa(..) => Hypercall::UpdateVaMapping,
@@ -98,6 +102,40 @@ impl Act {
         };
         let own = u64::from(DomId::SELF.raw());
         Some((number.raw(), [World::SCRATCH, 1, 0, own, 0]))
+    }
+}
+
+/// What of a first state a guest tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstState {
+    /// Which vCPU is to have it.
+    pub vcpu: u32,
+    /// The root of its kernel's tables.
+    pub kernel_root: Mfn,
+    /// The root of its programs' tables.
+    pub user_root: Option<Mfn>,
+    /// Its page of descriptors.
+    pub gdt: Option<Mfn>,
+    /// Where it begins.
+    pub rip: u64,
+    /// `VGCF_*`.
+    pub flags: u64,
+}
+
+impl FirstState {
+    fn record(&self) -> VcpuGuestContext {
+        let mut record = World::state_on(self.kernel_root);
+        record.flags = self.flags;
+        record.user_regs.rip = self.rip;
+        record.ctrlreg[1] = self.user_root.map_or(0, Mfn::maddr);
+        if let Some(gdt) = self.gdt {
+            record.gdt_ents = 1;
+            record.gdt_frames[0] = gdt.raw();
+        }
+        for vector in World::HANDLED {
+            record.trap_ctxt[usize::from(vector)].address = World::EVENT_CALLBACK + 0x20;
+        }
+        record
     }
 }
 
@@ -161,10 +199,33 @@ impl World {
                 self.return_from(cpu, frame)
             }
             Act::Call { number, args, record } => {
-                if self.sim().guest_write(Self::SCRATCH, record).is_err() {
+                if self
+                    .sim()
+                    .guest_write(self.own(cpu, Self::SCRATCH), record)
+                    .is_err()
+                {
                     return Effect::Fault;
                 }
-                let answer = self.patient_call(cpu, *number, args, goes);
+                let records = Self::SCRATCH..Self::LIST;
+                let args = args.map(|arg| {
+                    if records.contains(&arg) {
+                        self.own(cpu, arg)
+                    } else {
+                        arg
+                    }
+                });
+                let answer = self.patient_call(cpu, *number, &args, goes);
+                answer.map_or(Effect::Done, Effect::Other)
+            }
+            Act::Initialise(state) => {
+                let record = state.record();
+                let written = self.sim().guest_write(Self::STATE, record.to_bytes().as_ref());
+                if written.is_err() {
+                    return Effect::Fault;
+                }
+                let op = u64::from(VcpuOp::Initialise.raw());
+                let args = [op, state.vcpu.into(), Self::STATE];
+                let answer = self.patient_call(cpu, Hypercall::VcpuOp.raw(), &args, goes);
                 answer.map_or(Effect::Done, Effect::Other)
             }
             &Act::Read(va) => Effect::touching(self.sim().guest_read(va, &mut [0; 8]).is_ok()),
@@ -183,7 +244,7 @@ impl World {
             Act::Instruction { .. } => self.instruction(cpu, act),
             &Act::Forget { masked } => {
                 self.leave_handler(cpu);
-                let mask = Self::SHARED_INFO + offset::UPCALL_MASK as u64;
+                let mask = self.vcpu_info(cpu) + offset::UPCALL_MASK as u64;
                 Effect::touching(self.sim().guest_write(mask, &[u8::from(masked)]).is_ok())
             }
             Act::Return(frame) => {
@@ -242,10 +303,11 @@ impl World {
             .iter()
             .flat_map(|call| entry(call).to_bytes().as_ref().to_vec())
             .collect();
-        if self.sim().guest_write(Self::LIST, &bytes).is_err() {
+        let list = self.own(cpu, Self::LIST);
+        if self.sim().guest_write(list, &bytes).is_err() {
             return Effect::Fault;
         }
-        let args = [Self::LIST, calls.len() as u64];
+        let args = [list, calls.len() as u64];
         let answer = self.patient_call(cpu, Hypercall::Multicall.raw(), &args, goes);
         answer.map_or(Effect::Done, Effect::Other)
     }
@@ -290,15 +352,15 @@ impl World {
             .iter()
             .flat_map(|record| record.to_bytes().as_ref().to_vec())
             .collect();
-        if self.sim().guest_write(Self::SCRATCH, &bytes).is_err() {
+        let [at, done] = [Self::SCRATCH, Self::DONE].map(|address| self.own(cpu, address));
+        if self.sim().guest_write(at, &bytes).is_err() {
+            return Effect::Fault;
+        }
+        if self.sim().guest_write(done, &NO_NUMBER.to_le_bytes()).is_err() {
             return Effect::Fault;
         }
         let own = u64::from(DomId::SELF.raw());
-        let done = self.sim().guest_write(Self::DONE, &NO_NUMBER.to_le_bytes());
-        if done.is_err() {
-            return Effect::Fault;
-        }
-        let args = [Self::SCRATCH, list.len() as u64, Self::DONE, own];
+        let args = [at, list.len() as u64, done, own];
         let answer = self.patient_call(cpu, number.raw(), &args, goes);
         answer.map_or(Effect::Done, Effect::Paging)
     }

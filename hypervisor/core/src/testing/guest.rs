@@ -4,20 +4,25 @@
 //! and it maps shared info in place of the last page of its first mapping.
 
 use super::World;
+use crate::frames::Mfn;
+use crate::ids::CpuId;
 use crate::machine::Machine;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{AllocUnbound, BindInterdomain, BindVirq, EventChannelOp, Virq};
 use bulkhead_abi::mmu::UVMF_INVLPG;
 use bulkhead_abi::sched::{Poll, SchedOp, Shutdown, ShutdownReason};
-use bulkhead_abi::shared_info::{self, offset};
+use bulkhead_abi::shared_info::{self, VcpuInfo, offset};
 use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::trap::{BounceFrame, IretFrame, TrapInfo};
-use bulkhead_abi::vcpu::{SetSingleshotTimer, VcpuOp};
-use bulkhead_abi::{DomId, Errno, Hypercall, pte};
+use bulkhead_abi::vcpu::{SetSingleshotTimer, VGCF_IN_KERNEL, VcpuGuestContext, VcpuOp};
+use bulkhead_abi::{DomId, Errno, Hypercall, Record, pte};
 
 impl World {
     /// Where the guest kernel puts the records of its hypercalls.
     pub const SCRATCH: u64 = 0x2000;
+    /// How much further on the next vCPU has its records, and the calls of its multicalls: two that make calls at the same time do not
+    /// disturb each other. What the records name is everybody's.
+    pub const NEXT_SCRATCH: u64 = 0x20_0000;
     /// Where it puts the lists that those records name, in the same page.
     pub const LIST: u64 = Self::SCRATCH + 0x800;
     /// Where it puts instructions, in the same page.
@@ -30,6 +35,12 @@ impl World {
     pub const STACK: u64 = 0x3f_1000;
     /// Where it maps shared info.
     pub const SHARED_INFO: u64 = 0x3f_f000;
+    /// Where it puts the first state of another vCPU, whose stack grows down from here.
+    pub const STATE: u64 = 0x20_0000;
+    /// Where that begins.
+    pub const SECOND_ENTRY: u64 = 0x1200;
+    /// The exceptions that a hostile guest sees to, so that they are not its end.
+    pub(super) const HANDLED: [u8; 11] = [0, 1, 3, 4, 6, 7, 13, 14, 16, 17, 19];
     /// Where it takes events.
     pub const EVENT_CALLBACK: u64 = 0x1100;
 
@@ -44,6 +55,57 @@ impl World {
         let callbacks = [Self::EVENT_CALLBACK, 0, 0];
         self.call(cpu, Hypercall::SetCallbacks, &callbacks).unwrap();
         info
+    }
+
+    /// Where the record of the vCPU that runs on `cpu` lies, as long as it has not been moved. The first one's if nobody runs there.
+    pub fn vcpu_info(&self, cpu: usize) -> u64 {
+        let vcpu = self.running(cpu).map_or(0, |(_, vcpu)| vcpu);
+        Self::SHARED_INFO + u64::from(vcpu) * VcpuInfo::SIZE as u64
+    }
+
+    /// `address`, which is of the first vCPU's records, for the vCPU that runs on `cpu`.
+    pub(super) fn own(&self, cpu: usize, address: u64) -> u64 {
+        let vcpu = self.running(cpu).map_or(0, |(_, vcpu)| vcpu);
+        address + u64::from(vcpu) * Self::NEXT_SCRATCH
+    }
+
+    /// A first state for another vCPU of the guest on `cpu`: it runs on the same tables, with a stack of its own, and events masked.
+    pub fn first_state(&self, cpu: usize) -> VcpuGuestContext {
+        Self::state_on(self.sim().root(CpuId::new(u32::try_from(cpu).unwrap())).unwrap())
+    }
+
+    /// The same, on these tables.
+    pub(super) fn state_on(root: Mfn) -> VcpuGuestContext {
+        let mut state = VcpuGuestContext {
+            flags: VGCF_IN_KERNEL,
+            kernel_sp: Self::STATE,
+            event_callback_eip: Self::EVENT_CALLBACK,
+            ..VcpuGuestContext::default()
+        };
+        state.ctrlreg[3] = root.maddr();
+        state.user_regs.rip = Self::SECOND_ENTRY;
+        state.user_regs.rsp = Self::STATE;
+        state
+    }
+
+    /// The guest on `cpu` gives one of its vCPUs its first state.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn initialise(&self, cpu: usize, vcpu: u32, state: &VcpuGuestContext) -> Result<u64, Errno> {
+        self.write(cpu, Self::STATE, state);
+        self.vcpu_op(cpu, VcpuOp::Initialise, vcpu, Self::STATE)
+    }
+
+    /// The guest on `cpu` does something to one of its vCPUs, which names the record at `at`.
+    ///
+    /// # Errors
+    ///
+    /// What the hypercall answers.
+    pub fn vcpu_op(&self, cpu: usize, op: VcpuOp, vcpu: u32, at: u64) -> Result<u64, Errno> {
+        let args = [u64::from(op.raw()), u64::from(vcpu), at];
+        self.call(cpu, Hypercall::VcpuOp, &args)
     }
 
     /// The guest on `cpu` registers a handler for an exception.
@@ -179,14 +241,14 @@ impl World {
             flags,
         };
         self.write(cpu, Self::SCRATCH, &record);
-        let args = [u64::from(VcpuOp::SetSingleshotTimer.raw()), 0, Self::SCRATCH];
-        self.call(cpu, Hypercall::VcpuOp, &args)
+        let vcpu = self.running(cpu).unwrap().1;
+        self.vcpu_op(cpu, VcpuOp::SetSingleshotTimer, vcpu, Self::SCRATCH)
     }
 
     /// The guest on `cpu` unmasks upcalls in its memory, and looks what came meanwhile as it must: if there is anything,
     /// it makes a hypercall on whose way out the upcall comes.
     pub fn unmask_upcalls(&self, cpu: usize) {
-        let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
+        let flags = self.vcpu_info(cpu) + offset::UPCALL_PENDING as u64;
         self.write(cpu, flags + 1, &0_u8);
         if self.read::<u8>(cpu, flags) != 0 {
             self.call(cpu, Hypercall::XenVersion, &[0]).unwrap();
@@ -195,7 +257,7 @@ impl World {
 
     /// The guest on `cpu` masks upcalls.
     pub fn mask_upcalls(&self, cpu: usize) {
-        self.write(cpu, Self::SHARED_INFO + offset::UPCALL_MASK as u64, &1_u8);
+        self.write(cpu, self.vcpu_info(cpu) + offset::UPCALL_MASK as u64, &1_u8);
     }
 
     /// Whether the guest on `cpu` stands at the beginning of its event handler.
@@ -211,7 +273,7 @@ impl World {
     /// If it does not stand there, or upcalls are not masked there.
     pub fn take_upcall(&self, cpu: usize) -> Vec<u32> {
         assert!(self.is_in_upcall(cpu), "no upcall was made: {:?}", self.regs(cpu));
-        let flags = Self::SHARED_INFO + offset::UPCALL_PENDING as u64;
+        let flags = self.vcpu_info(cpu) + offset::UPCALL_PENDING as u64;
         assert_eq!(
             self.read::<u8>(cpu, flags + 1),
             1,
@@ -225,7 +287,7 @@ impl World {
 
     /// The guest on `cpu` takes what is pending on ports that it has not masked, by the selector.
     pub fn take_pending(&self, cpu: usize) -> Vec<u32> {
-        let selector_at = Self::SHARED_INFO + offset::PENDING_SEL as u64;
+        let selector_at = self.vcpu_info(cpu) + offset::PENDING_SEL as u64;
         let selector: u64 = self.read(cpu, selector_at);
         self.write(cpu, selector_at, &0_u64);
         let mut ports = Vec::new();
@@ -281,7 +343,7 @@ impl World {
 
     /// The time that the guest on `cpu` reads from shared info.
     pub fn guest_time(&self, cpu: usize) -> u64 {
-        let time: shared_info::VcpuTimeInfo = self.read(cpu, Self::SHARED_INFO + offset::TIME as u64);
+        let time: shared_info::VcpuTimeInfo = self.read(cpu, self.vcpu_info(cpu) + offset::TIME as u64);
         assert_eq!(time.version % 2, 0, "nobody writes it now");
         time.system_time_ns_at(self.sim().clock().tsc)
     }

@@ -35,7 +35,7 @@ mod tlb;
 mod world;
 
 pub use crate::mutants::{Mutant, Planted};
-pub use acts::{Act, Effect};
+pub use acts::{Act, Effect, FirstState};
 pub use choices::Choices;
 pub use hostile::Hostile;
 pub use kernel::TestKernel;

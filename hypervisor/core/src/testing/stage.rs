@@ -14,6 +14,7 @@ use crate::ids::CpuId;
 use crate::traps::Exception;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Errno, Hypercall};
 use spin::{Mutex, MutexGuard};
 
@@ -218,6 +219,7 @@ fn check_error(act: &Act, effect: Effect) {
             let mask = if is_memory { 0x3f } else { u64::from(u32::MAX) };
             (*number, u32::try_from(args[0] & mask).ok())
         }
+        Act::Initialise(_) => (Hypercall::VcpuOp.raw(), Some(VcpuOp::Initialise.raw())),
         Act::Read(_)
         | Act::Write(..)
         | Act::Grant(..)

@@ -17,6 +17,7 @@ pub(crate) mod debug;
 pub mod descriptors;
 pub(crate) mod fpu;
 pub mod gates;
+pub mod initial;
 pub mod meter;
 pub mod offsets;
 mod regs;
@@ -38,7 +39,23 @@ use crate::ids::{CpuId, VcpuId};
 use crate::lock::{Lock, Rank};
 use crate::time::Purpose;
 use crate::try_box::TryBox;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Whether a vCPU may run.
+///
+/// ```text
+/// Blank ──initialise──> Down <──up, down──> Up
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Standing {
+    /// It has no state yet: its guest must give it one.
+    Blank,
+    /// It has a state, and no time.
+    Down,
+    /// It runs when it has something to do.
+    Up,
+}
 
 /// One virtual CPU, as the rest of the hypervisor sees it.
 #[derive(Debug)]
@@ -49,8 +66,8 @@ pub struct Vcpu {
     home: AtomicU64,
     /// Where its `vcpu_info` lies: frame number, and index of the first word in the frame.
     info: AtomicU64,
-    /// Whether it has been started and not stopped.
-    up: AtomicBool,
+    /// Whether it may run: a [`Standing`].
+    standing: AtomicU8,
     /// Whether it was woken since it last decided to block.
     woken: AtomicBool,
     /// For each purpose, on which CPU's list its deadline is: the number plus one, or zero.
@@ -104,7 +121,7 @@ impl Vcpu {
             id,
             home: AtomicU64::new(0),
             info: AtomicU64::new(pack_info(info)),
-            up: AtomicBool::new(false),
+            standing: AtomicU8::new(Standing::Blank as u8),
             woken: AtomicBool::new(false),
             deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
             spent: [const { AtomicU64::new(0) }; 3],
@@ -115,15 +132,25 @@ impl Vcpu {
         }
     }
 
+    /// Whether it may run.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::SeqCst) {
+            up if up == Standing::Up as u8 => Standing::Up,
+            down if down == Standing::Down as u8 => Standing::Down,
+            _ => Standing::Blank,
+        }
+    }
+
+    /// Says whether it may run. Under its domain's lifecycle lock, or when that has ended.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::SeqCst);
+    }
+
     /// Whether it has been started and not stopped.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::SeqCst)
-    }
-
-    /// Says whether it has been started and not stopped.
-    pub(crate) fn set_up(&self, up: bool) {
-        self.up.store(up, Ordering::SeqCst);
+        self.standing() == Standing::Up
     }
 
     /// Whether it was woken since it last decided to block. Sequentially consistent: who raises an event sets its bits,

@@ -1,7 +1,7 @@
 //! Virtual time: what a vCPU does, since when, and how long it has done each thing in all.
 //!
 //! ```text
-//!              start              load
+//!              wake               load
 //!   Offline ──────────> Runnable ──────> Running
 //!      ^  ^              ^    ^             │
 //!      │  └───stop───────┤    └── put away ─┤
@@ -52,15 +52,15 @@ impl History {
         self.state = state;
     }
 
-    /// It is woken: it waits for a CPU, if it was blocked. Nothing changes for any other.
+    /// It is started, or woken: it waits for a CPU, if it did not yet.
     pub fn wake(&mut self, now: u64) {
         match self.state {
-            Runstate::Blocked => self.enter(Runstate::Runnable, now),
-            Runstate::Running | Runstate::Runnable | Runstate::Offline => {}
+            Runstate::Blocked | Runstate::Offline => self.enter(Runstate::Runnable, now),
+            Runstate::Running | Runstate::Runnable => {}
         }
     }
 
-    /// It may not run any longer. One that has a CPU goes offline when that puts it away.
+    /// It may not run for now. One that has a CPU goes offline when that puts it away.
     pub fn stop(&mut self, now: u64) {
         match self.state {
             Runstate::Blocked | Runstate::Runnable => self.enter(Runstate::Offline, now),
@@ -155,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_blocked_vcpu_can_be_woken() {
+    fn who_rests_can_be_woken() {
         for &state in Runstate::ALL {
             let mut history = in_state(state);
             history.wake(1200);
             let expected = match state {
-                Runstate::Blocked => (Runstate::Runnable, 1200),
-                Runstate::Running | Runstate::Runnable | Runstate::Offline => (state, 1100),
+                Runstate::Blocked | Runstate::Offline => (Runstate::Runnable, 1200),
+                Runstate::Running | Runstate::Runnable => (state, 1100),
             };
             assert_eq!((history.state(), history.info(1300).state_entry_time), expected);
         }

@@ -10,6 +10,7 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("event_channel_op.bind_interdomain", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_ipi", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_virq", Some(Errno::NoMem), HEAP),
+    ("vcpu_op.initialise", Some(Errno::NoMem), HEAP),
     (
         "callback_op.unregister",
         None,
@@ -24,11 +25,6 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("mmuext_op.flush_cache_global", None, "no domain owns a device"),
     ("mmuext_op.mark_super", None, "there are no superpages"),
     ("mmuext_op.unmark_super", None, "there are no superpages"),
-    (
-        "vcpu_op.register_vcpu_info",
-        Some(Errno::Busy),
-        "no second vCPU of a domain runs",
-    ),
 ];
 
 const HEAP: &str = "the host's heap does not run out";

@@ -3,6 +3,7 @@
 //!
 //! - Processes come and go, each with memory of its own: page tables are made, copied on write, and taken down.
 //! - SSE registers survive that other processes use theirs.
+//! - Every CPU of the guest runs processes, several at the same time.
 //! - A fault reaches the process as a signal, and ends it alone.
 //! - A segment of its own, described in its local table, goes with its process.
 //! - Sleep ends in time: timers and events interrupt programs and idling alike.
@@ -35,6 +36,9 @@ extern "C" fn _start() -> ! {
     log("init: hello from user space\n");
     if processes_are_apart() {
         log("init: processes-have-memory-and-registers-of-their-own ok\n");
+    }
+    if every_cpu_runs_processes() {
+        log("init: every-cpu-runs-processes ok\n");
     }
     if a_fault_ends_its_process() {
         log("init: a-fault-ends-its-process-alone ok\n");
@@ -109,6 +113,40 @@ fn finds_its_segment(number: u8) -> bool {
             return false;
         }
     }
+    true
+}
+
+/// Has a process on each CPU, all at the same time, that has a child there besides: page tables come and go on all of them.
+fn every_cpu_runs_processes() -> bool {
+    let cpus = system::affinity();
+    let there = || (0..u64::BITS).filter(|&cpu| cpus & 1 << cpu != 0);
+    for cpu in there() {
+        if fork() == 0 {
+            exit(if works_on(cpu) { 1 } else { 0 });
+        }
+    }
+    there().all(|_| wait() == Ended::Exited(1))
+}
+
+/// Runs on `cpu`, and says so in the kernel's log.
+fn works_on(cpu: u32) -> bool {
+    const DIGITS: &[u8; 10] = b"0123456789";
+    let mut line = *b"init: process on CPU ?\n";
+    if let (Some(digit), Some(place)) = (DIGITS.get(cpu as usize), line.get_mut(21)) {
+        *place = *digit;
+    }
+    if !system::run_on(cpu) {
+        return false;
+    }
+    for _ in 0..PROCESSES {
+        if fork() == 0 {
+            exit(if stays_itself(1) { 1 } else { 0 });
+        }
+        if wait() != Ended::Exited(1) {
+            return false;
+        }
+    }
+    log(core::str::from_utf8(&line).unwrap_or_default());
     true
 }
 

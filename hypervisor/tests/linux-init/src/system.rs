@@ -23,6 +23,9 @@ const MKDIR: u64 = 83;
 const MKNOD: u64 = 133;
 const MODIFY_LDT: u64 = 154;
 const REBOOT: u64 = 169;
+const SCHED_SETAFFINITY: u64 = 203;
+const SCHED_GETAFFINITY: u64 = 204;
+const GETCPU: u64 = 309;
 
 /// Makes a system call.
 ///
@@ -115,6 +118,29 @@ pub(crate) fn describe_local_segment(word: &'static u32) -> bool {
 pub(crate) fn yield_now() {
     // SAFETY: touches nothing.
     unsafe { call(SCHED_YIELD, [0; 4]) };
+}
+
+/// The first 64 CPUs on which the process may run, a bit each.
+pub(crate) fn affinity() -> u64 {
+    // Debian's kernel is made for 8192 CPUs, and wants room for that many.
+    let mut cpus = [0_u64; 128];
+    let size = size_of_val(&cpus) as u64;
+    // SAFETY: writes as much as it is told that there is room for.
+    unsafe { call(SCHED_GETAFFINITY, [0, size, (&raw mut cpus).addr() as u64, 0]) };
+    let [first, ..] = cpus;
+    first
+}
+
+/// Lets the process run on one CPU alone from now on. Says whether that is so.
+pub(crate) fn run_on(cpu: u32) -> bool {
+    let cpus = 1_u64.checked_shl(cpu).unwrap_or(0);
+    let mut now = u32::MAX;
+    // SAFETY: reads the set, and writes the number of a CPU.
+    unsafe {
+        call(SCHED_SETAFFINITY, [0, 8, (&raw const cpus).addr() as u64, 0]);
+        call(GETCPU, [(&raw mut now).addr() as u64, 0, 0, 0]);
+    }
+    now == cpu
 }
 
 /// Sleeps.

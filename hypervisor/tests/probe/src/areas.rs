@@ -1,6 +1,6 @@
 //! What a guest has of a vCPU besides its run: records in memory, the FPU's flag.
 //!
-//! The `vcpu_info` that is moved is that of the vCPU which never runs: the runtime reads the other where it was.
+//! The `vcpu_info` that is moved is that of the vCPU which does not run any more: the runtime reads the other where it was.
 
 use bulkhead_abi::{
     Errno, Hypercall, Record,
@@ -8,10 +8,11 @@ use bulkhead_abi::{
 };
 
 use crate::{
-    calls::{Answer, call, in_out, input, refusal},
+    calls::{call, in_out, input, refusal},
     frames::{Frame, WRITABLE},
     pins::pin,
     probe::{Direction, Probe},
+    sched::vcpu_op,
     window::Window,
 };
 
@@ -23,10 +24,6 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
         "fpu_taskswitch",
         if noted == [Ok(0); 2] { Ok(()) } else { Err(noted) },
     );
-}
-
-fn vcpu_op(op: VcpuOp, vcpu: u64, at: u64) -> Answer {
-    call(Hypercall::VcpuOp, [u64::from(op.raw()), vcpu, at])
 }
 
 fn runstate(probe: &mut Probe, window: &mut Window) {

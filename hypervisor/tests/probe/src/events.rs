@@ -55,25 +55,25 @@ fn bind_interdomain(remote_dom: DomId, remote_port: u32) -> Answer {
     op(EventChannelOp::BindInterdomain, in_out(&mut record)).map(|_| u64::from(record.local_port))
 }
 
-fn bind_virq(virq: u32, vcpu: u32) -> Answer {
+pub(crate) fn bind_virq(virq: u32, vcpu: u32) -> Answer {
     let mut record = BindVirq { virq, vcpu, port: 0 };
     op(EventChannelOp::BindVirq, in_out(&mut record)).map(|_| u64::from(record.port))
 }
 
-fn bind_ipi(vcpu: u32) -> Answer {
+pub(crate) fn bind_ipi(vcpu: u32) -> Answer {
     let mut record = BindIpi { vcpu, port: 0 };
     op(EventChannelOp::BindIpi, in_out(&mut record)).map(|_| u64::from(record.port))
 }
 
-fn close(port: u32) -> Answer {
+pub(crate) fn close(port: u32) -> Answer {
     op(EventChannelOp::Close, input(&Close { port }))
 }
 
-fn send(port: u32) -> Answer {
+pub(crate) fn send(port: u32) -> Answer {
     op(EventChannelOp::Send, input(&Send { port }))
 }
 
-fn unmask(port: u32) -> Answer {
+pub(crate) fn unmask(port: u32) -> Answer {
     op(EventChannelOp::Unmask, input(&Unmask { port }))
 }
 
@@ -94,7 +94,7 @@ fn status_of(dom: DomId, port: u32) -> Result<Status, Answer> {
 }
 
 /// The port that a binding answered; none if it failed, which later checks of it show.
-fn port(answer: Answer) -> u32 {
+pub(crate) fn port(answer: Answer) -> u32 {
     answer.ok().and_then(|port| u32::try_from(port).ok()).unwrap_or(0)
 }
 

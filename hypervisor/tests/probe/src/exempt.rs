@@ -9,6 +9,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ("event_channel_op.bind_interdomain.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_ipi.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_virq.ENOMEM", NO_HEAP),
+    ("vcpu_op.initialise.ENOMEM", NO_HEAP),
     ("memory_op.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
     // Calls that nobody may make succeed: their refusal is the whole of them.
@@ -28,16 +29,13 @@ const EXEMPT: &[(&str, &str)] = &[
         "nobody types at a machine that is tested, and nothing is written where nothing was typed",
     ),
     (
-        "vcpu_op.register_vcpu_info.EBUSY",
-        "no vCPU but the caller is ever up: a second one cannot be started",
-    ),
-    (
         "sched_op.shutdown",
         "the domain's end is the check: the machine would not end cleanly without it",
     ),
 ];
 
-const NO_HEAP: &str = "the hypervisor's heap has room for every port of every domain of the machine";
+const NO_HEAP: &str =
+    "the hypervisor's heap has room for every port and every vCPU of every domain of the machine";
 const NO_EXTENT: &str = "the machine has free memory that no guest can take apart";
 
 /// The names that need a machine with direct gates, and the one that needs a machine without.

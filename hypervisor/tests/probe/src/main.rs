@@ -5,7 +5,7 @@
 //! with the table; what cannot be provoked stands in [`exempt`] with its reason. Laws have names without a dot.
 //!
 //! Two domains run it: domain 0, which may do all, and another, which is refused what only domain 0 may. They need
-//! 32 MiB and two vCPUs each; the second vCPU stays down, and is there to be named.
+//! 32 MiB and two vCPUs each; the second runs for the checks of [`vcpus`], and is down for all others.
 //!
 //! Soundness: see [`calls`].
 
@@ -41,6 +41,7 @@ mod shared;
 mod stretches;
 mod traps;
 mod unknown;
+mod vcpus;
 mod window;
 
 use bulkhead_runtime::{Environment, ShutdownReason};
@@ -74,6 +75,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     debug::check(&mut probe);
     extended::check(&mut probe);
     privileged::check(&mut probe, &window);
+    vcpus::check(&mut probe, environment, &window);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     extension::check(&mut probe, shared);

@@ -29,7 +29,7 @@ fn sched_op(op: SchedOp, at: u64) -> Answer {
     call(Hypercall::SchedOp, [u64::from(op.raw()), at])
 }
 
-fn vcpu_op(op: VcpuOp, vcpu: u64, at: u64) -> Answer {
+pub(crate) fn vcpu_op(op: VcpuOp, vcpu: u64, at: u64) -> Answer {
     call(Hypercall::VcpuOp, [u64::from(op.raw()), vcpu, at])
 }
 
@@ -129,7 +129,7 @@ fn timers(probe: &mut Probe, shared: Shared) {
     probe.good("set_timer_op", result);
 }
 
-fn poll(ports: u64, nr_ports: u32, timeout_abs_ns: u64) -> Answer {
+pub(crate) fn poll(ports: u64, nr_ports: u32, timeout_abs_ns: u64) -> Answer {
     let record = Poll {
         ports,
         nr_ports,

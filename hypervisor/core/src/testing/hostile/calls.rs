@@ -43,7 +43,7 @@ pub(super) fn handle_faults() -> Act {
         address: World::EVENT_CALLBACK + 0x20,
     };
     let mut record = Vec::new();
-    for gate in [0, 1, 3, 4, 6, 7, 13, 14, 16, 17, 19].map(handler) {
+    for gate in World::HANDLED.map(handler) {
         record.extend_from_slice(gate.to_bytes().as_ref());
     }
     for vector in [3, VECTOR_INT80] {
@@ -67,6 +67,11 @@ pub(super) fn set_callbacks() -> Act {
 pub(super) fn stack_switch(stack: u64) -> Act {
     let ss = u64::from(selectors::FLAT_RING3_SS);
     call(Hypercall::StackSwitch, &[ss, stack], &[])
+}
+
+pub(super) fn bring_up(vcpu: u32) -> Act {
+    let up = u64::from(VcpuOp::Up.raw());
+    call(Hypercall::VcpuOp, &[up, vcpu.into(), 0], &[])
 }
 
 pub(super) fn bind_virq(virq: Virq) -> Act {
@@ -202,8 +207,9 @@ pub(super) fn anything(choices: &mut Choices) -> Act {
     let args = core::array::from_fn(|_| value());
     let record = (0..8).flat_map(|_| value().to_le_bytes()).collect();
     let number = value();
-    // A guest that ends itself tries nothing more.
-    let number = if number == Hypercall::SchedOp.raw() {
+    // A guest that ends itself, or takes its last vCPU down, tries nothing more.
+    let may_end = [Hypercall::SchedOp, Hypercall::VcpuOp].map(Hypercall::raw);
+    let number = if may_end.contains(&number) {
         Hypercall::XenVersion.raw()
     } else {
         number

@@ -13,7 +13,7 @@ mod memory;
 mod programs;
 mod tables;
 
-use super::{Act, Choices, Fate, World};
+use super::{Act, Choices, Fate, FirstState, World};
 use crate::frames::Mfn;
 use crate::grants::{Mapping, Names};
 use crate::machine::Machine;
@@ -23,6 +23,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::physdev::PhysdevOp;
+use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE};
 use bulkhead_abi::{DomId, Hypercall};
 use grants::Mapped;
 use tables::Mind;
@@ -62,7 +63,17 @@ impl Hostile {
         let first_table = info.pt_base >> 12;
         // Half of them are let to use ports, or so they think.
         let iopl = u32::from(id.is_multiple_of(2));
+        // The others start their second vCPU when they come to think of it.
+        let state = FirstState {
+            vcpu: u32::from(!id.is_multiple_of(2)),
+            kernel_root: page(first_table).1,
+            user_root: None,
+            gdt: None,
+            rip: World::SECOND_ENTRY,
+            flags: VGCF_IN_KERNEL | VGCF_ONLINE,
+        };
         let plan = [
+            Act::Initialise(state),
             calls::call(
                 Hypercall::PhysdevOp,
                 &[u64::from(PhysdevOp::SetIopl.raw()), World::SCRATCH],
@@ -92,7 +103,11 @@ impl Hostile {
 
     /// Whether it can still do anything: it can reach the page for its hypercalls' records.
     pub fn is_able(world: &World) -> bool {
-        world.sim().guest_write(World::SCRATCH, &[0]).is_ok()
+        let cpu = world.sim().acting().index();
+        world
+            .sim()
+            .guest_write(world.own(cpu, World::SCRATCH), &[0])
+            .is_ok()
     }
 
     /// What it does next. `others` are its victims.

@@ -81,6 +81,12 @@ impl Mind<'_> {
             Hypercall::MmuextOp | Hypercall::MmuUpdate => self.paging_goal(row, error, at, choices),
             Hypercall::UpdateVaMapping => self.update_va(choices),
             Hypercall::Sysctl => control::control_goal(row, error, at, choices),
+            // Busy is one that runs.
+            Hypercall::VcpuOp if error == Some(Errno::Busy) => {
+                let start = [self.first_state(None, at, choices), calls::bring_up(1)];
+                let busy = self.vcpu_goal(op, error, at, choices);
+                return start.into_iter().chain([busy]).collect();
+            }
             Hypercall::VcpuOp => self.vcpu_goal(op, error, at, choices),
             Hypercall::SchedOp => self.sched_goal(op, error, at, choices),
             Hypercall::CallbackOp => vcpus::callback_goal(op, error, at),

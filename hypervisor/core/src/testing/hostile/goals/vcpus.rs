@@ -3,12 +3,12 @@
 use super::{NO_VCPU, NOWHERE, TOO_LARGE, halves};
 use crate::testing::hostile::calls::call;
 use crate::testing::hostile::tables::Mind;
-use crate::testing::{Act, Choices, World};
+use crate::testing::{Act, Choices, FirstState, World};
 use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::callback::CallbackOp;
 use bulkhead_abi::sched::{MAX_POLL_PORTS, SchedOp};
-use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, VcpuOp};
+use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall};
 
 impl Mind<'_> {
@@ -24,6 +24,18 @@ impl Mind<'_> {
         };
         let invalid = error == Some(Errno::Inval);
         let (va, mfn) = self.play(choices);
+        match VcpuOp::from_raw(op) {
+            Some(VcpuOp::Initialise) => return self.first_state(error, at, choices),
+            // Without a state it is invalid. Never the first, or hardly: to take the last one down is to try nothing more.
+            Some(VcpuOp::Up | VcpuOp::Down) => {
+                let vcpu = match error {
+                    Some(Errno::NoEnt) => NO_VCPU,
+                    _ => u32::from(!choices.chance(5)),
+                };
+                return call(Hypercall::VcpuOp, &[u64::from(op), vcpu.into(), 0], &[]);
+            }
+            _ => {}
+        }
         let record: Vec<u32> = match VcpuOp::from_raw(op) {
             Some(VcpuOp::SetSingleshotTimer) => {
                 let is_late = error == Some(Errno::Time);
@@ -42,6 +54,34 @@ impl Mind<'_> {
             _ => Vec::new(),
         };
         call(Hypercall::VcpuOp, &[u64::from(op), u64::from(vcpu), at], &record)
+    }
+
+    /// A first state for the second vCPU, which can have one only once.
+    pub(super) fn first_state(&self, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+        if error == Some(Errno::Fault) {
+            let op = u64::from(VcpuOp::Initialise.raw());
+            return call(Hypercall::VcpuOp, &[op, 1, at], &[]);
+        }
+        let page = self.play(choices).1;
+        let invalid = error == Some(Errno::Inval);
+        let [bad_gdt, bad_rip, bad_user] = [(); 3].map(|()| invalid && choices.chance(40));
+        let has_user = choices.chance(50);
+        Act::Initialise(FirstState {
+            vcpu: match error {
+                Some(Errno::NoEnt) => NO_VCPU,
+                Some(Errno::Exist) => 0,
+                _ => 1,
+            },
+            kernel_root: self.root(choices),
+            user_root: if bad_user {
+                Some(page)
+            } else {
+                has_user.then(|| self.root(choices))
+            },
+            gdt: (bad_gdt || choices.chance(30)).then_some(page),
+            rip: if bad_rip { NOWHERE } else { World::SECOND_ENTRY },
+            flags: choices.one_of(&[VGCF_IN_KERNEL, VGCF_IN_KERNEL | VGCF_ONLINE]),
+        })
     }
 
     pub(super) fn sched_goal(&self, op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {

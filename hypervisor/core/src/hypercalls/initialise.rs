@@ -1,0 +1,80 @@
+//! `vcpu_op` initialise: a guest gives one of its vCPUs its first state.
+
+use super::vcpu::named;
+use super::{Answer, Call};
+use crate::domains::Domain;
+use crate::frames::{Kind, Mfn};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::paging::{PagingError, Work};
+use crate::try_box::TryBox;
+use crate::vcpu::initial::NamedFrames;
+use crate::vcpu::{Context, Standing, Vcpu};
+use bulkhead_abi::Errno;
+use bulkhead_abi::vcpu::{VGCF_ONLINE, VcpuGuestContext};
+
+/// Makes a vCPU that has none yet a state of what the guest gives. Nothing is held if any part of it is refused.
+pub(super) fn initialise<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    if vcpu.standing() != Standing::Blank {
+        return Err(Errno::Exist);
+    }
+    let given: VcpuGuestContext = call.read(call.arg::<2>())?;
+    let frames = NamedFrames::of(&given).map_err(|_| Errno::Inval)?;
+    let (hv, domain) = (call.hv, call.domain());
+    hv.hold_frames(domain, &frames)?;
+    let context = Context::from_guest(&given, frames.clone()).map_err(|_| Errno::Inval);
+    let installed = context
+        .and_then(|context| TryBox::new(context).ok_or(Errno::NoMem))
+        .and_then(|context| install(domain, vcpu, context));
+    if let Err(error) = installed {
+        hv.release_frames(&frames);
+        return Err(error);
+    }
+    if given.flags & VGCF_ONLINE != 0 {
+        hv.bring_up(domain, vcpu).map_err(|_| Errno::Inval)?;
+    }
+    Ok(0)
+}
+
+/// Puts the state in its place, if no other vCPU was faster.
+fn install(domain: &Domain, vcpu: &Vcpu, context: TryBox<Context>) -> Result<(), Errno> {
+    let _life = domain.lifecycle.lock();
+    if vcpu.standing() != Standing::Blank {
+        return Err(Errno::Exist);
+    }
+    vcpu.park(context);
+    vcpu.set_standing(Standing::Down);
+    Ok(())
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Takes the holds that a state has on its frames, or none.
+    fn hold_frames(&self, domain: &Domain, frames: &NamedFrames) -> Result<(), Errno> {
+        for (n, (mfn, kind)) in held(frames).enumerate() {
+            // Each may take a portion: were it shared, a table that must be validated might never have its turn.
+            let got = self.memory.get_as(mfn, domain.id, kind, &mut Work::portion());
+            if let Err(error) = got.map_err(PagingError::of_operand) {
+                for (mfn, _) in held(frames).take(n) {
+                    self.memory.put_as(mfn, &mut Work::portion());
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the holds of a state that there will not be.
+    fn release_frames(&self, frames: &NamedFrames) {
+        for (mfn, _) in held(frames) {
+            self.memory.put_as(mfn, &mut Work::portion());
+        }
+    }
+}
+
+/// What a state holds, and as what.
+fn held(frames: &NamedFrames) -> impl Iterator<Item = (Mfn, Kind)> {
+    let roots = [Some(frames.kernel_root), frames.user_root].into_iter().flatten();
+    let pages = frames.gdt.iter().map(|&mfn| (mfn, Kind::Segments));
+    roots.map(|mfn| (mfn, Kind::L4)).chain(pages)
+}

@@ -1,0 +1,123 @@
+//! Which vCPUs of a domain may run: bringing one up, taking one down, stopping all.
+//!
+//! A vCPU that is down keeps its place in its run queue, blocked, with all that it has had of the CPU: one that is taken down and
+//! brought up again is not better off for it. Only its home's CPU takes away a vCPU that runs.
+//!
+//! What a vCPU's standing is changes under its domain's lifecycle lock: the last vCPU that goes down takes the domain with it, whoever
+//! else goes at the same time, and none comes up in a domain that has ended.
+
+use super::Key;
+use crate::domains::Domain;
+use crate::hypervisor::{Hypervisor, Shared};
+use crate::ids::CpuId;
+use crate::machine::Machine;
+use crate::sched::{SchedError, State};
+use crate::time::Purpose;
+use crate::vcpu::{Standing, Vcpu};
+use bulkhead_abi::sched::ShutdownReason;
+
+/// The vCPU has no state that it could run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoState;
+
+impl<M: Machine> Hypervisor<M> {
+    /// Gives each vCPU of a new domain a place in a run queue, where there is least to do. They are all down.
+    pub(crate) fn enrol(&self, domain: &Domain) -> Result<(), SchedError> {
+        let share = *domain.share.lock();
+        for vcpu in &domain.vcpus {
+            let home = self.board.choose(share.affinity, None).unwrap_or(CpuId::BOOT);
+            let shared = self.shared(home).ok_or(SchedError::Unknown)?;
+            let mut queue = shared.queue.lock();
+            queue.run.insert((domain.id, vcpu.id), share)?;
+            vcpu.set_home(home);
+        }
+        Ok(())
+    }
+
+    /// Lets a vCPU run, if it did not yet. In a domain that has ended nothing happens.
+    pub(crate) fn bring_up(&self, domain: &Domain, vcpu: &Vcpu) -> Result<(), NoState> {
+        let life = domain.lifecycle.lock();
+        match vcpu.standing() {
+            Standing::Blank => return Err(NoState),
+            Standing::Up => {}
+            Standing::Down if life.has_ended() => {}
+            Standing::Down => {
+                vcpu.set_standing(Standing::Up);
+                self.wake_vcpu(domain, vcpu);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a vCPU down until it is brought up again; the domain with it, if it is the last.
+    pub(crate) fn take_down(&self, domain: &Domain, vcpu: &Vcpu) {
+        let life = domain.lifecycle.lock();
+        if life.has_ended() || !vcpu.is_up() {
+            return;
+        }
+        let mut others = domain.vcpus.iter().filter(|other| other.id != vcpu.id);
+        if others.any(Vcpu::is_up) {
+            self.stop_vcpu(domain, vcpu);
+        } else {
+            drop(life);
+            self.shut_down(domain, ShutdownReason::Poweroff);
+        }
+    }
+
+    /// Takes a vCPU from its CPU, until it is started again. Its deadlines go.
+    pub(crate) fn stop_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
+        if !vcpu.is_up() {
+            return;
+        }
+        // First: whoever would let it run from now on sees this, under the lock of the queue that it is in.
+        vcpu.set_standing(Standing::Down);
+        let key = (domain.id, vcpu.id);
+        loop {
+            let home = vcpu.home();
+            let Some(shared) = self.shared(home) else { return };
+            let mut queue = shared.queue.lock();
+            let now = self.machine().now();
+            match queue.run.state(key) {
+                // Its CPU takes it from there, when its registers are in their place.
+                Some(State::Running) => {
+                    drop(queue);
+                    self.call(home, shared);
+                    break;
+                }
+                Some(State::Waiting | State::Blocked) => {
+                    if let Ok(reschedule) = queue.run.block(key, now) {
+                        vcpu.history.lock().stop(now);
+                        self.pass_on(home, shared, &queue, reschedule);
+                    }
+                    break;
+                }
+                // It is on its way between two queues: whoever takes it there sees to it. Or it has moved.
+                None if vcpu.home() == home => break,
+                None => {}
+            }
+        }
+        for purpose in Purpose::ALL
+            .into_iter()
+            .filter(|_| !mutant!(StoppedWithDeadlines))
+        {
+            self.cancel_deadline(domain, vcpu, purpose);
+        }
+    }
+
+    /// A vCPU was chosen to run, and could not be taken: it was stopped just now. Unless it was started again meanwhile, it
+    /// is not chosen any more.
+    pub(super) fn lay_down(&self, shared: &Shared, key: Key, now: u64) {
+        let (domain, vcpu) = key;
+        let domain = self.domains.get(domain);
+        let vcpu = domain.as_ref().and_then(|domain| domain.vcpu(vcpu));
+        let mut queue = shared.queue.lock();
+        if vcpu.is_some_and(Vcpu::is_up) {
+            return;
+        }
+        if queue.run.block(key, now).is_ok()
+            && let Some(vcpu) = vcpu
+        {
+            vcpu.history.lock().stop(now);
+        }
+    }
+}

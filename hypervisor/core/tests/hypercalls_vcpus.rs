@@ -1,0 +1,293 @@
+//! Several vCPUs in a domain: their first state, and how they come and go.
+#![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bulkhead_abi::event::{BindIpi, EventChannelOp};
+use bulkhead_abi::sched::{SchedOp, ShutdownReason};
+use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VGCF_ONLINE, VcpuGuestContext, VcpuOp};
+use bulkhead_abi::{Errno, Hypercall};
+use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::{EndPolicy, Exception, Machine};
+
+/// A machine with `cpus` CPUs and a domain that has `vcpus` vCPUs, the first of which runs on the first CPU.
+fn world(cpus: u32, vcpus: u32) -> World {
+    let config = SimConfig {
+        free_frames: 1025,
+        cpus,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    world.sim().let_waiting_pass_time(false);
+    let guest = GuestSpec {
+        vcpus,
+        ..GuestSpec::default()
+    };
+    world.create(1, &guest).unwrap();
+    assert_eq!(world.enter(0), Some((1, 0)));
+    world.boot(0);
+    world
+}
+
+/// The same, where the second vCPU runs too: on the second CPU, if there is one.
+fn started(cpus: u32) -> World {
+    let world = world(cpus, 2);
+    let state = world.first_state(0);
+    assert_eq!(world.initialise(0, 1, &state), Ok(0));
+    assert_eq!(up(&world, 1), Ok(0));
+    world
+}
+
+fn up(world: &World, vcpu: u32) -> Result<u64, Errno> {
+    world.vcpu_op(0, VcpuOp::Up, vcpu, 0)
+}
+
+fn is_up(world: &World, vcpu: u32) -> Result<u64, Errno> {
+    world.vcpu_op(0, VcpuOp::IsUp, vcpu, 0)
+}
+
+/// What vCPU `vcpu` does, as the guest on `cpu` is told.
+fn runstate(world: &World, cpu: usize, vcpu: u32) -> Runstate {
+    world
+        .vcpu_op(cpu, VcpuOp::GetRunstateInfo, vcpu, World::SCRATCH)
+        .unwrap();
+    let info: RunstateInfo = world.read(cpu, World::SCRATCH);
+    Runstate::from_raw(info.state).unwrap()
+}
+
+#[test]
+fn a_vcpu_begins_where_its_first_state_says() {
+    let world = world(2, 2);
+    assert_eq!(is_up(&world, 1), Ok(0));
+    assert_eq!(up(&world, 1), Err(Errno::Inval), "it has no state");
+    let mut state = world.first_state(0);
+    state.user_regs.rbx = 77;
+    state.gs_base_kernel = 0x1234;
+    assert_eq!(world.initialise(0, 1, &state), Ok(0));
+    world.invariants();
+    assert_eq!(is_up(&world, 1), Ok(0), "it has a state, and waits to be started");
+    assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
+    assert_eq!(world.initialise(0, 1, &state), Err(Errno::Exist));
+    assert_eq!(world.initialise(0, 0, &state), Err(Errno::Exist));
+    assert_eq!(world.initialise(0, 2, &state), Err(Errno::NoEnt));
+
+    assert_eq!(up(&world, 1), Ok(0));
+    assert_eq!(is_up(&world, 1), Ok(1));
+    assert_eq!(world.enter(1), Some((1, 1)), "an idle CPU takes it");
+    let regs = world.regs(1);
+    assert_eq!(
+        (regs.rip, regs.rsp, regs.rbx),
+        (World::SECOND_ENTRY, World::STATE, 77)
+    );
+    assert_eq!(runstate(&world, 0, 1), Runstate::Running);
+    world.invariants();
+}
+
+#[test]
+fn a_state_that_says_online_starts_the_vcpu() {
+    let world = world(2, 2);
+    let mut state = world.first_state(0);
+    state.flags |= VGCF_ONLINE;
+    assert_eq!(world.initialise(0, 1, &state), Ok(0));
+    assert_eq!(is_up(&world, 1), Ok(1));
+    assert_eq!(world.enter(1), Some((1, 1)));
+    world.invariants();
+}
+
+#[test]
+fn a_state_that_is_refused_holds_nothing() {
+    type Spoil = fn(&mut VcpuGuestContext);
+    let world = world(1, 2);
+    let root = world.first_state(0).ctrlreg[3];
+    let spoils: [Spoil; 5] = [
+        |state| state.ctrlreg[3] += 0x1000,
+        |state| state.ctrlreg[1] = state.ctrlreg[3] + 0x1000,
+        // A page table is no page of descriptors.
+        |state| {
+            state.gdt_ents = 1;
+            state.gdt_frames[0] = state.ctrlreg[3] >> 12;
+        },
+        |state| state.user_regs.rip = 1 << 47,
+        |state| state.debugreg[7] = 1 << 13,
+    ];
+    for (n, spoil) in spoils.into_iter().enumerate() {
+        let mut state = world.first_state(0);
+        state.ctrlreg[1] = root;
+        spoil(&mut state);
+        assert_eq!(world.initialise(0, 1, &state), Err(Errno::Inval), "{n}");
+        assert_eq!(up(&world, 1), Err(Errno::Inval), "{n}");
+        world.invariants();
+    }
+}
+
+#[test]
+fn a_vcpu_that_goes_down_goes_on_where_it_was() {
+    for cpus in [1, 2] {
+        let world = started(cpus);
+        let second = cpus as usize - 1;
+        if cpus == 1 {
+            world.yield_now(0);
+        }
+        assert_eq!(world.enter(second), Some((1, 1)));
+        world.regs_mut(second).rip = 0x1300;
+        world.regs_mut(second).rbx = 5;
+        assert_eq!(world.vcpu_op(second, VcpuOp::Down, 1, 0), Ok(0));
+        world.invariants();
+        assert_ne!(world.running(second), Some((1, 1)), "it is gone from its CPU");
+        assert_eq!(world.enter(0), Some((1, 0)));
+        assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
+        assert_eq!(is_up(&world, 1), Ok(0));
+
+        assert_eq!(up(&world, 1), Ok(0));
+        if cpus == 1 {
+            world.yield_now(0);
+        }
+        assert_eq!(world.enter(second), Some((1, 1)));
+        let regs = world.regs(second);
+        assert_eq!((regs.rip, regs.rbx, regs.rax), (0x1300, 5, 0));
+        world.invariants();
+    }
+}
+
+#[test]
+fn a_vcpu_is_taken_down_by_another_wherever_it_is() {
+    // On a CPU.
+    let world = started(2);
+    assert_eq!(world.enter(1), Some((1, 1)));
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    world.invariants();
+    assert_eq!(world.enter(1), None, "its CPU was told");
+    assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
+    // Waiting for one.
+    let world = started(1);
+    assert_eq!(runstate(&world, 0, 1), Runstate::Runnable);
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
+    world.invariants();
+    // Asleep.
+    let world = started(2);
+    assert_eq!(world.enter(1), Some((1, 1)));
+    world
+        .call(1, Hypercall::SchedOp, &[u64::from(SchedOp::Block.raw())])
+        .unwrap();
+    assert_eq!(runstate(&world, 0, 1), Runstate::Blocked);
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
+    world.invariants();
+}
+
+#[test]
+fn a_vcpu_that_is_down_is_not_woken_and_finds_its_events_when_it_is_up() {
+    let world = started(2);
+    assert_eq!(world.enter(1), Some((1, 1)));
+    let ipi = BindIpi { vcpu: 1, port: 0 };
+    let port = world.event_op(0, EventChannelOp::BindIpi, ipi).unwrap().port;
+    world.unmask_upcalls(1);
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    assert_eq!(world.enter(1), None);
+    world.send(0, port).unwrap();
+    assert_eq!(world.enter(1), None);
+    world.invariants();
+    assert_eq!(up(&world, 1), Ok(0));
+    assert_eq!(world.enter(1), Some((1, 1)));
+    assert_eq!(world.take_upcall(1), [port]);
+    world.invariants();
+}
+
+#[test]
+fn a_vcpu_that_is_down_has_no_timer() {
+    let world = started(2);
+    assert_eq!(world.enter(1), Some((1, 1)));
+    let soon = world.sim().now() + 1_000_000;
+    world.set_timer(1, soon, 0).unwrap();
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    // It is still on its CPU, and sets another.
+    world.invariants();
+    assert_eq!(world.enter(1), None);
+    world.sim().advance(2_000_000);
+    assert_eq!(world.enter(1), None);
+    world.invariants();
+}
+
+#[test]
+fn the_last_vcpu_that_goes_down_ends_the_domain() {
+    let world = started(2);
+    assert_eq!(world.enter(1), Some((1, 1)));
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 0, 0), Ok(0));
+    assert_eq!(world.running(0), None);
+    assert_eq!(world.sim().stopped(), None, "the second is still up");
+    assert_eq!(world.vcpu_op(1, VcpuOp::Down, 0, 0), Ok(0), "it is down already");
+    assert_eq!(world.running(1), Some((1, 1)));
+    world.vcpu_op(1, VcpuOp::Down, 1, 0).unwrap();
+    assert_eq!(world.running(1), None);
+    assert_eq!(
+        world.sim().stopped(),
+        Some(bulkhead_core::machine::Outcome::Clean)
+    );
+    world.invariants();
+}
+
+#[test]
+fn whatever_vcpu_ends_the_domain_all_of_them_stop() {
+    let crash: fn(&World) = |world| {
+        let fault = Exception {
+            vector: 14,
+            error_code: 0,
+            address: 0,
+        };
+        world.raise(1, fault);
+    };
+    let leave: fn(&World) = |world| world.shut_down(1, ShutdownReason::Poweroff);
+    for end in [crash, leave] {
+        let world = started(2);
+        assert_eq!(world.enter(1), Some((1, 1)));
+        end(&world);
+        assert_eq!(world.running(1), None);
+        assert_eq!(world.enter(0), None, "the first is stopped, too");
+        world.invariants();
+    }
+}
+
+#[test]
+fn who_is_taken_down_and_brought_up_has_no_more_time_than_who_is_not() {
+    // A rival on the same CPU, and a domain whose first vCPU restarts the second whenever it can.
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    world.sim().let_waiting_pass_time(false);
+    let two = GuestSpec {
+        vcpus: 2,
+        ..GuestSpec::default()
+    };
+    world.create(1, &two).unwrap();
+    world.create(2, &GuestSpec::default()).unwrap();
+    while world.enter(0) != Some((1, 0)) {
+        world.yield_now(0);
+    }
+    world.boot(0);
+    let state = world.first_state(0);
+    world.initialise(0, 1, &state).unwrap();
+    let mut ran = [0_u64; 2];
+    for _ in 0..4000 {
+        match world.running(0) {
+            Some((1, 0)) => {
+                up(&world, 1).unwrap();
+                world.yield_now(0);
+            }
+            Some((1, 1)) => {
+                // As long as it may before anybody else is as entitled to the CPU.
+                ran[0] += 900_000;
+                world.spin(0, 900_000);
+                if world.running(0) == Some((1, 1)) {
+                    world.vcpu_op(0, VcpuOp::Down, 1, 0).unwrap();
+                }
+            }
+            _ => {
+                ran[1] += 100_000;
+                world.spin(0, 100_000);
+            }
+        }
+    }
+    world.invariants();
+    assert!(ran[0] < ran[1] * 3 / 2, "restarted {}, rival {}", ran[0], ran[1]);
+}
