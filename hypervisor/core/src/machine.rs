@@ -6,6 +6,7 @@
 use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
+use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
@@ -136,6 +137,9 @@ pub trait Machine: Sync + 'static {
     /// Forgets translations on this CPU and on all others that may hold them; returns when it is done. No lock may be
     /// held: another CPU may wait for it and not answer.
     fn flush(&self, what: Flush);
+
+    /// As [`Machine::flush`], but only on these CPUs, in the address space that each has.
+    fn flush_on(&self, cpus: CpuSet, what: Flush);
 
     /// As [`Machine::flush`], but only on this CPU.
     fn flush_local(&self, what: Flush) {

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_abi::event::{BindIpi, EventChannelOp};
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_ALL, UVMF_INVLPG, UVMF_TLB_FLUSH};
 use bulkhead_abi::sched::{SchedOp, ShutdownReason};
 use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VGCF_ONLINE, VcpuGuestContext, VcpuOp};
-use bulkhead_abi::{Errno, Hypercall};
+use bulkhead_abi::{DomId, Errno, Hypercall, pte};
+use bulkhead_core::ids::CpuId;
+use bulkhead_core::machine::Flush;
+use bulkhead_core::paging::Level;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
 use bulkhead_core::{EndPolicy, Exception, Machine};
 
@@ -290,4 +294,129 @@ fn who_is_taken_down_and_brought_up_has_no_more_time_than_who_is_not() {
     }
     world.invariants();
     assert!(ran[0] < ran[1] * 3 / 2, "restarted {}, rival {}", ran[0], ran[1]);
+}
+
+/// Where a page is that vCPUs read, so that their CPUs remember it.
+const PAGE: u64 = 0x10_0000;
+
+/// The domain's two vCPUs run on the first two CPUs, another domain on the third, and each CPU remembers a page of whom it runs.
+fn remembering() -> World {
+    let config = SimConfig {
+        free_frames: 2 * 1025,
+        cpus: 3,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    world.sim().let_waiting_pass_time(false);
+    let other = GuestSpec {
+        home: Some(CpuId::new(2)),
+        ..GuestSpec::default()
+    };
+    world.create(2, &other).unwrap();
+    assert_eq!(world.enter(2), Some((2, 0)));
+    let two = GuestSpec {
+        vcpus: 2,
+        ..GuestSpec::default()
+    };
+    world.create(1, &two).unwrap();
+    assert_eq!(world.enter(0), Some((1, 0)));
+    world.boot(0);
+    let state = world.first_state(0);
+    world.initialise(0, 1, &state).unwrap();
+    up(&world, 1).unwrap();
+    assert_eq!(world.enter(1), Some((1, 1)));
+    for cpu in 0..3 {
+        let _: u64 = world.read(cpu, PAGE);
+    }
+    assert_eq!(rememberers(&world), [true; 3]);
+    world
+}
+
+/// Which CPUs remember the page.
+fn rememberers(world: &World) -> [bool; 3] {
+    [0, 1, 2].map(|cpu| {
+        let cached = world.sim().cached(CpuId::new(cpu));
+        cached
+            .iter()
+            .any(|entry| entry.va == PAGE && entry.level == Level::L1)
+    })
+}
+
+/// Where a set of vCPUs lies.
+const SET: u64 = World::LIST;
+
+#[test]
+fn a_flush_reaches_the_cpus_of_the_vcpus_that_it_names_and_no_other() {
+    for (op, set, left) in [
+        (MmuExtOp::TlbFlushMulti, 0b10, [true, false, true]),
+        (MmuExtOp::TlbFlushMulti, 0b01, [false, true, true]),
+        (MmuExtOp::TlbFlushMulti, !0, [false, false, true]),
+        (MmuExtOp::TlbFlushMulti, !0b11, [true, true, true]),
+        (MmuExtOp::InvlpgMulti, 0b10, [true, false, true]),
+        (MmuExtOp::InvlpgMulti, 0b11, [false, false, true]),
+        (MmuExtOp::TlbFlushAll, 0, [false, false, true]),
+        (MmuExtOp::InvlpgAll, 0, [false, false, true]),
+        (MmuExtOp::TlbFlushLocal, 0, [false, true, true]),
+        (MmuExtOp::InvlpgLocal, 0, [false, true, true]),
+    ] {
+        let world = remembering();
+        world.write(0, SET, &set);
+        let op = MmuExt {
+            cmd: op.raw(),
+            arg1: PAGE,
+            arg2: SET,
+        };
+        world.write(0, World::SCRATCH, &op);
+        let list = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
+        assert_eq!(world.call(0, Hypercall::MmuextOp, &list), Ok(0), "{op:?}");
+        assert_eq!(rememberers(&world), left, "{op:?} of {set:#b}");
+        world.invariants();
+    }
+}
+
+#[test]
+fn a_new_mapping_is_seen_by_the_vcpus_that_are_named_and_by_none_if_they_cannot_be_read() {
+    let entry = |world: &World| {
+        let found = world.sim().cached(CpuId::BOOT);
+        let page = found
+            .iter()
+            .find(|entry| entry.va == PAGE && entry.level == Level::L1);
+        page.unwrap().frame.maddr() | pte::PRESENT
+    };
+    for (flags, set, left) in [
+        (UVMF_INVLPG | SET, 0b10_u64, [true, false, true]),
+        (UVMF_TLB_FLUSH | SET, 0b11, [false, false, true]),
+        (UVMF_INVLPG | UVMF_ALL, 0, [false, false, true]),
+        (UVMF_INVLPG, 0, [false, true, true]),
+    ] {
+        let world = remembering();
+        let args = [PAGE, entry(&world), flags];
+        world.write(0, SET, &set);
+        assert_eq!(world.call(0, Hypercall::UpdateVaMapping, &args), Ok(0));
+        assert_eq!(rememberers(&world), left, "{flags:#x}");
+    }
+    let world = remembering();
+    let args = [PAGE, 0, UVMF_INVLPG | 0x7000_0000_0000];
+    let answer = world.call(0, Hypercall::UpdateVaMapping, &args);
+    assert_eq!(answer, Err(Errno::Fault));
+    world.sim().flush(Flush::All);
+    let _: u64 = world.read(0, PAGE);
+}
+
+#[test]
+fn a_vcpu_that_does_not_run_remembers_nothing_and_nobody_is_interrupted_for_it() {
+    let world = remembering();
+    assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
+    assert_eq!(world.enter(1), None);
+    assert_eq!(rememberers(&world), [true, false, true]);
+    let before = world.sim().flushes();
+    world.write(0, SET, &0b10_u64);
+    let op = MmuExt {
+        cmd: MmuExtOp::TlbFlushMulti.raw(),
+        arg1: 0,
+        arg2: SET,
+    };
+    world.write(0, World::SCRATCH, &op);
+    let list = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
+    assert_eq!(world.call(0, Hypercall::MmuextOp, &list), Ok(0));
+    assert_eq!(world.sim().flushes(), before);
 }

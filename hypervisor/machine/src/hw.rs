@@ -9,6 +9,7 @@ use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
+use bulkhead_core::sched::CpuSet;
 use bulkhead_core::vcpu::descriptors::Ldt;
 use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
 use bulkhead_core::{Hypervisor, Machine};
@@ -185,6 +186,10 @@ impl Machine for Hw {
 
     fn flush(&self, what: Flush) {
         shootdown::flush(what);
+    }
+
+    fn flush_on(&self, cpus: CpuSet, what: Flush) {
+        shootdown::flush_on(cpus.bits(), what);
     }
 
     fn flush_local(&self, what: Flush) {

@@ -59,10 +59,17 @@ pub(crate) fn flush_local(what: Flush) {
 
 /// Forgets translations on every CPU; a single page's only here, all of them elsewhere.
 pub(crate) fn flush(what: Flush) {
+    flush_on(u64::MAX, what);
+}
+
+/// The same on the CPUs of a set, a bit each.
+pub(crate) fn flush_on(cpus: u64, what: Flush) {
     lock::assert_none_held();
-    flush_local(what);
-    let own = this_cpu();
-    let others = HOLDERS.load(Ordering::SeqCst) & !(1 << own);
+    let own = 1 << this_cpu();
+    if cpus & own != 0 {
+        flush_local(what);
+    }
+    let others = HOLDERS.load(Ordering::SeqCst) & cpus & !own;
     if others == 0 {
         return;
     }

@@ -1,15 +1,13 @@
 //! `mmu_update`, `update_va_mapping`, `mmuext_op`: see [`crate::paging`] for what may be done.
 
+use super::flush::{self, Whose};
 use super::{Answer, Call, segments};
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
 use crate::paging::{AccessedDirty, PagingError, Work};
-use bulkhead_abi::mmu::{
-    ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate, UVMF_FLUSH_MASK, UVMF_INVLPG,
-    UVMF_LOCAL, UVMF_NONE, UVMF_TLB_FLUSH,
-};
+use bulkhead_abi::mmu::{ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate};
 use bulkhead_abi::{Buffered, Errno, layout};
 
 /// What an element of a list is worth that does little, in entries looked at.
@@ -50,20 +48,12 @@ pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let [va, new, flags] = [call.arg::<0>(), call.arg::<1>(), call.arg::<2>()];
     let root = call.current.context.roots.kernel();
     let owner = call.domain().id;
+    let flush = flush::of_flags(call, flags, va)?;
     call.hv
         .memory
         .update_va(owner, root, va, new, &mut Work::portion())?;
-    let what = match flags & UVMF_FLUSH_MASK {
-        UVMF_NONE => return Ok(0),
-        UVMF_TLB_FLUSH => Flush::All,
-        UVMF_INVLPG => Flush::Page(va),
-        _ => return Err(Errno::Inval),
-    };
-    // What is not local names all vCPUs, or a set of them in the guest's memory; all is never too few.
-    if flags & !UVMF_FLUSH_MASK == UVMF_LOCAL {
-        call.hv.machine().flush_local(what);
-    } else {
-        call.hv.machine().flush(what);
+    if let Some((whose, what)) = flush {
+        call.hv.flush_vcpus(call.domain(), whose, what);
     }
     Ok(0)
 }
@@ -82,14 +72,15 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             MmuExtOp::UnpinTable => memory.unpin(owner, mfn?, work)?,
             MmuExtOp::NewBaseptr => new_root(call, mfn?, work)?,
             MmuExtOp::NewUserBaseptr => new_user_root(call, op.arg1, work)?,
-            MmuExtOp::TlbFlushLocal => memory.machine().flush_local(Flush::All),
-            // The vCPUs are given as a set in the guest's memory; all are never too few.
-            MmuExtOp::TlbFlushAll | MmuExtOp::TlbFlushMulti => memory.machine().flush(Flush::All),
+            MmuExtOp::TlbFlushLocal => forget(call, Whose::Own, Flush::All),
+            MmuExtOp::TlbFlushAll => forget(call, Whose::All, Flush::All),
+            MmuExtOp::TlbFlushMulti => forget(call, Whose::at(call, op.arg2)?, Flush::All),
             // An address that no CPU takes has no translation to forget.
             MmuExtOp::InvlpgLocal | MmuExtOp::InvlpgAll | MmuExtOp::InvlpgMulti
                 if !layout::is_canonical(op.arg1) => {}
-            MmuExtOp::InvlpgLocal => memory.machine().flush_local(Flush::Page(op.arg1)),
-            MmuExtOp::InvlpgAll | MmuExtOp::InvlpgMulti => memory.machine().flush(Flush::Page(op.arg1)),
+            MmuExtOp::InvlpgLocal => forget(call, Whose::Own, Flush::Page(op.arg1)),
+            MmuExtOp::InvlpgAll => forget(call, Whose::All, Flush::Page(op.arg1)),
+            MmuExtOp::InvlpgMulti => forget(call, Whose::at(call, op.arg2)?, Flush::Page(op.arg1)),
             MmuExtOp::ClearPage => memory.clear_page(owner, mfn?, work)?,
             MmuExtOp::CopyPage => {
                 memory.copy_page(owner, mfn?, Mfn::new(op.arg2).ok_or(Errno::Inval)?, work)?
@@ -102,6 +93,10 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         }
         Ok(())
     })
+}
+
+fn forget<M: Machine>(call: &Call<'_, M>, whose: Whose, what: Flush) {
+    call.hv.flush_vcpus(call.domain(), whose, what);
 }
 
 /// Changes the page tables that the calling vCPU's kernel runs on.

@@ -11,6 +11,7 @@ mod console;
 mod control;
 mod event;
 mod extension;
+mod flush;
 mod grant;
 mod initialise;
 mod memory;

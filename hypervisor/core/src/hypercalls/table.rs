@@ -97,7 +97,7 @@ hypercalls! {
         SetDebugreg => registers::set_debugreg, [Inval, NoDev, Perm];
         GetDebugreg => registers::get_debugreg, [NoDev];
         MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
-        UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy];
+        UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy, Fault];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
         MmuextOp => mmu::extended, [Fault, Inval, Perm, Srch, NoSys];
@@ -202,8 +202,8 @@ hypercalls! {
             NewUserBaseptr, [Inval];
             TlbFlushLocal, [];
             InvlpgLocal, [];
-            TlbFlushMulti, [];
-            InvlpgMulti, [];
+            TlbFlushMulti, [Fault];
+            InvlpgMulti, [Fault];
             TlbFlushAll, [];
             InvlpgAll, [];
             ClearPage, [Inval];

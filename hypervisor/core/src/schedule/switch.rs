@@ -31,6 +31,9 @@ impl<M: Machine> Hypervisor<M> {
             // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
             self.machine().load_idle_root();
         }
+        if let Some(vcpu) = current.vcpu() {
+            vcpu.set_loaded_on(None);
+        }
         current.context.regs = *regs;
         self.machine().save_segments(&mut current.context.segments);
         self.save_fpu(&mut current.context.fpu);
@@ -87,6 +90,9 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().load_gdt(&current.context.gdt);
         if !current.context.ldt.is_empty() {
             self.machine().load_ldt(&current.context.ldt);
+        }
+        if let Some(vcpu) = current.vcpu() {
+            vcpu.set_loaded_on(Some(cpu.id()));
         }
         self.machine().load_root(current.context.root());
         // A selector that could not be loaded is null now; the failsafe callback is not called for it.

@@ -2,6 +2,7 @@
 
 use super::Sim;
 use super::tally::{Ending, Tally};
+use crate::hypercalls::table::{Row, TABLE};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
 use bulkhead_abi::mmu::MmuExt;
@@ -99,9 +100,15 @@ impl Asked {
                 for &op in ops.iter().take(done) {
                     tally.element(Hypercall::MmuextOp, op, Ending::Done);
                 }
-                // What cannot be read is no element.
+                // What cannot be read is no element, unless it is something that the element names.
+                let may_fault = |op| {
+                    let of_op =
+                        |row: &&Row| row.call == Hypercall::MmuextOp && row.op.map(|(_, n)| n) == Some(op);
+                    let row = TABLE.iter().find(of_op);
+                    row.is_some_and(|row| row.errors.contains(&Errno::Fault))
+                };
                 if let Some(&op) = ops.get(done)
-                    && ending != Ending::Refused(Errno::Fault)
+                    && (ending != Ending::Refused(Errno::Fault) || may_fault(op))
                     && last == Some(op)
                 {
                     tally.element(Hypercall::MmuextOp, op, ending);

@@ -66,6 +66,8 @@ pub struct Vcpu {
     home: AtomicU64,
     /// Where its `vcpu_info` lies: frame number, and index of the first word in the frame.
     info: AtomicU64,
+    /// The CPU that has its page tables loaded: the number plus one, or zero.
+    loaded_on: AtomicU32,
     /// Whether it may run: a [`Standing`].
     standing: AtomicU8,
     /// Whether it was woken since it last decided to block.
@@ -121,6 +123,7 @@ impl Vcpu {
             id,
             home: AtomicU64::new(0),
             info: AtomicU64::new(pack_info(info)),
+            loaded_on: AtomicU32::new(0),
             standing: AtomicU8::new(Standing::Blank as u8),
             woken: AtomicBool::new(false),
             deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
@@ -217,6 +220,20 @@ impl Vcpu {
     pub(crate) fn set_info(&self, info: InfoPlace) {
         // Release pairs with the Acquire in `info`: who finds the new place finds what was copied to it.
         self.info.store(pack_info(info), Ordering::Release);
+    }
+
+    /// The CPU that has its page tables loaded, and may remember translations by them.
+    #[must_use]
+    pub fn loaded_on(&self) -> Option<CpuId> {
+        // SeqCst: whoever asks for a flush has changed tables before; who loads them says so before it reads them.
+        let cpu = self.loaded_on.load(Ordering::SeqCst);
+        cpu.checked_sub(1).map(CpuId::new)
+    }
+
+    /// Notes which CPU has its page tables loaded: before it does, and after it has loaded others.
+    pub(crate) fn set_loaded_on(&self, cpu: Option<CpuId>) {
+        let cpu = cpu.map_or(0, |cpu| cpu.raw().saturating_add(1));
+        self.loaded_on.store(cpu, Ordering::SeqCst);
     }
 
     /// The CPU whose run queue it is on.

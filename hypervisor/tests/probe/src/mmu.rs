@@ -181,6 +181,22 @@ fn addresses(probe: &mut Probe, window: &mut Window, foreign: u64) {
         set(address, entry, 3),
     ];
     probe.all_refused("update_va_mapping", Errno::Inval, &bad);
+    let vcpus = [u64::MAX];
+    let named = set(address, entry, UVMF_INVLPG | input(&vcpus));
+    probe.law("a-mapping-is-forgotten-by-the-vcpus-that-are-named", named);
+    let unreadable = [
+        set(address, 0, UVMF_INVLPG | bulkhead_abi::layout::HYPERVISOR.start),
+        set(address, 0, UVMF_TLB_FLUSH | 1 << 47),
+    ];
+    probe.all_refused("update_va_mapping", Errno::Fault, &unreadable);
+    probe.law(
+        "a-mapping-stays-if-it-cannot-be-said-whose-it-is",
+        if read(address) == Some(0x66) {
+            Ok(())
+        } else {
+            Err(read(address))
+        },
+    );
     probe.refused(
         "update_va_mapping",
         Errno::Busy,

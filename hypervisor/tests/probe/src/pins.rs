@@ -222,6 +222,12 @@ fn flushes(probe: &mut Probe) {
             },
         );
     }
+    for (name, op) in [
+        ("mmuext_op.tlb_flush_multi", MmuExtOp::TlbFlushMulti),
+        ("mmuext_op.invlpg_multi", MmuExtOp::InvlpgMulti),
+    ] {
+        probe.faults(name, Direction::In, |at| extended(op, page, at));
+    }
     let flush = extended(MmuExtOp::FlushCache, 0, 0);
     probe.refused("mmuext_op.flush_cache", Errno::Acces, flush);
     let flush = extended(MmuExtOp::FlushCacheGlobal, 0, 0);

@@ -6,6 +6,7 @@ use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::policy::xstate;
+use crate::sched::CpuSet;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
@@ -101,6 +102,22 @@ impl Machine for Sim {
                 Flush::All => cpu.tlb.flush(),
                 Flush::Page(va) if cpu.root == root => cpu.tlb.flush_page(va),
                 Flush::Page(_) => {}
+            }
+        }
+    }
+
+    fn flush_on(&self, cpus: CpuSet, what: Flush) {
+        self.pause();
+        crate::lock::assert_none_held();
+        let mut state = self.state();
+        state.flushes += 1;
+        for (_, cpu) in (0..)
+            .zip(&mut state.cpus)
+            .filter(|&(n, _)| cpus.contains(CpuId::new(n)))
+        {
+            match what {
+                Flush::All => cpu.tlb.flush(),
+                Flush::Page(va) => cpu.tlb.flush_page(va),
             }
         }
     }

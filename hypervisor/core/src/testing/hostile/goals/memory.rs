@@ -64,6 +64,14 @@ impl Mind<'_> {
 
     pub(super) fn paging_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
         let whom = self.whom(error, choices);
+        if let (Some((_, cmd)), Some(Errno::Fault)) = (row.op, error) {
+            // The set of vCPUs that it names cannot be read.
+            return Act::Ext(vec![MmuExt {
+                cmd,
+                arg1: World::LIST,
+                arg2: at,
+            }]);
+        }
         if at != World::SCRATCH || whom != OWN {
             return call(row.call, &[at, 1, 0, u64::from(whom)], &[]);
         }

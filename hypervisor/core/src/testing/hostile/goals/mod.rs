@@ -19,6 +19,7 @@ use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::console::ConsoleIoOp;
+use bulkhead_abi::mmu::UVMF_INVLPG;
 use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::version::VersionOp;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, layout};
@@ -79,6 +80,9 @@ impl Mind<'_> {
             Hypercall::GrantTableOp => self.grant_goal(op, error, at, choices),
             Hypercall::MemoryOp => self.memory_goal(row, error, at, choices),
             Hypercall::MmuextOp | Hypercall::MmuUpdate => self.paging_goal(row, error, at, choices),
+            Hypercall::UpdateVaMapping if error == Some(Errno::Fault) => {
+                Act::UpdateVa(self.play(choices).0, 0, at & !3 | UVMF_INVLPG)
+            }
             Hypercall::UpdateVaMapping => self.update_va(choices),
             Hypercall::Sysctl => control::control_goal(row, error, at, choices),
             // Busy is one that runs.
