@@ -18,9 +18,9 @@ use crate::vcpu::{Context, InfoPlace, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bulkhead_abi::DomId;
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::sched::ShutdownReason;
-use bulkhead_abi::{DomId, shared_info};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// When the machine stops by itself.
@@ -357,34 +357,5 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(domain) = handler.and_then(|id| self.domains.get(id)) {
             self.raise_virq(&domain, VcpuId::BOOT, virq);
         }
-    }
-
-    /// Writes the clock to the guest's copy, by the version protocol of the ABI's section 9.1.
-    pub(crate) fn write_clock(&self, vcpu: &Vcpu) {
-        let machine = self.memory.machine();
-        let (now, scale) = (machine.clock(), machine.tsc_scale());
-        let place = vcpu.info();
-        let frame = machine.frame(place.frame);
-        let first = usize::from(place.word).saturating_add(shared_info::offset::TIME / 8);
-        let Some([version, tsc, ns, scaling]) = frame.get(first..).and_then(|words| words.first_chunk())
-        else {
-            return;
-        };
-        // The guest cannot make us wait: whatever version stands there, we write an odd one and then the next even one.
-        let odd = version.load(Ordering::Relaxed) & 0xffff_ffff | 1;
-        version.store(odd, Ordering::Relaxed);
-        // Release: a reader on another CPU that sees a new field also sees the odd version, or a later one.
-        core::sync::atomic::fence(Ordering::Release);
-        tsc.store(now.tsc, Ordering::Relaxed);
-        ns.store(now.ns, Ordering::Relaxed);
-        let [shift] = scale.shift.to_le_bytes();
-        let flags = if machine.is_tsc_stable() {
-            shared_info::TSC_STABLE
-        } else {
-            0
-        };
-        let rate = u64::from(scale.mul) | u64::from(shift) << 32 | u64::from(flags) << 40;
-        scaling.store(rate, Ordering::Relaxed);
-        version.store(odd.wrapping_add(1) & 0xffff_ffff, Ordering::Release);
     }
 }

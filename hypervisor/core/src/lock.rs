@@ -37,6 +37,8 @@ pub enum Rank {
     Parked,
     /// Where a vCPU's times are shown to its guest.
     RunstateArea,
+    /// Where a vCPU's clock is shown to its guest.
+    ClockArea,
     /// What a vCPU does, and since when.
     Runstate,
     /// Free frames.

@@ -8,7 +8,7 @@
 
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG, VmAssistOp, VmAssistType};
-use bulkhead_abi::shared_info::{VcpuInfo, offset};
+use bulkhead_abi::shared_info::{VcpuInfo, VcpuTimeInfo, offset};
 use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::vcpu::{RUNSTATE_UPDATE, RegisterArea, RegisterVcpuInfo, Runstate, RunstateInfo, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall, layout, pte};
@@ -237,4 +237,56 @@ fn a_vcpu_info_does_not_move_to_shared_info() {
         let answer = vcpu_op(&mut world, VcpuOp::RegisterVcpuInfo, &record);
         assert_eq!(answer, Err(Errno::Inval), "at {offset}");
     }
+}
+
+fn register_clock(world: &mut World, va: u64) -> Result<u64, Errno> {
+    vcpu_op(world, VcpuOp::RegisterVcpuTimeMemoryArea, &RegisterArea { va })
+}
+
+#[test]
+fn a_copy_of_the_clock_is_kept_where_it_was_registered_until_it_is_taken_back() {
+    let (mut world, info) = world();
+    // Across the end of a page.
+    let place = PAGE + 0x1000 - 16;
+    assert_eq!(register_clock(&mut world, place), Ok(0));
+    let original =
+        |world: &World| -> VcpuTimeInfo { world.read(0, World::SHARED_INFO + offset::TIME as u64) };
+    let copy = |world: &World| -> VcpuTimeInfo { world.read(0, place) };
+    let first = copy(&world);
+    assert_eq!(first, original(&world));
+    assert_eq!(first.version % 2, 0);
+    assert_eq!(
+        first.system_time_ns_at(world.sim().clock().tsc),
+        world.sim().now()
+    );
+
+    // The guest writes over the version, and moves on.
+    world.write(0, place, &u64::MAX);
+    world.sim().advance(MS);
+    assert_eq!(register_clock(&mut world, PAGE + 0x2000), Ok(0));
+    let second: VcpuTimeInfo = world.read(0, PAGE + 0x2000);
+    assert_eq!(second.version, first.version + 2);
+    assert_eq!(second, original(&world));
+
+    // Held pages are no tables; taken back, they may be.
+    let frame = mfn_at(&world, &info, PAGE + 0x2000);
+    let pin = |world: &mut World| {
+        let args = [PAGE + 0x2000, frame << 12 | pte::PRESENT, UVMF_INVLPG];
+        world.call(0, Hypercall::UpdateVaMapping, &args).unwrap();
+        let op = MmuExt {
+            cmd: MmuExtOp::PinL1Table.raw(),
+            arg1: frame,
+            arg2: 0,
+        };
+        world.write(0, World::SCRATCH, &op);
+        let list = [World::SCRATCH, 1, 0, 0x7ff0];
+        world.call(0, Hypercall::MmuextOp, &list)
+    };
+    for word in 0..4 {
+        world.write(0, PAGE + 0x2000 + word * 8, &0_u64);
+    }
+    assert_eq!(pin(&mut world), Err(Errno::Inval));
+    assert_eq!(register_clock(&mut world, 0), Ok(0));
+    assert_eq!(pin(&mut world), Ok(0));
+    world.invariants();
 }

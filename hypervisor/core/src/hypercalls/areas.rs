@@ -1,4 +1,4 @@
-//! `vcpu_op`: records in a guest's memory that the hypervisor keeps: `vcpu_info`, and the runstate area.
+//! `vcpu_op`: records in a guest's memory that the hypervisor keeps: `vcpu_info`, the runstate area, a copy of the clock.
 
 use super::vcpu::named;
 use super::{Answer, Call};
@@ -9,11 +9,11 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::paging::{PagingError, Work};
 use crate::sync::Ordering;
-use crate::vcpu::{InfoPlace, RunstateArea, Vcpu};
+use crate::vcpu::{ClockArea, InfoPlace, RunstateArea, Vcpu};
 use bulkhead_abi::Errno;
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_abi::mmu::VmAssistType;
-use bulkhead_abi::shared_info::VcpuInfo;
+use bulkhead_abi::shared_info::{self, VcpuInfo, offset};
 use bulkhead_abi::vcpu::{RUNSTATE_UPDATE, RegisterArea, RegisterVcpuInfo};
 
 /// Words of a `vcpu_info` that the guest and events change; the clock behind them is written anew.
@@ -36,6 +36,26 @@ pub(super) fn register_runstate_memory_area<M: Machine>(call: &mut Call<'_, M>) 
         before.release(memory, &mut work);
     }
     call.hv.show_runstate(call.domain(), vcpu);
+    Ok(0)
+}
+
+/// Registers where the guest wants a copy of a vCPU's clock, for its programs to read; address 0 takes the place back.
+pub(super) fn register_vcpu_time_memory_area<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    let RegisterArea { va } = call.read(call.arg::<2>())?;
+    let memory = &call.hv.memory;
+    let mut work = Work::portion();
+    let area = if va == 0 {
+        None
+    } else {
+        let root = call.current.context.roots.kernel();
+        Some(ClockArea::hold(memory, call.domain().id, root, va, &mut work)?)
+    };
+    let before = core::mem::replace(&mut vcpu.clock.lock().area, area);
+    if let Some(before) = before {
+        before.release(memory, &mut work);
+    }
+    call.hv.write_clock(vcpu);
     Ok(0)
 }
 
@@ -96,6 +116,44 @@ impl<M: Machine> Hypervisor<M> {
         }
         drop(events);
         Ok(())
+    }
+
+    /// Writes the clock to the guest's copies, by the version protocol of the ABI's section 9.1.
+    pub(crate) fn write_clock(&self, vcpu: &Vcpu) {
+        // Under the lock, so that two CPUs do not mix what they write: one that runs the vCPU, one that registers a place for it.
+        let mut shown = vcpu.clock.lock();
+        let machine = self.machine();
+        let (now, scale) = (machine.clock(), machine.tsc_scale());
+        let [shift] = scale.shift.to_le_bytes();
+        let flags = if machine.is_tsc_stable() {
+            shared_info::TSC_STABLE
+        } else {
+            0
+        };
+        let rate = u64::from(scale.mul) | u64::from(shift) << 32 | u64::from(flags) << 40;
+        let odd = shown.version.wrapping_add(1);
+        let even = odd.wrapping_add(1);
+        shown.version = even;
+        let write = |store: &dyn Fn(usize, u64, Ordering)| {
+            store(0, odd.into(), Ordering::Relaxed);
+            // Release: a reader on another CPU that sees a new field also sees the odd version, or a later one.
+            core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+            for (n, value) in (1..).zip([now.tsc, now.ns, rate]) {
+                store(n, value, Ordering::Relaxed);
+            }
+            store(0, even.into(), Ordering::Release);
+        };
+        let place = vcpu.info();
+        let frame = machine.frame(place.frame);
+        let first = usize::from(place.word).saturating_add(offset::TIME / 8);
+        write(&|n, value, ordering| {
+            if let Some(word) = frame.get(first.saturating_add(n)) {
+                word.store(value, ordering);
+            }
+        });
+        if let Some(area) = &shown.area {
+            write(&|n, value, ordering| area.store(&self.memory, n, value, ordering));
+        }
     }
 
     /// Writes how a vCPU has spent its time to where its domain wants to read it: up to when it began what it does now.

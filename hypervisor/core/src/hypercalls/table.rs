@@ -129,6 +129,7 @@ hypercalls! {
             GetRunstateInfo => vcpu::get_runstate_info, [NoEnt, Fault];
             RegisterRunstateMemoryArea => areas::register_runstate_memory_area, [NoEnt, Inval, Fault];
             RegisterVcpuInfo => areas::register_vcpu_info, [NoEnt, Inval, Fault, Busy];
+            RegisterVcpuTimeMemoryArea => areas::register_vcpu_time_memory_area, [NoEnt, Inval, Fault];
             StopPeriodicTimer => vcpu::stop_periodic_timer, [NoEnt];
             SetSingleshotTimer => vcpu::set_singleshot_timer, [NoEnt, Inval, Fault, Time];
             StopSingleshotTimer => vcpu::stop_singleshot_timer, [NoEnt, Inval];

@@ -14,7 +14,7 @@ use crate::hypervisor::{Cpu, Hypervisor};
 use crate::machine::Machine;
 use crate::sync::Ordering;
 use crate::testing::Sim;
-use crate::vcpu::{Context, RunstateArea, descriptors};
+use crate::vcpu::{ClockArea, Context, RunstateArea, descriptors};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
@@ -165,6 +165,9 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
             count.hold_as(vcpu.info().frame, Kind::Writable);
         }
         for mfn in vcpu.runstate_area.lock().iter().flat_map(RunstateArea::frames) {
+            count.hold_as(mfn, Kind::Writable);
+        }
+        for mfn in vcpu.clock.lock().area.iter().flat_map(ClockArea::frames) {
             count.hold_as(mfn, Kind::Writable);
         }
         if let Some(context) = vcpu.unpark() {

@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
 use crate::time::Purpose;
-use crate::vcpu::{Gates, RunstateArea, Spent, Standing, Vcpu};
+use crate::vcpu::{ClockArea, Gates, RunstateArea, Spent, Standing, Vcpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
@@ -133,8 +133,10 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                     assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
                     let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());
                     // A guest may have its times written over its flags, and sleeps on what it did to itself.
-                    let area = vcpu.runstate_area.lock();
-                    let mut frames = area.iter().flat_map(RunstateArea::frames);
+                    let times = vcpu.runstate_area.lock();
+                    let clock = vcpu.clock.lock();
+                    let times = times.iter().flat_map(RunstateArea::frames);
+                    let mut frames = times.chain(clock.area.iter().flat_map(ClockArea::frames));
                     assert!(
                         wanted == Some(false) || frames.any(|frame| frame == vcpu.info().frame),
                         "{who:?} sleeps on an event that it could take"

@@ -82,12 +82,26 @@ pub struct Vcpu {
     parked: Lock<Option<TryBox<Context>>, { Rank::Parked as u32 }>,
     /// Where its domain wants to read how it spends its time.
     pub(crate) runstate_area: Lock<Option<RunstateArea>, { Rank::RunstateArea as u32 }>,
+    /// Where its clock is shown, beside its `vcpu_info`.
+    pub(crate) clock: Lock<ShownClock, { Rank::ClockArea as u32 }>,
     /// What it does, and since when.
     pub(crate) history: Lock<History, { Rank::Runstate as u32 }>,
 }
 
 /// Where a [`RunstateInfo`](bulkhead_abi::vcpu::RunstateInfo) is kept up to date.
 pub type RunstateArea = Area<6>;
+
+/// Where a copy of a [`VcpuTimeInfo`](bulkhead_abi::shared_info::VcpuTimeInfo) is kept up to date.
+pub type ClockArea = Area<4>;
+
+/// How a vCPU's clock is shown.
+#[derive(Debug)]
+pub(crate) struct ShownClock {
+    /// The version that was shown last. It is ours alone, whatever the guest writes over it.
+    pub(crate) version: u32,
+    /// Where the domain wants a copy.
+    pub(crate) area: Option<ClockArea>,
+}
 
 /// Where a vCPU's `vcpu_info` record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +145,10 @@ impl Vcpu {
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
             runstate_area: Lock::new(None),
+            clock: Lock::new(ShownClock {
+                version: 0,
+                area: None,
+            }),
             history: Lock::new(History::new(now)),
         }
     }

@@ -3,7 +3,7 @@
 //! The `vcpu_info` that is moved is that of the vCPU which does not run any more: the runtime reads the other where it was.
 
 use bulkhead_abi::{
-    Errno, Hypercall, Record,
+    Errno, Hypercall, Record, layout,
     vcpu::{RegisterArea, RegisterVcpuInfo, Runstate, RunstateInfo, VcpuOp},
 };
 
@@ -18,6 +18,7 @@ use crate::{
 
 pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     runstate(probe, window);
+    clock(probe, window);
     info(probe);
     let noted = [1, 0].map(|set| call(Hypercall::FpuTaskswitch, [set]));
     probe.good(
@@ -73,6 +74,32 @@ fn runstate(probe: &mut Probe, window: &mut Window) {
             place
         }
     });
+}
+
+fn clock(probe: &mut Probe, window: &mut Window) {
+    let name = "vcpu_op.register_vcpu_time_memory_area";
+    let register = |vcpu: u64, va: u64| {
+        vcpu_op(
+            VcpuOp::RegisterVcpuTimeMemoryArea,
+            vcpu,
+            input(&RegisterArea { va }),
+        )
+    };
+    let va = window.show_new(WRITABLE).wrapping_add(64);
+    let registered = register(0, va);
+    let words = [0, 8, 16, 24].map(|offset| crate::mmu::read(va.wrapping_add(offset)).unwrap_or(0));
+    let [version, tsc, _, rate] = words;
+    let is_shown = version != 0 && version % 2 == 0 && tsc != 0 && rate != 0;
+    let taken_back = register(0, 0);
+    let result = if registered == Ok(0) && is_shown && taken_back == Ok(0) {
+        Ok(())
+    } else {
+        Err((registered, words, taken_back))
+    };
+    probe.good(name, result);
+    probe.refused(name, Errno::NoEnt, register(2, va));
+    probe.refused(name, Errno::Inval, register(0, va.wrapping_add(1)));
+    probe.refused(name, Errno::Fault, register(0, layout::HYPERVISOR.start));
 }
 
 fn info(probe: &mut Probe) {

@@ -46,7 +46,9 @@ impl Mind<'_> {
                 });
                 vec![low, high, if is_late { SINGLESHOT_FUTURE } else { 0 }]
             }
-            Some(VcpuOp::RegisterRunstateMemoryArea) => halves(if invalid { va | 3 } else { va }).to_vec(),
+            Some(VcpuOp::RegisterRunstateMemoryArea | VcpuOp::RegisterVcpuTimeMemoryArea) => {
+                halves(if invalid { va | 3 } else { va }).to_vec()
+            }
             Some(VcpuOp::RegisterVcpuInfo) => {
                 let [low, high] = halves(mfn.raw());
                 vec![low, high, if invalid { 4 } else { 64 }, 0]
