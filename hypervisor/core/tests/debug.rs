@@ -16,7 +16,7 @@ const WRITES: u64 = 0x9_0401;
 /// One CPU with the domains 1 and 2, both of which have booted. Domain 1 runs.
 fn world() -> World {
     let config = SimConfig {
-        free_frames: 2050,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

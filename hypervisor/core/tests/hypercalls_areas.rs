@@ -22,7 +22,7 @@ const PAGE: u64 = 0x3f_0000;
 /// One CPU with the domains 1 and 2, both of which have booted. Domain 1 runs.
 fn world() -> (World, StartInfo) {
     let config = SimConfig {
-        free_frames: 2050,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

@@ -19,7 +19,7 @@ const MS: u64 = 1_000_000;
 /// One CPU with the domains 1 to `guests`, all of which have booted. Domain 1 is about to run.
 fn world(guests: u16) -> World {
     let config = SimConfig {
-        free_frames: 1025 * u64::from(guests),
+        free_frames: GuestSpec::FRAMES * u64::from(guests),
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

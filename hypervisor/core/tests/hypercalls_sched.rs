@@ -510,7 +510,7 @@ fn the_machine_stops_when_the_last_domain_has_ended() {
 #[test]
 fn the_machine_stops_with_the_control_domain_if_that_is_the_policy() {
     let config = SimConfig {
-        free_frames: 2050,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::ControlDomain);
@@ -529,7 +529,7 @@ fn the_machine_stops_with_the_control_domain_if_that_is_the_policy() {
 #[test]
 fn the_control_domain_is_told_of_another_s_end() {
     let config = SimConfig {
-        free_frames: 2050,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::ControlDomain);

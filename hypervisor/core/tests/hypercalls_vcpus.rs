@@ -16,7 +16,7 @@ use bulkhead_core::{EndPolicy, Exception, Machine};
 /// A machine with `cpus` CPUs and a domain that has `vcpus` vCPUs, the first of which runs on the first CPU.
 fn world(cpus: u32, vcpus: u32) -> World {
     let config = SimConfig {
-        free_frames: 1025,
+        free_frames: GuestSpec::FRAMES,
         cpus,
     };
     let world = World::new(config, EndPolicy::LastDomain);
@@ -254,7 +254,7 @@ fn whatever_vcpu_ends_the_domain_all_of_them_stop() {
 fn who_is_taken_down_and_brought_up_has_no_more_time_than_who_is_not() {
     // A rival on the same CPU, and a domain whose first vCPU restarts the second whenever it can.
     let config = SimConfig {
-        free_frames: 2 * 1025,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);
@@ -302,7 +302,7 @@ const PAGE: u64 = 0x10_0000;
 /// The domain's two vCPUs run on the first two CPUs, another domain on the third, and each CPU remembers a page of whom it runs.
 fn remembering() -> World {
     let config = SimConfig {
-        free_frames: 2 * 1025,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 3,
     };
     let world = World::new(config, EndPolicy::LastDomain);

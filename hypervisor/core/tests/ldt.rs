@@ -20,7 +20,7 @@ const TABLE: u64 = PAGES[0] << 12;
 /// One CPU with the domains 1 and 2, both of which have booted. Domain 1 runs.
 fn world() -> World {
     let config = SimConfig {
-        free_frames: 2050,
+        free_frames: 2 * GuestSpec::FRAMES,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::LastDomain);

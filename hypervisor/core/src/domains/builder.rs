@@ -10,7 +10,7 @@ use super::{Domain, Holdings, Lifecycle, MAX_NAME};
 use crate::console::Line;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
-use crate::grants::{Limits, MapTrack};
+use crate::grants::{GrantError, Limits, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
@@ -104,9 +104,13 @@ pub fn build<M: Machine>(
         plan: &plan,
     };
     let limits = Limits::default();
-    let grants = memory
-        .new_table(id, limits.frames)
-        .map_err(|_| BuildError::NoMemory(1))?;
+    let grants = memory.new_table(id, limits.frames).map_err(|error| {
+        if error == GrantError::NoHeap {
+            BuildError::NoHeap
+        } else {
+            BuildError::NoMemory(entry.pages)
+        }
+    })?;
     let mut frames = FrameList::new();
     let made = construction.populate(&mut frames).and_then(|pages| {
         let shared_info = memory.allocate_shared(id).ok_or(BuildError::NoMemory(1))?;

@@ -16,7 +16,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     ///
-    /// [`GrantError::TooLarge`], [`GrantError::NoMemory`], [`GrantError::Again`]. Frames that were made stay.
+    /// [`GrantError::TooLarge`], [`GrantError::NoMemory`], [`GrantError::NoHeap`], [`GrantError::Again`]. Frames that were made stay.
     pub(crate) fn grow_table(&self, domain: &Domain, count: u32, work: &mut Work) -> Result<(), GrantError> {
         if count > domain.grants.lock().limit() {
             return Err(GrantError::TooLarge);
@@ -43,7 +43,7 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     ///
-    /// [`GrantError::NoMemory`].
+    /// [`GrantError::NoMemory`], [`GrantError::NoHeap`].
     pub(crate) fn new_table(&self, owner: DomId, limit: u32) -> Result<GrantTable, GrantError> {
         let mut table = GrantTable::new(limit);
         let (mfn, uses) = self.new_frame(owner)?;
@@ -51,7 +51,7 @@ impl<M: Machine> Memory<M> {
             Ok(table)
         } else {
             self.release_frame(mfn);
-            Err(GrantError::NoMemory)
+            Err(GrantError::NoHeap)
         }
     }
 
@@ -64,7 +64,7 @@ impl<M: Machine> Memory<M> {
 
     /// A frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it.
     fn new_frame(&self, owner: DomId) -> Result<(Mfn, table::Uses), GrantError> {
-        let uses = table::uses().ok_or(GrantError::NoMemory)?;
+        let uses = table::uses().ok_or(GrantError::NoHeap)?;
         let mfn = self.allocate_shared(owner).ok_or(GrantError::NoMemory)?;
         let held = self.get_as(mfn, owner, Kind::Writable, &mut Work::portion());
         debug_assert_eq!(held, Ok(()), "the frame is fresh");

@@ -110,6 +110,8 @@ pub enum GrantError {
     TooLarge,
     /// There is no memory for a larger table.
     NoMemory,
+    /// The hypervisor has no memory left for its own records of one.
+    NoHeap,
     /// The operation has done what may be done in one go: the same again will get further.
     Again,
 }
@@ -131,9 +133,12 @@ impl GrantError {
             Self::NoDomain => GrantStatus::BadDomain,
             Self::Denied => GrantStatus::PermissionDenied,
             Self::NoEntry | Self::BadFlags => GrantStatus::BadGntref,
-            Self::NotGranted | Self::Contended | Self::Paging(_) | Self::TooLarge | Self::NoMemory => {
-                GrantStatus::GeneralError
-            }
+            Self::NotGranted
+            | Self::Contended
+            | Self::Paging(_)
+            | Self::TooLarge
+            | Self::NoMemory
+            | Self::NoHeap => GrantStatus::GeneralError,
             Self::NoMapping => GrantStatus::BadHandle,
             Self::NoHandle => GrantStatus::NoSpace,
             Self::BadAddress => GrantStatus::BadVirtAddr,
