@@ -93,9 +93,11 @@ impl Asked {
                 let Some(done) = read::<u32>(sim, *done_at).filter(|&done| done != NO_NUMBER) else {
                     return;
                 };
-                // In the address space that the call leaves, another list may stand there.
-                let place = at.wrapping_add(u64::from(done) * MmuExt::SIZE as u64);
-                let last = read::<MmuExt>(sim, place).map(|element| element.cmd);
+                // In the address space that the call leaves, another list may stand there, of which part was done.
+                let left = list::<MmuExt>(sim, *at, ops.len() as u64);
+                if !left.iter().map(|element| element.cmd).eq(ops.iter().copied()) {
+                    return;
+                }
                 let done = done as usize;
                 for &op in ops.iter().take(done) {
                     tally.element(Hypercall::MmuextOp, op, Ending::Done);
@@ -109,7 +111,6 @@ impl Asked {
                 };
                 if let Some(&op) = ops.get(done)
                     && (ending != Ending::Refused(Errno::Fault) || may_fault(op))
-                    && last == Some(op)
                 {
                     tally.element(Hypercall::MmuextOp, op, ending);
                 }
