@@ -507,7 +507,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
             expect("fuzz: 100000 streams"),
             expect("CHECK entries-make-sense ok"),
         ])
-        .checks(14),
+        .checks(13),
     // Whether the CPU is safe with direct gates is tried at boot, which every machine survives.
     test("direct-gates", PROBES)
         .steps(&[expect("(bh)*direct gates: ")])

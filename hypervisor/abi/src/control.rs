@@ -22,6 +22,22 @@ numbers! {
         GetSchedule = 3, "get_schedule",
         /// Gives a domain another share of the CPUs, from now on: [`Schedule`].
         SetSchedule = 4, "set_schedule",
+        /// What a domain is and has: [`DomainInfo`].
+        DomainInfo = 5, "domain_info",
+        /// Makes a domain without memory, whose vCPUs have no state and do not run: [`CreateDomain`].
+        CreateDomain = 6, "create_domain",
+        /// Lets a domain run that was made or paused: [`DomainRef`].
+        UnpauseDomain = 7, "unpause_domain",
+        /// Takes a domain from its CPUs until it is unpaused: [`DomainRef`].
+        PauseDomain = 8, "pause_domain",
+        /// Ends a domain, whatever it does, and takes back all that it has: [`DomainRef`]. Its number is free then.
+        DestroyDomain = 9, "destroy_domain",
+        /// Changes how much memory a domain may have: [`SetLimit`].
+        SetLimit = 10, "set_limit",
+        /// Copies to or from a frame of a domain's: [`CopyMemory`].
+        CopyMemory = 11, "copy_memory",
+        /// Gives a vCPU that has none yet a state: [`VcpuState`]. With `VGCF_ONLINE` it is up, and runs when its domain does.
+        SetVcpu = 12, "set_vcpu",
     }
 }
 
@@ -91,5 +107,130 @@ record! {
         16 => pub cpus: u64,
         /// Zero.
         24 => pub reserved: [u64; 2],
+    }
+}
+
+record! {
+    /// Names a domain.
+    pub struct DomainRef: 4 {
+        /// In: the domain.
+        0 => pub domain: DomId,
+        /// Zero.
+        2 => pub reserved: u16,
+    }
+}
+
+/// [`DomainInfo`] state: it was made, and has not been let run yet.
+pub const STATE_BUILDING: u16 = 0;
+/// [`DomainInfo`] state: it runs when it can.
+pub const STATE_RUNNING: u16 = 1;
+/// [`DomainInfo`] state: it has been paused.
+pub const STATE_PAUSED: u16 = 2;
+/// [`DomainInfo`] state: it has ended, for the reason given.
+pub const STATE_SHUT_DOWN: u16 = 3;
+/// [`DomainInfo`] state: it is being destroyed.
+pub const STATE_DYING: u16 = 4;
+
+/// The longest name of a domain, in bytes.
+pub const NAME_LEN: usize = 32;
+
+record! {
+    /// What a domain is and has.
+    pub struct DomainInfo: 112 {
+        /// In: the lowest number wanted; out: that of the domain found.
+        0 => pub domain: DomId,
+        /// Out: `STATE_*`.
+        2 => pub state: u16,
+        /// Out: why it has ended, as in `sched_op.shutdown`; meaningful if it has.
+        4 => pub reason: u32,
+        /// Out: how many vCPUs it has.
+        8 => pub vcpus: u32,
+        /// Out: how many of them are up.
+        12 => pub online: u32,
+        /// Out: its frames.
+        16 => pub pages: u64,
+        /// Out: how many it may have.
+        24 => pub limit: u64,
+        /// Out: the frame that it shares with the hypervisor.
+        32 => pub shared_info: u64,
+        /// Out: nanoseconds in its programs, as [`DomainTimes`].
+        40 => pub user_ns: u64,
+        /// Out: nanoseconds in its kernel.
+        48 => pub kernel_ns: u64,
+        /// Out: nanoseconds in the hypervisor on its account.
+        56 => pub hypervisor_ns: u64,
+        /// Out: free frames of the machine, which are nobody's.
+        64 => pub machine_free: u64,
+        /// Zero.
+        72 => pub reserved: u64,
+        /// Out: its name, padded with zeros.
+        80 => pub name: [u8; NAME_LEN],
+    }
+}
+
+record! {
+    /// A domain that is to be made.
+    pub struct CreateDomain: 72 {
+        /// In: the number wanted, or [`DomId::INVALID`] for any; out: its number.
+        0 => pub domain: DomId,
+        /// In: each vCPU's part of a CPU relative to others': 1 to 65535.
+        2 => pub weight: u16,
+        /// In: how many vCPUs it has.
+        4 => pub vcpus: u32,
+        /// In: how many frames it may have.
+        8 => pub limit: u64,
+        /// In: the physical CPUs that it may run on, a bit each.
+        16 => pub cpus: u64,
+        /// Zero.
+        24 => pub reserved: [u64; 2],
+        /// In: its name in UTF-8, padded with zeros.
+        40 => pub name: [u8; NAME_LEN],
+    }
+}
+
+record! {
+    /// How much memory a domain may have. What it has beyond that it keeps.
+    pub struct SetLimit: 16 {
+        /// In: the domain.
+        0 => pub domain: DomId,
+        /// In: how many frames.
+        8 => pub limit: u64,
+    }
+}
+
+/// [`CopyMemory`] direction: from the domain to the caller.
+pub const COPY_FROM: u16 = 0;
+/// [`CopyMemory`] direction: to the domain.
+pub const COPY_TO: u16 = 1;
+/// [`CopyMemory`] direction: zeros to the domain; there is no buffer.
+pub const COPY_ZEROS: u16 = 2;
+
+record! {
+    /// A copy to or from one frame of a domain's. What is a page table or a table of descriptors is not written.
+    pub struct CopyMemory: 32 {
+        /// In: the domain.
+        0 => pub domain: DomId,
+        /// In: `COPY_*`.
+        2 => pub direction: u16,
+        /// In: the first byte in the frame.
+        4 => pub offset: u32,
+        /// In: how many bytes; they do not reach beyond the frame.
+        8 => pub len: u64,
+        /// In: the frame.
+        16 => pub frame: u64,
+        /// In: va of the caller's bytes.
+        24 => pub buffer: u64,
+    }
+}
+
+record! {
+    /// The state of a vCPU.
+    pub struct VcpuState: 16 {
+        /// In: the domain.
+        0 => pub domain: DomId,
+        /// In: the vCPU.
+        4 => pub vcpu: u32,
+        /// In: va of its [`VcpuGuestContext`](crate::vcpu::VcpuGuestContext).
+        8 => pub context: u64,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::domains::boot_list::{Entry, MAX_VCPUS};
 use crate::domains::builder::{self, BuildError};
-use crate::domains::{Domain, DomainTable};
+use crate::domains::{Claim, Domain, DomainTable, Shell};
 use crate::events::GlobalVirqs;
 use crate::events::bits::{self, SharedInfoView, VcpuInfoView, Wake};
 use crate::events::{Raise, Target};
@@ -10,7 +10,7 @@ use crate::ids::{CpuId, VcpuId};
 use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
-use crate::sched::Board;
+use crate::sched::{Board, CpuSet};
 use crate::schedule::{Queue, Rest};
 use crate::stretch::{Longest, Stretch};
 use crate::try_box::TryBox;
@@ -170,22 +170,54 @@ impl<M: Machine> Hypervisor<M> {
         ramdisk: Option<&[u8]>,
     ) -> Result<(), BuildError> {
         let claim = self.domains.claim(id).ok_or(BuildError::NumberTaken)?;
-        let vcpus = Some(entry.vcpus)
-            .filter(|vcpus| (1..=MAX_VCPUS).contains(vcpus))
-            .ok_or(BuildError::Vcpus(entry.vcpus))? as usize;
-        self.board.choose(entry.affinity, None).ok_or(BuildError::NoCpu)?;
-        self.reserve(vcpus)?;
-        let domain = builder::build(&self.memory, id, entry, kernel, ramdisk)
-            .inspect_err(|_| self.unreserve(vcpus))?;
-        let domain = Arc::new(domain);
-        claim.fill(Arc::clone(&domain));
-        self.enrol(&domain).map_err(|_| BuildError::NoHeap)?;
-        domain.lifecycle.lock().start();
+        let domain = self.enter_domain(claim, (entry.vcpus, entry.affinity), |memory| {
+            builder::build(memory, id, entry, kernel, ramdisk)
+        })?;
         if let Some(vcpu) = domain.vcpus.first() {
             // Its state came with it, so it can be started.
             let _ = self.bring_up(&domain, vcpu);
         }
+        self.unpause(&domain);
         Ok(())
+    }
+
+    /// Whether there is a domain with this number.
+    pub fn has_domain(&self, id: DomId) -> bool {
+        self.domains.get(id).is_some()
+    }
+
+    /// Makes a domain that has no memory, and does not run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shell::make`], and [`BuildError::NoCpu`]; nothing is left behind then.
+    pub(crate) fn make_domain(&self, claim: Claim<'_>, shell: &Shell<'_>) -> Result<(), BuildError> {
+        let id = claim.id();
+        self.enter_domain(claim, (shell.vcpus, shell.share.affinity), |memory| {
+            shell.make(memory, id)
+        })?;
+        Ok(())
+    }
+
+    /// Lets a domain of so many vCPUs, which may run there, into the table, paused.
+    fn enter_domain(
+        &self,
+        claim: Claim<'_>,
+        (vcpus, affinity): (u32, CpuSet),
+        make: impl FnOnce(&Memory<M>) -> Result<Domain, BuildError>,
+    ) -> Result<Arc<Domain>, BuildError> {
+        if !(1..=MAX_VCPUS).contains(&vcpus) {
+            return Err(BuildError::Vcpus(vcpus));
+        }
+        self.board.choose(affinity, None).ok_or(BuildError::NoCpu)?;
+        self.reserve(vcpus as usize)?;
+        let domain = Arc::new(make(&self.memory).inspect_err(|_| self.unreserve(vcpus as usize))?);
+        self.pause(&domain);
+        // There is room: it has been reserved.
+        let enrolled = self.enrol(&domain);
+        debug_assert!(enrolled.is_ok(), "{enrolled:?}");
+        claim.fill(Arc::clone(&domain));
+        Ok(domain)
     }
 
     /// Makes room for `vcpus` more vCPUs on every CPU: any of them may come there, and set its timers there.
@@ -201,7 +233,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Takes back what [`Hypervisor::reserve`] made, for vCPUs that there will not be.
-    fn unreserve(&self, vcpus: usize) {
+    pub(crate) fn unreserve(&self, vcpus: usize) {
         for shared in &self.cpus {
             shared.queue.lock().unreserve(vcpus);
         }
@@ -331,9 +363,14 @@ impl<M: Machine> Hypervisor<M> {
         made
     }
 
-    fn stop_if_over(&self) {
+    /// Whether the domains of the boot list are still being made.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.is_filling.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn stop_if_over(&self) {
         let has_ended = |domain: &Domain| domain.lifecycle.lock().has_ended();
-        let is_over = !self.is_filling.load(Ordering::SeqCst)
+        let is_over = !self.is_filling()
             && match self.end_policy {
                 EndPolicy::ControlDomain => self
                     .domains

@@ -17,6 +17,8 @@ pub enum Rank {
     ConsoleLine,
     /// What a domain may do next.
     Lifecycle,
+    /// How far the end of a domain has come.
+    Teardown,
     /// What a domain's vCPUs are entitled to.
     Share,
     /// What a domain has mapped of others' grants.

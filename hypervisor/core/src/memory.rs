@@ -1,10 +1,11 @@
 //! Machine memory: the frame table, the allocator, and what happens to a frame when its last reference goes.
 
 use crate::domains::Domain;
+use crate::frames::words::TypeWord;
 use crate::frames::{Buddy, FrameList, FrameTable, Mfn, Pfn, RefError, table::Put};
 use crate::lock::{Lock, Rank};
 use crate::machine::{Flush, Machine};
-use crate::paging::Work;
+use crate::paging::{PagingError, Work};
 use bulkhead_abi::{DomId, Errno};
 
 /// All the machine's frames, with the hardware that holds them.
@@ -17,6 +18,12 @@ pub struct Memory<M> {
 
 /// The machine-to-pseudo-physical entry of a frame that has no page number in its owner's numbering.
 pub const M2P_INVALID: u64 = u64::MAX;
+
+/// How many frames go back to the machine with one flush.
+const RECLAIMED: usize = 16;
+
+/// What giving back a frame is worth, in entries looked at.
+const RECLAIM_WORTH: u32 = 32;
 
 impl<M: Machine> Memory<M> {
     /// Ties the machine to its frame table; `buddy` has the frames that are free.
@@ -107,12 +114,61 @@ impl<M: Machine> Memory<M> {
     /// Makes a frame that nobody refers to any more allocatable.
     #[inline(never)]
     fn free(&self, mfn: Mfn) {
-        // A TLB may still know it: it is forgotten everywhere before it can be anyone else's. It is scrubbed as it is freed, so
-        // that free memory never holds a secret.
+        self.free_all(&[mfn]);
+    }
+
+    /// Makes frames that nobody refers to any more allocatable.
+    fn free_all(&self, frames: &[Mfn]) {
+        if frames.is_empty() {
+            return;
+        }
+        // A TLB may still know them: they are forgotten everywhere before they can be anyone else's. They are scrubbed as they are
+        // freed, so that free memory never holds a secret.
         self.machine.flush(Flush::All);
-        self.machine.zero_frame(mfn);
-        self.machine.set_m2p(mfn, M2P_INVALID);
-        self.buddy.lock().free(mfn, 0);
+        for &mfn in frames {
+            self.machine.zero_frame(mfn);
+            self.machine.set_m2p(mfn, M2P_INVALID);
+            self.buddy.lock().free(mfn, 0);
+        }
+    }
+
+    /// Lets a frame of `owner`'s be no page table any more, for all that the owner itself has done: takes its pin off, and goes on with what was
+    /// left half done. Says whether there was anything to do. The owner is no more, so that nothing can undo this.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Restart`] if there is more to do.
+    pub(crate) fn let_idle(&self, owner: DomId, mfn: Mfn, work: &mut Work) -> Result<bool, Errno> {
+        work.spend(1);
+        let is_pinned = self.frames.typing(mfn).is_some_and(TypeWord::is_pinned);
+        let is_table = is_pinned || self.is_partial(mfn);
+        if is_pinned {
+            self.unpin(owner, mfn, work).map_err(PagingError::of_operand)?;
+        }
+        self.take_down(mfn, owner, None, work)
+            .map_err(PagingError::of_operand)?;
+        Ok(is_table)
+    }
+
+    /// Gives frames of a domain that is no more back to the machine, off `list`; those that others refer to are nobody's until these let go.
+    /// Says whether there are more.
+    pub(crate) fn reclaim(&self, list: &mut FrameList, work: &mut Work) -> bool {
+        let mut freed = heapless::Vec::<Mfn, RECLAIMED>::new();
+        while !freed.is_full()
+            && let Some(mfn) = list.pop(&self.frames)
+        {
+            work.spend(RECLAIM_WORTH);
+            match self.frames.disown(mfn) {
+                Put::Held => {}
+                // There is room: it was not full.
+                Put::Last => drop(freed.push(mfn)),
+            }
+            if work.is_over() {
+                break;
+            }
+        }
+        self.free_all(&freed);
+        !list.is_empty()
     }
 
     /// Gives a frame of `domain`'s back to the machine. It must be the domain's own, and referred to by nothing.
@@ -136,6 +192,9 @@ impl<M: Machine> Memory<M> {
             unpicked?;
         }
         let mut holdings = domain.memory.lock();
+        if holdings.is_closed {
+            return Err(Errno::Inval);
+        }
         self.frames.take_idle(mfn, domain.id).map_err(|_| Errno::Inval)?;
         if !mutant!(StillListed) {
             holdings.frames.remove(&self.frames, mfn);
@@ -148,7 +207,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn grow(&self, domain: &Domain, order: u32, pfn: Option<Pfn>) -> Option<Mfn> {
         let mut holdings = domain.memory.lock();
         let wanted = holdings.frames.len().checked_add(1 << order)?;
-        if wanted > holdings.limit && !mutant!(NoLimit) {
+        if holdings.is_closed || wanted > holdings.limit && !mutant!(NoLimit) {
             return None;
         }
         let first = self.allocate(u8::try_from(order).ok()?, domain.id, &mut holdings.frames)?;
@@ -228,11 +287,6 @@ impl<M: Machine> Memory<M> {
             self.free(mfn);
         }
         Ok(taken)
-    }
-
-    /// Gives back the base reference of a frame that has just been taken off its owner's list.
-    pub(crate) fn release(&self, mfn: Mfn) {
-        self.put(mfn);
     }
 }
 

@@ -6,28 +6,22 @@
 use super::boot_list::{Entry, MAX_VCPUS};
 use super::image::{Image, ImageError};
 use super::plan::{Mapping, Plan, PlanError};
-use super::{Domain, Holdings, Lifecycle, MAX_NAME};
-use crate::console::Line;
-use crate::events::EventTable;
+use super::shell::{self, Shell};
+use super::{Domain, MAX_NAME};
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
-use crate::grants::{GrantError, Limits, MapTrack};
-use crate::ids::VcpuId;
-use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paging::{Level, PagingError, Work};
 use crate::schedule;
 use crate::try_box::TryBox;
-use crate::vcpu::{Context, InfoPlace, Standing, Vcpu};
-use alloc::boxed::Box;
+use crate::vcpu::{Context, Standing};
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{PAGE_OFFSET_MASK, PAGE_SHIFT, PAGE_SIZE};
 use bulkhead_abi::start_info::{self, StartInfo};
-use bulkhead_abi::{Buffered, DomId, hypercall_page, pte, shared_info};
+use bulkhead_abi::{Buffered, DomId, hypercall_page, pte};
 use core::fmt;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
-use heapless::String;
+use core::sync::atomic::Ordering;
 
 /// Why a domain could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,88 +86,43 @@ pub fn build<M: Machine>(
     kernel: &[u8],
     ramdisk: Option<&[u8]>,
 ) -> Result<Domain, BuildError> {
-    let name = String::try_from(entry.name).map_err(|_| BuildError::LongName)?;
     let image = Image::parse(kernel).map_err(BuildError::Image)?;
     let plan =
         Plan::new(&image, entry.pages, ramdisk.map(|data| data.len() as u64)).map_err(BuildError::Plan)?;
-    let events = EventTable::new(id, entry.vcpus).map_err(|_| BuildError::NoHeap)?;
-
+    let shell = Shell {
+        name: entry.name,
+        vcpus: entry.vcpus,
+        limit: entry.pages,
+        share: schedule::share(id, entry),
+        ports: entry.ports.clone(),
+    };
     let construction = Construction {
         memory,
         id,
         plan: &plan,
     };
-    let limits = Limits::default();
-    let grants = memory.new_table(id, limits.frames).map_err(|error| {
-        if error == GrantError::NoHeap {
-            BuildError::NoHeap
-        } else {
-            BuildError::NoMemory(entry.pages)
-        }
-    })?;
     let mut frames = FrameList::new();
-    let made = construction.populate(&mut frames).and_then(|pages| {
-        let shared_info = memory.allocate_shared(id).ok_or(BuildError::NoMemory(1))?;
-        construction
-            .furnish(&pages, shared_info, &image, entry, ramdisk)
-            .and_then(|start| vcpus(entry.vcpus, shared_info, start, memory.machine().now()))
-            .and_then(|vcpus| {
-                construction.hold(&pages, shared_info)?;
-                Ok((vcpus, shared_info))
-            })
-            .inspect_err(|_| memory.release(shared_info))
-    });
-    match made {
-        Ok((vcpus, shared_info)) => Ok(Domain {
-            id,
-            name,
-            shared_info,
-            vcpus,
-            events: SharedLock::new(events),
-            grants: Lock::new(grants),
-            maps: Lock::new(MapTrack::new(limits.maps)),
-            memory: Lock::new(Holdings {
-                frames,
-                limit: entry.pages,
-            }),
-            lifecycle: Lock::new(Lifecycle::Building),
-            share: Lock::new(schedule::share(id, entry)),
-            ports: entry.ports.clone(),
-            assists: AtomicU64::new(0),
-            console: Lock::new(Line::new()),
-        }),
-        Err(error) => {
-            memory.release_table(grants);
-            while let Some(mfn) = frames.pop(memory.frames()) {
-                memory.release(mfn);
+    let pages = construction.populate(&mut frames);
+    let made = pages.and_then(|pages| Ok((shell.make(memory, id)?, pages)));
+    let (domain, pages) = made.inspect_err(|_| shell::release(memory, &mut frames))?;
+    let built = construction
+        .furnish(&pages, domain.shared_info, &image, entry, ramdisk)
+        .and_then(|start| construction.hold(&pages).map(|()| start));
+    domain.memory.lock().frames = frames;
+    match built {
+        Ok(start) => {
+            // Only the first has a state; the guest gives the others theirs.
+            if let Some(vcpu) = domain.vcpus.first() {
+                vcpu.park(start);
+                vcpu.set_standing(Standing::Down);
             }
+            Ok(domain)
+        }
+        Err(error) => {
+            shell::discard(memory, &domain);
             Err(error)
         }
     }
-}
-
-/// The vCPUs of a new domain, made `now`. Only the first has a state; the guest gives the others theirs.
-fn vcpus(count: u32, shared_info: Mfn, first: TryBox<Context>, now: u64) -> Result<Box<[Vcpu]>, BuildError> {
-    let mut vcpus = Vec::new();
-    vcpus
-        .try_reserve_exact(count as usize)
-        .map_err(|_| BuildError::NoHeap)?;
-    vcpus.extend((0..count).map(|n| {
-        let word = u16::try_from(n.saturating_mul(8)).unwrap_or(0);
-        Vcpu::new(
-            VcpuId::new(n),
-            InfoPlace {
-                frame: shared_info,
-                word,
-            },
-            now,
-        )
-    }));
-    if let Some(vcpu) = vcpus.first() {
-        vcpu.park(first);
-        vcpu.set_standing(Standing::Down);
-    }
-    Ok(vcpus.into_boxed_slice())
 }
 
 struct Construction<'a, M> {
@@ -249,7 +198,7 @@ impl<M: Machine> Construction<'_, M> {
     }
 
     /// Takes the holds that a running domain has: the last step, after everything that may fail for want of memory.
-    fn hold(&self, pages: &Pages, shared_info: Mfn) -> Result<(), BuildError> {
+    fn hold(&self, pages: &Pages) -> Result<(), BuildError> {
         let root = pages
             .mfn(self.plan.region.tables.start)
             .ok_or(BuildError::Tables(PagingError::NotMapped))?;
@@ -266,7 +215,6 @@ impl<M: Machine> Construction<'_, M> {
                 debug_assert_eq!(unpinned, Ok(()), "it was pinned just now");
                 BuildError::Tables(error)
             })?;
-        self.share(shared_info);
         Ok(())
     }
 
@@ -340,32 +288,6 @@ impl<M: Machine> Construction<'_, M> {
                 .store(pages.mfn(child)?.maddr() | flags, Ordering::Relaxed);
         }
         Some(())
-    }
-
-    /// Makes the frame shared between hypervisor and guest ready, and writable for its owner for good.
-    fn share(&self, mfn: Mfn) {
-        let memory = self.memory;
-        // A use that is never given back: the guest may map it for writing, and never make a table of it.
-        let held = memory.get_as(mfn, self.id, Kind::Writable, &mut Work::unlimited());
-        debug_assert_eq!(held, Ok(()), "the frame is fresh");
-        let words = memory.machine().frame(mfn);
-        for slot in words.iter().step_by(8).take(shared_info::LEGACY_VCPUS) {
-            slot.store(1 << 8, Ordering::Relaxed);
-        }
-        drop(words);
-        let (seconds, nanoseconds) = memory.machine().wall_clock_at_start();
-        let [low, high] = [seconds & 0xffff_ffff, seconds >> 32].map(|half| u32::try_from(half).unwrap_or(0));
-        let fields = [
-            (shared_info::offset::WC_VERSION, 2),
-            (shared_info::offset::WC_SEC, low),
-            (shared_info::offset::WC_NSEC, nanoseconds),
-            (shared_info::offset::WC_SEC_HI, high),
-        ];
-        for (offset, value) in fields {
-            memory
-                .machine()
-                .write_frame(mfn, offset, &u32::to_le_bytes(value));
-        }
     }
 
     fn start_info(

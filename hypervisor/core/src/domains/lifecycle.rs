@@ -5,8 +5,10 @@ use bulkhead_abi::sched::ShutdownReason;
 /// The stages of a domain's life.
 ///
 /// ```text
-/// Building -> Running -> ShutDown
+/// Building -> Running -> ShutDown -> Dying
 /// ```
+///
+/// Whatever its stage, a domain can be destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifecycle {
     /// It exists, and its vCPUs have not started.
@@ -15,6 +17,8 @@ pub enum Lifecycle {
     Running,
     /// It has ended, for the reason that it gave or that was found. Its memory is still there.
     ShutDown(ShutdownReason),
+    /// It is being destroyed.
+    Dying,
 }
 
 impl Lifecycle {
@@ -32,8 +36,13 @@ impl Lifecycle {
     pub const fn has_ended(self) -> bool {
         match self {
             Self::Building | Self::Running => false,
-            Self::ShutDown(_) => true,
+            Self::ShutDown(_) | Self::Dying => true,
         }
+    }
+
+    /// The domain is to be destroyed. Says whether it was not yet.
+    pub fn condemn(&mut self) -> bool {
+        core::mem::replace(self, Self::Dying) != Self::Dying
     }
 
     /// The domain ends. Says whether it had not yet: the first reason stands.
@@ -43,7 +52,7 @@ impl Lifecycle {
                 *self = Self::ShutDown(reason);
                 true
             }
-            Self::ShutDown(_) => false,
+            Self::ShutDown(_) | Self::Dying => false,
         }
     }
 }
@@ -61,5 +70,20 @@ mod tests {
         assert!(!life.shut_down(ShutdownReason::Poweroff));
         assert_eq!(life, Lifecycle::ShutDown(ShutdownReason::Crash));
         assert!(!life.start());
+    }
+
+    #[test]
+    fn a_domain_is_condemned_once_and_does_nothing_after_that() {
+        for mut life in [
+            Lifecycle::Building,
+            Lifecycle::Running,
+            Lifecycle::ShutDown(ShutdownReason::Poweroff),
+        ] {
+            assert!(life.condemn());
+            assert!(!life.condemn());
+            assert!(life.has_ended());
+            assert!(!life.start() && !life.shut_down(ShutdownReason::Crash));
+            assert_eq!(life, Lifecycle::Dying);
+        }
     }
 }

@@ -10,10 +10,14 @@ pub mod builder;
 pub mod image;
 mod lifecycle;
 pub mod plan;
+mod shell;
 mod table;
+mod teardown;
 
 pub use lifecycle::Lifecycle;
-pub use table::{DomainTable, MAX_DOMAINS};
+pub use shell::Shell;
+pub use table::{Claim, DomainTable, MAX_DOMAINS};
+pub use teardown::Teardown;
 
 use crate::console::Line;
 use crate::events::EventTable;
@@ -25,8 +29,9 @@ use crate::ports::PortSet;
 use crate::sched::Share;
 use crate::vcpu::{Spent, Vcpu};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use bulkhead_abi::DomId;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use heapless::String;
 
 /// The longest name of a domain, in bytes.
@@ -53,6 +58,10 @@ pub struct Domain {
     pub memory: Lock<Holdings, { Rank::Holdings as u32 }>,
     /// What it may do next.
     pub lifecycle: Lock<Lifecycle, { Rank::Lifecycle as u32 }>,
+    /// How far its end has come; empty before it, and while somebody is at it.
+    pub teardown: Lock<Option<Teardown>, { Rank::Teardown as u32 }>,
+    /// How many work on its memory on behalf of the control domain; see [`Visit`].
+    pub visitors: AtomicU32,
     /// What its vCPUs are entitled to.
     pub share: Lock<Share, { Rank::Share as u32 }>,
     /// The I/O ports that are its own.
@@ -70,6 +79,39 @@ pub struct Holdings {
     pub frames: FrameList,
     /// How many it may have.
     pub limit: u64,
+    /// How many it had when that was last changed: it keeps them, if they are more.
+    pub kept: u64,
+    /// Whether nothing comes or goes any more: the domain is being destroyed.
+    pub is_closed: bool,
+}
+
+/// Work on the memory of a domain on behalf of the control domain. While it lasts, none of what the domain holds is taken back.
+#[derive(Debug)]
+pub struct Visit(Arc<Domain>);
+
+impl Visit {
+    /// Begins. `None` if the domain is being destroyed.
+    #[must_use]
+    pub fn new(domain: Arc<Domain>) -> Option<Self> {
+        // Sequentially consistent, as the look at it: whoever destroys the domain first says so and then looks for visitors, these first
+        // enter and then look whether anybody has said so.
+        domain.visitors.fetch_add(1, Ordering::SeqCst);
+        let visit = Self(domain);
+        let is_dying = *visit.0.lifecycle.lock() == Lifecycle::Dying;
+        (!is_dying).then_some(visit)
+    }
+
+    /// The domain.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.visitors.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Domain {

@@ -74,6 +74,13 @@ impl GlobalVirqs {
         self.handlers.get(virq as usize).copied()
     }
 
+    /// `domain` is no more: what it handled goes to the control domain.
+    pub fn forget(&mut self, domain: DomId) {
+        for handler in self.handlers.iter_mut().filter(|handler| **handler == domain) {
+            *handler = DomId::new(0);
+        }
+    }
+
     /// From now on `domain` handles `virq`.
     ///
     /// The port of an earlier handler stays open, but is not raised again.

@@ -148,10 +148,20 @@ impl FrameTable {
         self.update_refs(mfn, |word| word.take_idle(owner)).map(|_| ())
     }
 
+    /// Gives the base reference back: the frame's owner is no more. See [`RefWord::disown`].
+    pub fn disown(&self, mfn: Mfn) -> Put {
+        self.give_back(mfn, RefWord::disown)
+    }
+
     /// Gives a reference back.
     #[inline]
     pub fn put(&self, mfn: Mfn) -> Put {
-        match self.update_refs(mfn, |word| word.put().ok_or(RefError::NotOwner)) {
+        self.give_back(mfn, RefWord::put)
+    }
+
+    #[inline]
+    fn give_back(&self, mfn: Mfn, step: impl Fn(RefWord) -> Option<RefWord>) -> Put {
+        match self.update_refs(mfn, |word| step(word).ok_or(RefError::NotOwner)) {
             Ok(after) if after.count() == 0 => Put::Last,
             Ok(_) => Put::Held,
             Err(_) => {

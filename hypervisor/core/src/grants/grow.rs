@@ -55,6 +55,16 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// Gives up the last frame of the table of `domain`, which ends. Says whether there was one.
+    pub(crate) fn shrink_table(&self, domain: &Domain) -> bool {
+        let last = domain.grants.lock().pop();
+        let was_there = last.is_some();
+        if let Some(mfn) = last {
+            self.release_frame(mfn);
+        }
+        was_there
+    }
+
     /// Gives up the frames of a table that nobody can use any more.
     pub(crate) fn release_table(&self, mut table: GrantTable) {
         while let Some(mfn) = table.pop() {
@@ -73,6 +83,6 @@ impl<M: Machine> Memory<M> {
 
     fn release_frame(&self, mfn: Mfn) {
         self.put_as(mfn, &mut Work::portion());
-        self.release(mfn);
+        self.put(mfn);
     }
 }

@@ -1,6 +1,6 @@
 //! `sysctl`: what only the control domain may ask.
 
-use super::{Answer, Call};
+use super::{Answer, Call, domains, initialise};
 use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::sched::{CpuSet, Share, Warp, Weight};
@@ -20,6 +20,14 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::ReadTrace => read_trace(call),
         ControlOp::GetSchedule => get_schedule(call),
         ControlOp::SetSchedule => set_schedule(call),
+        ControlOp::DomainInfo => domains::info(call),
+        ControlOp::CreateDomain => domains::create(call),
+        ControlOp::UnpauseDomain => domains::unpause(call),
+        ControlOp::PauseDomain => domains::pause(call),
+        ControlOp::DestroyDomain => domains::destroy(call),
+        ControlOp::SetLimit => domains::set_limit(call),
+        ControlOp::CopyMemory => domains::copy(call),
+        ControlOp::SetVcpu => initialise::set_vcpu(call),
     }
 }
 

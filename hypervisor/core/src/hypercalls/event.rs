@@ -4,6 +4,7 @@ use super::{Answer, Call};
 use crate::domains::Domain;
 use crate::events::bits::{self, SharedInfoView};
 use crate::events::{Channel, Closing, EventError, EventTable, Peer, Port, Sweep};
+use crate::hypervisor::Hypervisor;
 use crate::ids::VcpuId;
 use crate::machine::Machine;
 use alloc::sync::Arc;
@@ -121,22 +122,37 @@ pub(super) fn close<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 pub(super) fn reset<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let Reset { dom } = call.read(call.arg::<1>())?;
     let domain = find(call, dom)?;
-    let (mut at, mut peer) = (Port::FIRST, None);
-    for _ in 0..RESET_BUDGET {
-        let sweep = with_tables(&domain, peer.as_ref(), |table, peer| {
-            table.sweep(at, peer, 1, |closed| clear_pending(call, &domain, closed.port))
-        });
-        match sweep {
-            Sweep::Done => return Ok(0),
-            Sweep::Paused { at: next } => at = next,
-            Sweep::Needs { domain, at: next } => {
-                at = next;
-                peer = call.hv.domains.get(domain);
+    if call.hv.close_channels(&domain, RESET_BUDGET) {
+        Ok(0)
+    } else {
+        // Closed ports stay closed, so starting over is going on.
+        Call::<M>::restart()
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Closes `budget` ports of a domain at most. Says whether none is open any more.
+    pub(crate) fn close_channels(&self, domain: &Domain, budget: u32) -> bool {
+        let frame = self.machine().frame(domain.shared_info);
+        let mut at = Port::FIRST;
+        let mut peer = None;
+        for _ in 0..budget {
+            let sweep = with_tables(domain, peer.as_ref(), |table, peer| {
+                table.sweep(at, peer, 1, |closed| {
+                    SharedInfoView::new(&frame).clear_pending(closed.port);
+                })
+            });
+            match sweep {
+                Sweep::Done => return true,
+                Sweep::Paused { at: next } => at = next,
+                Sweep::Needs { domain, at: next } => {
+                    at = next;
+                    peer = self.domains.get(domain);
+                }
             }
         }
+        false
     }
-    // Closed ports stay closed, so starting over is going on.
-    Call::<M>::restart()
 }
 
 pub(super) fn status<M: Machine>(call: &mut Call<'_, M>) -> Answer {

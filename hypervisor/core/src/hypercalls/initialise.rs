@@ -1,27 +1,46 @@
 //! `vcpu_op` initialise: a guest gives one of its vCPUs its first state.
 
 use super::vcpu::named;
-use super::{Answer, Call};
+use super::{Answer, Call, domains};
 use crate::domains::Domain;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::Hypervisor;
+use crate::ids::VcpuId;
 use crate::machine::Machine;
 use crate::paging::{PagingError, Work};
 use crate::try_box::TryBox;
 use crate::vcpu::initial::NamedFrames;
 use crate::vcpu::{Context, Standing, Vcpu};
 use bulkhead_abi::Errno;
+use bulkhead_abi::control::VcpuState;
 use bulkhead_abi::vcpu::{VGCF_ONLINE, VcpuGuestContext};
 
 /// Makes a vCPU that has none yet a state of what the guest gives. Nothing is held if any part of it is refused.
 pub(super) fn initialise<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let vcpu = named(call)?;
+    give_state(call, call.domain(), vcpu, call.arg::<2>())
+}
+
+/// The control domain gives a vCPU of another domain its first state.
+pub(super) fn set_vcpu<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let VcpuState {
+        domain,
+        vcpu,
+        context,
+    } = call.read(call.arg::<1>())?;
+    let domain = domains::other(call, domain)?;
+    let vcpu = domain.vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
+    give_state(call, &domain, vcpu, context)
+}
+
+/// Gives `vcpu`, which has none, the state that stands at `from`.
+fn give_state<M: Machine>(call: &Call<'_, M>, domain: &Domain, vcpu: &Vcpu, from: u64) -> Answer {
     if vcpu.standing() != Standing::Blank {
         return Err(Errno::Exist);
     }
-    let given: VcpuGuestContext = call.read(call.arg::<2>())?;
+    let given: VcpuGuestContext = call.read(from)?;
     let frames = NamedFrames::of(&given).map_err(|_| Errno::Inval)?;
-    let (hv, domain) = (call.hv, call.domain());
+    let hv = call.hv;
     hv.hold_frames(domain, &frames)?;
     let context = Context::from_guest(&given, frames.clone()).map_err(|_| Errno::Inval);
     let installed = context
@@ -39,8 +58,8 @@ pub(super) fn initialise<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 /// Puts the state in its place, if no other vCPU was faster.
 fn install(domain: &Domain, vcpu: &Vcpu, context: TryBox<Context>) -> Result<(), Errno> {
-    let _life = domain.lifecycle.lock();
-    if vcpu.standing() != Standing::Blank {
+    let life = domain.lifecycle.lock();
+    if vcpu.standing() != Standing::Blank || life.has_ended() {
         return Err(Errno::Exist);
     }
     vcpu.park(context);

@@ -8,15 +8,14 @@ use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
 use crate::paging::{AccessedDirty, PagingError, Work};
 use bulkhead_abi::mmu::{ForeignDom, MMU_UPDATE_PREEMPTED, MmuCommand, MmuExt, MmuExtOp, MmuUpdate};
-use bulkhead_abi::{Buffered, Errno, layout};
+use bulkhead_abi::{Buffered, DomId, Errno, layout};
 
 /// What an element of a list is worth that does little, in entries looked at.
 const ELEMENT_WORTH: u32 = 6;
 
 pub(super) fn update<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    for_each(call, |call, request: MmuUpdate, work| {
+    for_each(call, |call, owner, request: MmuUpdate, work| {
         let mfn = Mfn::from_maddr(request.maddr());
-        let owner = call.domain().id;
         let memory = &call.hv.memory;
         let accessed_dirty = match request.command() {
             MmuCommand::MachphysUpdate => {
@@ -59,9 +58,8 @@ pub(super) fn update_va_mapping<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    for_each(call, |call, op: MmuExt, work| {
+    for_each(call, |call, owner, op: MmuExt, work| {
         let kind = MmuExtOp::from_raw(op.cmd).ok_or(Errno::NoSys)?;
-        let owner = call.domain().id;
         let memory = &call.hv.memory;
         let mfn = Mfn::new(op.arg1).ok_or(Errno::Inval);
         match kind {
@@ -70,6 +68,8 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             MmuExtOp::PinL3Table => memory.pin(owner, mfn?, Kind::L3, work)?,
             MmuExtOp::PinL4Table => memory.pin(owner, mfn?, Kind::L4, work)?,
             MmuExtOp::UnpinTable => memory.unpin(owner, mfn?, work)?,
+            // What follows is about the vCPU that calls.
+            _ if owner != call.domain().id => return Err(Errno::Perm),
             MmuExtOp::NewBaseptr => new_root(call, mfn?, work)?,
             MmuExtOp::NewUserBaseptr => new_user_root(call, op.arg1, work)?,
             MmuExtOp::TlbFlushLocal => forget(call, Whose::Own, Flush::All),
@@ -170,7 +170,7 @@ fn get_root<M: Machine>(
 /// It does not answer before all tables that it let go of are taken down: a guest may use the pages in another way at once.
 fn for_each<M: Machine, T: Buffered>(
     call: &mut Call<'_, M>,
-    act: impl Fn(&mut Call<'_, M>, T, &mut Work) -> Result<(), Errno>,
+    act: impl Fn(&mut Call<'_, M>, DomId, T, &mut Work) -> Result<(), Errno>,
 ) -> Answer {
     let [list, done_at] = [call.arg::<0>(), call.arg::<2>()];
     let raw_count = call.arg32::<1>();
@@ -180,9 +180,15 @@ fn for_each<M: Machine, T: Buffered>(
         return Ok(call.arg::<3>());
     }
     let foreign = ForeignDom::from_raw(call.arg32::<3>());
-    call.only_self(foreign.page_owner)?;
-    if let Some(owner) = foreign.table_owner {
-        call.only_self(owner)?;
+    let visit = call.visit(foreign.page_owner)?;
+    let owner = call.host(visit.as_ref()).id;
+    // Whose tables are changed is whose pages they lead to.
+    if let Some(tables) = foreign.table_owner {
+        let tables = call.resolve(tables)?;
+        if tables != owner {
+            let is_there = call.hv.domains.get(tables).is_some();
+            return Err(if is_there { Errno::Perm } else { Errno::Srch });
+        }
     }
     let was_restarted = raw_count & MMU_UPDATE_PREEMPTED != 0;
     let count = u64::from(raw_count & !MMU_UPDATE_PREEMPTED);
@@ -197,7 +203,9 @@ fn for_each<M: Machine, T: Buffered>(
     let may_go_on = |done: u64, work: &Work| (done == 0 || !work.is_over()) && work.remains().is_none();
     while result.is_ok() && done < count && may_go_on(done, &work) {
         let at = list.wrapping_add(done.wrapping_mul(T::SIZE as u64));
-        result = call.read::<T>(at).and_then(|record| act(call, record, &mut work));
+        result = call
+            .read::<T>(at)
+            .and_then(|record| act(call, owner, record, &mut work));
         work.spend(ELEMENT_WORTH);
         if result.is_ok() {
             done = done.saturating_add(1);

@@ -9,6 +9,7 @@
 mod areas;
 mod console;
 mod control;
+mod domains;
 mod event;
 mod extension;
 mod flush;
@@ -27,7 +28,7 @@ mod traps;
 mod vcpu;
 mod version;
 
-use crate::domains::Domain;
+use crate::domains::{Domain, Visit};
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
 use crate::vcpu::{Mode, Regs, Vcpu};
@@ -178,20 +179,24 @@ impl<M: Machine> Call<'_, M> {
         }
     }
 
-    /// As [`Call::resolve`], where nothing but the caller will do yet.
+    /// As [`Call::resolve`], for work on the domain's memory: `None` if it is the caller's own.
     ///
     /// # Errors
     ///
-    /// [`Errno::Perm`] if it is another domain, [`Errno::Srch`] if there is none and the caller may know that.
-    pub(crate) fn only_self(&self, id: DomId) -> Result<(), Errno> {
+    /// [`Errno::Perm`] if it is another domain and the caller is not the control domain, [`Errno::Srch`] if there is none, or it is
+    /// being destroyed.
+    pub(crate) fn visit(&self, id: DomId) -> Result<Option<Visit>, Errno> {
         let id = self.resolve(id)?;
         if id == self.domain().id {
-            Ok(())
-        } else if self.hv.domains.get(id).is_some() {
-            Err(Errno::Perm)
-        } else {
-            Err(Errno::Srch)
+            return Ok(None);
         }
+        let domain = self.hv.domains.get(id);
+        domain.and_then(Visit::new).map(Some).ok_or(Errno::Srch)
+    }
+
+    /// The domain that is visited, or the caller.
+    pub(crate) fn host<'b>(&'b self, visit: Option<&'b Visit>) -> &'b Domain {
+        visit.map_or(self.domain(), Visit::domain)
     }
 
     /// Asks for the call to be started again, with what now stands in the argument registers.

@@ -4,7 +4,7 @@
 //! is none. How far a long call has come stands in the upper bits of its number, in frames.
 
 use super::{Answer, Call};
-use crate::domains::Domain;
+use crate::domains::{Domain, Visit};
 use crate::frames::{Mfn, Pfn};
 use crate::machine::Machine;
 use crate::paging::Work;
@@ -19,6 +19,8 @@ const FRAME_WORTH: u32 = 16;
 
 /// Where a reservation call stands.
 struct Progress {
+    /// Whose memory it is about, if not the caller's.
+    visit: Option<Visit>,
     reservation: MemoryReservation,
     /// Frames that are done.
     done: u64,
@@ -51,12 +53,14 @@ impl Progress {
 /// extent is completed.
 fn begin<M: Machine>(call: &Call<'_, M>, done: u64) -> Result<Option<Progress>, Errno> {
     let reservation: MemoryReservation = call.read(call.arg::<1>())?;
-    if call.only_self(reservation.domid).is_err() || reservation.extent_order > MAX_ORDER {
-        return Ok(None);
-    }
+    let visit = match call.visit(reservation.domid) {
+        Ok(visit) if reservation.extent_order <= MAX_ORDER => visit,
+        Ok(_) | Err(_) => return Ok(None),
+    };
     let total = reservation.nr_extents.checked_shl(reservation.extent_order);
     let fits = |total: &u64| *total >> reservation.extent_order == reservation.nr_extents && *total < 1 << 40;
     Ok(total.filter(fits).map(|total| Progress {
+        visit,
         reservation,
         done: done.min(total),
         total,
@@ -90,7 +94,8 @@ pub(super) fn decrease<M: Machine>(call: &mut Call<'_, M>, done: u64) -> Answer 
         let Some(mfn) = Mfn::new(first).and_then(|mfn| mfn.offset(progress.offset())) else {
             break;
         };
-        match call.hv.memory.surrender(call.domain(), mfn, &mut work) {
+        let domain = call.host(progress.visit.as_ref());
+        match call.hv.memory.surrender(domain, mfn, &mut work) {
             Ok(()) => progress.done = progress.done.saturating_add(1),
             Err(Errno::Restart) => {
                 is_over = true;
@@ -136,7 +141,8 @@ pub(super) fn increase<M: Machine>(call: &mut Call<'_, M>, numbered: Numbered, d
             Numbered::No => None,
         };
         let order = progress.order();
-        let Some(first) = call.hv.memory.grow(call.domain(), order, pfn) else {
+        let domain = call.host(progress.visit.as_ref());
+        let Some(first) = call.hv.memory.grow(domain, order, pfn) else {
             break;
         };
         let is_told = progress.reservation.extent_start == 0 && numbered == Numbered::No
@@ -144,7 +150,7 @@ pub(super) fn increase<M: Machine>(call: &mut Call<'_, M>, numbered: Numbered, d
         if !is_told {
             // The guest would never learn which frames it has: they are taken back.
             for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
-                let _ = call.hv.memory.surrender(call.domain(), mfn, &mut work);
+                let _ = call.hv.memory.surrender(domain, mfn, &mut work);
             }
             break;
         }
@@ -164,7 +170,11 @@ pub(super) fn exchange<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         nr_exchanged,
     } = exchange;
     let (given, taken) = (input.extent_order, output.extent_order);
-    if call.only_self(input.domid).is_err() || call.only_self(output.domid).is_err() {
+    // Nobody exchanges for another.
+    if [input.domid, output.domid]
+        .into_iter()
+        .any(|id| call.resolve(id) != Ok(call.domain().id))
+    {
         return Err(Errno::Perm);
     }
     if given > MAX_ORDER || taken > MAX_ORDER {

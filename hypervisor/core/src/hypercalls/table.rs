@@ -221,6 +221,14 @@ hypercalls! {
             ReadTrace, [Perm, Fault, NoEnt];
             GetSchedule, [Perm, Fault, Srch];
             SetSchedule, [Perm, Fault, Srch, Inval];
+            DomainInfo, [Perm, Fault, Srch];
+            CreateDomain, [Perm, Fault, Inval, Exist, Again, NoMem, NoSpc];
+            UnpauseDomain, [Perm, Fault, Srch, Inval];
+            PauseDomain, [Perm, Fault, Srch, Inval];
+            DestroyDomain, [Perm, Fault, Srch, Inval];
+            SetLimit, [Perm, Fault, Srch];
+            CopyMemory, [Perm, Fault, Srch, Inval];
+            SetVcpu, [Perm, Fault, Srch, Inval, NoEnt, Exist, NoMem];
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::domains::Domain;
 use crate::frames::Mfn;
+use crate::frames::words::RefWord;
 use crate::grants::{InUse, Rights};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -26,6 +27,16 @@ pub(super) type Lent = (DomId, Mfn, bool);
 /// Whether a grant that is in use lets `user` reach `frame`, which is another's.
 pub(super) fn may_reach(hv: &Hypervisor<Sim>, user: DomId, frame: Mfn, writes: bool) -> bool {
     let owner = hv.memory.frames().refs(frame).unwrap().owner();
+    let has_ended = |grantor: Arc<Domain>| grantor.grants.lock().frames().len() == 0;
+    if hv.domains.get(owner).is_none_or(has_ended) {
+        // Its grantor is no more, and the mapping is all that is left of the grant.
+        return hv.domains.get(user).is_some_and(|user| {
+            let maps = user.maps.lock();
+            maps.mappings().any(|(_, mapping)| {
+                mapping.frame == frame && (mapping.rights == Rights::ReadWrite || !writes)
+            })
+        });
+    }
     hv.domains.get(owner).is_some_and(|grantor| {
         let table = grantor.grants.lock();
         table
@@ -41,6 +52,20 @@ pub(super) fn check(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], lent: &[Lent]
     let mut mapped: BTreeMap<(DomId, Mfn, DomId), [usize; 2]> = BTreeMap::new();
     for domain in domains {
         for (_, mapping) in domain.maps.lock().mappings() {
+            let writes = usize::from(mapping.rights == Rights::ReadWrite);
+            // Who has ended counts nothing any more; his frames are nobody's.
+            let has_ended = mapping.grantor.grants.lock().frames().len() == 0;
+            if mapping.host.is_some() {
+                let grantor = if has_ended {
+                    RefWord::NOBODY
+                } else {
+                    mapping.grantor.id
+                };
+                mapped.entry((domain.id, mapping.frame, grantor)).or_default()[writes] += 1;
+            }
+            if has_ended {
+                continue;
+            }
             let place = (mapping.grantor.id, mapping.gref);
             let (user, frame, counts) = uses.entry(place).or_insert((domain.id, mapping.frame, [0; 2]));
             assert_eq!(
@@ -48,13 +73,7 @@ pub(super) fn check(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], lent: &[Lent]
                 (domain.id, mapping.frame),
                 "one entry, two users or frames: {mapping:?}"
             );
-            let writes = usize::from(mapping.rights == Rights::ReadWrite);
             counts[writes] += u8::from(mapping.host.is_some()) + u8::from(mapping.device);
-            if mapping.host.is_some() {
-                mapped
-                    .entry((domain.id, mapping.frame, mapping.grantor.id))
-                    .or_default()[writes] += 1;
-            }
         }
     }
     for domain in domains {
@@ -82,7 +101,9 @@ pub(super) fn check(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], lent: &[Lent]
     }
     for ((user, frame), count) in entries {
         let owner = hv.memory.frames().refs(frame).unwrap().owner();
-        let allowed = mapped.get(&(user, frame, owner)).copied().unwrap_or_default();
+        let by = |grantor| mapped.get(&(user, frame, grantor)).copied().unwrap_or_default();
+        let (living, ended) = (by(owner), by(RefWord::NOBODY));
+        let allowed = [living[0] + ended[0], living[1] + ended[1]];
         assert!(
             count[0] <= allowed[0] && count[1] <= allowed[1],
             "{user} has {count:?} entries to read and write {frame:?} of {owner}, by {allowed:?} mappings"

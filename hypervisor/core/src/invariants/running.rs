@@ -1,6 +1,6 @@
 //! Every vCPU is where its state says, and nobody who could go on is forgotten.
 
-use crate::domains::{Domain, Lifecycle};
+use crate::domains::Domain;
 use crate::hypervisor::{Cpu, Hypervisor, Shared};
 use crate::machine::Machine;
 use crate::sched::State;
@@ -20,7 +20,7 @@ pub(super) fn check<'a>(
     for domain in domains {
         let life = *domain.lifecycle.lock();
         for vcpu in &domain.vcpus {
-            if matches!(life, Lifecycle::ShutDown(_)) {
+            if life.has_ended() {
                 assert!(!vcpu.is_up(), "{} of {} has ended", vcpu.id, domain.id);
             }
             check_vcpu(hv, domain, vcpu, cpus.clone());
@@ -115,17 +115,22 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         [] => panic!("{who:?} is in no queue"),
         [(home, state)] => {
             let is_stopped = state == State::Blocked || state == State::Running && must_schedule;
-            assert!(vcpu.is_up() || is_stopped, "{who:?} is down and goes on: {all:?}");
+            assert!(
+                vcpu.may_run() || is_stopped,
+                "{who:?} may not run and goes on: {all:?}"
+            );
             assert_eq!(home, vcpu.home().index(), "{who:?}: {all:?}");
             let expected = match state {
-                State::Blocked if !vcpu.is_up() => Runstate::Offline,
+                // One that slept when its domain was paused sleeps on.
+                State::Blocked if vcpu.is_held() && history.state() == Runstate::Blocked => Runstate::Blocked,
+                State::Blocked if !vcpu.may_run() => Runstate::Offline,
                 State::Blocked => Runstate::Blocked,
                 State::Waiting => Runstate::Runnable,
                 State::Running => Runstate::Running,
             };
             assert_eq!(history.state(), expected, "{who:?}: {all:?}");
             match state {
-                State::Blocked if !vcpu.is_up() => {
+                State::Blocked if !vcpu.may_run() => {
                     let has_state = vcpu.standing() != Standing::Blank;
                     assert!(running.is_empty() && is_parked == has_state, "{who:?}: {all:?}");
                 }

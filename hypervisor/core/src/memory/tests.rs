@@ -31,7 +31,7 @@ fn a_frame_is_scrubbed_forgotten_and_flushed_before_it_is_free() {
     memory.machine.write_frame(mfn, 0, b"a secret");
     let flushes = memory.machine.flushes();
     assert_eq!(list.pop(&memory.frames), Some(mfn));
-    memory.release(mfn);
+    memory.put(mfn);
     assert_eq!(memory.machine.flushes(), flushes + 1);
     assert_eq!(memory.machine.m2p(mfn), M2P_INVALID);
     assert_eq!(words(&memory, mfn), vec![0; 512]);
@@ -63,7 +63,7 @@ fn a_frame_that_is_freed_is_out_of_every_tlb() {
     );
     memory.machine.act_as(CpuId::BOOT);
     list.remove(&memory.frames, page);
-    memory.release(page);
+    memory.put(page);
     assert!(
         memory
             .machine
@@ -80,7 +80,7 @@ fn a_frame_that_is_still_referred_to_is_freed_with_the_last_reference() {
     let mfn = memory.allocate(0, ALICE, &mut list).unwrap();
     memory.get(mfn, ALICE).unwrap();
     list.remove(&memory.frames, mfn);
-    memory.release(mfn);
+    memory.put(mfn);
     assert_eq!(memory.free_frames(), 0);
     assert_eq!(memory.allocate(0, BOB, &mut list), None);
     memory.put(mfn);
@@ -114,7 +114,7 @@ fn a_frame_that_the_hypervisor_keeps_for_a_domain_is_on_no_list() {
     let mfn = memory.allocate_shared(ALICE).unwrap();
     let refs = memory.frames.refs(mfn).unwrap();
     assert!(refs.is_hypervisors() && refs.owner() == ALICE);
-    memory.release(mfn);
+    memory.put(mfn);
     assert_eq!(memory.free_frames(), 2);
 }
 

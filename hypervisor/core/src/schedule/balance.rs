@@ -39,10 +39,11 @@ impl<M: Machine> Hypervisor<M> {
         // Every queue has room for every vCPU, and this one is in no other: it cannot be refused.
         let arrived = queue.run.arrive(migrant, now);
         debug_assert!(arrived.is_ok(), "{} has no room", cpu);
-        if vcpu.is_up() {
+        if vcpu.may_run() {
             self.pass_on(cpu, shared, &queue, arrived.unwrap_or(Reschedule::Yes));
         } else {
             // Stopped on its way.
+            vcpu.resume_later();
             let _ = queue.run.block((domain.id, vcpu.id), now);
             vcpu.history.lock().stop(now);
         }

@@ -220,7 +220,11 @@ impl<M: Machine> Hypervisor<M> {
         let key = (current.domain.id, current.vcpu);
         let rest = current.rest.take();
         let vcpu = current.vcpu();
-        if !vcpu.is_some_and(Vcpu::is_up) {
+        if !vcpu.is_some_and(Vcpu::may_run) {
+            let rests = rest == Some(Rest::Block) && !vcpu.is_some_and(Vcpu::is_woken);
+            if let Some(vcpu) = vcpu.filter(|_| !rests) {
+                vcpu.resume_later();
+            }
             let _ = queue.run.block(key, now);
             return;
         }

@@ -71,6 +71,59 @@ impl<M: Machine> Hypervisor<M> {
         }
         // First: whoever would let it run from now on sees this, under the lock of the queue that it is in.
         vcpu.set_standing(Standing::Down);
+        self.set_aside(domain, vcpu);
+        for purpose in Purpose::ALL
+            .into_iter()
+            .filter(|_| !mutant!(StoppedWithDeadlines))
+        {
+            self.cancel_deadline(domain, vcpu, purpose);
+        }
+    }
+
+    /// Takes a domain from its CPUs, until it is let run again. Its deadlines stay, and events are shown to it.
+    pub(crate) fn pause(&self, domain: &Domain) {
+        let _life = domain.lifecycle.lock();
+        for vcpu in &domain.vcpus {
+            vcpu.set_held(true);
+            if vcpu.is_up() {
+                self.set_aside(domain, vcpu);
+            }
+        }
+    }
+
+    /// Lets a domain run that was paused, or made and not let run yet. What rested and was not woken meanwhile rests on.
+    pub(crate) fn unpause(&self, domain: &Domain) {
+        let mut life = domain.lifecycle.lock();
+        life.start();
+        for vcpu in &domain.vcpus {
+            vcpu.set_held(false);
+            // Who found it held noted that under this lock.
+            if let Some(shared) = self.shared(vcpu.home()) {
+                drop(shared.queue.lock());
+            }
+            if vcpu.take_resumes() && vcpu.is_up() {
+                self.wake_vcpu(domain, vcpu);
+            }
+        }
+    }
+
+    /// Takes the places of a domain's vCPUs, which have all left their CPUs for good, out of their queues.
+    pub(crate) fn unenrol(&self, domain: &Domain) {
+        let now = self.machine().now();
+        for vcpu in &domain.vcpus {
+            // Nobody moves it: only what may run is moved.
+            if let Some(shared) = self.shared(vcpu.home()) {
+                let mut queue = shared.queue.lock();
+                let removed = queue.run.remove((domain.id, vcpu.id), now);
+                debug_assert!(removed.is_ok(), "{} is where it says", vcpu.id);
+                self.board.publish(vcpu.home(), &queue.run.load());
+            }
+        }
+        self.unreserve(domain.vcpus.len());
+    }
+
+    /// Takes a vCPU that may not run any more from its CPU.
+    fn set_aside(&self, domain: &Domain, vcpu: &Vcpu) {
         let key = (domain.id, vcpu.id);
         loop {
             let home = vcpu.home();
@@ -84,8 +137,10 @@ impl<M: Machine> Hypervisor<M> {
                     self.call(home, shared);
                     break;
                 }
+                Some(State::Blocked) if vcpu.is_held() && vcpu.is_up() => break,
                 Some(State::Waiting | State::Blocked) => {
                     if let Ok(reschedule) = queue.run.block(key, now) {
+                        vcpu.resume_later();
                         vcpu.history.lock().stop(now);
                         self.pass_on(home, shared, &queue, reschedule);
                     }
@@ -96,12 +151,6 @@ impl<M: Machine> Hypervisor<M> {
                 None => {}
             }
         }
-        for purpose in Purpose::ALL
-            .into_iter()
-            .filter(|_| !mutant!(StoppedWithDeadlines))
-        {
-            self.cancel_deadline(domain, vcpu, purpose);
-        }
     }
 
     /// A vCPU was chosen to run, and could not be taken: it was stopped just now. Unless it was started again meanwhile, it
@@ -111,12 +160,13 @@ impl<M: Machine> Hypervisor<M> {
         let domain = self.domains.get(domain);
         let vcpu = domain.as_ref().and_then(|domain| domain.vcpu(vcpu));
         let mut queue = shared.queue.lock();
-        if vcpu.is_some_and(Vcpu::is_up) {
+        if vcpu.is_some_and(Vcpu::may_run) {
             return;
         }
         if queue.run.block(key, now).is_ok()
             && let Some(vcpu) = vcpu
         {
+            vcpu.resume_later();
             vcpu.history.lock().stop(now);
         }
     }

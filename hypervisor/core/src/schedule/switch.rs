@@ -48,7 +48,7 @@ impl<M: Machine> Hypervisor<M> {
         let clock = self.machine().clock();
         current.context.meter.stop(clock.tsc);
         let rest = match queue.run.state((current.domain.id, current.vcpu)) {
-            Some(State::Blocked) if current.vcpu().is_some_and(Vcpu::is_up) => Runstate::Blocked,
+            Some(State::Blocked) if current.vcpu().is_some_and(Vcpu::may_run) => Runstate::Blocked,
             Some(State::Blocked) | None => Runstate::Offline,
             Some(State::Waiting | State::Running) => Runstate::Runnable,
         };
@@ -69,7 +69,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Takes a vCPU's state, to run it. `None` if the vCPU was stopped.
     pub(super) fn take(&self, cpu: CpuId, (domain, vcpu): Key) -> Option<Current> {
         let domain = self.domains.get(domain)?;
-        let state = domain.vcpu(vcpu).filter(|vcpu| vcpu.is_up())?;
+        let state = domain.vcpu(vcpu).filter(|vcpu| vcpu.may_run())?;
         debug_assert_eq!(state.home(), cpu, "a CPU runs what is on its own queue");
         let context = state.unpark()?;
         Some(Current {

@@ -10,7 +10,7 @@ use crate::vcpu::Vcpu;
 use core::sync::atomic::Ordering;
 
 impl<M: Machine> Hypervisor<M> {
-    /// Lets a vCPU run that is blocked, unless it is down. One that runs on another CPU is interrupted, so that it looks at its
+    /// Lets a vCPU run that is blocked, unless it may not run. One that runs on another CPU is interrupted, so that it looks at its
     /// events.
     pub(crate) fn wake_vcpu(&self, domain: &Domain, vcpu: &Vcpu) {
         // Before the look at the queue, for one that is about to block: it looks at this under the queue's lock.
@@ -20,7 +20,8 @@ impl<M: Machine> Hypervisor<M> {
             let home = vcpu.home();
             let Some(shared) = self.shared(home) else { return };
             let mut queue = shared.queue.lock();
-            if !vcpu.is_up() {
+            if !vcpu.may_run() {
+                vcpu.resume_later();
                 return;
             }
             let now = self.machine().now();

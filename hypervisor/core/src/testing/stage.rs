@@ -83,7 +83,7 @@ impl Stage {
     /// Sets the stage; `choices` decide all that happens on it.
     #[must_use]
     pub fn new(config: StageConfig, choices: Choices) -> Self {
-        let (world, guests) = Self::world(config);
+        let (world, guests) = Self::new_world(config);
         let troupe = Arc::new(Mutex::new(Troupe {
             guests,
             choices,
@@ -104,7 +104,7 @@ impl Stage {
 
     /// A world as it is before the first act, and its guests. One is bound to the first CPU; the others go wherever there is time.
     #[must_use]
-    pub fn world(config: StageConfig) -> (World, Vec<Hostile>) {
+    pub fn new_world(config: StageConfig) -> (World, Vec<Hostile>) {
         let frames = SimConfig {
             // Some are nobody's: until guests that take more have them.
             free_frames: u64::from(config.guests) * GuestSpec::FRAMES + 8,
@@ -138,6 +138,12 @@ impl Stage {
             }
         }
         (world, guests)
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
     }
 
     /// Lets somebody act. Says whether anybody could.

@@ -2,7 +2,7 @@
 
 use super::descriptors::{GdtFrames, Ldt};
 use super::{DebugRegisters, Fpu, Gates, Meter, Regs, Roots};
-use crate::frames::Mfn;
+use crate::frames::{Kind, Mfn};
 use crate::ids::CpuId;
 use crate::ports::IoBitmap;
 use bulkhead_abi::layout;
@@ -195,6 +195,14 @@ impl Context {
             clock_written_for: None,
             meter: Meter::default(),
         }
+    }
+
+    /// The frames that this holds, and as what.
+    pub fn holds(&self) -> impl Iterator<Item = (Mfn, Kind)> {
+        let roots = [Some(self.roots.kernel()), self.roots.user()];
+        let descriptors = self.gdt.iter().chain(&self.ldt.frames);
+        let roots = roots.into_iter().flatten().map(|mfn| (mfn, Kind::L4));
+        roots.chain(descriptors.map(|&mfn| (mfn, Kind::Segments)))
     }
 
     /// The level 4 table that is in force while it runs: its programs' or its kernel's.

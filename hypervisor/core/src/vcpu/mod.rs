@@ -70,6 +70,10 @@ pub struct Vcpu {
     loaded_on: AtomicU32,
     /// Whether it may run: a [`Standing`].
     standing: AtomicU8,
+    /// Whether its domain is paused.
+    held: AtomicBool,
+    /// Whether it is to run when its domain is paused no longer: it could have run on, or was woken meanwhile.
+    resumes: AtomicBool,
     /// Whether it was woken since it last decided to block.
     woken: AtomicBool,
     /// For each purpose, on which CPU's list its deadline is: the number plus one, or zero.
@@ -139,6 +143,8 @@ impl Vcpu {
             info: AtomicU64::new(pack_info(info)),
             loaded_on: AtomicU32::new(0),
             standing: AtomicU8::new(Standing::Blank as u8),
+            held: AtomicBool::new(false),
+            resumes: AtomicBool::new(false),
             woken: AtomicBool::new(false),
             deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
             spent: [const { AtomicU64::new(0) }; 3],
@@ -172,6 +178,38 @@ impl Vcpu {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.standing() == Standing::Up
+    }
+
+    /// Whether it may have a CPU: it is up, and its domain is not paused.
+    pub(crate) fn may_run(&self) -> bool {
+        self.is_up() && !self.is_held()
+    }
+
+    /// Whether its domain is paused.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    /// Says whether its domain is paused. Under its domain's lifecycle lock.
+    pub(crate) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+    }
+
+    /// Notes that it could run if its domain were not paused. Under the lock of its queue.
+    pub(crate) fn resume_later(&self) {
+        if self.is_held() {
+            self.resumes.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether it could have run since its domain was paused; asked once.
+    pub(crate) fn take_resumes(&self) -> bool {
+        self.resumes.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether some CPU has its state: it runs, or has not left its CPU yet.
+    pub(crate) fn is_away(&self) -> bool {
+        self.standing() != Standing::Blank && self.parked.lock().is_none()
     }
 
     /// Whether it was woken since it last decided to block. Sequentially consistent: who raises an event sets its bits,

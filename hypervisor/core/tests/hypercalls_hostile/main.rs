@@ -135,7 +135,7 @@ fn print(history: &[Deed]) {
 /// Whether a history, played in turns, breaks a law.
 fn breaks(config: StageConfig, history: &[Deed]) -> bool {
     let run = || {
-        let (world, _): (World, _) = Stage::world(config);
+        let (world, _): (World, _) = Stage::new_world(config);
         for Deed { cpu, act, .. } in history {
             if world.enter(*cpu).is_some() {
                 world.act(*cpu, act);

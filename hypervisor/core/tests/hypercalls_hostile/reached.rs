@@ -25,6 +25,23 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("mmuext_op.flush_cache_global", None, "no domain owns a device"),
     ("mmuext_op.mark_super", None, "there are no superpages"),
     ("mmuext_op.unmark_super", None, "there are no superpages"),
+    ("sysctl.create_domain", Some(Errno::NoMem), HEAP),
+    ("sysctl.set_vcpu", Some(Errno::NoMem), HEAP),
+    (
+        "sysctl.create_domain",
+        Some(Errno::NoSpc),
+        "nobody makes a thousand domains",
+    ),
+    (
+        "sysctl.create_domain",
+        Some(Errno::Again),
+        "the domains are all made before the first acts",
+    ),
+    (
+        "sysctl.set_vcpu",
+        None,
+        "nobody builds the tables of a domain that he makes",
+    ),
 ];
 
 const HEAP: &str = "the host's heap does not run out";

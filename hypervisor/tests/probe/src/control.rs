@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A domain that there is not.
-const NOBODY: DomId = DomId::new(77);
+pub(crate) const NOBODY: DomId = DomId::new(77);
 
 pub(crate) fn check(probe: &mut Probe) {
     if probe.is_control() {
@@ -24,7 +24,7 @@ pub(crate) fn check(probe: &mut Probe) {
     }
 }
 
-fn ask(op: ControlOp, at: u64) -> Answer {
+pub(crate) fn ask(op: ControlOp, at: u64) -> Answer {
     call(Hypercall::Sysctl, [u64::from(op.raw()), at])
 }
 
@@ -36,6 +36,14 @@ fn denied(probe: &mut Probe) {
         ("sysctl.read_trace", ControlOp::ReadTrace),
         ("sysctl.get_schedule", ControlOp::GetSchedule),
         ("sysctl.set_schedule", ControlOp::SetSchedule),
+        ("sysctl.domain_info", ControlOp::DomainInfo),
+        ("sysctl.create_domain", ControlOp::CreateDomain),
+        ("sysctl.unpause_domain", ControlOp::UnpauseDomain),
+        ("sysctl.pause_domain", ControlOp::PauseDomain),
+        ("sysctl.destroy_domain", ControlOp::DestroyDomain),
+        ("sysctl.set_limit", ControlOp::SetLimit),
+        ("sysctl.copy_memory", ControlOp::CopyMemory),
+        ("sysctl.set_vcpu", ControlOp::SetVcpu),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }

@@ -10,6 +10,16 @@ const EXEMPT: &[(&str, &str)] = &[
     ("event_channel_op.bind_ipi.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_virq.ENOMEM", NO_HEAP),
     ("vcpu_op.initialise.ENOMEM", NO_HEAP),
+    ("sysctl.create_domain.ENOMEM", NO_HEAP),
+    ("sysctl.set_vcpu.ENOMEM", NO_HEAP),
+    (
+        "sysctl.create_domain.EAGAIN",
+        "it is answered while the boot list is worked off, which may be over by now",
+    ),
+    (
+        "sysctl.create_domain.ENOSPC",
+        "a thousand domains more would take the machine's memory before its numbers",
+    ),
     ("memory_op.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
     // Calls that nobody may make succeed: their refusal is the whole of them.

@@ -19,6 +19,7 @@ mod attempt;
 mod calls;
 mod control;
 mod debug;
+mod domains;
 mod events;
 mod exempt;
 mod extended;
@@ -72,6 +73,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     laws::check(&mut probe, &mut window);
     grants::check(&mut probe, &mut window);
     control::check(&mut probe);
+    domains::check(&mut probe);
     debug::check(&mut probe);
     extended::check(&mut probe);
     privileged::check(&mut probe, &window);

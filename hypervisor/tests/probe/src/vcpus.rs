@@ -172,7 +172,11 @@ fn events(probe: &mut Probe) {
     ANSWER.store(answer, Ordering::SeqCst);
     tidy([unmask(question), unmask(timer), send(question)]);
     let end = now().wrapping_add(PATIENCE_NS);
-    let polled = poll(input(&[answer]), 1, end);
+    // A poll may end for an event of another vCPU's: the one that its timer is.
+    let mut polled = poll(input(&[answer]), 1, end);
+    while polled == Ok(0) && WOKEN.load(Ordering::SeqCst) == 0 && now() < end {
+        polled = poll(input(&[answer]), 1, end);
+    }
     let seen = (
         polled,
         QUESTIONS.load(Ordering::SeqCst),

@@ -24,7 +24,7 @@ impl RefWord {
     const ALLOCATED: u64 = 1 << 48;
     const HYPERVISORS: u64 = 1 << 49;
 
-    /// The owner of a free frame, and of one that is no RAM. No domain can have this id.
+    /// The owner of a free frame, of one that is no RAM, and of one that outlives its domain. No domain can have this id.
     pub const NOBODY: DomId = DomId::new(0xffff);
 
     /// A frame that belongs to nobody.
@@ -114,6 +114,16 @@ impl RefWord {
         } else {
             Err(RefError::NotOwner)
         }
+    }
+
+    /// Gives the base reference back and takes the frame from its owner, whoever refers to it: what others still hold is nobody's, and
+    /// comes free when they let it go. `None` if there is no base reference: a bug in the hypervisor.
+    #[must_use]
+    pub const fn disown(self) -> Option<Self> {
+        if self.count() == 0 || !self.is_allocated() {
+            return None;
+        }
+        Some(Self(Self::FREE.0 | self.count().wrapping_sub(1) as u64))
     }
 
     /// Gives one reference back, or returns `None` if there is none: a bug in the hypervisor.

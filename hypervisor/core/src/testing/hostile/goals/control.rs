@@ -1,18 +1,36 @@
 //! Goals about what only the control domain may ask: everybody else is refused.
 
 use super::{NOBODY, TOO_LARGE, bytes};
+use crate::frames::Mfn;
 use crate::hypercalls::table::Row;
 use crate::testing::hostile::calls::call_with;
-use crate::testing::{Act, Choices};
-use bulkhead_abi::control::{ControlOp, Schedule};
+use crate::testing::{Act, Choices, World};
+use alloc::collections::VecDeque;
+use bulkhead_abi::control::{
+    COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, Schedule, SetLimit, VcpuState,
+};
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
-/// A call of the control domain's, or of somebody who is not.
-pub(super) fn control_goal(row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
-    let whom = if error == Some(Errno::Srch) {
-        NOBODY
-    } else {
-        u16::try_from(choices.below(3)).unwrap()
+/// The first number of the domains that domain 0 makes and takes away; guests have lower ones.
+const FRESH: u16 = 5;
+
+/// A call of the control domain's, or of somebody who is not. `others` are frames of other guests.
+pub(super) fn control_goal(
+    row: &Row,
+    error: Option<Errno>,
+    others: &[(u16, Mfn)],
+    at: u64,
+    choices: &mut Choices,
+) -> VecDeque<Act> {
+    let op = row.op.and_then(|(_, number)| ControlOp::from_raw(number));
+    let is_life = op.is_some_and(|op| op as u32 >= ControlOp::CreateDomain as u32);
+    let whom = match error {
+        Some(Errno::Srch) => NOBODY,
+        // Domain 0 may not do it to itself.
+        Some(Errno::Inval | Errno::Exist) if is_life && choices.chance(50) => 0,
+        // The guests are to live on.
+        _ if is_life => FRESH + u16::try_from(choices.below(3)).unwrap(),
+        _ => u16::try_from(choices.below(3)).unwrap(),
     };
     let whom = DomId::new(whom);
     let default = if error == Some(Errno::NoSys) {
@@ -29,11 +47,62 @@ pub(super) fn control_goal(row: &Row, error: Option<Errno>, at: u64, choices: &m
             cpus: choices.one_of(&[1, 3, u64::MAX]),
             ..Schedule::default()
         }),
+        Some(ControlOp::CreateDomain) => {
+            let weight = if error == Some(Errno::Inval) { 0 } else { 256 };
+            bytes(&made(whom, weight))
+        }
+        Some(ControlOp::SetLimit) => bytes(&SetLimit {
+            domain: whom,
+            limit: choices.one_of(&[4, 1000, 2000]),
+        }),
+        Some(ControlOp::CopyMemory) => {
+            let (id, frame) = choices.one_of(others);
+            let direction = choices.one_of(&[COPY_FROM, COPY_TO, COPY_ZEROS]);
+            bytes(&CopyMemory {
+                domain: if error.is_none() { DomId::new(id) } else { whom },
+                direction,
+                offset: 64,
+                // What is written could be an event that nobody told the guest of.
+                len: if direction == COPY_FROM { 64 } else { 0 },
+                frame: frame.raw(),
+                buffer: at,
+            })
+        }
+        Some(ControlOp::SetVcpu) => bytes(&VcpuState {
+            // That of a guest has a state.
+            domain: if error == Some(Errno::Exist) {
+                DomId::new(1)
+            } else {
+                whom
+            },
+            vcpu: if error == Some(Errno::NoEnt) { TOO_LARGE } else { 0 },
+            context: at,
+        }),
         _ => {
             let mut record = whom.raw().to_le_bytes().to_vec();
-            record.resize(64, 0);
+            record.resize(112, 0);
             record
         }
     };
-    call_with(Hypercall::Sysctl, &[u64::from(op), at], record)
+    let act = call_with(Hypercall::Sysctl, &[u64::from(op), at], record);
+    let is_first = row.op == Some((ControlOp::CreateDomain.name(), ControlOp::CreateDomain.raw()));
+    if !is_life || is_first || error == Some(Errno::Srch) {
+        return VecDeque::from([act]);
+    }
+    // What is done to a domain is done to one that is there.
+    let create = [u64::from(ControlOp::CreateDomain.raw()), World::SCRATCH];
+    let create = call_with(Hypercall::Sysctl, &create, bytes(&made(whom, 256)));
+    VecDeque::from([create, act])
+}
+
+/// A domain that is to be made.
+fn made(domain: DomId, weight: u16) -> CreateDomain {
+    CreateDomain {
+        domain,
+        weight,
+        vcpus: 1,
+        limit: 4,
+        cpus: u64::MAX,
+        ..CreateDomain::default()
+    }
 }

@@ -15,7 +15,7 @@ use super::calls::{self, call, call_with};
 use super::programs::canonical;
 use super::tables::Mind;
 use crate::hypercalls::table::{Row, TABLE};
-use crate::testing::{Act, Choices, World};
+use crate::testing::{Act, Choices, Hostile, World};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::console::ConsoleIoOp;
@@ -84,7 +84,11 @@ impl Mind<'_> {
                 Act::UpdateVa(self.play(choices).0, 0, at & !3 | UVMF_INVLPG)
             }
             Hypercall::UpdateVaMapping => self.update_va(choices),
-            Hypercall::Sysctl => control::control_goal(row, error, at, choices),
+            Hypercall::Sysctl => {
+                let frames = |guest: &&Hostile| Some((guest.id, guest.play.first()?.1));
+                let others: Vec<_> = self.others.iter().filter_map(frames).collect();
+                return control::control_goal(row, error, &others, at, choices);
+            }
             // Busy is one that runs.
             Hypercall::VcpuOp if error == Some(Errno::Busy) => {
                 let start = [self.first_state(None, at, choices), calls::bring_up(1)];

@@ -1,0 +1,146 @@
+//! A domain as it begins: a number, vCPUs without a state, the page that it shares with the hypervisor, and no memory.
+//!
+//! Source of what stands in shared info: the guest ABI's section 2.3.
+
+use super::boot_list::MAX_VCPUS;
+use super::builder::BuildError;
+use super::{Domain, Holdings, Lifecycle};
+use crate::console::Line;
+use crate::events::EventTable;
+use crate::frames::{FrameList, Kind, Mfn};
+use crate::grants::{GrantError, Limits, MapTrack};
+use crate::ids::VcpuId;
+use crate::lock::{Lock, SharedLock};
+use crate::machine::Machine;
+use crate::memory::Memory;
+use crate::paging::Work;
+use crate::ports::PortSet;
+use crate::sched::Share;
+use crate::vcpu::{InfoPlace, Vcpu};
+use alloc::vec::Vec;
+use bulkhead_abi::{DomId, shared_info};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use heapless::String;
+
+/// What a domain is made from before it has anything.
+#[derive(Clone, Debug)]
+pub struct Shell<'a> {
+    /// What the operator calls it.
+    pub name: &'a str,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// How many frames it may have.
+    pub limit: u64,
+    /// What its vCPUs are entitled to.
+    pub share: Share,
+    /// The I/O ports that are its own.
+    pub ports: PortSet,
+}
+
+impl Shell<'_> {
+    /// Makes the domain, with the number `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::LongName`], [`BuildError::Vcpus`], [`BuildError::NoHeap`], [`BuildError::NoMemory`]; nothing is left behind then.
+    pub fn make<M: Machine>(&self, memory: &Memory<M>, id: DomId) -> Result<Domain, BuildError> {
+        let name = String::try_from(self.name).map_err(|_| BuildError::LongName)?;
+        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+            return Err(BuildError::Vcpus(self.vcpus));
+        }
+        let events = EventTable::new(id, self.vcpus).map_err(|_| BuildError::NoHeap)?;
+        let mut vcpus = Vec::new();
+        vcpus
+            .try_reserve_exact(self.vcpus as usize)
+            .map_err(|_| BuildError::NoHeap)?;
+        let limits = Limits::default();
+        let grants = memory.new_table(id, limits.frames).map_err(|error| {
+            if error == GrantError::NoHeap {
+                BuildError::NoHeap
+            } else {
+                BuildError::NoMemory(1)
+            }
+        })?;
+        let shared_info = match share(memory, id) {
+            Ok(shared_info) => shared_info,
+            Err(error) => {
+                memory.release_table(grants);
+                return Err(error);
+            }
+        };
+        let now = memory.machine().now();
+        vcpus.extend((0..self.vcpus).map(|n| {
+            let place = InfoPlace {
+                frame: shared_info,
+                word: u16::try_from(n.saturating_mul(8)).unwrap_or(0),
+            };
+            Vcpu::new(VcpuId::new(n), place, now)
+        }));
+        Ok(Domain {
+            id,
+            name,
+            shared_info,
+            // There is no more room than they need, so that nothing is moved.
+            vcpus: vcpus.into_boxed_slice(),
+            events: SharedLock::new(events),
+            memory: Lock::new(Holdings {
+                frames: FrameList::new(),
+                limit: self.limit,
+                kept: 0,
+                is_closed: false,
+            }),
+            lifecycle: Lock::new(Lifecycle::Building),
+            teardown: Lock::new(None),
+            visitors: AtomicU32::new(0),
+            share: Lock::new(self.share),
+            ports: self.ports.clone(),
+            grants: Lock::new(grants),
+            maps: Lock::new(MapTrack::new(limits.maps)),
+            assists: AtomicU64::new(0),
+            console: Lock::new(Line::new()),
+        })
+    }
+}
+
+/// Gives back what a domain has that has never run, and holds nothing but itself.
+pub(super) fn discard<M: Machine>(memory: &Memory<M>, domain: &Domain) {
+    let mut frames = core::mem::take(&mut domain.memory.lock().frames);
+    release(memory, &mut frames);
+    while memory.shrink_table(domain) {}
+    memory.put_as(domain.shared_info, &mut Work::unlimited());
+    memory.put(domain.shared_info);
+}
+
+/// Gives back frames that nobody has used.
+pub(super) fn release<M: Machine>(memory: &Memory<M>, frames: &mut FrameList) {
+    while let Some(mfn) = frames.pop(memory.frames()) {
+        memory.put(mfn);
+    }
+}
+
+/// Makes the frame that hypervisor and guest share, writable for its owner for good.
+fn share<M: Machine>(memory: &Memory<M>, owner: DomId) -> Result<Mfn, BuildError> {
+    let mfn = memory.allocate_shared(owner).ok_or(BuildError::NoMemory(1))?;
+    // A use that lasts as long as the domain: the guest may map it for writing, and never make a table of it.
+    let held = memory.get_as(mfn, owner, Kind::Writable, &mut Work::unlimited());
+    debug_assert_eq!(held, Ok(()), "the frame is fresh");
+    let words = memory.machine().frame(mfn);
+    for slot in words.iter().step_by(8).take(shared_info::LEGACY_VCPUS) {
+        slot.store(1 << 8, Ordering::Relaxed);
+    }
+    drop(words);
+    let (seconds, nanoseconds) = memory.machine().wall_clock_at_start();
+    let [low, high] = [seconds & 0xffff_ffff, seconds >> 32].map(|half| u32::try_from(half).unwrap_or(0));
+    let fields = [
+        (shared_info::offset::WC_VERSION, 2),
+        (shared_info::offset::WC_SEC, low),
+        (shared_info::offset::WC_NSEC, nanoseconds),
+        (shared_info::offset::WC_SEC_HI, high),
+    ];
+    for (offset, value) in fields {
+        memory
+            .machine()
+            .write_frame(mfn, offset, &u32::to_le_bytes(value));
+    }
+    Ok(mfn)
+}

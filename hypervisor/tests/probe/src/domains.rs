@@ -1,0 +1,384 @@
+//! `sysctl`: the lives of other domains. Domain 0 makes one out of nothing, fills it, lets it run, and takes it away again.
+
+use alloc::boxed::Box;
+
+use bulkhead_abi::{
+    DomId, Errno, Hypercall, Record,
+    control::{
+        COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef,
+        STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
+    },
+    layout::PAGE_SIZE,
+    memory::{MemoryOp, MemoryReservation},
+    mmu::{ForeignDom, MmuExt, MmuExtOp},
+    pte, selectors,
+    vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext},
+};
+use bulkhead_runtime::time::Instant;
+
+use crate::{
+    calls::{Answer, call, in_out, input, refusal},
+    control::{NOBODY, ask},
+    probe::{Direction, Probe},
+};
+
+/// The new domain's frames: its program, and tables of all levels that map it at [`PROGRAM`].
+const FRAMES: usize = 5;
+/// Where the program lies.
+const PROGRAM: u64 = 0x40_0000;
+/// What it does: `sched_op.shutdown` with the reason that stands at the end of its page, a reboot.
+const CODE: &[u8] = &[
+    0xb8, 29, 0, 0, 0, // mov eax, sched_op
+    0xbf, 2, 0, 0, 0, // mov edi, shutdown
+    0xbe, 0xfc, 0x0f, 0x40, 0, // mov esi, the record's address
+    0x0f, 0x05, // syscall
+    0xeb, 0xfe, // jmp to itself
+];
+/// The reason, at the end of the page.
+const REBOOT: u32 = 1;
+/// How long the new domain may take.
+const PATIENCE_NS: u64 = 20_000_000_000;
+
+pub(crate) fn check(probe: &mut Probe) {
+    if !probe.is_control() {
+        return;
+    }
+    // The domains of the boot list come first.
+    let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
+    let is_early = || create_domain(&wanted(DomId::new(0))) == Err(refusal(Errno::Again));
+    while is_early() && Instant::now().as_nanos() < deadline {}
+    create(probe);
+    let made = create_domain(&wanted(DomId::INVALID));
+    let Ok(domain) = made else {
+        probe.good("sysctl.create_domain", made);
+        return;
+    };
+    probe.good("sysctl.create_domain", made);
+    infos(probe, domain);
+    limits(probe, domain);
+    let filled = fill(domain);
+    probe.good("sysctl.copy_memory", filled);
+    if let Ok(frames) = filled {
+        copies(probe, domain, &frames);
+        states(probe, domain, &frames);
+    }
+    lives(probe, domain);
+}
+
+fn wanted(domain: DomId) -> CreateDomain {
+    let mut name = [0; 32];
+    for (to, from) in name.iter_mut().zip(b"made") {
+        *to = *from;
+    }
+    CreateDomain {
+        domain,
+        weight: 256,
+        vcpus: 2,
+        limit: FRAMES as u64,
+        cpus: u64::MAX,
+        name,
+        ..CreateDomain::ZERO
+    }
+}
+
+fn create_domain(wanted: &CreateDomain) -> Result<DomId, Answer> {
+    let mut record = *wanted;
+    let answer = ask(ControlOp::CreateDomain, in_out(&mut record));
+    if answer == Ok(0) {
+        Ok(record.domain)
+    } else {
+        Err(answer)
+    }
+}
+
+fn create(probe: &mut Probe) {
+    let refused = |wanted: CreateDomain| create_domain(&wanted).err().unwrap_or(Ok(0));
+    let any = wanted(DomId::INVALID);
+    probe.all_refused(
+        "sysctl.create_domain",
+        Errno::Inval,
+        &[
+            refused(CreateDomain { weight: 0, ..any }),
+            refused(CreateDomain { vcpus: 0, ..any }),
+            refused(CreateDomain { vcpus: 33, ..any }),
+            refused(CreateDomain { cpus: 0, ..any }),
+            refused(CreateDomain {
+                reserved: [1, 0],
+                ..any
+            }),
+            refused(CreateDomain {
+                name: [0xff; 32],
+                ..any
+            }),
+            refused(wanted(DomId::SELF)),
+        ],
+    );
+    let taken = [0, 1].map(|id| refused(wanted(DomId::new(id))));
+    probe.all_refused("sysctl.create_domain", Errno::Exist, &taken);
+    // What cannot be written back is refused for what it says, if that is nothing.
+    probe.faults("sysctl.create_domain", Direction::In, |at| {
+        ask(ControlOp::CreateDomain, at)
+    });
+}
+
+fn info(from: DomId) -> (Answer, DomainInfo) {
+    let mut record = DomainInfo {
+        domain: from,
+        ..DomainInfo::ZERO
+    };
+    let answer = ask(ControlOp::DomainInfo, in_out(&mut record));
+    (answer, record)
+}
+
+fn infos(probe: &mut Probe, domain: DomId) {
+    let (answer, found) = info(domain);
+    let is_right = answer == Ok(0)
+        && found.domain == domain
+        && found.name.starts_with(b"made\0")
+        && (found.state, found.vcpus, found.online) == (STATE_BUILDING, 2, 0)
+        && (found.pages, found.limit) == (0, FRAMES as u64);
+    probe.good(
+        "sysctl.domain_info",
+        if is_right { Ok(()) } else { Err((answer, found)) },
+    );
+    let beyond = [DomId::new(domain.raw().wrapping_add(1)), DomId::SELF].map(|id| info(id).0);
+    probe.all_refused("sysctl.domain_info", Errno::Srch, &beyond);
+    probe.faults("sysctl.domain_info", Direction::InOut, |at| {
+        ask(ControlOp::DomainInfo, at)
+    });
+}
+
+fn limits(probe: &mut Probe, domain: DomId) {
+    let set = |domain, limit| ask(ControlOp::SetLimit, input(&SetLimit { domain, limit }));
+    let more = set(domain, 64);
+    let seen = info(domain).1.limit;
+    let back = set(domain, FRAMES as u64);
+    let is_right = (more, seen, back) == (Ok(0), 64, Ok(0));
+    probe.good(
+        "sysctl.set_limit",
+        if is_right { Ok(()) } else { Err((more, seen, back)) },
+    );
+    probe.refused("sysctl.set_limit", Errno::Srch, set(NOBODY, 64));
+    probe.faults("sysctl.set_limit", Direction::In, |at| {
+        ask(ControlOp::SetLimit, at)
+    });
+}
+
+fn copy(domain: DomId, direction: u16, frame: u64, bytes: &mut [u8]) -> Answer {
+    let record = CopyMemory {
+        domain,
+        direction,
+        offset: 0,
+        len: bytes.len() as u64,
+        frame,
+        buffer: in_out(bytes),
+    };
+    ask(ControlOp::CopyMemory, input(&record))
+}
+
+/// Gives the domain its frames and their contents: a program, and a table of each level. Answers their numbers.
+fn fill(domain: DomId) -> Result<[u64; FRAMES], Answer> {
+    let mut frames = [0, 1, 2, 3, 4];
+    let reservation = MemoryReservation {
+        extent_start: in_out(&mut frames),
+        nr_extents: FRAMES as u64,
+        domid: domain,
+        ..MemoryReservation::ZERO
+    };
+    let op = u64::from(MemoryOp::PopulatePhysmap.raw());
+    let populated = call(Hypercall::MemoryOp, [op, input(&reservation)]);
+    if populated != Ok(FRAMES as u64) {
+        return Err(populated);
+    }
+    let [program, l1, l2, l3, l4] = frames;
+    let mut page = Box::new([0; PAGE_SIZE]);
+    for (to, from) in page.iter_mut().zip(CODE) {
+        *to = *from;
+    }
+    if let Some(end) = page.last_chunk_mut() {
+        *end = REBOOT.to_le_bytes();
+    }
+    let mut done = copy(domain, COPY_TO, program, page.as_mut_slice());
+    for (table, slot, target) in [(l1, 0, program), (l2, 2_usize, l1), (l3, 0, l2), (l4, 0, l3)] {
+        let entry: u64 = target << 12 | pte::PRESENT | pte::USER;
+        *page = [0; PAGE_SIZE];
+        for (to, from) in page.iter_mut().skip(slot << 3).zip(entry.to_le_bytes()) {
+            *to = from;
+        }
+        done = done.and(copy(domain, COPY_TO, table, page.as_mut_slice()));
+    }
+    let pinned = pin(domain, MmuExtOp::PinL4Table, l4);
+    match done.and(pinned) {
+        Ok(_) => Ok(frames),
+        refused => Err(refused),
+    }
+}
+
+/// Domain 0 pins or unpins a table of another domain's.
+fn pin(domain: DomId, op: MmuExtOp, frame: u64) -> Answer {
+    let record = MmuExt {
+        cmd: op.raw(),
+        arg1: frame,
+        ..MmuExt::ZERO
+    };
+    let foreign = ForeignDom {
+        page_owner: domain,
+        table_owner: None,
+    };
+    call(
+        Hypercall::MmuextOp,
+        [input(&record), 1, 0, u64::from(foreign.raw())],
+    )
+}
+
+fn copies(probe: &mut Probe, domain: DomId, frames: &[u64; FRAMES]) {
+    let [program, l1, ..] = *frames;
+    let mut bytes = [0; 32];
+    let read = copy(domain, COPY_FROM, program, &mut bytes);
+    let zeroed = ask(
+        ControlOp::CopyMemory,
+        input(&CopyMemory {
+            domain,
+            direction: COPY_ZEROS,
+            offset: 2048,
+            len: 1024,
+            frame: program,
+            buffer: 0,
+        }),
+    );
+    let is_same = bytes.starts_with(CODE);
+    let is_right = (read, zeroed, is_same) == (Ok(0), Ok(0), true);
+    probe.law(
+        "what-is-copied-to-a-domain-is-there",
+        if is_right {
+            Ok(())
+        } else {
+            Err((read, zeroed, bytes))
+        },
+    );
+    let mut page = Box::new([0; PAGE_SIZE + 1]);
+    let refusals = [
+        copy(domain, 3, program, &mut bytes),
+        copy(domain, COPY_FROM, program, page.as_mut_slice()),
+        copy(domain, COPY_FROM, u64::MAX, &mut bytes),
+        // It is a page table now.
+        copy(domain, COPY_TO, l1, &mut bytes),
+        copy(DomId::new(0), COPY_FROM, program, &mut bytes),
+        copy(DomId::new(1), COPY_FROM, program, &mut bytes),
+    ];
+    probe.all_refused("sysctl.copy_memory", Errno::Inval, &refusals);
+    probe.refused(
+        "sysctl.copy_memory",
+        Errno::Srch,
+        copy(NOBODY, COPY_FROM, program, &mut bytes),
+    );
+    probe.faults("sysctl.copy_memory", Direction::In, |at| {
+        ask(ControlOp::CopyMemory, at)
+    });
+}
+
+fn states(probe: &mut Probe, domain: DomId, frames: &[u64; FRAMES]) {
+    let [program, .., l4] = *frames;
+    let mut context = Box::new(VcpuGuestContext::ZERO);
+    context.flags = VGCF_IN_KERNEL | VGCF_ONLINE;
+    context.user_regs.rip = PROGRAM;
+    context.user_regs.cs = selectors::FLAT_RING3_CS64;
+    context.user_regs.ss = selectors::FLAT_RING3_SS.into();
+    if let Some(root) = context.ctrlreg.get_mut(3) {
+        *root = l4 << 12;
+    }
+    let set = |domain: DomId, vcpu: u32, context: &VcpuGuestContext| {
+        ask(
+            ControlOp::SetVcpu,
+            input(&VcpuState {
+                domain,
+                vcpu,
+                context: input(context),
+            }),
+        )
+    };
+    let mut wrong = context.clone();
+    if let Some(root) = wrong.ctrlreg.get_mut(3) {
+        *root = program << 12;
+    }
+    probe.all_refused(
+        "sysctl.set_vcpu",
+        Errno::Inval,
+        &[set(domain, 0, &wrong), set(DomId::new(0), 1, &context)],
+    );
+    probe.good("sysctl.set_vcpu", set(domain, 0, &context));
+    probe.refused("sysctl.set_vcpu", Errno::Exist, set(domain, 0, &context));
+    probe.refused("sysctl.set_vcpu", Errno::NoEnt, set(domain, 2, &context));
+    probe.refused("sysctl.set_vcpu", Errno::Srch, set(NOBODY, 0, &context));
+    probe.faults("sysctl.set_vcpu", Direction::In, |at| ask(ControlOp::SetVcpu, at));
+}
+
+fn tell(op: ControlOp, domain: DomId) -> Answer {
+    ask(op, input(&DomainRef { domain, reserved: 0 }))
+}
+
+/// It runs when it is let, ends as its program wants, and leaves nothing behind.
+fn lives(probe: &mut Probe, domain: DomId) {
+    for (name, op) in [
+        ("sysctl.pause_domain", ControlOp::PauseDomain),
+        ("sysctl.unpause_domain", ControlOp::UnpauseDomain),
+        ("sysctl.destroy_domain", ControlOp::DestroyDomain),
+    ] {
+        probe.refused(name, Errno::Srch, tell(op, NOBODY));
+        let reserved = DomainRef { domain, reserved: 1 };
+        let own = [
+            tell(op, DomId::new(0)),
+            tell(op, DomId::SELF),
+            ask(op, input(&reserved)),
+        ];
+        probe.all_refused(name, Errno::Inval, &own);
+        probe.faults(name, Direction::In, |at| ask(op, at));
+    }
+    // The other probe runs, and is none the worse for it.
+    let neighbour = DomId::new(1);
+    let paused = tell(ControlOp::PauseDomain, neighbour);
+    let seen = info(neighbour).1.state;
+    let resumed = tell(ControlOp::UnpauseDomain, neighbour);
+    let after = info(neighbour).1.state;
+    let is_right = [paused, resumed] == [Ok(0); 2] && seen != STATE_RUNNING && after != STATE_PAUSED;
+    probe.good(
+        "sysctl.pause_domain",
+        if is_right {
+            Ok(())
+        } else {
+            Err((paused, seen, resumed, after))
+        },
+    );
+
+    let started = tell(ControlOp::UnpauseDomain, domain);
+    let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
+    let mut last = info(domain).1;
+    while last.state != STATE_SHUT_DOWN && Instant::now().as_nanos() < deadline {
+        last = info(domain).1;
+    }
+    let is_right = (started, last.state, last.reason) == (Ok(0), STATE_SHUT_DOWN, REBOOT);
+    probe.good(
+        "sysctl.unpause_domain",
+        if is_right { Ok(()) } else { Err((started, last)) },
+    );
+
+    let before = last.machine_free;
+    let destroyed = tell(ControlOp::DestroyDomain, domain);
+    let gone = info(domain).0;
+    let free = info(DomId::new(0)).1.machine_free;
+    // Other domains take and give back frames meanwhile, a few at a time.
+    let is_right = destroyed == Ok(0) && gone.is_err() && free.saturating_add(64) > before;
+    probe.good(
+        "sysctl.destroy_domain",
+        if is_right {
+            Ok(())
+        } else {
+            Err((destroyed, gone, before, free))
+        },
+    );
+    probe.refused(
+        "sysctl.destroy_domain",
+        Errno::Srch,
+        tell(ControlOp::DestroyDomain, domain),
+    );
+}
