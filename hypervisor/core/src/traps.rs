@@ -5,6 +5,7 @@ use crate::domains::Domain;
 use crate::faults::Resolved;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
+use crate::schedule::Rest;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, Interrupted};
 use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
@@ -305,7 +306,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Ends the running domain for what it did, and says so with its registers and the way that it came.
-    pub(crate) fn crash(&self, current: &Current, regs: &Regs, why: Fatal) {
+    pub(crate) fn crash(&self, current: &mut Current, regs: &Regs, why: Fatal) {
         let domain: &Domain = &current.domain;
         log::error!(
             "domain {} ({}) vCPU {}: {why}",
@@ -318,6 +319,8 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.log_backtrace(regs);
         self.shut_down(domain, ShutdownReason::Crash);
+        // It does not go on, and need not be told by way of its CPU.
+        current.rest = Some(Rest::Block);
     }
 
     /// Follows the guest's frame pointers: each points at the caller's, with the return address above it.

@@ -139,7 +139,7 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(call.regs.rax)
 }
 
-fn crash<M: Machine>(call: &Call<'_, M>) -> u64 {
+fn crash<M: Machine>(call: &mut Call<'_, M>) -> u64 {
     call.hv.crash(call.current, call.regs, Fatal::BadReturn);
     0
 }
