@@ -5,7 +5,6 @@ use crate::domains::Domain;
 use crate::faults::Resolved;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
-use crate::schedule::Rest;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, Interrupted};
 use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
@@ -318,9 +317,7 @@ impl<M: Machine> Hypervisor<M> {
             log::error!("  {row}");
         }
         self.log_backtrace(regs);
-        self.shut_down(domain, ShutdownReason::Crash);
-        // It does not go on, and need not be told by way of its CPU.
-        current.rest = Some(Rest::Block);
+        self.end(current, ShutdownReason::Crash);
     }
 
     /// Follows the guest's frame pointers: each points at the caller's, with the return address above it.

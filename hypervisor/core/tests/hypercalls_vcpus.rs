@@ -8,10 +8,24 @@ use bulkhead_abi::sched::{SchedOp, ShutdownReason};
 use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VGCF_ONLINE, VcpuGuestContext, VcpuOp};
 use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 use bulkhead_core::ids::CpuId;
+use bulkhead_core::lock;
 use bulkhead_core::machine::Flush;
 use bulkhead_core::paging::Level;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
 use bulkhead_core::{EndPolicy, Exception, Machine};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+/// Turns the checks of lock order on: without them nobody knows when a CPU can be interrupted. Each thread is a CPU to them.
+fn check_locks() {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed));
+    }
+    lock::use_cpu_number(|| NUMBER.get());
+}
 
 /// A machine with `cpus` CPUs and a domain that has `vcpus` vCPUs, the first of which runs on the first CPU.
 fn world(cpus: u32, vcpus: u32) -> World {
@@ -419,4 +433,53 @@ fn a_vcpu_that_does_not_run_remembers_nothing_and_nobody_is_interrupted_for_it()
     let list = [World::SCRATCH, 1, 0, u64::from(DomId::SELF.raw())];
     assert_eq!(world.call(0, Hypercall::MmuextOp, &list), Ok(0));
     assert_eq!(world.sim().flushes(), before);
+}
+
+#[test]
+fn a_vcpu_that_ends_its_domain_while_another_does_goes_no_further() {
+    check_locks();
+    for moment in 0.. {
+        let world = started(2);
+        assert_eq!(world.enter(1), Some((1, 1)));
+        world.write(1, World::SCRATCH, &0_u32);
+        let left = AtomicUsize::new(moment);
+        let came = Arc::new(AtomicBool::new(false));
+        let (weak, tell) = (world.downgrade(), Arc::clone(&came));
+        world.sim().set_interruption(move |_| {
+            if left.fetch_sub(1, Relaxed) != 0 {
+                return;
+            }
+            tell.store(true, Relaxed);
+            let world = weak.upgrade().unwrap();
+            if world.running(1).is_some() {
+                // It has no handler for that.
+                world.raise(
+                    1,
+                    Exception {
+                        vector: 0,
+                        error_code: 0,
+                        address: 0,
+                    },
+                );
+                assert_eq!(world.running(1), None, "at moment {moment}");
+            }
+        });
+        world.sim().allow_interruption(true);
+        let _ = world.call(
+            0,
+            Hypercall::SchedOp,
+            &[u64::from(SchedOp::Shutdown.raw()), World::SCRATCH],
+        );
+        world.sim().allow_interruption(false);
+        assert_eq!(
+            [0, 1].map(|cpu| world.enter(cpu)),
+            [None; 2],
+            "at moment {moment}"
+        );
+        world.invariants();
+        if !came.load(Relaxed) {
+            assert!(moment > 5, "nobody came between");
+            return;
+        }
+    }
 }

@@ -25,7 +25,7 @@ pub(super) fn block<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 pub(super) fn shutdown<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let reason = reason(call)?;
-    call.hv.shut_down(call.domain(), reason);
+    call.hv.end(call.current, reason);
     Ok(0)
 }
 

@@ -6,9 +6,9 @@
 //! What a vCPU's standing is changes under its domain's lifecycle lock: the last vCPU that goes down takes the domain with it, whoever
 //! else goes at the same time, and none comes up in a domain that has ended.
 
-use super::Key;
+use super::{Key, Rest};
 use crate::domains::Domain;
-use crate::hypervisor::{Hypervisor, Shared};
+use crate::hypervisor::{Current, Hypervisor, Shared};
 use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::sched::{SchedError, State};
@@ -78,6 +78,17 @@ impl<M: Machine> Hypervisor<M> {
         {
             self.cancel_deadline(domain, vcpu, purpose);
         }
+    }
+
+    /// Ends the running vCPU's domain. Whoever ended it first, the vCPU does not go on: another that ends the domain at this moment may
+    /// not have come to this one yet.
+    pub(crate) fn end(&self, current: &mut Current, reason: ShutdownReason) {
+        self.shut_down(&current.domain, reason);
+        if let Some(vcpu) = current.vcpu() {
+            self.stop_vcpu(&current.domain, vcpu);
+        }
+        // It need not be told by way of its CPU.
+        current.rest = Some(Rest::Block);
     }
 
     /// Takes a domain from its CPUs, until it is let run again. Its deadlines stay, and events are shown to it.

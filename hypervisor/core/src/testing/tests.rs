@@ -244,3 +244,14 @@ fn a_frame_that_is_no_ram_cannot_be_touched_and_does_not_exist_twice() {
     assert_eq!(mapped.memory.free_frames(), 16 - mapped.frames.len());
     assert!(!ram.has(Mfn::new(ram.limit()).unwrap()));
 }
+
+#[test]
+#[should_panic(expected = "woken again and again")]
+fn a_timer_that_is_set_to_the_past_without_end_is_no_way_to_wait() {
+    let mapped = Mapped::new(TABLE);
+    let sim = mapped.sim();
+    for _ in 0..200 {
+        sim.set_timer(Some(sim.now()));
+        assert!(sim.wait_for_interrupt());
+    }
+}

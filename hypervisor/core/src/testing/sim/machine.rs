@@ -291,6 +291,9 @@ impl Machine for Sim {
             }
         }
         let (was_kicked, was_due) = self.take_interrupts();
+        if was_due && !was_kicked {
+            self.note_alarm();
+        }
         was_kicked || was_due
     }
 

@@ -121,6 +121,8 @@ struct SimCpu {
     xcr0: u64,
     timer: Option<u64>,
     is_kicked: bool,
+    /// When its timer last ended a wait, and how often in a row at that moment.
+    last_alarm: (u64, u32),
 }
 
 /// A CPU's FPU.
@@ -315,6 +317,19 @@ impl Sim {
             cpu.timer = None;
         }
         (core::mem::take(&mut cpu.is_kicked), is_due)
+    }
+
+    /// The timer of the acting CPU has ended its wait: for something that is done now, or the CPU would never wait.
+    fn note_alarm(&self) {
+        let mut state = self.state();
+        let now = state.now;
+        let (moment, times) = &mut state.acting().last_alarm;
+        *times = if *moment == now { *times + 1 } else { 0 };
+        *moment = now;
+        assert!(
+            *times < 100,
+            "a CPU that idles is woken again and again for what was due at {now}"
+        );
     }
 
     /// The level 4 table that `cpu` has loaded; none while it idles.
