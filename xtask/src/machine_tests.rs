@@ -36,6 +36,8 @@ pub(crate) enum InFull {
     Once,
     /// The test on every other CPU model.
     OnEveryCpu,
+    /// The same, and nothing outside the full matrix: the test takes long.
+    OnlyThere,
     /// The test on every combination of board, memory and CPU model.
     OnEveryMachine,
 }
@@ -100,6 +102,12 @@ impl MachineTest {
     /// With another way to end than a clean one.
     const fn ends(mut self, ending: Ending) -> Self {
         self.expected.ending = ending;
+        self
+    }
+
+    /// With another limit than a minute.
+    const fn limit(mut self, limit: Duration) -> Self {
+        self.expected.limit = limit;
         self
     }
 
@@ -323,6 +331,13 @@ const FUZZ: &[Domain<'static>] = &[
     fuzz_kernel("mode=kernel seed=5 streams=20000"),
 ];
 
+/// The programs among these, for long. (Kernels do not last: a stream ends them.)
+const FUZZ_MILLION: &[Domain<'static>] = &[
+    Domain::new("programs", "fuzz").command_line("mode=user seed=1 streams=1000000"),
+    Domain::new("server", "events").command_line("role=server peer=2"),
+    Domain::new("client", "events").command_line("role=client peer=1"),
+];
+
 /// One that runs instructions whose ends are known.
 const TRAPS: &[Domain<'static>] = &[Domain::new("traps", "fuzz").command_line("mode=known")];
 
@@ -512,6 +527,16 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("direct-gates", PROBES)
         .steps(&[expect("(bh)*direct gates: ")])
         .checks(545),
+    // A million of them.
+    test("fuzz-million", FUZZ_MILLION)
+        .words(&[])
+        .steps(&[
+            expect("fuzz: 1000000 streams"),
+            expect("CHECK entries-make-sense ok"),
+        ])
+        .checks(103)
+        .limit(Duration::from_secs(600))
+        .in_full(InFull::OnlyThere),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.
