@@ -88,16 +88,7 @@ pub trait Machine: Sync + 'static {
     fn frame(&self, mfn: Mfn) -> Self::Frame<'_>;
 
     /// Copies from `mfn`, from byte `offset` on; what would lie beyond it is left as it is.
-    fn read_frame(&self, mfn: Mfn, offset: usize, into: &mut [u8]) {
-        let words = self.frame(mfn);
-        let bytes = words
-            .iter()
-            .skip(offset / 8)
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        for (to, from) in into.iter_mut().zip(bytes.skip(offset % 8)) {
-            *to = from;
-        }
-    }
+    fn read_frame(&self, mfn: Mfn, offset: usize, into: &mut [u8]);
 
     /// Copies `bytes` into `mfn` from byte `offset` on; what would not fit is left out.
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]);

@@ -2,7 +2,7 @@
 
 use crate::domains::Domain;
 use crate::frames::words::TypeWord;
-use crate::frames::{Buddy, FrameList, FrameTable, Mfn, Pfn, RefError, table::Put};
+use crate::frames::{Buddy, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, table::Put};
 use crate::lock::{Lock, Rank};
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
@@ -78,6 +78,20 @@ impl<M: Machine> Memory<M> {
         let mfn = self.buddy.lock().alloc(0)?;
         self.prepare(mfn, owner, true);
         Some(mfn)
+    }
+
+    /// Takes a frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it.
+    pub(crate) fn share(&self, owner: DomId) -> Option<Mfn> {
+        let mfn = self.allocate_shared(owner)?;
+        let held = self.get_as(mfn, owner, Kind::Writable, &mut Work::unlimited());
+        debug_assert_eq!(held, Ok(()), "the frame is fresh");
+        Some(mfn)
+    }
+
+    /// Gives back what [`Memory::share`] took.
+    pub(crate) fn unshare(&self, mfn: Mfn) {
+        self.put_as(mfn, &mut Work::unlimited());
+        self.put(mfn);
     }
 
     fn prepare(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) {

@@ -8,9 +8,10 @@
 
 use bulkhead_abi::control::{
     COPY_FROM, COPY_TO, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef, STATE_BUILDING,
-    STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN,
+    STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, VcpuState,
 };
 use bulkhead_abi::event::{ChannelStatus, EventChannelOp, Status};
+use bulkhead_abi::grant::{GrantStatus, GrantTableOp, SetupTable};
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::EndPolicy;
@@ -210,6 +211,44 @@ fn a_domain_that_runs_elsewhere_leaves_its_cpu_first() {
         world.invariants();
     }
     assert_eq!(info(&mut world, 1, 1), Err(Errno::Srch));
+}
+
+#[test]
+fn nothing_is_given_to_a_domain_that_is_being_destroyed() {
+    let mut world = world(&[3], 2);
+    assert_eq!(world.enter(0), Some((3, 0)));
+    let free = world.hv().memory().free_frames();
+    let id = DomId::new(3);
+    // It has not left its CPU, so that this is only the beginning.
+    assert_eq!(world.hv().destroy_domain(id), Err(Errno::Restart));
+    let copy = CopyMemory {
+        domain: id,
+        direction: COPY_TO,
+        ..CopyMemory::default()
+    };
+    assert_eq!(ask(&mut world, 1, ControlOp::CopyMemory, copy), Err(Errno::Srch));
+    let state = VcpuState {
+        domain: id,
+        vcpu: 0,
+        context: World::SCRATCH,
+    };
+    assert_eq!(ask(&mut world, 1, ControlOp::SetVcpu, state), Err(Errno::Srch));
+    let mut setup = SetupTable {
+        dom: id,
+        nr_frames: 2,
+        frame_list: World::SCRATCH + 512,
+        ..SetupTable::default()
+    };
+    let args = [u64::from(GrantTableOp::SetupTable.raw()), World::SCRATCH, 1];
+    let record = (World::SCRATCH, &mut setup);
+    world
+        .call_with(1, Hypercall::GrantTableOp, &args, record)
+        .unwrap();
+    assert_eq!(setup.status, GrantStatus::BadDomain.raw());
+    world.invariants();
+    tell(&mut world, 1, ControlOp::DestroyDomain, 3).unwrap();
+    world.invariants();
+    assert_eq!(world.hv().memory().free_frames(), free + GUEST);
 }
 
 #[test]

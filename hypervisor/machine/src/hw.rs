@@ -113,6 +113,16 @@ impl Machine for Hw {
         frame_words(mfn.raw())
     }
 
+    fn read_frame(&self, mfn: Mfn, offset: usize, into: &mut [u8]) {
+        let Some(room) = PAGE_SIZE.checked_sub(offset) else {
+            return;
+        };
+        let len = into.len().min(room);
+        let frame = direct(mfn.maddr());
+        // SAFETY: as in `write_frame`, the other way: `into` is the hypervisor's own, and no part of a guest's frame.
+        unsafe { core::ptr::copy_nonoverlapping(frame.add(offset), into.as_mut_ptr(), len) };
+    }
+
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
         let Some(room) = PAGE_SIZE.checked_sub(offset) else {
             return;

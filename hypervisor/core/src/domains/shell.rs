@@ -7,13 +7,12 @@ use super::builder::BuildError;
 use super::{Domain, Holdings, Lifecycle};
 use crate::console::Line;
 use crate::events::EventTable;
-use crate::frames::{FrameList, Kind, Mfn};
+use crate::frames::{FrameList, Mfn};
 use crate::grants::{GrantError, Limits, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::paging::Work;
 use crate::ports::PortSet;
 use crate::sched::Share;
 use crate::vcpu::{InfoPlace, Vcpu};
@@ -54,20 +53,17 @@ impl Shell<'_> {
             .try_reserve_exact(self.vcpus as usize)
             .map_err(|_| BuildError::NoHeap)?;
         let limits = Limits::default();
+        let shared_info = memory.share(id).ok_or(BuildError::NoMemory(1))?;
+        // The last thing that may fail.
         let grants = memory.new_table(id, limits.frames).map_err(|error| {
+            memory.unshare(shared_info);
             if error == GrantError::NoHeap {
                 BuildError::NoHeap
             } else {
                 BuildError::NoMemory(1)
             }
         })?;
-        let shared_info = match share(memory, id) {
-            Ok(shared_info) => shared_info,
-            Err(error) => {
-                memory.release_table(grants);
-                return Err(error);
-            }
-        };
+        fill_in(memory, shared_info);
         let now = memory.machine().now();
         vcpus.extend((0..self.vcpus).map(|n| {
             let place = InfoPlace {
@@ -107,8 +103,7 @@ pub(super) fn discard<M: Machine>(memory: &Memory<M>, domain: &Domain) {
     let mut frames = core::mem::take(&mut domain.memory.lock().frames);
     release(memory, &mut frames);
     while memory.shrink_table(domain) {}
-    memory.put_as(domain.shared_info, &mut Work::unlimited());
-    memory.put(domain.shared_info);
+    memory.unshare(domain.shared_info);
 }
 
 /// Gives back frames that nobody has used.
@@ -118,12 +113,8 @@ pub(super) fn release<M: Machine>(memory: &Memory<M>, frames: &mut FrameList) {
     }
 }
 
-/// Makes the frame that hypervisor and guest share, writable for its owner for good.
-fn share<M: Machine>(memory: &Memory<M>, owner: DomId) -> Result<Mfn, BuildError> {
-    let mfn = memory.allocate_shared(owner).ok_or(BuildError::NoMemory(1))?;
-    // A use that lasts as long as the domain: the guest may map it for writing, and never make a table of it.
-    let held = memory.get_as(mfn, owner, Kind::Writable, &mut Work::unlimited());
-    debug_assert_eq!(held, Ok(()), "the frame is fresh");
+/// Writes what stands in shared info at first.
+fn fill_in<M: Machine>(memory: &Memory<M>, mfn: Mfn) {
     let words = memory.machine().frame(mfn);
     for slot in words.iter().step_by(8).take(shared_info::LEGACY_VCPUS) {
         slot.store(1 << 8, Ordering::Relaxed);
@@ -142,5 +133,4 @@ fn share<M: Machine>(memory: &Memory<M>, owner: DomId) -> Result<Mfn, BuildError
             .machine()
             .write_frame(mfn, offset, &u32::to_le_bytes(value));
     }
-    Ok(mfn)
 }

@@ -18,7 +18,7 @@ use crate::frames::FrameList;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Flush, Machine};
 use crate::paging::Work;
-use crate::vcpu::{Standing, Vcpu};
+use crate::vcpu::{InfoPlace, Standing, Vcpu};
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
@@ -39,7 +39,10 @@ enum Step {
     Stopping,
     Devices,
     Channels,
-    States,
+    /// The first vCPU whose state may be left.
+    States {
+        from: usize,
+    },
     /// Whether a table was found since the first frame was looked at.
     Tables {
         found: bool,
@@ -51,6 +54,9 @@ enum Step {
     Frames,
     Done,
 }
+
+/// What a vCPU's state is worth, in entries looked at, but for page tables that come down with it.
+const STATE_WORTH: u32 = 32;
 
 /// What a portion of mappings is worth, or a frame of the table.
 const GRANTS_WORTH: u32 = 192;
@@ -152,32 +158,33 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Lets go of what the vCPUs of a domain that is stopped hold, and of what it shares with the hypervisor.
-    fn let_states_go(&self, domain: &Domain, work: &mut Work) {
-        // No port is left to be raised, so nobody looks for these records any more.
-        for vcpu in &domain.vcpus {
-            if let Some(context) = vcpu.unpark() {
-                for (mfn, kind) in context.holds() {
-                    debug_assert!(kind.is_validated(), "{mfn:?}");
-                    self.memory.put_as(mfn, work);
-                }
-            }
-            vcpu.set_standing(Standing::Blank);
-            let info = vcpu.info().frame;
-            if info != domain.shared_info {
-                self.memory.put_as(info, work);
-            }
-            // No lock is held while a frame may go.
-            let times = vcpu.runstate_area.lock().take();
-            if let Some(area) = times {
-                area.release(&self.memory, work);
-            }
-            let clock = vcpu.clock.lock().area.take();
-            if let Some(area) = clock {
-                area.release(&self.memory, work);
+    /// Lets go of what a vCPU of a domain that is stopped holds.
+    fn let_state_go(&self, domain: &Domain, vcpu: &Vcpu, work: &mut Work) {
+        work.spend(STATE_WORTH);
+        // No port is left to be raised, so nobody looks for this record any more.
+        let info = vcpu.info();
+        if info.frame != domain.shared_info {
+            vcpu.set_info(InfoPlace {
+                frame: domain.shared_info,
+                ..info
+            });
+            self.memory.put_as(info.frame, work);
+        }
+        if let Some(context) = vcpu.unpark() {
+            for (mfn, _) in context.holds() {
+                self.memory.put_as(mfn, work);
             }
         }
-        self.memory.put_as(domain.shared_info, work);
+        vcpu.set_standing(Standing::Blank);
+        // No lock is held while a frame may go.
+        let times = vcpu.runstate_area.lock().take();
+        if let Some(area) = times {
+            area.release(&self.memory, work);
+        }
+        let clock = vcpu.clock.lock().area.take();
+        if let Some(area) = clock {
+            area.release(&self.memory, work);
+        }
     }
 
     /// Gets the teardown a step further.
@@ -199,14 +206,21 @@ impl<M: Machine> Hypervisor<M> {
             Step::Channels => {
                 work.spend(CHANNELS_WORTH);
                 if self.close_channels(domain, CHANNELS) {
-                    Step::States
+                    Step::States { from: 0 }
                 } else {
                     Step::Channels
                 }
             }
-            Step::States => {
+            Step::States { from } if let Some(vcpu) = domain.vcpus.get(from) => {
+                self.let_state_go(domain, vcpu, work);
+                Step::States {
+                    from: from.saturating_add(1),
+                }
+            }
+            Step::States { .. } => {
                 self.global_virqs.lock().forget(domain.id);
-                self.let_states_go(domain, work);
+                // The base reference is left, as for all other frames.
+                self.memory.put_as(domain.shared_info, work);
                 let mut holdings = domain.memory.lock();
                 holdings.is_closed = true;
                 teardown.tables = core::mem::take(&mut holdings.frames);

@@ -2,7 +2,7 @@
 
 use super::{GrantError, GrantTable, table};
 use crate::domains::Domain;
-use crate::frames::{Kind, Mfn};
+use crate::frames::Mfn;
 use crate::machine::Machine;
 use crate::memory::Memory;
 use crate::paging::Work;
@@ -32,9 +32,11 @@ impl<M: Machine> Memory<M> {
             work.spend(FRAME_WORTH);
             let (mfn, uses) = self.new_frame(domain.id)?;
             if !domain.grants.lock().push(len, mfn, uses) {
-                // Another vCPU was faster, or there is no room for one more record: the next go sees which.
-                self.release_frame(mfn);
-                return Err(GrantError::NoMemory);
+                self.unshare(mfn);
+                // Another vCPU was faster, or there is no room for one more record.
+                if domain.grants.lock().frames().len() == len {
+                    return Err(GrantError::NoHeap);
+                }
             }
         }
     }
@@ -50,7 +52,7 @@ impl<M: Machine> Memory<M> {
         if table.push(0, mfn, uses) {
             Ok(table)
         } else {
-            self.release_frame(mfn);
+            self.unshare(mfn);
             Err(GrantError::NoHeap)
         }
     }
@@ -60,29 +62,15 @@ impl<M: Machine> Memory<M> {
         let last = domain.grants.lock().pop();
         let was_there = last.is_some();
         if let Some(mfn) = last {
-            self.release_frame(mfn);
+            self.unshare(mfn);
         }
         was_there
     }
 
-    /// Gives up the frames of a table that nobody can use any more.
-    pub(crate) fn release_table(&self, mut table: GrantTable) {
-        while let Some(mfn) = table.pop() {
-            self.release_frame(mfn);
-        }
-    }
-
-    /// A frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it.
+    /// A frame for the table of `owner`, and room for the uses of its entries.
     fn new_frame(&self, owner: DomId) -> Result<(Mfn, table::Uses), GrantError> {
         let uses = table::uses().ok_or(GrantError::NoHeap)?;
-        let mfn = self.allocate_shared(owner).ok_or(GrantError::NoMemory)?;
-        let held = self.get_as(mfn, owner, Kind::Writable, &mut Work::portion());
-        debug_assert_eq!(held, Ok(()), "the frame is fresh");
+        let mfn = self.share(owner).ok_or(GrantError::NoMemory)?;
         Ok((mfn, uses))
-    }
-
-    fn release_frame(&self, mfn: Mfn) {
-        self.put_as(mfn, &mut Work::portion());
-        self.put(mfn);
     }
 }

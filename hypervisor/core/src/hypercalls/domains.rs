@@ -2,9 +2,9 @@
 //!
 //! The control domain may do this to every domain but itself, whose life is its own.
 
-use super::{Answer, Call};
+use super::{Answer, Call, control};
 use crate::domains::builder::BuildError;
-use crate::domains::{Domain, Lifecycle, MAX_DOMAINS, Shell};
+use crate::domains::{Domain, Lifecycle, MAX_DOMAINS, Shell, Visit};
 use crate::frames::{Kind, Mfn};
 use crate::machine::Machine;
 use crate::paging::{PagingError, Work};
@@ -23,11 +23,16 @@ use bulkhead_abi::{DomId, Errno};
 const CHUNK: usize = 1024;
 
 /// Another domain than the caller, by its number.
-pub(super) fn other<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Arc<Domain>, Errno> {
+fn other<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Arc<Domain>, Errno> {
     if id == DomId::SELF || id == call.domain().id {
         return Err(Errno::Inval);
     }
     call.hv.domains.get(id).ok_or(Errno::Srch)
+}
+
+/// Another domain than the caller, for work on its memory.
+pub(super) fn visit_other<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Visit, Errno> {
+    Visit::new(other(call, id)?).ok_or(Errno::Srch)
 }
 
 /// The domain that a record of a number alone is about.
@@ -51,8 +56,7 @@ pub(super) fn info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         Lifecycle::Dying => (STATE_DYING, 0),
     };
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let scale = call.hv.machine().tsc_scale();
-    let [user_ns, kernel_ns, hypervisor_ns] = found.spent().map(|ticks| scale.ns(ticks));
+    let [user_ns, kernel_ns, hypervisor_ns] = control::spent_ns(call, &found);
     let mut name = [0; NAME_LEN];
     for (to, from) in name.iter_mut().zip(found.name.bytes()) {
         *to = from;
@@ -169,7 +173,8 @@ pub(super) fn copy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         frame,
         buffer,
     } = call.read(call.arg::<1>())?;
-    let domain = other(call, domain)?;
+    let visit = visit_other(call, domain)?;
+    let owner = visit.domain().id;
     let first = usize::try_from(offset).map_err(|_| Errno::Inval)?;
     let len = usize::try_from(len).map_err(|_| Errno::Inval)?;
     if first.checked_add(len).is_none_or(|end| end > PAGE_SIZE) {
@@ -179,7 +184,7 @@ pub(super) fn copy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let memory = &call.hv.memory;
     match direction {
         COPY_FROM => {
-            memory.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
+            memory.get(mfn, owner).map_err(|_| Errno::Inval)?;
             let copied = chunks(first, len, |at, done, size| {
                 let mut bytes = [0; CHUNK];
                 let bytes = bytes.get_mut(..size).unwrap_or_default();
@@ -192,7 +197,7 @@ pub(super) fn copy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         COPY_TO | COPY_ZEROS => {
             let mut work = Work::portion();
             memory
-                .get_as(mfn, domain.id, Kind::Writable, &mut work)
+                .get_as(mfn, owner, Kind::Writable, &mut work)
                 .map_err(PagingError::of_operand)?;
             let copied = chunks(first, len, |at, done, size| {
                 let mut bytes = [0; CHUNK];

@@ -4,7 +4,7 @@
 //! or written ends the call. A long list goes on, as its remainder, in another go.
 
 use super::{Answer, Call};
-use crate::domains::Domain;
+use crate::domains::{Domain, Visit};
 use crate::frames::Mfn;
 use crate::grants::{Copy, End, GrantError, HostMap, MapRequest, Place, Rights, UnmapRequest, Unmapping};
 use crate::machine::{Flush, Machine};
@@ -305,18 +305,24 @@ fn one<M: Machine, T: Element>(
     Ok(0)
 }
 
-/// The domain that an operation on a table is about: the caller, or another that it has power over.
-fn subject<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Arc<Domain>, GrantError> {
-    let id = call.resolve(id).map_err(|_| GrantError::Denied)?;
-    call.hv.domains.get(id).ok_or(GrantError::NoDomain)
+/// The domain that an operation on a table is about, if it is not the caller but another that it has power over.
+fn subject<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Option<Visit>, GrantError> {
+    call.visit(id).map_err(|error| {
+        if error == Errno::Perm {
+            GrantError::Denied
+        } else {
+            GrantError::NoDomain
+        }
+    })
 }
 
 pub(super) fn setup_table<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     one(call, |call, setup: &mut SetupTable| {
-        let domain = subject(call, setup.dom)?;
+        let visit = subject(call, setup.dom)?;
+        let domain = call.host(visit.as_ref());
         call.hv
             .memory
-            .grow_table(&domain, setup.nr_frames, &mut Work::portion())?;
+            .grow_table(domain, setup.nr_frames, &mut Work::portion())?;
         for n in 0..setup.nr_frames as usize {
             let frame = domain.grants.lock().frames().nth(n);
             let place = setup.frame_list.wrapping_add((n as u64).wrapping_mul(8));
@@ -329,7 +335,8 @@ pub(super) fn setup_table<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 pub(super) fn query_size<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     one(call, |call, query: &mut QuerySize| {
-        let domain = subject(call, query.dom)?;
+        let visit = subject(call, query.dom)?;
+        let domain = call.host(visit.as_ref());
         let table = domain.grants.lock();
         query.nr_frames = u32::try_from(table.frames().len()).unwrap_or(u32::MAX);
         query.max_nr_frames = table.limit();

@@ -28,9 +28,9 @@ pub(super) fn set_vcpu<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         vcpu,
         context,
     } = call.read(call.arg::<1>())?;
-    let domain = domains::other(call, domain)?;
-    let vcpu = domain.vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
-    give_state(call, &domain, vcpu, context)
+    let visit = domains::visit_other(call, domain)?;
+    let vcpu = visit.domain().vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
+    give_state(call, visit.domain(), vcpu, context)
 }
 
 /// Gives `vcpu`, which has none, the state that stands at `from`.

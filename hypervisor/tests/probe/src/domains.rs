@@ -257,6 +257,13 @@ fn copies(probe: &mut Probe, domain: DomId, frames: &[u64; FRAMES]) {
         },
     );
     let mut page = Box::new([0; PAGE_SIZE + 1]);
+    let whole = page.get_mut(..PAGE_SIZE).unwrap_or_default();
+    let read = copy(domain, COPY_FROM, program, whole);
+    let is_whole = read == Ok(0) && whole.starts_with(CODE) && whole.ends_with(&REBOOT.to_le_bytes());
+    probe.law(
+        "a-whole-page-of-a-domain-is-read",
+        if is_whole { Ok(()) } else { Err(read) },
+    );
     let refusals = [
         copy(domain, 3, program, &mut bytes),
         copy(domain, COPY_FROM, program, page.as_mut_slice()),

@@ -22,6 +22,11 @@ impl Machine for Sim {
         self.ram.frame(mfn)
     }
 
+    fn read_frame(&self, mfn: Mfn, offset: usize, into: &mut [u8]) {
+        self.pause();
+        self.ram.read(mfn, offset, into);
+    }
+
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
         self.pause();
         self.ram.write(mfn, offset, bytes);
