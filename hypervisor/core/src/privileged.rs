@@ -18,6 +18,7 @@ use crate::vcpu::debug::CR4_DE;
 use crate::vcpu::{Callback, Mode, Regs, descriptors};
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Errno, layout};
+
 /// The control registers as a guest sees them at first: CR0, and CR4 with PAE, MCE, OSFXSR, OSXMMEXCPT.
 const CR0: u64 = 0x8005_0033;
 pub(crate) const CR4: u64 = 0x660;

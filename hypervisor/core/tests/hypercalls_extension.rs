@@ -7,33 +7,14 @@ use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, VI
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::vcpu::{RunstateInfo, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall, layout};
+use bulkhead_core::Machine;
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::World;
 use bulkhead_core::vcpu::Gates;
 use bulkhead_core::vcpu::gates::Gate;
-use bulkhead_core::{EndPolicy, Machine};
 
 const US: u64 = 1000;
 const MS: u64 = 1_000_000;
-
-/// One CPU with the domains 1 to `guests`, all of which have booted. Domain 1 is about to run.
-fn world(guests: u16) -> World {
-    let config = SimConfig {
-        free_frames: GuestSpec::FRAMES * u64::from(guests),
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::LastDomain);
-    for id in 1..=guests {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    for _ in 0..guests {
-        world.enter(0);
-        world.boot(0);
-        world.yield_now(0);
-    }
-    assert_eq!(world.running(0), Some((1, 0)));
-    world
-}
 
 fn extension(world: &World, op: ExtensionOp, args: [u64; 2]) -> Result<u64, Errno> {
     let [a, b] = args;
@@ -62,7 +43,7 @@ const HANDLER: u64 = 0x40_1234;
 
 #[test]
 fn a_guest_is_told_which_extensions_there_are() {
-    let world = world(1);
+    let world = World::booted(1);
     let features = || extension(&world, ExtensionOp::Features, [0; 2]);
     assert_eq!(features(), Ok(DIRECT_GATES | VIRTUAL_ALARM));
     world.sim().have_direct_gates(false);
@@ -71,7 +52,7 @@ fn a_guest_is_told_which_extensions_there_are() {
 
 #[test]
 fn direct_gates_are_in_force_while_their_vcpu_runs_and_at_no_other_time() {
-    let world = world(2);
+    let world = World::booted(2);
     let in_force = || world.sim().gates(CpuId::BOOT);
     assert_eq!(set_gate(&world, VECTOR.into(), HANDLER), Ok(0));
     assert_eq!(in_force(), gates(VECTOR, HANDLER));
@@ -89,7 +70,7 @@ fn direct_gates_are_in_force_while_their_vcpu_runs_and_at_no_other_time() {
 
 #[test]
 fn a_direct_gate_can_be_moved_and_taken_away() {
-    let world = world(1);
+    let world = World::booted(1);
     let in_force = || world.sim().gates(CpuId::BOOT);
     assert_eq!(set_gate(&world, VECTOR.into(), HANDLER), Ok(0));
     assert_eq!(set_gate(&world, VECTOR.into(), HANDLER + 1), Ok(0));
@@ -100,7 +81,7 @@ fn a_direct_gate_can_be_moved_and_taken_away() {
 
 #[test]
 fn a_gate_that_must_not_be_is_refused_and_changes_nothing() {
-    let world = world(1);
+    let world = World::booted(1);
     assert_eq!(set_gate(&world, VECTOR.into(), HANDLER), Ok(0));
     let others =
         (0..=255).filter(|&vector| u8::try_from(vector).is_ok_and(|v| !DIRECT_GATE_VECTORS.contains(&v)));
@@ -133,7 +114,7 @@ fn a_gate_that_must_not_be_is_refused_and_changes_nothing() {
 
 /// Two guests on one CPU, the first of which listens to its alarm and has just begun to run.
 fn listening() -> (World, u32) {
-    let world = world(2);
+    let world = World::booted(2);
     let port = world.bind_virq(0, Virq::VirtualAlarm).unwrap();
     world.take_pending(0);
     (world, port)

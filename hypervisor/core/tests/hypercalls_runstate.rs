@@ -2,11 +2,7 @@
 //!
 //! [`History`]: bulkhead_core::vcpu::History
 #![cfg(not(loom))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VcpuOp};
@@ -16,25 +12,6 @@ use bulkhead_core::{EndPolicy, Machine};
 
 const US: u64 = 1000;
 const MS: u64 = 1_000_000;
-
-/// One CPU with the domains 1 to `guests`, all of which have booted. Domain 1 is about to run.
-fn world(guests: u16) -> World {
-    let config = SimConfig {
-        free_frames: GuestSpec::FRAMES * u64::from(guests),
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::LastDomain);
-    for id in 1..=guests {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    for _ in 0..guests {
-        world.enter(0);
-        world.boot(0);
-        world.yield_now(0);
-    }
-    assert_eq!(world.running(0), Some((1, 0)));
-    world
-}
 
 /// What the guest on CPU 0 is told about its vCPU `vcpu`.
 fn runstate(world: &mut World, vcpu: u64) -> Result<RunstateInfo, Errno> {
@@ -52,7 +29,7 @@ fn growth(before: &RunstateInfo, after: &RunstateInfo) -> [u64; 4] {
 
 #[test]
 fn running_waiting_and_sleeping_are_told_apart_to_the_nanosecond() {
-    let mut world = world(2);
+    let mut world = World::booted(2);
     world.bind_virq(0, Virq::Timer).unwrap();
     let start = runstate(&mut world, 0).unwrap();
     assert_eq!(start.state, Runstate::Running.raw());
@@ -81,7 +58,7 @@ fn running_waiting_and_sleeping_are_told_apart_to_the_nanosecond() {
 
 #[test]
 fn a_sleeper_that_has_to_wait_for_the_cpu_has_slept_until_it_was_woken() {
-    let mut world = world(2);
+    let mut world = World::booted(2);
     world.bind_virq(0, Virq::Timer).unwrap();
     world.unmask_upcalls(0);
     let before = runstate(&mut world, 0).unwrap();
@@ -128,7 +105,7 @@ fn a_vcpu_that_was_never_started_is_offline_from_its_beginning() {
 
 #[test]
 fn a_vcpu_that_is_not_there_and_a_record_that_cannot_be_written_are_refused() {
-    let mut world = world(1);
+    let mut world = World::booted(1);
     assert_eq!(runstate(&mut world, 1), Err(Errno::NoEnt));
     let op = u64::from(VcpuOp::GetRunstateInfo.raw());
     for address in [layout::HYPERVISOR.start, 1 << 46] {

@@ -22,6 +22,14 @@ use crate::user::crossing;
 /// An entry point that the hypervisor jumps to.
 pub(super) type Stub = unsafe extern "C" fn() -> !;
 
+/// Takes the general registers from the stack as they lie in a [`TrapFrame`], all but rsp.
+macro_rules! pop_general {
+    () => {
+        "pop r15; pop r14; pop r13; pop r12; pop rbp; pop rbx; pop r11; pop r10; pop r9; pop r8; pop rax; pop rcx; pop rdx; pop rsi; pop rdi"
+    };
+}
+pub(crate) use pop_general;
+
 /// Entry for a vector without an error code; a zero takes its place.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn stub<const VECTOR: u8>() -> ! {
@@ -85,21 +93,7 @@ pub(crate) unsafe extern "C" fn common() -> ! {
         "mov [rax], rcx",
         "mov [rax + 8], rdx",
         "mov [rsp + {vector}], rax",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rax",
-        "pop rcx",
-        "pop rdx",
-        "pop rsi",
-        "pop rdi",
+        pop_general!(),
         "pop rsp",
         "popfq",
         "ret",

@@ -12,7 +12,7 @@ mod entry;
 mod frame;
 mod probe;
 
-pub(crate) use self::entry::common;
+pub(crate) use self::entry::{common, pop_general};
 use bulkhead_abi::{
     selectors::FLAT_RING3_CS64,
     trap::{PF_FETCH, PF_PRESENT, PF_WRITE, TI_MASK_EVENTS, TrapInfo, Vector},

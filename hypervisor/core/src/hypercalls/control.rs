@@ -1,9 +1,11 @@
 //! `sysctl`: what only the control domain may ask.
 
 use super::{Answer, Call, domains, initialise};
+use crate::domains::Domain;
 use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::sched::{CpuSet, Share, Warp, Weight};
+use crate::vcpu::Spent;
 use bulkhead_abi::control::{
     CONTROL_VERSION, ControlOp, DomainTimes, MAX_TRACE_RECORDS, ReadTrace, Schedule, TraceRecord,
 };
@@ -31,17 +33,22 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     }
 }
 
+/// Where the time of a domain went, in nanoseconds.
+pub(super) fn spent_ns<M: Machine>(call: &Call<'_, M>, domain: &Domain) -> Spent {
+    let scale = call.hv.machine().tsc_scale();
+    domain.spent().map(|ticks| scale.ns(ticks))
+}
+
 fn domain_times<M: Machine>(call: &Call<'_, M>) -> Answer {
     let at = call.arg::<1>();
     let DomainTimes { domain, .. } = call.read(at)?;
     let found = call.hv.domains.get(domain).ok_or(Errno::Srch)?;
-    let [user, kernel, hypervisor] = found.spent();
-    let ns = |ticks| call.hv.machine().tsc_scale().ns(ticks);
+    let [user_ns, kernel_ns, hypervisor_ns] = spent_ns(call, &found);
     let times = DomainTimes {
         domain,
-        user_ns: ns(user),
-        kernel_ns: ns(kernel),
-        hypervisor_ns: ns(hypervisor),
+        user_ns,
+        kernel_ns,
+        hypervisor_ns,
     };
     call.write(at, &times)?;
     Ok(0)

@@ -144,6 +144,30 @@ impl World {
         self.0.tally.lock().clone()
     }
 
+    /// One CPU with the smallest domains 1 to `guests`, all of which have booted. Domain 1 is about to run.
+    ///
+    /// # Panics
+    ///
+    /// If that is not so.
+    #[must_use]
+    pub fn booted(guests: u16) -> Self {
+        let config = SimConfig {
+            free_frames: GuestSpec::FRAMES * u64::from(guests),
+            cpus: 1,
+        };
+        let world = Self::new(config, EndPolicy::LastDomain);
+        for id in 1..=guests {
+            world.create(id, &GuestSpec::default()).unwrap();
+        }
+        for _ in 0..guests {
+            world.enter(0);
+            world.boot(0);
+            world.yield_now(0);
+        }
+        assert_eq!(world.running(0), Some((1, 0)));
+        world
+    }
+
     /// A hold on it that does not keep it.
     #[must_use]
     pub fn downgrade(&self) -> WeakWorld {
