@@ -137,13 +137,17 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                 State::Blocked => {
                     assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
                     let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());
-                    // A guest may have its times written over its flags, and sleeps on what it did to itself.
+                    // A guest may have its times written over its flags, or write them itself while it sleeps, on another of its
+                    // vCPUs: it sleeps on what it did to itself.
+                    let info = vcpu.info().frame;
+                    let is_stored =
+                        hv.machine().ram().last_written(info).load(Ordering::Relaxed) >= history.since();
                     let times = vcpu.runstate_area.lock();
                     let clock = vcpu.clock.lock();
                     let times = times.iter().flat_map(RunstateArea::frames);
                     let mut frames = times.chain(clock.area.iter().flat_map(ClockArea::frames));
                     assert!(
-                        wanted == Some(false) || frames.any(|frame| frame == vcpu.info().frame),
+                        wanted == Some(false) || is_stored || frames.any(|frame| frame == info),
                         "{who:?} sleeps on an event that it could take"
                     );
                 }

@@ -7,7 +7,8 @@ use crate::frames::{Kind, Mfn};
 use crate::machine::{Flush, Machine};
 use crate::memory::Memory;
 use bulkhead_abi::DomId;
-use bulkhead_abi::{Errno, layout, pte};
+use bulkhead_abi::layout::{self, PAGE_SIZE};
+use bulkhead_abi::{Errno, pte};
 use core::sync::atomic::Ordering;
 
 /// Whether the accessed and dirty bits that the CPU set in the old entry are carried over.
@@ -308,10 +309,7 @@ impl<M: Machine> Memory<M> {
         let as_what = Some(Kind::Writable).filter(|_| !mutant!(CopyToAnything));
         let copied = self.get_own(to, owner, as_what, work);
         if copied.is_ok() {
-            let (to_words, from_words) = (self.machine.frame(to), self.machine.frame(from));
-            for (to, from) in to_words.iter().zip(from_words.iter()) {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+            self.machine.copy_between_frames((to, 0), (from, 0), PAGE_SIZE);
             work.spend(PAGE_WORTH);
             if as_what.is_some() {
                 self.put_as(to, work);

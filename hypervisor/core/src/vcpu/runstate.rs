@@ -44,6 +44,13 @@ impl History {
         }
     }
 
+    /// When it began what it does.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub const fn since(&self) -> u64 {
+        self.since
+    }
+
     /// It does something else from now on.
     pub fn enter(&mut self, state: Runstate, now: u64) {
         let now = self.no_earlier(now);

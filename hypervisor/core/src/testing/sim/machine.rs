@@ -29,7 +29,7 @@ impl Machine for Sim {
 
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
         self.pause();
-        self.ram.write(mfn, offset, bytes);
+        self.store(mfn, offset, bytes);
     }
 
     fn copy_between_frames(
@@ -41,7 +41,7 @@ impl Machine for Sim {
         self.pause();
         let mut bytes = vec![0; len];
         self.ram.read(from, from_offset, &mut bytes);
-        self.ram.write(to, to_offset, &bytes);
+        self.store(to, to_offset, &bytes);
     }
 
     fn copy_from_guest(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {

@@ -446,6 +446,11 @@ impl Sim {
         Ok(())
     }
 
+    /// Stores bytes in a frame, as a guest does or somebody on its behalf.
+    pub(crate) fn store(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
+        self.ram.write(mfn, offset, bytes, self.state().now);
+    }
+
     /// Reads guest memory as a guest would, at any address.
     ///
     /// # Errors
@@ -464,7 +469,7 @@ impl Sim {
     /// The first address that could not be written.
     pub fn guest_write(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
         self.access(to, from.len(), Access::Write, |frame, offset, part| {
-            self.ram.write(frame, offset, &from[part]);
+            self.store(frame, offset, &from[part]);
         })
     }
 
