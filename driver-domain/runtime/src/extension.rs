@@ -1,6 +1,6 @@
 //! What Bulkhead has beside the ABI. A guest that wants to run elsewhere too asks for [`features`] first.
 
-pub use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, VIRTUAL_ALARM};
+pub use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, GRANT_FLIP, VIRTUAL_ALARM};
 use bulkhead_abi::{errno::Failure, event::Virq};
 
 use crate::{event::Port, hypercall, time};

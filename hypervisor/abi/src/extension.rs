@@ -9,7 +9,8 @@ use core::ops::RangeInclusive;
 numbers! {
     /// Sub-operation of `extension_op` (`rdi`). Arguments are values; there are no records.
     pub enum ExtensionOp: u32 {
-        /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`]. Others are zero.
+        /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`], [`GRANT_FLIP`]. Others are
+        /// zero.
         Features = 0, "features",
         /// Lets the processor itself deliver a software interrupt of this vCPU to the guest's own code. `rsi` is the vector, one of
         /// [`DIRECT_GATE_VECTORS`]; `rdx` is the address of the code, outside of the hypervisor's range, or zero to have
@@ -29,6 +30,9 @@ pub const DIRECT_GATES: u64 = 1 << 0;
 
 /// Extension: [`ExtensionOp::SetVirtualAlarm`].
 pub const VIRTUAL_ALARM: u64 = 1 << 1;
+
+/// Extension: [`GrantTableOp::Flip`](crate::grant::GrantTableOp::Flip).
+pub const GRANT_FLIP: u64 = 1 << 2;
 
 /// The vectors that can have direct gates. No device and no hypervisor interrupts by them.
 pub const DIRECT_GATE_VECTORS: RangeInclusive<u8> = 0x80..=0x83;

@@ -50,6 +50,8 @@ pub const GTF_PCD: u16 = 1 << 6;
 pub const GTF_PAT: u16 = 1 << 7;
 /// Access, guest: only a part of the frame (version 2 only).
 pub const GTF_SUB_PAGE: u16 = 1 << 8;
+/// Transfer, guest: only in exchange for `frame`, by [`GrantTableOp::Flip`]. Bulkhead's own.
+pub const GTF_FLIP: u16 = 1 << 15;
 /// Transfer, hypervisor: a frame will come.
 pub const GTF_TRANSFER_COMMITTED: u16 = 1 << 2;
 /// Transfer, hypervisor: `frame` names it.
@@ -84,6 +86,8 @@ numbers! {
         SwapGrantRef = 11, "swap_grant_ref",
         /// Cache maintenance (Arm).
         CacheFlush = 12, "cache_flush",
+        /// Exchanges frames: [`Flip`]. Bulkhead's own, for who finds [`GRANT_FLIP`](crate::extension::GRANT_FLIP); others answer `ENOSYS`.
+        Flip = 0xb01, "flip",
     }
 }
 
@@ -200,6 +204,21 @@ record! {
         /// In: the receiver.
         8 => pub domid: DomId,
         /// In: the receiver's grant.
+        12 => pub gref: u32,
+        /// Out: a [`GrantStatus`].
+        16 => pub status: i16,
+    }
+}
+
+record! {
+    /// Exchanges a frame for one that a domain offers in its table: an entry of type [`GTF_ACCEPT_TRANSFER`] with [`GTF_FLIP`], whose `frame`
+    /// is the one offered. Nothing else may use either frame. Each takes the other's page number.
+    pub struct Flip: 24 {
+        /// In: the frame to give. Out, if it was done: the frame that came for it.
+        0 => pub mfn: u64,
+        /// In: the other domain.
+        8 => pub domid: DomId,
+        /// In: the other domain's grant.
         12 => pub gref: u32,
         /// Out: a [`GrantStatus`].
         16 => pub status: i16,

@@ -1,6 +1,6 @@
 //! Machine memory: the frame table, the allocator, and what happens to a frame when its last reference goes.
 
-use crate::domains::Domain;
+use crate::domains::{Domain, Holdings};
 use crate::frames::words::TypeWord;
 use crate::frames::{Buddy, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, table::Put};
 use crate::lock::{Lock, Rank};
@@ -127,7 +127,7 @@ impl<M: Machine> Memory<M> {
 
     /// Makes a frame that nobody refers to any more allocatable.
     #[inline(never)]
-    fn free(&self, mfn: Mfn) {
+    pub(crate) fn free(&self, mfn: Mfn) {
         self.free_all(&[mfn]);
     }
 
@@ -198,7 +198,37 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Takes a frame from its domain: it is nobody's then, and may still be in some TLB.
-    fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::surrender`].
+    pub(crate) fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
+        self.detach_with(domain, mfn, work, |_| {})
+    }
+
+    /// As [`Memory::detach`], and keeps room for another that will take its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::surrender`].
+    pub(crate) fn detach_and_keep_room(
+        &self,
+        domain: &Domain,
+        mfn: Mfn,
+        work: &mut Work,
+    ) -> Result<(), Errno> {
+        self.detach_with(domain, mfn, work, |holdings| {
+            holdings.awaited = holdings.awaited.saturating_add(1);
+        })
+    }
+
+    fn detach_with(
+        &self,
+        domain: &Domain,
+        mfn: Mfn,
+        work: &mut Work,
+        note: impl FnOnce(&mut Holdings),
+    ) -> Result<(), Errno> {
         if self.is_partial(mfn) {
             self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
             let unpicked = self.unpick_partial(mfn, None, work);
@@ -213,6 +243,7 @@ impl<M: Machine> Memory<M> {
         if !mutant!(StillListed) {
             holdings.frames.remove(&self.frames, mfn);
         }
+        note(&mut holdings);
         Ok(())
     }
 
@@ -220,8 +251,7 @@ impl<M: Machine> Memory<M> {
     /// have so many, or there are none.
     pub(crate) fn grow(&self, domain: &Domain, order: u32, pfn: Option<Pfn>) -> Option<Mfn> {
         let mut holdings = domain.memory.lock();
-        let wanted = holdings.frames.len().checked_add(1 << order)?;
-        if holdings.is_closed || wanted > holdings.limit && !mutant!(NoLimit) {
+        if !holdings.has_room(1_u64.checked_shl(order)?) {
             return None;
         }
         let first = self.allocate(u8::try_from(order).ok()?, domain.id, &mut holdings.frames)?;
@@ -263,7 +293,7 @@ impl<M: Machine> Memory<M> {
             Err(Errno::NoMem)
         };
         for &mfn in given.iter().take_while(|_| taken.len() == extents) {
-            result = self.detach(domain, mfn, work);
+            result = self.detach_and_keep_room(domain, mfn, work);
             if result.is_err() {
                 break;
             }
@@ -287,6 +317,7 @@ impl<M: Machine> Memory<M> {
                 let _ = self.frames.assign(mfn, domain.id, false);
                 holdings.frames.push(&self.frames, mfn);
             }
+            holdings.awaited = holdings.awaited.saturating_sub(detached as u64);
             return Err(error);
         }
         let mut holdings = domain.memory.lock();
@@ -296,6 +327,7 @@ impl<M: Machine> Memory<M> {
                 holdings.frames.push(&self.frames, mfn);
             }
         }
+        holdings.awaited = holdings.awaited.saturating_sub(given.len() as u64);
         drop(holdings);
         for &mfn in given {
             self.free(mfn);

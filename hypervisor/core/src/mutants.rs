@@ -120,6 +120,12 @@ mod planting {
         LostPutOnDeviceUnmap,
         /// Grants: a copy goes to a frame that need not be one that its owner can write.
         CopiedToAnything,
+        /// Grants: a frame that changes hands keeps its room where it came from.
+        FlippedWithoutRoom,
+        /// Grants: a flip that is refused at its second frame loses the first.
+        LostOnRefusedFlip,
+        /// Grants: frames change hands before TLBs have forgotten them.
+        GivenWithoutFlush,
         /// Grants: a copy leaves its grants in use.
         LostUseOnCopy,
         /// Descriptors: what the guest asks for is checked, and what it asked for is written.

@@ -54,7 +54,7 @@ compared {
     event::EventChannelOp = "EVTCHNOP_", Same { "reset_cont": "-" };
     event::ChannelStatus = "EVTCHNSTAT_", Same;
     event::Virq = "VIRQ_", Upper { "virtual_alarm": "VIRQ_ARCH_7" };
-    grant::GrantTableOp = "GNTTABOP_", Same;
+    grant::GrantTableOp = "GNTTABOP_", Same { "flip": "-" };
     grant::GrantStatus = "GNTST_", Same;
     hypercall::Hypercall = "__HYPERVISOR_", Same { "tmem": "__HYPERVISOR_tmem_op", "argo": "__HYPERVISOR_argo_op", "mca": "__HYPERVISOR_arch_0", "extension_op": "-" };
     memory::MemoryOp = "XENMEM_", Same;

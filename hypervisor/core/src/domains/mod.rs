@@ -81,8 +81,23 @@ pub struct Holdings {
     pub limit: u64,
     /// How many it had when that was last changed: it keeps them, if they are more.
     pub kept: u64,
+    /// How many are on their way to it: there is room for them.
+    pub awaited: u64,
     /// Whether nothing comes or goes any more: the domain is being destroyed.
     pub is_closed: bool,
+}
+
+impl Holdings {
+    /// Whether the domain may have `count` frames more.
+    #[must_use]
+    pub fn has_room(&self, count: u64) -> bool {
+        let wanted = self
+            .frames
+            .len()
+            .checked_add(self.awaited)
+            .and_then(|wanted| wanted.checked_add(count));
+        !self.is_closed && wanted.is_some_and(|wanted| wanted <= self.limit || mutant!(NoLimit))
+    }
 }
 
 /// Work on the memory of a domain on behalf of the control domain. While it lasts, none of what the domain holds is taken back.

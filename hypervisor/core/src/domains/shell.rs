@@ -83,6 +83,7 @@ impl Shell<'_> {
                 frames: FrameList::new(),
                 limit: self.limit,
                 kept: 0,
+                awaited: 0,
                 is_closed: false,
             }),
             lifecycle: Lock::new(Lifecycle::Building),

@@ -8,7 +8,8 @@ use super::{GrantError, Rights};
 use bulkhead_abi::DomId;
 use bulkhead_abi::Record;
 use bulkhead_abi::grant::{
-    GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TYPE_MASK, GTF_WRITING, GrantEntry,
+    GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TRANSFER_COMMITTED,
+    GTF_TRANSFER_COMPLETED, GTF_TYPE_MASK, GTF_WRITING, GrantEntry,
 };
 
 /// Reads an entry.
@@ -45,6 +46,58 @@ pub(super) fn begin_use(word: u64, user: DomId, rights: Rights) -> Result<u64, G
         return Err(GrantError::NotGranted);
     }
     Ok(word | u64::from(marks(rights)))
+}
+
+/// How a frame changes hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// For nothing.
+    Transfer,
+    /// For the frame that the entry names.
+    Flip,
+}
+
+/// The flags that say what an entry accepts, and how far that has come.
+const HANDOVER: u16 = GTF_TYPE_MASK | GTF_FLIP | GTF_TRANSFER_COMMITTED | GTF_TRANSFER_COMPLETED;
+
+impl Handover {
+    /// What [`HANDOVER`] must be for a frame to be accepted like this.
+    const fn flags(self) -> u16 {
+        match self {
+            Self::Transfer => GTF_ACCEPT_TRANSFER,
+            Self::Flip => GTF_ACCEPT_TRANSFER | GTF_FLIP,
+        }
+    }
+}
+
+/// What an entry becomes when `giver` commits a frame to it.
+///
+/// # Errors
+///
+/// [`GrantError::NotOffered`].
+pub(super) fn commit(word: u64, giver: DomId, handover: Handover) -> Result<u64, GrantError> {
+    let GrantEntry { flags, domid, .. } = decode(word);
+    if flags & HANDOVER != handover.flags() || domid != giver {
+        return Err(GrantError::NotOffered);
+    }
+    Ok(word | u64::from(GTF_TRANSFER_COMMITTED))
+}
+
+/// Whether a frame is committed to an entry. If it is not, its owner has written over it since.
+fn is_committed(word: u64) -> bool {
+    let progress = decode(word).flags & HANDOVER & !GTF_FLIP;
+    progress == GTF_ACCEPT_TRANSFER | GTF_TRANSFER_COMMITTED
+}
+
+/// What a committed entry becomes when nothing comes of it; `None` if it is not committed any more.
+pub(super) fn uncommit(word: u64) -> Option<u64> {
+    is_committed(word).then_some(word & !u64::from(GTF_TRANSFER_COMMITTED))
+}
+
+/// What a committed entry becomes when the frame is there; `None` if it is not committed any more.
+pub(super) fn complete(word: u64, frame: u32) -> Option<u64> {
+    let flags = word & 0xffff_ffff | u64::from(GTF_TRANSFER_COMPLETED);
+    is_committed(word).then_some(flags | u64::from(frame) << 32)
 }
 
 #[cfg(test)]
@@ -101,6 +154,43 @@ mod tests {
                 begin_use(granted(other_type), USER, Rights::ReadOnly),
                 Err(GrantError::NotGranted)
             );
+        }
+    }
+
+    #[test]
+    fn a_frame_is_committed_to_an_entry_once_and_only_as_it_is_accepted() {
+        let accepts = granted(GTF_ACCEPT_TRANSFER);
+        let offers = granted(GTF_ACCEPT_TRANSFER | GTF_FLIP);
+        for (entry, handover, other) in [
+            (accepts, Handover::Transfer, Handover::Flip),
+            (offers, Handover::Flip, Handover::Transfer),
+        ] {
+            let committed = commit(entry, USER, handover).unwrap();
+            assert_eq!(committed, entry | 4);
+            assert_eq!(commit(entry, USER, other), Err(GrantError::NotOffered));
+            assert_eq!(
+                commit(entry, DomId::new(8), handover),
+                Err(GrantError::NotOffered)
+            );
+            assert_eq!(commit(committed, USER, handover), Err(GrantError::NotOffered));
+            assert_eq!(uncommit(committed), Some(entry));
+            let completed = complete(committed, 0x77).unwrap();
+            assert_eq!(decode(completed).frame, 0x77);
+            assert_eq!(completed & 0xffff_ffff, (entry | 0xc) & 0xffff_ffff);
+            assert_eq!(commit(completed, USER, handover), Err(GrantError::NotOffered));
+        }
+    }
+
+    #[test]
+    fn an_entry_that_its_owner_wrote_over_is_left_alone() {
+        for entry in [
+            0,
+            granted(GTF_PERMIT_ACCESS),
+            granted(GTF_PERMIT_ACCESS | 4),
+            granted(GTF_ACCEPT_TRANSFER),
+        ] {
+            assert_eq!(complete(entry, 1), None);
+            assert_eq!(uncommit(entry), None);
         }
     }
 }

@@ -21,12 +21,14 @@
 
 mod copy;
 mod entry;
+mod giving;
 mod grow;
 mod mapping;
 mod maptrack;
 mod table;
 
 pub(crate) use copy::{Copy, End};
+pub(crate) use giving::Giving;
 pub(crate) use mapping::{HostMap, MapRequest, Place, UnmapRequest, Unmapping};
 pub use maptrack::MapTrack;
 #[cfg(any(test, feature = "testing"))]
@@ -88,6 +90,10 @@ pub enum GrantError {
     NoEntry,
     /// The entry does not grant this to the caller: it is of another type or for another domain, or allows reading only.
     NotGranted,
+    /// The entry accepts no frame from the caller, or offers none that can be had.
+    NotOffered,
+    /// The other domain has as many frames as it may.
+    NoRoom,
     /// The entry changes all the time, or is used as often as can be counted.
     Contended,
     /// The operation does not exist in this form.
@@ -132,13 +138,14 @@ impl GrantError {
         Some(match self {
             Self::NoDomain => GrantStatus::BadDomain,
             Self::Denied => GrantStatus::PermissionDenied,
-            Self::NoEntry | Self::BadFlags => GrantStatus::BadGntref,
+            Self::NoEntry | Self::NotOffered | Self::BadFlags => GrantStatus::BadGntref,
             Self::NotGranted
             | Self::Contended
             | Self::Paging(_)
             | Self::TooLarge
             | Self::NoMemory
-            | Self::NoHeap => GrantStatus::GeneralError,
+            | Self::NoHeap
+            | Self::NoRoom => GrantStatus::GeneralError,
             Self::NoMapping => GrantStatus::BadHandle,
             Self::NoHandle => GrantStatus::NoSpace,
             Self::BadAddress => GrantStatus::BadVirtAddr,

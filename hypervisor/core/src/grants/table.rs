@@ -1,9 +1,10 @@
 //! A domain's grant table: the frames that it shares with the hypervisor, and which of its entries are in use.
 
-use super::{GrantError, Rights, entry};
+use super::entry::{self, Handover};
+use super::{GrantError, Rights};
 use crate::frames::Mfn;
 use crate::machine::Machine;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
@@ -194,6 +195,74 @@ impl GrantTable {
         }
     }
 
+    /// Commits a frame of `giver`'s to an entry, which accepts one.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::NoEntry`], [`GrantError::NotOffered`], [`GrantError::Contended`].
+    pub(crate) fn commit_transfer<M: Machine>(
+        &mut self,
+        machine: &M,
+        gref: u32,
+        giver: DomId,
+    ) -> Result<(), GrantError> {
+        self.commit(machine, gref, giver, Handover::Transfer).map(|_| ())
+    }
+
+    /// Commits a frame of `giver`'s to an entry that offers one for it. Returns that; whether the domain has it to give is for the caller to see.
+    ///
+    /// # Errors
+    ///
+    /// As [`GrantTable::commit_transfer`].
+    pub(crate) fn commit_flip<M: Machine>(
+        &mut self,
+        machine: &M,
+        gref: u32,
+        giver: DomId,
+    ) -> Result<Mfn, GrantError> {
+        let committed = self.commit(machine, gref, giver, Handover::Flip)?;
+        Ok(Mfn::from_u32(entry::decode(committed).frame))
+    }
+
+    fn commit<M: Machine>(
+        &mut self,
+        machine: &M,
+        gref: u32,
+        giver: DomId,
+        handover: Handover,
+    ) -> Result<u64, GrantError> {
+        let (table, index, active) = self.find(gref)?;
+        // The bits that tell of a use mean something else here.
+        if active.is_used() {
+            return Err(GrantError::NotOffered);
+        }
+        let words = machine.frame(table);
+        let word = words.get(index).ok_or(GrantError::NoEntry)?;
+        change(word, |seen| entry::commit(seen, giver, handover))
+    }
+
+    /// Nothing comes of what was committed to an entry.
+    pub(crate) fn uncommit<M: Machine>(&mut self, machine: &M, gref: u32) {
+        self.settle(machine, gref, entry::uncommit);
+    }
+
+    /// The frame that was committed to an entry is there.
+    pub(crate) fn complete<M: Machine>(&mut self, machine: &M, gref: u32, frame: Mfn) {
+        // The frame table ends below 2^32 frames.
+        let frame = u32::try_from(frame.raw()).unwrap_or(u32::MAX);
+        self.settle(machine, gref, |seen| entry::complete(seen, frame));
+    }
+
+    /// Changes an entry to which a frame is committed, unless its owner is so foolish as to write it all the time.
+    fn settle<M: Machine>(&mut self, machine: &M, gref: u32, next: impl Fn(u64) -> Option<u64>) {
+        let Ok((table, index, _)) = self.find(gref) else {
+            return;
+        };
+        if let Some(word) = machine.frame(table).get(index) {
+            let _ = change(word, |seen| next(seen).ok_or(GrantError::NotOffered));
+        }
+    }
+
     /// The entries in use.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_use(&self) -> impl Iterator<Item = InUse> {
@@ -211,19 +280,25 @@ impl GrantTable {
 }
 
 /// Marks an entry as used by `user`, if it grants that, and returns it.
-fn mark(word: &crate::sync::AtomicU64, user: DomId, rights: Rights) -> Result<u64, GrantError> {
+fn mark(word: &AtomicU64, user: DomId, rights: Rights) -> Result<u64, GrantError> {
+    if mutant!(UnmarkedGrant) {
+        return entry::begin_use(word.load(Ordering::Acquire), user, rights);
+    }
+    change(word, |seen| entry::begin_use(seen, user, rights))
+}
+
+/// Changes an entry by `next`, which may be asked more than once, and returns what it is then.
+fn change(word: &AtomicU64, next: impl Fn(u64) -> Result<u64, GrantError>) -> Result<u64, GrantError> {
     for _ in 0..TRIES {
-        // Acquire pairs with the barrier that the grantor puts between the other fields and the flags.
+        // Acquire pairs with the barrier that the grantor puts between the other fields and the flags; Release, in what follows, lets a grantor that
+        // sees the change see what was done before it.
         let seen = word.load(Ordering::Acquire);
-        let next = entry::begin_use(seen, user, rights)?;
-        if mutant!(UnmarkedGrant) {
-            return Ok(next);
-        }
+        let after = next(seen)?;
         if word
-            .compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(seen, after, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
         {
-            return Ok(next);
+            return Ok(after);
         }
     }
     Err(GrantError::Contended)

@@ -160,7 +160,7 @@ pub(super) fn set_limit<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let domain = call.hv.domains.get(call.resolve(domain)?).ok_or(Errno::Srch)?;
     let mut holdings = domain.memory.lock();
     holdings.limit = limit;
-    holdings.kept = holdings.frames.len();
+    holdings.kept = holdings.frames.len().saturating_add(holdings.awaited);
     Ok(0)
 }
 

@@ -6,14 +6,16 @@
 use super::{Answer, Call};
 use crate::domains::{Domain, Visit};
 use crate::frames::Mfn;
-use crate::grants::{Copy, End, GrantError, HostMap, MapRequest, Place, Rights, UnmapRequest, Unmapping};
+use crate::grants::{
+    Copy, End, Giving, GrantError, HostMap, MapRequest, Place, Rights, UnmapRequest, Unmapping,
+};
 use crate::machine::{Flush, Machine};
 use crate::paging::Work;
 use alloc::sync::Arc;
 use bulkhead_abi::grant::{
-    CopyEnd, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_AVAIL_SHIFT,
+    CopyEnd, Flip, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_AVAIL_SHIFT,
     GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GetVersion, GrantCopy,
-    GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace, UnmapGrantRef,
+    GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, Transfer, UnmapAndReplace, UnmapGrantRef,
 };
 use bulkhead_abi::{Buffered, DomId, Errno, pte};
 
@@ -26,8 +28,8 @@ const ELEMENT_WORTH: u32 = 6;
 /// How many bytes of a copy are worth an entry.
 const BYTES_WORTH: u32 = 128;
 
-/// How many mappings one flush ends.
-const UNMAP_BATCH: usize = 32;
+/// How many elements wait for one flush.
+const BATCH: usize = 32;
 
 /// An element of a list.
 trait Element: Buffered {
@@ -46,6 +48,8 @@ macro_rules! elements {
 }
 
 elements!(
+    Transfer,
+    Flip,
     MapGrantRef,
     UnmapGrantRef,
     UnmapAndReplace,
@@ -91,13 +95,30 @@ fn again<M: Machine>(call: &mut Call<'_, M>, at: u64, count: u64) -> Answer {
 /// Works off a list of argument 2 records at argument 1.
 fn for_each<M: Machine, T: Element>(
     call: &mut Call<'_, M>,
+    act: impl FnMut(&Call<'_, M>, &mut T, &mut Work) -> Result<(), GrantError>,
+) -> Answer {
+    portion(call, u64::MAX, act)
+}
+
+/// As [`for_each`], no more than [`BATCH`] elements in a go: what they leave to be done after it fits into one batch.
+fn batched<M: Machine, T: Element>(
+    call: &mut Call<'_, M>,
+    act: impl FnMut(&Call<'_, M>, &mut T, &mut Work) -> Result<(), GrantError>,
+) -> Answer {
+    portion(call, BATCH as u64, act)
+}
+
+/// Works off a portion of a list: `most` elements, if they are not too much work.
+fn portion<M: Machine, T: Element>(
+    call: &mut Call<'_, M>,
+    most: u64,
     mut act: impl FnMut(&Call<'_, M>, &mut T, &mut Work) -> Result<(), GrantError>,
 ) -> Answer {
     let (list, count) = (call.arg::<1>(), u64::from(call.arg32::<2>()));
     let mut work = Work::portion();
     for n in 0..count {
         let at = list.wrapping_add(n.wrapping_mul(T::SIZE as u64));
-        if n != 0 && work.is_over() {
+        if n == most || n != 0 && work.is_over() {
             return again(call, at, count.saturating_sub(n));
         }
         let mut element: T = call.read(at)?;
@@ -182,70 +203,29 @@ pub(super) fn unmap_and_replace<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 }
 
 /// Unmappings that wait for one flush.
-type Batch = heapless::Vec<Unmapping, UNMAP_BATCH>;
+type Unmappings = heapless::Vec<Unmapping, BATCH>;
 
 fn unmap_each<M: Machine, T: Element>(
     call: &mut Call<'_, M>,
     request: impl Fn(&T) -> UnmapRequest,
 ) -> Answer {
-    let (list, count) = (call.arg::<1>(), u64::from(call.arg32::<2>()));
-    let mut work = Work::portion();
-    let mut batch = Batch::new();
-    let mut answer = Ok(0);
-    for n in 0..count {
-        let at = list.wrapping_add(n.wrapping_mul(T::SIZE as u64));
-        let is_over = n != 0 && (work.is_over() || batch.is_full());
-        let done = if is_over {
-            Ok(false)
-        } else {
-            unmap_one(call, at, &request, &mut batch, &mut work)
-        };
-        match done {
-            Ok(true) => {}
-            Ok(false) => {
-                answer = again(call, at, count.saturating_sub(n));
-                break;
-            }
-            Err(error) => {
-                answer = Err(error);
-                break;
-            }
-        }
-    }
+    let mut batch = Unmappings::new();
+    let answer = batched(call, |call, element: &mut T, work| {
+        let root = call.current.context.roots.kernel();
+        let memory = &call.hv.memory;
+        let unmapping = memory.begin_unmap(call.domain(), root, request(element), work)?;
+        // There is room: a full batch is finished first.
+        let _ = batch.push(unmapping);
+        Ok(())
+    });
     if batch.iter().any(Unmapping::needs_flush) {
         call.hv.machine().flush(Flush::All);
     }
     for unmapping in batch {
-        call.hv.memory.finish_unmap(call.domain(), unmapping, &mut work);
+        let work = &mut Work::portion();
+        call.hv.memory.finish_unmap(call.domain(), unmapping, work);
     }
     answer
-}
-
-/// Begins to unmap what the element at `at` says, and puts it into the batch. Says whether it has been dealt with.
-fn unmap_one<M: Machine, T: Element>(
-    call: &Call<'_, M>,
-    at: u64,
-    request: impl Fn(&T) -> UnmapRequest,
-    batch: &mut Batch,
-    work: &mut Work,
-) -> Result<bool, Errno> {
-    let mut element: T = call.read(at)?;
-    let root = call.current.context.roots.kernel();
-    let begun = call
-        .hv
-        .memory
-        .begin_unmap(call.domain(), root, request(&element), work);
-    let Some(status) = status(&begun) else {
-        return Ok(false);
-    };
-    if let Ok(unmapping) = begun {
-        // There is room: a full batch is finished first.
-        let _ = batch.push(unmapping);
-    }
-    work.spend(ELEMENT_WORTH);
-    element.set_status(status);
-    call.write(at, &element)?;
-    Ok(true)
 }
 
 pub(super) fn copy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -269,6 +249,52 @@ pub(super) fn copy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         };
         call.hv.memory.copy_granted(call.domain(), copy, work)
     })
+}
+
+pub(super) fn transfer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let mut peer = Peer::default();
+    give_each(call, |call, transfer: &mut Transfer, work| {
+        let mfn = Mfn::new(transfer.mfn).ok_or(GrantError::BadFrame)?;
+        let receiver = peer.find(call, transfer.domid)?;
+        let what = (mfn, transfer.gref);
+        call.hv.memory.begin_transfer(call.domain(), receiver, what, work)
+    })
+}
+
+pub(super) fn flip<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let mut peer = Peer::default();
+    give_each(call, |call, flip: &mut Flip, work| {
+        let mfn = Mfn::new(flip.mfn).ok_or(GrantError::BadFrame)?;
+        let receiver = peer.find(call, flip.domid)?;
+        let what = (mfn, flip.gref);
+        let giving = call.hv.memory.begin_flip(call.domain(), receiver, what, work)?;
+        flip.mfn = giving.taken().map_or(0, Mfn::raw);
+        Ok(giving)
+    })
+}
+
+/// Frames that wait for one flush to change hands.
+type Givings = heapless::Vec<Giving, BATCH>;
+
+/// Works off a list of frames to be given.
+fn give_each<M: Machine, T: Element>(
+    call: &mut Call<'_, M>,
+    mut begin: impl FnMut(&Call<'_, M>, &mut T, &mut Work) -> Result<Giving, GrantError>,
+) -> Answer {
+    let mut batch = Givings::new();
+    let answer = batched(call, |call, element: &mut T, work| {
+        let giving = begin(call, element, work)?;
+        // There is room: a full batch is finished first.
+        let _ = batch.push(giving);
+        Ok(())
+    });
+    if !batch.is_empty() && !mutant!(GivenWithoutFlush) {
+        call.hv.machine().flush(Flush::All);
+    }
+    for giving in batch {
+        call.hv.memory.finish_giving(call.domain(), giving);
+    }
+    answer
 }
 
 /// What one side of a copy names: a grant, if `is_gref` is not zero, or a frame of the caller's.

@@ -172,12 +172,14 @@ hypercalls! {
             UnmapGrantRef => grant::unmap, [Fault], [GeneralError, BadHandle, BadVirtAddr, BadDevAddr];
             SetupTable => grant::setup_table, [Fault, Inval],
                 [GeneralError, BadDomain, PermissionDenied, BadVirtAddr];
+            Transfer => grant::transfer, [Fault], [GeneralError, BadDomain, BadGntref, BadPage];
             Copy => grant::copy, [Fault],
                 [GeneralError, BadDomain, BadGntref, PermissionDenied, BadPage, BadCopyArg];
             QuerySize => grant::query_size, [Fault, Inval], [BadDomain, PermissionDenied];
             UnmapAndReplace => grant::unmap_and_replace, [Fault], [GeneralError, BadHandle, BadVirtAddr];
             SetVersion => grant::set_version, [Fault, Inval];
             GetVersion => grant::get_version, [Fault, Inval, Perm, Srch];
+            Flip => grant::flip, [Fault], [BadDomain, BadGntref, BadPage];
         }
     }
     by_list_element {

@@ -9,6 +9,7 @@
 //!   the hypervisor's range.
 
 use super::grants;
+use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
 use crate::ids::CpuId;
@@ -51,6 +52,8 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             cpu.id()
         );
         for entry in hv.machine().cached(cpu.id()) {
+            let is_owned = hv.memory.frames().refs(entry.frame) != Some(RefWord::FREE);
+            assert!(is_owned, "nobody's, and reached: {entry:x?}");
             let typing = hv.memory.frames().typing(entry.frame).unwrap();
             if entry.level == Level::L1 && entry.rights.writable {
                 assert_eq!(
@@ -101,8 +104,11 @@ fn check_entry(hv: &Hypervisor<Sim>, owner: DomId, entry: Cached) {
         return;
     }
     let refs = frames.refs(entry.frame).unwrap();
+    // A frame may be on its way from its domain to the allocator, or to another domain, which it reaches after a flush.
+    let is_nobodys = refs == RefWord::FREE && entry.level == Level::L1;
     assert!(
         refs.owner() == owner
+            || is_nobodys
             || entry.level == Level::L1 && grants::may_reach(hv, owner, entry.frame, entry.rights.writable),
         "{owner} reaches {refs:?}: {entry:x?}"
     );

@@ -168,6 +168,7 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
         "{} has more than it may",
         domain.id
     );
+    assert_eq!(memory.awaited, 0, "{} awaits frames at rest", domain.id);
     if teardown.as_ref().is_some_and(Teardown::has_let_states_go) {
         return;
     }

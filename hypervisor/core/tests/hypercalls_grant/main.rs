@@ -8,15 +8,16 @@
 )]
 
 mod copies;
+mod giving;
 mod mappings;
 mod table;
 
 use bulkhead_abi::grant::{
-    CopyEnd, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_AVAIL_SHIFT,
-    GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER,
-    GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING, GetVersion, GrantCopy, GrantEntry,
-    GrantStatus, GrantTableOp, MapGrantRef, QuerySize, SetVersion, SetupTable, UnmapAndReplace,
-    UnmapGrantRef,
+    CopyEnd, Flip, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_AVAIL_SHIFT,
+    GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_FLIP,
+    GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TRANSFER_COMMITTED, GTF_TRANSFER_COMPLETED,
+    GTF_WRITING, GetVersion, GrantCopy, GrantEntry, GrantStatus, GrantTableOp, MapGrantRef, QuerySize,
+    SetVersion, SetupTable, UnmapAndReplace, UnmapGrantRef,
 };
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
 use bulkhead_abi::start_info::StartInfo;

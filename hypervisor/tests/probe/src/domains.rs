@@ -19,6 +19,7 @@ use bulkhead_runtime::time::Instant;
 use crate::{
     calls::{Answer, call, in_out, input, refusal},
     control::{NOBODY, ask},
+    giving,
     probe::{Direction, Probe},
 };
 
@@ -59,6 +60,7 @@ pub(crate) fn check(probe: &mut Probe) {
     let filled = fill(domain);
     probe.good("sysctl.copy_memory", filled);
     if let Ok(frames) = filled {
+        giving::to_the_full(probe, domain);
         copies(probe, domain, &frames);
         states(probe, domain, &frames);
     }

@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use bulkhead_abi::{
     Errno, Hypercall,
-    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, VIRTUAL_ALARM},
+    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM},
     layout,
     selectors::FLAT_RING3_CS64,
 };
@@ -24,7 +24,8 @@ use crate::{
 
 pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     let features = ask(ExtensionOp::Features, [0, 0]);
-    let others = [DIRECT_GATES | VIRTUAL_ALARM, VIRTUAL_ALARM].map(Ok);
+    let always = VIRTUAL_ALARM | GRANT_FLIP;
+    let others = [DIRECT_GATES | always, always].map(Ok);
     let known = if others.contains(&features) {
         Ok(())
     } else {

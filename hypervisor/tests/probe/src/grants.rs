@@ -17,32 +17,34 @@ use bulkhead_runtime::trap::{probe_read, probe_write};
 use crate::{
     calls::{Answer, call, in_out, input, refusal, tidy},
     frames::{Frame, READ_ONLY, WRITABLE, show},
+    giving,
     pins::{pin, unpin},
     probe::{Direction, Probe},
     window::Window,
 };
 
 /// A domain that there is not.
-const NOBODY: DomId = DomId::new(77);
+pub(crate) const NOBODY: DomId = DomId::new(77);
 /// The entry that most checks grant by.
 const GREF: u32 = 20;
 /// An entry that grants nothing.
-const UNUSED: u32 = 21;
+pub(crate) const UNUSED: u32 = 21;
 /// An entry that is in no table of one frame.
-const BEYOND: u32 = 1 << 20;
+pub(crate) const BEYOND: u32 = 1 << 20;
 /// How often one entry can be mapped at a time.
 const MOST_USES: u32 = 255;
 
 /// What one element came to: the answer of the call, and the element's status.
-type Outcome = (Answer, i16);
+pub(crate) type Outcome = (Answer, i16);
 
-const OKAY: Outcome = (Ok(0), GrantStatus::Okay.raw());
+pub(crate) const OKAY: Outcome = (Ok(0), GrantStatus::Okay.raw());
 
 /// What every check needs.
-struct Grants {
+#[derive(Debug)]
+pub(crate) struct Grants {
     /// Where the first frame of the table is mapped.
     table: u64,
-    own: DomId,
+    pub(crate) own: DomId,
     /// What is granted.
     frame: Frame,
     /// Two pages of the window, where nothing is mapped between checks.
@@ -62,6 +64,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     devices(probe, &grants);
     replacing(probe, &grants);
     copying(probe, &grants);
+    giving::check(probe, &grants);
     pointers(probe);
     many(probe, &grants);
 }
@@ -71,12 +74,12 @@ fn op(op: GrantTableOp, at: u64, count: u64) -> Answer {
 }
 
 /// Works off one element, which the hypervisor fills in.
-fn one<T: Record>(number: GrantTableOp, record: &mut T) -> Answer {
+pub(crate) fn one<T: Record>(number: GrantTableOp, record: &mut T) -> Answer {
     op(number, in_out(record), 1)
 }
 
 /// Elements that must all end with `status`.
-fn ends(probe: &mut Probe, name: &str, status: GrantStatus, outcomes: &[Outcome]) {
+pub(crate) fn ends(probe: &mut Probe, name: &str, status: GrantStatus, outcomes: &[Outcome]) {
     let wrong: Vec<_> = outcomes
         .iter()
         .filter(|outcome| **outcome != (Ok(0), status.raw()))
@@ -254,7 +257,7 @@ fn sizes(probe: &mut Probe) {
 
 impl Grants {
     /// Writes an entry of the table.
-    fn set(&self, gref: u32, flags: u16, domid: DomId, frame: u64) {
+    pub(crate) fn set(&self, gref: u32, flags: u16, domid: DomId, frame: u64) {
         let entry = GrantEntry {
             flags,
             domid,
@@ -274,12 +277,16 @@ impl Grants {
         self.set(GREF, flags, self.own, self.frame.mfn());
     }
 
+    /// An entry, as it stands in the table.
+    pub(crate) fn entry(&self, gref: u32) -> GrantEntry {
+        let at = self.table.wrapping_add(u64::from(gref).wrapping_mul(8));
+        let word = read(at).unwrap_or(0);
+        GrantEntry::read_from(&word.to_le_bytes()).unwrap_or(GrantEntry::ZERO)
+    }
+
     /// The flags of the grant, as it stands in the table.
     fn flags(&self) -> u16 {
-        let at = self.table.wrapping_add(u64::from(GREF).wrapping_mul(8));
-        let word = probe_read(usize::try_from(at).unwrap_or(0)).unwrap_or(0);
-        let [low, high, ..] = word.to_le_bytes();
-        u16::from_le_bytes([low, high])
+        self.entry(GREF).flags
     }
 
     fn address(&self, page: usize) -> u64 {
@@ -314,7 +321,7 @@ fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> Outcome {
     (answer, record.status)
 }
 
-fn read(address: u64) -> Option<u64> {
+pub(crate) fn read(address: u64) -> Option<u64> {
     probe_read(usize::try_from(address).unwrap_or(0)).ok()
 }
 
@@ -618,6 +625,8 @@ fn pointers(probe: &mut Probe) {
         GrantTableOp::MapGrantRef,
         GrantTableOp::UnmapGrantRef,
         GrantTableOp::SetupTable,
+        GrantTableOp::Transfer,
+        GrantTableOp::Flip,
         GrantTableOp::Copy,
         GrantTableOp::QuerySize,
         GrantTableOp::UnmapAndReplace,

@@ -25,6 +25,7 @@ mod exempt;
 mod extended;
 mod extension;
 mod frames;
+mod giving;
 mod grants;
 mod info;
 mod laws;

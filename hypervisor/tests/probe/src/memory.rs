@@ -125,7 +125,7 @@ fn reservation(list: &mut [u64], extents: u64, order: u32) -> MemoryReservation 
     }
 }
 
-fn reserve(op: MemoryOp, list: &mut [u64], order: u32) -> Answer {
+pub(crate) fn reserve(op: MemoryOp, list: &mut [u64], order: u32) -> Answer {
     let record = reservation(list, list.len() as u64, order);
     memory_op(op, input(&record))
 }

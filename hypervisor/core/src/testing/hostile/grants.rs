@@ -12,10 +12,10 @@ use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::grant::{
-    CopyEnd, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE,
-    GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_INVALID, GTF_PERMIT_ACCESS,
-    GTF_READONLY, GTF_TYPE_MASK, GrantCopy, GrantEntry, GrantTableOp, MapGrantRef, QuerySize, SetupTable,
-    UnmapAndReplace, UnmapGrantRef,
+    CopyEnd, Flip, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE,
+    GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_INVALID,
+    GTF_PERMIT_ACCESS, GTF_READONLY, GTF_TYPE_MASK, GrantCopy, GrantEntry, GrantTableOp, MapGrantRef,
+    QuerySize, SetupTable, UnmapAndReplace, UnmapGrantRef,
 };
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_abi::{Buffered, DomId, Hypercall, Record};
@@ -44,11 +44,13 @@ impl Mind<'_> {
     /// Something about grants.
     pub(super) fn grants(&self, choices: &mut Choices) -> VecDeque<Act> {
         match choices.below(20) {
-            0..=4 => VecDeque::from([self.offer_grant(choices)]),
+            0..=3 => VecDeque::from([self.offer_grant(choices)]),
+            4 => self.offer_frame(choices),
             5..=16 if self.mapped.len() < 2 => self.map(choices),
             5..=8 => self.map(choices),
-            9..=16 => VecDeque::from([self.unmap(choices)]),
-            17 | 18 => VecDeque::from([self.copy(choices)]),
+            9..=16 => self.unmap(choices),
+            17 => self.give(choices),
+            18 => VecDeque::from([self.copy(choices)]),
             _ => VecDeque::from([self.ask(choices)]),
         }
     }
@@ -88,12 +90,79 @@ impl Mind<'_> {
         Act::Grant(self.guest.grant_table, gref, entry)
     }
 
+    /// Offers a page, which nothing should refer to any more, for another.
+    fn offer_frame(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let (va, play) = self.play(choices);
+        let frame = if choices.chance(5) {
+            self.forbidden(choices)
+        } else {
+            play
+        };
+        let entry = GrantEntry {
+            flags: choices.one_of(&[
+                GTF_ACCEPT_TRANSFER | GTF_FLIP,
+                GTF_ACCEPT_TRANSFER | GTF_FLIP,
+                GTF_ACCEPT_TRANSFER,
+            ]),
+            domid: DomId::new(self.partner(choices)),
+            frame: u32::try_from(frame.raw() & 0xffff_ffff).unwrap(),
+        };
+        let gref = choices.one_of(&GREFS.collect::<Vec<_>>());
+        let offer = Act::Grant(self.guest.grant_table, gref, entry);
+        // One that is in use still is refused when the other has been taken.
+        if choices.chance(40) {
+            return VecDeque::from([offer]);
+        }
+        let mut plan = VecDeque::from(Self::strip(va, choices));
+        plan.push_back(offer);
+        plan
+    }
+
+    /// Lets a page go that it has just used, mostly without a flush: a TLB may know it still.
+    fn strip(va: u64, choices: &mut Choices) -> [Act; 2] {
+        [Act::Read(va), Act::UpdateVa(va, 0, choices.one_of(&[0, 0, 2]))]
+    }
+
+    /// Gives pages away, mostly for others.
+    fn give(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let mut plan = VecDeque::new();
+        let list: Vec<Flip> = (0..=choices.below(2))
+            .map(|_| {
+                let (va, play) = self.play(choices);
+                if choices.chance(85) {
+                    plan.extend(Self::strip(va, choices));
+                }
+                let mfn = if choices.chance(5) {
+                    self.forbidden(choices)
+                } else {
+                    play
+                };
+                let (domid, gref) = self.gref_of(GTF_ACCEPT_TRANSFER, choices);
+                Flip {
+                    mfn: mfn.raw(),
+                    domid,
+                    gref,
+                    ..Flip::ZERO
+                }
+            })
+            .collect();
+        let op = choices.one_of(&[GrantTableOp::Flip, GrantTableOp::Flip, GrantTableOp::Transfer]);
+        // The records are alike.
+        plan.push_back(operation(op, &list));
+        plan
+    }
+
     /// A grant of somebody's: mostly one that names this guest, often one that it uses already.
     fn gref(&self, choices: &mut Choices) -> (DomId, u32) {
         if !self.mapped.is_empty() && choices.chance(40) {
             let Mapped { grantor, gref, .. } = choices.one_of(&self.mapped);
             return (grantor, gref);
         }
+        self.gref_of(GTF_PERMIT_ACCESS, choices)
+    }
+
+    /// An entry of somebody's table: mostly one of this type that names this guest.
+    fn gref_of(&self, wanted: u16, choices: &mut Choices) -> (DomId, u32) {
         let grantor = self.partner(choices);
         let all = self.others.iter().copied().chain([self.guest]);
         let table = all
@@ -101,7 +170,7 @@ impl Mind<'_> {
             .map(|guest| self.ram.frame(guest.grant_table));
         let names_us = |word: u64| {
             let entry = GrantEntry::read_from(&word.to_le_bytes()).unwrap();
-            entry.flags & GTF_TYPE_MASK == GTF_PERMIT_ACCESS && entry.domid.raw() == self.guest.id
+            entry.flags & GTF_TYPE_MASK == wanted && entry.domid.raw() == self.guest.id
         };
         let fit: Vec<u32> = table
             .flat_map(|words| GREFS.map(move |gref| (gref, &words[gref as usize])))
@@ -188,8 +257,8 @@ impl Mind<'_> {
         }
     }
 
-    /// Where one of its mappings stands, if it stands where it was put at first.
-    fn place(&self, mapped: Mapped, choices: &mut Choices) -> u64 {
+    /// The page that one of its mappings shows, if it stands where it was put at first.
+    fn shown_at(&self, mapped: Mapped, choices: &mut Choices) -> Option<u64> {
         let table = self.ram.frame(self.guest.tables[4].1);
         // Now and then it takes an entry for its own that allows something else.
         let any_rights = choices.chance(25);
@@ -199,7 +268,11 @@ impl Mind<'_> {
                 && entry::frame(word) == mapped.frame
                 && (is_writable(word) == (mapped.rights == Rights::ReadWrite) || any_rights)
         };
-        let va = self.guest.play.iter().find(leads_there).map(|&(va, _)| va);
+        self.guest.play.iter().find(leads_there).map(|&(va, _)| va)
+    }
+
+    /// Where one of its mappings stands, which may show the page at `va`.
+    fn place(&self, mapped: Mapped, va: Option<u64>, choices: &mut Choices) -> u64 {
         match va {
             Some(va) if choices.chance(90) => {
                 if mapped.by_entry {
@@ -213,7 +286,8 @@ impl Mind<'_> {
         }
     }
 
-    fn unmap(&self, choices: &mut Choices) -> Act {
+    /// Ends mappings, mostly of pages that it has just used.
+    fn unmap(&self, choices: &mut Choices) -> VecDeque<Act> {
         let handle = |choices: &mut Choices| {
             let any = Mapped {
                 handle: u32::try_from(choices.below(200)).unwrap(),
@@ -236,19 +310,25 @@ impl Mind<'_> {
                 1 => self.play(choices).0,
                 _ => self.address(choices),
             };
+            let va = self.shown_at(mapped, choices);
             let unmap = UnmapAndReplace {
-                host_addr: self.place(mapped, choices),
+                host_addr: self.place(mapped, va, choices),
                 new_addr,
                 handle: mapped.handle,
                 ..UnmapAndReplace::ZERO
             };
-            return operation(GrantTableOp::UnmapAndReplace, &[unmap]);
+            let used = va.map(Act::Read);
+            let ended = operation(GrantTableOp::UnmapAndReplace, &[unmap]);
+            return used.into_iter().chain([ended]).collect();
         }
+        let mut plan = VecDeque::new();
         let list: Vec<UnmapGrantRef> = (0..=choices.below(3))
             .map(|_| {
                 let mapped = handle(choices);
+                let va = self.shown_at(mapped, choices);
+                plan.extend(va.map(Act::Read));
                 UnmapGrantRef {
-                    host_addr: self.place(mapped, choices),
+                    host_addr: self.place(mapped, va, choices),
                     dev_bus_addr: match choices.below(10) {
                         0..=5 => mapped.frame.maddr(),
                         6..=8 => 0,
@@ -259,7 +339,8 @@ impl Mind<'_> {
                 }
             })
             .collect();
-        operation(GrantTableOp::UnmapGrantRef, &list)
+        plan.push_back(operation(GrantTableOp::UnmapGrantRef, &list));
+        plan
     }
 
     fn copy_end(&self, is_gref: bool, choices: &mut Choices) -> CopyEnd {

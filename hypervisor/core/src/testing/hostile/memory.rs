@@ -50,10 +50,17 @@ impl Hostile {
         let first = usize::try_from(World::LIST % 4096 / 8).unwrap();
         let words = world.sim().ram().frame(self.scratch);
         let listed = &words[first..first + usize::try_from(LIST_WORDS).unwrap()];
+        // Or for which it offered them, or gave them: in its grant table, and where the records of flips are.
+        let flipped = world.sim().ram().frame(self.grant_table)[..16].iter();
+        let flipped = flipped.map(|word| word.load(Ordering::Relaxed) >> 32);
+        let first = usize::try_from(World::SCRATCH % 4096 / 8).unwrap();
+        let given = [first, first + 3].map(|at| words[at].load(Ordering::Relaxed));
+        let numbers = listed.iter().map(|word| word.load(Ordering::Relaxed));
         let known = |mfn: Mfn| self.play.iter().any(|&(_, known)| known == mfn);
-        let found = listed
-            .iter()
-            .filter_map(|word| Mfn::new(word.load(Ordering::Relaxed)))
+        let found = numbers
+            .chain(flipped)
+            .chain(given)
+            .filter_map(Mfn::new)
             .find(|&mfn| is_own(mfn) && !is_shared(mfn) && !known(mfn) && mfn != self.scratch)?;
         let is_table = self.tables.iter().any(|&(_, mfn)| mfn == found);
         let lost = self.play.iter().position(|&(_, mfn)| !is_own(mfn))?;
