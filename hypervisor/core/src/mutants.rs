@@ -126,6 +126,8 @@ mod planting {
         LostOnRefusedFlip,
         /// Grants: frames change hands before TLBs have forgotten them.
         GivenWithoutFlush,
+        /// Grants: an entry is swapped while it is in use.
+        SwappedInUse,
         /// Grants: a copy leaves its grants in use.
         LostUseOnCopy,
         /// Descriptors: what the guest asks for is checked, and what it asked for is written.

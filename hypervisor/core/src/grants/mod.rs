@@ -96,6 +96,8 @@ pub enum GrantError {
     NoRoom,
     /// The entry changes all the time, or is used as often as can be counted.
     Contended,
+    /// The entry is in use, and is to stay what it is until it is not.
+    InUse,
     /// The operation does not exist in this form.
     BadFlags,
     /// No mapping has this handle.
@@ -146,6 +148,7 @@ impl GrantError {
             | Self::NoMemory
             | Self::NoHeap
             | Self::NoRoom => GrantStatus::GeneralError,
+            Self::InUse => GrantStatus::Eagain,
             Self::NoMapping => GrantStatus::BadHandle,
             Self::NoHandle => GrantStatus::NoSpace,
             Self::BadAddress => GrantStatus::BadVirtAddr,

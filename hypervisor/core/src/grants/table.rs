@@ -263,6 +263,32 @@ impl GrantTable {
         }
     }
 
+    /// Exchanges two entries of the domain's own that nobody uses.
+    ///
+    /// # Errors
+    ///
+    /// [`GrantError::NoEntry`], [`GrantError::InUse`].
+    pub(crate) fn swap<M: Machine>(&mut self, machine: &M, one: u32, other: u32) -> Result<(), GrantError> {
+        let [(one, one_index), (other, other_index)] = [self.find_unused(one)?, self.find_unused(other)?]
+            .map(|(mfn, index)| (machine.frame(mfn), index));
+        let (Some(one), Some(other)) = (one.get(one_index), other.get(other_index)) else {
+            return Err(GrantError::NoEntry);
+        };
+        // Its owner alone writes an entry that is not in use, and asked for this: what it writes meanwhile is its own affair.
+        let word = one.load(Ordering::Relaxed);
+        one.store(other.swap(word, Ordering::AcqRel), Ordering::Release);
+        Ok(())
+    }
+
+    /// Where an entry stands that nobody uses.
+    fn find_unused(&mut self, gref: u32) -> Result<(Mfn, usize), GrantError> {
+        let (table, index, active) = self.find(gref)?;
+        if active.is_used() && !mutant!(SwappedInUse) {
+            return Err(GrantError::InUse);
+        }
+        Ok((table, index))
+    }
+
     /// The entries in use.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn in_use(&self) -> impl Iterator<Item = InUse> {

@@ -15,7 +15,8 @@ use alloc::sync::Arc;
 use bulkhead_abi::grant::{
     CopyEnd, Flip, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_AVAIL_SHIFT,
     GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GetVersion, GrantCopy,
-    GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, Transfer, UnmapAndReplace, UnmapGrantRef,
+    GrantStatus, MapGrantRef, QuerySize, SetVersion, SetupTable, SwapGrantRef, Transfer, UnmapAndReplace,
+    UnmapGrantRef,
 };
 use bulkhead_abi::{Buffered, DomId, Errno, pte};
 
@@ -55,7 +56,8 @@ elements!(
     UnmapAndReplace,
     GrantCopy,
     SetupTable,
-    QuerySize
+    QuerySize,
+    SwapGrantRef
 );
 
 /// The domain that the last element was about: mostly the next one is too.
@@ -295,6 +297,13 @@ fn give_each<M: Machine, T: Element>(
         call.hv.memory.finish_giving(call.domain(), giving);
     }
     answer
+}
+
+pub(super) fn swap<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    for_each(call, |call, swap: &mut SwapGrantRef, _| {
+        let mut table = call.domain().grants.lock();
+        table.swap(call.hv.machine(), swap.ref_a, swap.ref_b)
+    })
 }
 
 /// What one side of a copy names: a grant, if `is_gref` is not zero, or a frame of the caller's.

@@ -179,6 +179,7 @@ hypercalls! {
             UnmapAndReplace => grant::unmap_and_replace, [Fault], [GeneralError, BadHandle, BadVirtAddr];
             SetVersion => grant::set_version, [Fault, Inval];
             GetVersion => grant::get_version, [Fault, Inval, Perm, Srch];
+            SwapGrantRef => grant::swap, [Fault], [BadGntref, Eagain];
             Flip => grant::flip, [Fault], [BadDomain, BadGntref, BadPage];
         }
     }

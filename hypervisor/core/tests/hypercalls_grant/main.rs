@@ -17,7 +17,7 @@ use bulkhead_abi::grant::{
     GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_FLIP,
     GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TRANSFER_COMMITTED, GTF_TRANSFER_COMPLETED,
     GTF_WRITING, GetVersion, GrantCopy, GrantEntry, GrantStatus, GrantTableOp, MapGrantRef, QuerySize,
-    SetVersion, SetupTable, UnmapAndReplace, UnmapGrantRef,
+    SetVersion, SetupTable, SwapGrantRef, UnmapAndReplace, UnmapGrantRef,
 };
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
 use bulkhead_abi::start_info::StartInfo;

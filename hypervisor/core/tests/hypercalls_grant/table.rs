@@ -45,6 +45,41 @@ fn a_table_grows_up_to_its_limit_and_is_the_guests_to_map() {
 }
 
 #[test]
+fn entries_are_swapped_while_nobody_uses_them() {
+    let pair = Pair::new();
+    let swap = |ref_a: u32, ref_b: u32| {
+        let swap = SwapGrantRef {
+            ref_a,
+            ref_b,
+            ..SwapGrantRef::ZERO
+        };
+        let done = pair.world.grant_op(GRANTOR, GrantTableOp::SwapGrantRef, swap);
+        pair.world.invariants();
+        done.unwrap().status
+    };
+    pair.grant(GTF_PERMIT_ACCESS);
+    let [granted, empty] = [GREF, 11].map(|gref| pair.world.grant(GRANTOR, gref));
+    assert_eq!(swap(GREF, 11), OKAY);
+    assert_eq!(
+        [GREF, 11].map(|gref| pair.world.grant(GRANTOR, gref)),
+        [empty, granted]
+    );
+    assert_eq!(swap(11, GREF), OKAY);
+    assert_eq!(swap(GREF, GREF), OKAY);
+    assert_eq!(pair.world.grant(GRANTOR, GREF), granted);
+    for (one, other) in [(GREF, 512), (u32::MAX, GREF)] {
+        assert_eq!(swap(one, other), status(GrantStatus::BadGntref));
+    }
+    let mapped = pair.mapped(GNTMAP_HOST_MAP, VA);
+    for (one, other) in [(GREF, 11), (11, GREF), (GREF, GREF)] {
+        assert_eq!(swap(one, other), status(GrantStatus::Eagain));
+    }
+    assert_eq!(pair.unmap(mapped.handle, VA, 0), OKAY);
+    assert_eq!(swap(GREF, 11), OKAY);
+    assert_eq!(pair.world.grant(GRANTOR, 11), granted);
+}
+
+#[test]
 fn there_is_version_one_and_no_other() {
     let pair = Pair::new();
     let set = |version: u32| {

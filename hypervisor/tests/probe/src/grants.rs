@@ -9,7 +9,7 @@ use bulkhead_abi::{
         CopyEnd, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_CONTAINS_PTE, GNTMAP_DEVICE_MAP,
         GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING,
         GetVersion, GrantCopy, GrantEntry, GrantStatus, GrantTableOp, MapGrantRef, QuerySize, SetVersion,
-        SetupTable, UnmapAndReplace, UnmapGrantRef,
+        SetupTable, SwapGrantRef, UnmapAndReplace, UnmapGrantRef,
     },
 };
 use bulkhead_runtime::trap::{probe_read, probe_write};
@@ -63,6 +63,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     map_refusals(probe, &grants);
     devices(probe, &grants);
     replacing(probe, &grants);
+    swapping(probe, &grants);
     copying(probe, &grants);
     giving::check(probe, &grants);
     pointers(probe);
@@ -319,6 +320,40 @@ fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> Outcome {
     };
     let answer = one(GrantTableOp::UnmapGrantRef, &mut record);
     (answer, record.status)
+}
+
+fn swap(ref_a: u32, ref_b: u32) -> Outcome {
+    let mut record = SwapGrantRef {
+        ref_a,
+        ref_b,
+        ..SwapGrantRef::ZERO
+    };
+    let answer = one(GrantTableOp::SwapGrantRef, &mut record);
+    (answer, record.status)
+}
+
+fn swapping(probe: &mut Probe, grants: &Grants) {
+    let name = "grant_table_op.swap_grant_ref";
+    grants.grant(GTF_PERMIT_ACCESS);
+    let [granted, empty] = [GREF, UNUSED].map(|gref| grants.entry(gref));
+    let swapped = swap(GREF, UNUSED);
+    let now = [GREF, UNUSED].map(|gref| grants.entry(gref));
+    let is_right = swapped == OKAY && now == [empty, granted] && empty != granted;
+    probe.good(name, if is_right { Ok(()) } else { Err((swapped, now)) });
+    let (mapped, map) = grants.map_gref(UNUSED, DomId::SELF, GNTMAP_HOST_MAP, grants.address(0));
+    let again = [swap(GREF, UNUSED), swap(UNUSED, GREF), swap(UNUSED, UNUSED)];
+    ends(probe, name, GrantStatus::Eagain, &again);
+    let unmapped = unmap(map.handle, grants.address(0), 0);
+    let back = swap(GREF, UNUSED);
+    let is_right = [mapped, unmapped, back] == [OKAY; 3] && grants.entry(GREF) == granted;
+    let result = if is_right {
+        Ok(())
+    } else {
+        Err((mapped, unmapped, back))
+    };
+    probe.law("an-entry-in-use-is-not-swapped", result);
+    let bad = [swap(GREF, BEYOND), swap(BEYOND, GREF)];
+    ends(probe, name, GrantStatus::BadGntref, &bad);
 }
 
 pub(crate) fn read(address: u64) -> Option<u64> {
@@ -630,6 +665,7 @@ fn pointers(probe: &mut Probe) {
         GrantTableOp::Copy,
         GrantTableOp::QuerySize,
         GrantTableOp::UnmapAndReplace,
+        GrantTableOp::SwapGrantRef,
     ] {
         let name = format!("grant_table_op.{}", number.name());
         probe.faults(&name, Direction::InOut, |at| op(number, at, 1));

@@ -15,7 +15,7 @@ use bulkhead_abi::grant::{
     CopyEnd, Flip, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTMAP_APPLICATION_MAP, GNTMAP_CONTAINS_PTE,
     GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_INVALID,
     GTF_PERMIT_ACCESS, GTF_READONLY, GTF_TYPE_MASK, GrantCopy, GrantEntry, GrantTableOp, MapGrantRef,
-    QuerySize, SetupTable, UnmapAndReplace, UnmapGrantRef,
+    QuerySize, SetupTable, SwapGrantRef, UnmapAndReplace, UnmapGrantRef,
 };
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_abi::{Buffered, DomId, Hypercall, Record};
@@ -50,6 +50,7 @@ impl Mind<'_> {
             5..=8 => self.map(choices),
             9..=16 => self.unmap(choices),
             17 => self.give(choices),
+            18 if choices.chance(30) => VecDeque::from([Self::swap(choices)]),
             18 => VecDeque::from([self.copy(choices)]),
             _ => VecDeque::from([self.ask(choices)]),
         }
@@ -150,6 +151,23 @@ impl Mind<'_> {
         // The records are alike.
         plan.push_back(operation(op, &list));
         plan
+    }
+
+    /// Exchanges entries of its table.
+    fn swap(choices: &mut Choices) -> Act {
+        let mut gref = || {
+            if choices.chance(10) {
+                choices.one_of(&[511, 512, u32::MAX])
+            } else {
+                choices.one_of(&GREFS.collect::<Vec<_>>())
+            }
+        };
+        let swap = SwapGrantRef {
+            ref_a: gref(),
+            ref_b: gref(),
+            ..SwapGrantRef::ZERO
+        };
+        operation(GrantTableOp::SwapGrantRef, &[swap])
     }
 
     /// A grant of somebody's: mostly one that names this guest, often one that it uses already.
