@@ -193,7 +193,7 @@ impl<M: Machine> Hypervisor<M> {
             Step::Stopping => {
                 // One that still runs is on its way off its CPU, and a visitor has a portion to do at most.
                 let has_visitors = domain.visitors.load(Ordering::SeqCst) != 0;
-                if has_visitors || domain.vcpus.iter().any(Vcpu::is_away) {
+                if has_visitors || !self.is_at_rest(domain) {
                     return Err(Errno::Restart);
                 }
                 Step::Devices

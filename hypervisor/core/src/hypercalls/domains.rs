@@ -142,7 +142,7 @@ pub(super) fn unpause<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 pub(super) fn pause<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let domain = named(call)?;
     call.hv.pause(&domain);
-    if domain.vcpus.iter().any(Vcpu::is_away) {
+    if !call.hv.is_at_rest(&domain) {
         return Call::<M>::restart();
     }
     Ok(0)

@@ -118,6 +118,19 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Whether each vCPU of a domain, none of which may run, has left its CPU. One that a CPU has chosen and not taken yet has not, nor
+    /// one on its way between two queues: whoever has it still goes by what it was.
+    pub(crate) fn is_at_rest(&self, domain: &Domain) -> bool {
+        domain.vcpus.iter().all(|vcpu| {
+            let Some(shared) = self.shared(vcpu.home()) else {
+                return true;
+            };
+            let queue = shared.queue.lock();
+            let is_blocked = queue.run.state((domain.id, vcpu.id)) == Some(State::Blocked);
+            is_blocked && !vcpu.is_away()
+        })
+    }
+
     /// Takes the places of a domain's vCPUs, which have all left their CPUs for good, out of their queues.
     pub(crate) fn unenrol(&self, domain: &Domain) {
         let now = self.machine().now();
@@ -180,5 +193,71 @@ impl<M: Machine> Hypervisor<M> {
             vcpu.resume_later();
             vcpu.history.lock().stop(now);
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use crate::hypervisor::EndPolicy;
+    use crate::ids::{CpuId, VcpuId};
+    use crate::sched::State;
+    use crate::testing::{GuestSpec, SimConfig, World};
+    use bulkhead_abi::{DomId, Errno};
+
+    const GUEST: DomId = DomId::new(1);
+    const KEY: super::Key = (GUEST, VcpuId::new(0));
+
+    /// A guest that waits for the first of two CPUs.
+    fn world() -> World {
+        let config = SimConfig {
+            free_frames: GuestSpec::FRAMES + 8,
+            cpus: 2,
+        };
+        let world = World::new(config, EndPolicy::ControlDomain);
+        let guest = GuestSpec {
+            home: Some(CpuId::BOOT),
+            ..GuestSpec::default()
+        };
+        world.create(GUEST.raw(), &guest).unwrap();
+        world
+    }
+
+    /// Nothing comes of its destruction, however often it is tried.
+    fn stays(world: &World) {
+        for _ in 0..20 {
+            assert_eq!(world.hv().destroy_domain(GUEST), Err(Errno::Restart));
+        }
+    }
+
+    fn goes(world: &World) {
+        while world.hv().destroy_domain(GUEST) == Err(Errno::Restart) {}
+        assert!(!world.hv().has_domain(GUEST));
+        world.invariants();
+    }
+
+    #[test]
+    fn a_domain_stays_while_a_cpu_has_chosen_one_of_its_vcpus() {
+        let world = world();
+        let hv = world.hv();
+        let shared = hv.shared(CpuId::BOOT).unwrap();
+        let turn = shared.queue.lock().run.pick(0).unwrap();
+        assert_eq!(turn.id, KEY);
+        stays(&world);
+        assert!(hv.take(CpuId::BOOT, KEY).is_none(), "it was stopped");
+        hv.lay_down(shared, KEY, 0);
+        goes(&world);
+    }
+
+    #[test]
+    fn a_domain_stays_while_one_of_its_vcpus_is_between_two_queues() {
+        let world = world();
+        let hv = world.hv();
+        let queue = &hv.shared(CpuId::BOOT).unwrap().queue;
+        let (migrant, _) = queue.lock().run.leave(KEY, 0).unwrap();
+        stays(&world);
+        hv.settle(migrant, CpuId::new(1));
+        assert_eq!(hv.cpus[1].queue.lock().run.state(KEY), Some(State::Blocked));
+        goes(&world);
     }
 }
