@@ -252,6 +252,9 @@ const TASKS: &[Domain<'static>] = &[Domain::new("executor", "executor")];
 const TASKS_SERVER: Domain<'static> = Domain::new("server", "executor").command_line("role=server peer=1");
 const TASKS_CLIENT: Domain<'static> = Domain::new("client", "executor").command_line("role=client peer=0");
 
+/// The control domain, which makes domains and destroys them.
+const CHURN: &[Domain<'static>] = &[Domain::new("churn", "churn").command_line("rounds=1000")];
+
 /// The control domain, which watches others compete for the CPUs, and changes who gets what.
 const OBSERVER: Domain<'static> = Domain::new("observer", "scheduler")
     .command_line("role=observer")
@@ -537,6 +540,15 @@ const MACHINE_TESTS: &[MachineTest] = &[
         .checks(103)
         .limit(Duration::from_secs(600))
         .in_full(InFull::OnlyThere),
+    // A thousand domains in random states are made and destroyed, and nothing is left of them. They may crash; domain 0 ends the machine.
+    test("churn", CHURN).words(&[]).may_crash().checks(2),
+    test("churn-1cpu", CHURN)
+        .words(&[])
+        .may_crash()
+        .cpus(1)
+        .counted_time()
+        .steps(&[SHORT_STRETCHES])
+        .checks(2),
     // Two domains bind an interdomain channel and send events back and forth.
     test("events", &[SERVER, CLIENT]).checks(2),
     // The same where each runs only while the other does not.

@@ -69,6 +69,7 @@ pub mod hypervisor;
 mod logging;
 pub mod memory;
 mod panic;
+pub mod random;
 pub mod report;
 mod shared_info;
 mod start;
@@ -84,6 +85,7 @@ pub use self::{
     command_line::CommandLine,
     environment::Environment,
     executor::{Spawner, block_on},
+    hypercall::domains,
 };
 
 /// Names the program's main function. The domain ends when it returns, and says why.

@@ -80,6 +80,15 @@ impl Port {
         hypercall::event::send(self.number)
     }
 
+    /// The domain that the port waits for, if it has no other end: nobody has bound to it yet, or who had is gone.
+    ///
+    /// # Errors
+    ///
+    /// None that this call can meet.
+    pub fn waits_for(&self) -> Result<Option<DomId>, Failure> {
+        hypercall::event::waits_for(self.number)
+    }
+
     /// Waits until the port has fired, and takes note of it.
     ///
     /// Can be given up at any time, and no event is lost. A port is one task's to wait for: two would take

@@ -1,9 +1,12 @@
 //! `event_channel_op`.
 
 use bulkhead_abi::{
-    DomId, Hypercall,
+    DomId, Hypercall, Record,
     errno::Failure,
-    event::{AllocUnbound, BindInterdomain, BindIpi, BindVirq, Close, EventChannelOp, Send, Unmask, Virq},
+    event::{
+        AllocUnbound, BindInterdomain, BindIpi, BindVirq, ChannelStatus, Close, EventChannelOp, Send, Status,
+        Unmask, Virq,
+    },
 };
 
 use super::raw::{call2, in_out};
@@ -31,6 +34,7 @@ operations!(
     BindVirq,
     Close,
     Send,
+    Status,
     Unmask
 );
 
@@ -42,8 +46,13 @@ fn event_channel_op<R: Operation>(record: &mut R) -> Result<(), Failure> {
 
 /// Allocates a port that waits for `remote` to bind to it.
 pub(crate) fn alloc_unbound(remote: DomId) -> Result<u32, Failure> {
+    alloc_unbound_for(DomId::SELF, remote)
+}
+
+/// Allocates a port of `domain`'s that waits for `remote` to bind to it.
+pub(crate) fn alloc_unbound_for(domain: DomId, remote: DomId) -> Result<u32, Failure> {
     let mut record = AllocUnbound {
-        dom: DomId::SELF,
+        dom: domain,
         remote_dom: remote,
         port: 0,
     };
@@ -74,6 +83,18 @@ pub(crate) fn bind_virq(virq: Virq) -> Result<u32, Failure> {
 pub(crate) fn bind_ipi() -> Result<u32, Failure> {
     let mut record = BindIpi { vcpu: VCPU, port: 0 };
     event_channel_op(&mut record).map(|()| record.port)
+}
+
+/// The domain that an unbound port waits for; `None` if it is not unbound.
+pub(crate) fn waits_for(port: u32) -> Result<Option<DomId>, Failure> {
+    let mut record = Status {
+        dom: DomId::SELF,
+        port,
+        ..Status::ZERO
+    };
+    event_channel_op(&mut record)?;
+    let remote = u16::try_from(record.bound_to).ok().map(DomId::new);
+    Ok(remote.filter(|_| record.status == ChannelStatus::Unbound.raw()))
 }
 
 /// Closes a port.

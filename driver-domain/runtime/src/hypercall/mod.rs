@@ -4,6 +4,7 @@
 //! view of memory are safe; those that change mappings or entry points say what their callers owe.
 
 pub(crate) mod control;
+pub mod domains;
 pub(crate) mod event;
 pub(crate) mod extension;
 mod info;

@@ -6,7 +6,9 @@
 
 use bulkhead_abi::layout::PAGE_SIZE;
 
-use crate::{emulator, hypercalls, random::Random, stream::Mode};
+use bulkhead_runtime::random::Random;
+
+use crate::{emulator, hypercalls, stream::Mode};
 
 /// What follows an opcode.
 #[derive(Clone, Copy, Debug)]

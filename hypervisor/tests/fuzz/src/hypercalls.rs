@@ -12,8 +12,9 @@ use bulkhead_abi::{
     vcpu::VcpuOp,
 };
 
+use bulkhead_runtime::random::Random;
+
 use crate::{
-    random::Random,
     space::{CODE, Space},
     stream::Start,
     values,

@@ -22,7 +22,6 @@ mod descriptors;
 mod emulator;
 mod hypercalls;
 mod known;
-mod random;
 mod space;
 mod stream;
 mod tally;
@@ -38,12 +37,13 @@ use bulkhead_abi::{
     trap::{TI_MASK_EVENTS, TrapInfo},
     vcpu::SegmentBase,
 };
-use bulkhead_runtime::{Environment, ShutdownReason, event, println, report::Checks, time::Instant};
+use bulkhead_runtime::{
+    Environment, ShutdownReason, event, println, random::Random, report::Checks, time::Instant,
+};
 
 use crate::{
     calls::{input, must},
     code::Code,
-    random::Random,
     space::{CODE, Space},
     stream::{End, FAILSAFE, Mode, Runner, SYSCALL, Start, UPCALL, entry_point},
     tally::{KERNELS, OPEN, Tally},

@@ -5,8 +5,9 @@ use bulkhead_abi::{
     selectors::{FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS, HYPERVISOR_CS64, HYPERVISOR_DS},
 };
 
+use bulkhead_runtime::random::Random;
+
 use crate::{
-    random::Random,
     space::{CODE, Space, WRITABLE},
     stream::{Mode, Registers, Start},
 };
