@@ -1,6 +1,6 @@
 //! `cargo xtask`: the only entrance to building, running, testing and measuring Bulkhead.
 //!
-//! One module per verb ([`build`], [`image`], [`run`], [`mod@test`], [`mod@bench`]), and below them what they share:
+//! One module per verb ([`build`], [`image`], [`run`], [`mod@test`], [`mod@bench`], [`fuzz`]), and below them what they share:
 //! [`project`] knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] and [`disc`] pack
 //! what is built, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
 //! [`machine_tests`], [`boot_tests`], [`benches`].
@@ -18,6 +18,7 @@ mod console;
 mod coverage;
 mod disc;
 mod foreign;
+mod fuzz;
 mod image;
 mod images;
 mod licences;
@@ -60,6 +61,8 @@ enum Verb {
     Test(test::Arguments),
     /// Measure: print a table, and write JSON to target/bench/.
     Bench(bench::Arguments),
+    /// Fuzz the hypervisor's core, with a nightly compiler.
+    Fuzz(fuzz::Arguments),
 }
 
 /// The command line makes no sense (`EX_USAGE` of sysexits.h).
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&project, &arguments),
         Verb::Test(arguments) => test::test(&project, &arguments),
         Verb::Bench(arguments) => bench::bench(&project, &arguments),
+        Verb::Fuzz(arguments) => fuzz::fuzz(&project, &arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

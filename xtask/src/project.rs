@@ -29,6 +29,11 @@ impl Project {
         }
     }
 
+    /// A folder of the source tree.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     /// The directory `target/NAME`, made if it is not there.
     ///
     /// # Errors

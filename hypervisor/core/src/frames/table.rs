@@ -19,6 +19,16 @@ pub struct FrameRecord {
 
 const _: () = assert!(size_of::<FrameRecord>() == 32);
 
+#[cfg(any(test, feature = "testing"))]
+impl FrameRecord {
+    /// The record of a frame that is no RAM, whatever it was.
+    pub(crate) fn forget(&self) {
+        for word in [&self.refs, &self.typing, &self.links, &self._stamp] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The record of every frame below the machine's limit.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTable {

@@ -49,10 +49,29 @@ const FIRST_RAM: u64 = 16;
 /// How many lines of the trace are kept.
 const TRACE_LINES: usize = 256;
 
+/// Frame tables of machines that are gone. A machine's table lasts for ever, as on a real one: what is made anew for each of thousands takes
+/// all memory.
+static TABLES: TicketMutex<Vec<&'static [FrameRecord]>> = TicketMutex::new(Vec::new());
+
+/// The records of `limit` frames, none of which is RAM yet.
+fn records(limit: u64) -> &'static [FrameRecord] {
+    let mut tables = TABLES.lock();
+    if let Some(index) = tables.iter().position(|table| table.len() as u64 == limit) {
+        let table = tables.swap_remove(index);
+        table.iter().for_each(FrameRecord::forget);
+        return table;
+    }
+    drop(tables);
+    let records: Vec<FrameRecord> = (0..limit).map(|_| FrameRecord::default()).collect();
+    Box::leak(records.into_boxed_slice())
+}
+
 /// A machine in memory. See the methods of [`Machine`] for what it does, and its own for what a test may do.
 #[derive(Debug)]
 pub struct Sim {
     ram: Ram,
+    /// The frame table, of which the hypervisor has another hold.
+    table: &'static [FrameRecord],
     /// The hypervisor's own frames: nobody can have them.
     own: Own,
     state: TicketMutex<State>,
@@ -156,16 +175,15 @@ impl Sim {
         let high = hole.end..hole.end + (free_frames - free_frames / 2);
         let ram = Ram::new(high.end, vec![0..FIRST_RAM, hole]);
 
-        let records: Vec<FrameRecord> = (0..high.end).map(|_| FrameRecord::default()).collect();
-        // The table of a machine lasts as long as the machine, which is to say for ever.
-        let table = FrameTable::new(Box::leak(records.into_boxed_slice()));
+        let records = records(high.end);
+        let table = FrameTable::new(records);
         let mut buddy = Buddy::new(table);
         buddy.add(low);
         buddy.add(high);
-        Memory::new(Self::with_ram(ram, own, cpus), table, buddy)
+        Memory::new(Self::with_ram(ram, records, own, cpus), table, buddy)
     }
 
-    fn with_ram(ram: Ram, own: Range<u64>, cpus: u32) -> Self {
+    fn with_ram(ram: Ram, table: &'static [FrameRecord], own: Range<u64>, cpus: u32) -> Self {
         let mut numbers = own.clone().filter_map(Mfn::new);
         let mut take = || numbers.next().unwrap();
         let [m2p_l3, m2p_l2, m2p_l1, private_l3, m2p] = core::array::from_fn(|_| take());
@@ -205,6 +223,7 @@ impl Sim {
             }),
             interruption: Interruption::default(),
             ram,
+            table,
         };
         for mfn in (0..sim.ram.limit()).filter_map(Mfn::new) {
             sim.set_m2p(mfn, M2P_INVALID);
@@ -483,6 +502,16 @@ impl Sim {
     fn m2p_place(&self, mfn: Mfn) -> (Mfn, usize) {
         let frame = self.own.m2p.offset(mfn.raw() / 512).unwrap();
         (frame, usize::try_from(mfn.raw() % 512).unwrap())
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // Whoever has the machine has the hypervisor, which is gone with it. A test may have taken the heap away.
+        let mut tables = TABLES.lock();
+        if tables.try_reserve(1).is_ok() {
+            tables.push(self.table);
+        }
     }
 }
 

@@ -1,0 +1,88 @@
+//! `cargo xtask fuzz`: the fuzz targets of the core, built and run as libFuzzer wants them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::project::{Project, run_to_end};
+
+/// Where the targets are.
+const CRATE: &str = "hypervisor/core/fuzz";
+
+/// The platform that they run on.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+
+/// What libFuzzer needs to see which code an input reaches.
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares";
+
+/// The arguments of `cargo xtask fuzz`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator.
+    #[arg(value_parser = ["acts", "decoders"])]
+    target: String,
+    /// For how long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    seconds: u64,
+    /// Until guests have made so many hypercalls, however long that takes (for `acts`).
+    #[arg(long, value_name = "COUNT")]
+    calls: Option<u64>,
+}
+
+/// Builds a target with a nightly compiler and runs it. What it found interesting stays in `corpus/`, what broke a law in `artifacts/`.
+///
+/// # Errors
+///
+/// If there is no nightly compiler, or the target does not build.
+pub(crate) fn fuzz(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
+    let target = arguments.target.as_str();
+    let folder = project.folder(CRATE);
+    let nightly = |program: &str| {
+        let mut command = project.tool("rustup");
+        command.args(["run", "nightly", program]).current_dir(&folder);
+        command
+    };
+    if !is_there(nightly("rustc").arg("--version")) {
+        bail!("fuzzing needs a nightly compiler: `rustup toolchain install nightly --profile minimal`");
+    }
+    run_to_end(nightly("cargo").env("RUSTFLAGS", FLAGS).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--target",
+        PLATFORM,
+        "--bin",
+        target,
+    ]))?;
+    let [corpus, artifacts] = ["corpus", "artifacts"].map(|name| folder.join(name).join(target));
+    for made in [&corpus, &artifacts] {
+        fs::create_dir_all(made).with_context(|| format!("cannot make {}", made.display()))?;
+    }
+    let program: PathBuf = ["target", PLATFORM, "release", target].iter().collect();
+    let mut run = project.tool(folder.join(program));
+    run.current_dir(&folder)
+        .arg(&corpus)
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg("-max_len=8192");
+    match arguments.calls {
+        // Long inputs from the start: a world is dear to make.
+        Some(calls) => run.env("BULKHEAD_CALLS", calls.to_string()).arg("-len_control=0"),
+        None => run.arg(format!("-max_total_time={}", arguments.seconds)),
+    };
+    let status = run.status().context("cannot start the target")?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        println!("it failed: the input is in {}", artifacts.display());
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether a command is there and succeeds; what it says is of no interest.
+fn is_there(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
