@@ -141,7 +141,7 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                     // vCPUs: it sleeps on what it did to itself.
                     let info = vcpu.info().frame;
                     let is_stored =
-                        hv.machine().ram().last_written(info).load(Ordering::Relaxed) >= history.since();
+                        hv.machine().ram().last_stored(info).load(Ordering::Relaxed) >= history.since();
                     let times = vcpu.runstate_area.lock();
                     let clock = vcpu.clock.lock();
                     let times = times.iter().flat_map(RunstateArea::frames);

@@ -59,7 +59,7 @@ impl World {
         let now = GrantEntry::read_from(&bytes).unwrap();
         let is_access = now.flags & GTF_TYPE_MASK == GTF_PERMIT_ACCESS;
         if !is_access || now.flags & (GTF_READING | GTF_WRITING) == 0 {
-            self.sim().store(table, at, entry.to_bytes().as_ref());
+            self.sim().ram().write(table, at, entry.to_bytes().as_ref());
         }
     }
 

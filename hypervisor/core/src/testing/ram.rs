@@ -12,8 +12,8 @@ use core::ops::Range;
 #[derive(Debug)]
 pub struct Ram {
     frames: Box<[FrameWords]>,
-    /// When bytes were last written to each frame.
-    written: Box<[AtomicU64]>,
+    /// When bytes were last stored in each frame.
+    stored: Box<[AtomicU64]>,
     holes: Vec<Range<u64>>,
 }
 
@@ -26,7 +26,7 @@ impl Ram {
         frames.resize_with(usize::try_from(limit).unwrap(), empty);
         Self {
             frames: frames.into_boxed_slice(),
-            written: (0..limit).map(|_| AtomicU64::new(0)).collect(),
+            stored: (0..limit).map(|_| AtomicU64::new(0)).collect(),
             holes,
         }
     }
@@ -54,9 +54,10 @@ impl Ram {
         &self.frames[usize::try_from(mfn.raw()).unwrap()]
     }
 
-    /// When bytes were last written to a frame: not what the hypervisor marks in its words, events for example.
-    pub(crate) fn last_written(&self, mfn: Mfn) -> &AtomicU64 {
-        &self.written[usize::try_from(mfn.raw()).unwrap()]
+    /// When a guest, or somebody on its behalf, last stored bytes in a frame since that was filled with zeros; 0 if nobody has. Not what the hypervisor
+    /// and guests do to its words by their protocols: events, grants.
+    pub(crate) fn last_stored(&self, mfn: Mfn) -> &AtomicU64 {
+        &self.stored[usize::try_from(mfn.raw()).unwrap()]
     }
 
     /// Copies bytes from byte `offset` of a frame on; all of them must lie in it.
@@ -67,10 +68,9 @@ impl Ram {
         }
     }
 
-    /// Copies bytes to byte `offset` of a frame and on, at the moment `now`; what would not fit is left out.
-    pub fn write(&self, mfn: Mfn, offset: usize, from: &[u8], now: u64) {
+    /// Copies bytes to byte `offset` of a frame and on; what would not fit is left out.
+    pub fn write(&self, mfn: Mfn, offset: usize, from: &[u8]) {
         let words = self.frame(mfn);
-        self.last_written(mfn).store(now, Ordering::Relaxed);
         for (at, byte) in (offset..PAGE_SIZE).zip(from) {
             let word = &words[at / 8];
             let mut bytes = word.load(Ordering::Relaxed).to_le_bytes();

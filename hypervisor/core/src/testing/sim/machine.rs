@@ -2,7 +2,7 @@
 
 use super::{Sim, TRACE_LINES};
 use crate::emulate::Width;
-use crate::frames::Mfn;
+use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::policy::xstate;
@@ -30,6 +30,21 @@ impl Machine for Sim {
     fn write_frame(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
         self.pause();
         self.store(mfn, offset, bytes);
+    }
+
+    fn zero_frame(&self, mfn: Mfn) {
+        self.pause();
+        for word in self.ram.frame(mfn) {
+            word.store(0, Ordering::Relaxed);
+        }
+        // One that somebody owns is cleared on that domain's behalf; others are new.
+        let refs = FrameTable::new(self.table).refs(mfn);
+        let stored = if refs.is_some_and(|refs| refs.count() != 0) {
+            self.state().now
+        } else {
+            0
+        };
+        self.ram.last_stored(mfn).store(stored, Ordering::Relaxed);
     }
 
     fn copy_between_frames(

@@ -467,7 +467,10 @@ impl Sim {
 
     /// Stores bytes in a frame, as a guest does or somebody on its behalf.
     pub(crate) fn store(&self, mfn: Mfn, offset: usize, bytes: &[u8]) {
-        self.ram.write(mfn, offset, bytes, self.state().now);
+        self.ram
+            .last_stored(mfn)
+            .store(self.state().now, Ordering::Relaxed);
+        self.ram.write(mfn, offset, bytes);
     }
 
     /// Reads guest memory as a guest would, at any address.
