@@ -19,6 +19,7 @@ use bulkhead_runtime::time::Instant;
 use crate::{
     calls::{Answer, call, in_out, input, refusal},
     control::{NOBODY, ask},
+    dead::Dying,
     giving,
     probe::{Direction, Probe},
 };
@@ -63,8 +64,8 @@ pub(crate) fn check(probe: &mut Probe) {
         giving::to_the_full(probe, domain);
         copies(probe, domain, &frames);
         states(probe, domain, &frames);
+        lives(probe, domain, frames);
     }
-    lives(probe, domain);
 }
 
 fn wanted(domain: DomId) -> CreateDomain {
@@ -327,7 +328,7 @@ fn tell(op: ControlOp, domain: DomId) -> Answer {
 }
 
 /// It runs when it is let, ends as its program wants, and leaves nothing behind.
-fn lives(probe: &mut Probe, domain: DomId) {
+fn lives(probe: &mut Probe, domain: DomId, [program, ..]: [u64; FRAMES]) {
     for (name, op) in [
         ("sysctl.pause_domain", ControlOp::PauseDomain),
         ("sysctl.unpause_domain", ControlOp::UnpauseDomain),
@@ -371,6 +372,12 @@ fn lives(probe: &mut Probe, domain: DomId) {
         if is_right { Ok(()) } else { Err((started, last)) },
     );
 
+    let dying = Dying::meet(domain, program);
+    let dying = dying.map(|dying| {
+        let mapped = dying.has_ended(probe);
+        (dying, mapped)
+    });
+
     let before = last.machine_free;
     let destroyed = tell(ControlOp::DestroyDomain, domain);
     let gone = info(domain).0;
@@ -385,6 +392,10 @@ fn lives(probe: &mut Probe, domain: DomId) {
             Err((destroyed, gone, before, free))
         },
     );
+    match dying {
+        Ok((dying, mapped)) => dying.bury(probe, &mapped),
+        Err(refused) => probe.law("a-domain-that-has-ended-is-still-there", Err::<(), _>(refused)),
+    }
     probe.refused(
         "sysctl.destroy_domain",
         Errno::Srch,

@@ -3,7 +3,7 @@
 use bulkhead_abi::{
     DomId, Record,
     grant::{
-        Flip, GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_PERMIT_ACCESS, GTF_TRANSFER_COMMITTED,
+        Flip, GNTMAP_DEVICE_MAP, GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_PERMIT_ACCESS, GTF_TRANSFER_COMMITTED,
         GTF_TRANSFER_COMPLETED, GrantStatus, GrantTableOp,
     },
     layout,
@@ -13,8 +13,9 @@ use bulkhead_abi::{
 use crate::{
     calls::{Answer, tidy},
     frames::{Frame, WRITABLE, show},
-    grants::{BEYOND, Grants, NOBODY, OKAY, Outcome, UNUSED, ends, one, read},
+    grants::{BEYOND, Grants, NOBODY, OKAY, Outcome, UNUSED, ends, one, read, unmap},
     memory::reserve,
+    pins::{pin, unpin},
     probe::Probe,
 };
 
@@ -28,12 +29,54 @@ const DONE: u16 = GTF_TRANSFER_COMMITTED | GTF_TRANSFER_COMPLETED;
 pub(crate) fn check(probe: &mut Probe, grants: &Grants) {
     flip(probe, grants);
     flip_refusals(probe, grants);
+    held(probe, grants);
     transfer(probe, grants);
     transfer_refusals(probe, grants);
 }
 
+/// Frames that are pinned as page tables, or held for a device, are not given, nor taken for others; they are when that is over.
+fn held(probe: &mut Probe, grants: &Grants) {
+    let (free, table, device) = (bare(4), Frame::table(&[]), bare(5));
+    let flip = |given: &Frame, offered: &Frame| {
+        grants.set(GREF, OFFER, grants.own, offered.mfn());
+        give(GrantTableOp::Flip, given.mfn(), DomId::SELF, GREF)
+    };
+    let pinned = pin(1, table.mfn());
+    let given_as_table = flip(&table, &free);
+    let offered_as_table = flip(&free, &table);
+    tidy([pinned, unpin(table.mfn())]);
+    grants.set(UNUSED, GTF_PERMIT_ACCESS, grants.own, device.mfn());
+    let (mapped, map) = grants.map_gref(UNUSED, DomId::SELF, GNTMAP_DEVICE_MAP, 0);
+    let given_in_use = flip(&device, &free);
+    let offered_in_use = flip(&free, &device);
+    let unmapped = unmap(map.handle, 0, map.dev_bus_addr);
+    let (done, _) = flip(&free, &device);
+    grants.set(UNUSED, 0, grants.own, 0);
+    let name = "grant_table_op.flip";
+    ends(
+        probe,
+        name,
+        GrantStatus::BadPage,
+        &[given_as_table.0, given_in_use.0],
+    );
+    ends(
+        probe,
+        name,
+        GrantStatus::BadGntref,
+        &[offered_as_table.0, offered_in_use.0],
+    );
+    let shown = (seen(&device, &free), seen(&free, &device));
+    let is_right = [mapped, unmapped, done] == [OKAY; 3] && shown == ((Ok(0), Some(4)), (Ok(0), Some(5)));
+    let result = if is_right {
+        Ok(())
+    } else {
+        Err((mapped, unmapped, done, shown))
+    };
+    probe.law("a-frame-that-is-held-is-not-flipped", result);
+}
+
 /// A frame that nothing refers to, with `word` at its start.
-fn bare(word: u64) -> Frame {
+pub(crate) fn bare(word: u64) -> Frame {
     let frame = Frame::new();
     frame.set(0, word);
     tidy([show(frame.address(), 0)]);

@@ -62,6 +62,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     mapping(probe, &grants);
     map_refusals(probe, &grants);
     devices(probe, &grants);
+    revoked(probe, &grants);
     replacing(probe, &grants);
     swapping(probe, &grants);
     copying(probe, &grants);
@@ -298,7 +299,13 @@ impl Grants {
         self.map_gref(GREF, DomId::SELF, flags, host_addr)
     }
 
-    fn map_gref(&self, gref: u32, dom: DomId, flags: u32, host_addr: u64) -> (Outcome, MapGrantRef) {
+    pub(crate) fn map_gref(
+        &self,
+        gref: u32,
+        dom: DomId,
+        flags: u32,
+        host_addr: u64,
+    ) -> (Outcome, MapGrantRef) {
         let mut record = MapGrantRef {
             host_addr,
             flags,
@@ -311,7 +318,7 @@ impl Grants {
     }
 }
 
-fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> Outcome {
+pub(crate) fn unmap(handle: u32, host_addr: u64, dev_bus_addr: u64) -> Outcome {
     let mut record = UnmapGrantRef {
         host_addr,
         dev_bus_addr,
@@ -488,6 +495,34 @@ fn devices(probe: &mut Probe, grants: &Grants) {
         Err((outcome, map, unmapped))
     };
     probe.law("a-device-uses-a-grant", result);
+}
+
+/// A grantor that takes an entry back while it is in use: it should not, and gains nothing by it.
+fn revoked(probe: &mut Probe, grants: &Grants) {
+    let page = grants.address(0);
+    grants.frame.set(0, 0x7265_766f);
+    grants.grant(GTF_PERMIT_ACCESS);
+    let (mapped, map) = grants.map(GNTMAP_HOST_MAP, page);
+    grants.set(GREF, 0, grants.own, 0);
+    let shown = read(page);
+    let unmapped = unmap(map.handle, page, 0);
+    let left = (read(page), grants.entry(GREF));
+    let again = grants.map(GNTMAP_HOST_MAP, page).0;
+    let is_right = [mapped, unmapped] == [OKAY; 2]
+        && shown == Some(0x7265_766f)
+        && left.0.is_none()
+        && left.1
+            == GrantEntry {
+                domid: grants.own,
+                ..GrantEntry::ZERO
+            }
+        && again == (Ok(0), GrantStatus::GeneralError.raw());
+    let result = if is_right {
+        Ok(())
+    } else {
+        Err((mapped, shown, again, unmapped, left))
+    };
+    probe.law("a-grant-that-is-revoked-in-use-ends-with-its-mapping", result);
 }
 
 fn replacing(probe: &mut Probe, grants: &Grants) {

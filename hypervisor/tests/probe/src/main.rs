@@ -18,6 +18,7 @@ mod areas;
 mod attempt;
 mod calls;
 mod control;
+mod dead;
 mod debug;
 mod domains;
 mod events;
