@@ -1,4 +1,5 @@
-//! Reads the figures that a benchmark's guests print: lines `BENCH name value unit`.
+//! Reads the figures that a benchmark's guests print: lines `BENCH name value unit`, and how they are told by parts: lines
+//! `SPLIT name kernel=N program=N between=N`.
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,27 @@ pub(super) struct Figure {
     pub(super) unit: String,
     /// The same in instructions, where the machine's clock counts them.
     pub(super) instructions: Option<f64>,
+    /// Whose instructions these are, where that is known.
+    pub(super) parts: Option<Parts>,
+}
+
+/// Whose the instructions of a figure are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Parts {
+    pub(super) hypervisor: f64,
+    /// The guest's kernel's.
+    pub(super) kernel: f64,
+    /// The guest's program's.
+    pub(super) program: f64,
+}
+
+impl Parts {
+    /// By how much they may miss the whole: guests report whole ticks, of which two make an instruction.
+    const TOLERANCE: f64 = 0.5;
+
+    fn sum(self) -> f64 {
+        self.hypervisor + self.kernel + self.program
+    }
 }
 
 impl Figure {
@@ -66,7 +88,65 @@ fn parse(words: &str) -> Result<Figure> {
         value,
         unit: unit.into(),
         instructions: None,
+        parts: None,
     })
+}
+
+/// Notes whose the instructions of each figure are that the console tells by parts.
+///
+/// What the guest executes it knows, and says: of its kernel, of its program, and how many of these lie between its stamps. The
+/// hypervisor's are what else there is between stamps, which is the figure's `-in-hypervisor`.
+///
+/// # Errors
+///
+/// If one cannot be read, is about figures that there are not, or does not add up to the whole.
+pub(super) fn split(lines: &[String], figures: &mut [Figure]) -> Result<()> {
+    for line in lines {
+        let Some(words) = without_domain(line).strip_prefix("SPLIT ") else {
+            continue;
+        };
+        let (name, [kernel, program, between]) =
+            parse_split(words).with_context(|| format!("parts that cannot be read: {line}"))?;
+        let stamped = instructions(figures, &format!("{name}-in-hypervisor"))?;
+        let whole = instructions(figures, name)?;
+        let parts = Parts {
+            hypervisor: stamped - between,
+            kernel,
+            program,
+        };
+        if (parts.sum() - whole).abs() > Parts::TOLERANCE {
+            bail!("the parts of {name} do not add up to {whole}: {parts:?}");
+        }
+        for figure in figures.iter_mut().filter(|figure| figure.name == name) {
+            figure.parts = Some(parts);
+        }
+    }
+    Ok(())
+}
+
+/// The instructions of the figure `name`.
+fn instructions(figures: &[Figure], name: &str) -> Result<f64> {
+    let figure = figures.iter().find(|figure| figure.name == name);
+    figure
+        .and_then(|figure| figure.instructions)
+        .with_context(|| format!("there is no {name} in instructions"))
+}
+
+/// A figure's name, and the instructions that are its kernel's, its program's, and between stamps.
+fn parse_split(words: &str) -> Result<(&str, [f64; 3])> {
+    let mut words = words.split_whitespace();
+    let name = words.next().context("there is no name")?;
+    let mut counts = [0.0; 3];
+    for (count, key) in counts.iter_mut().zip(["kernel=", "program=", "between="]) {
+        let word = words.next().and_then(|word| word.strip_prefix(key));
+        let word = word.with_context(|| format!("there is no {key}"))?;
+        let number: u32 = word.parse().with_context(|| format!("`{word}` is no number"))?;
+        *count = number.into();
+    }
+    if let Some(word) = words.next() {
+        bail!("`{word}` means nothing");
+    }
+    Ok((name, counts))
 }
 
 #[cfg(test)]
@@ -86,12 +166,14 @@ mod tests {
                 value: 412.0,
                 unit: "ns".into(),
                 instructions: None,
+                parts: None,
             },
             Figure {
                 name: "trap".into(),
                 value: 1.5,
                 unit: "us".into(),
                 instructions: None,
+                parts: None,
             },
         ];
         assert_eq!(figures, expected);
@@ -103,6 +185,48 @@ mod tests {
         figures.iter_mut().for_each(Figure::count_instructions);
         let instructions: Vec<_> = figures.iter().map(|figure| figure.instructions).collect();
         assert_eq!(instructions, [Some(206.0), None]);
+    }
+
+    const SPLIT: &str = "BENCH call 600 ns\nBENCH call-in-hypervisor 594 cycles\n";
+
+    /// The figures of a console on a clock that counts instructions, by parts.
+    fn read_split(console: &str) -> Result<Vec<Figure>> {
+        let mut figures = read(console)?;
+        figures.iter_mut().for_each(Figure::count_instructions);
+        let lines: Vec<String> = console.lines().map(str::to_owned).collect();
+        split(&lines, &mut figures).map(|()| figures)
+    }
+
+    #[test]
+    fn what_lies_between_stamps_and_is_not_the_guests_is_the_hypervisors() {
+        let figures = read_split(&format!("{SPLIT}(d1) SPLIT call kernel=8 program=3 between=8\n")).unwrap();
+        let expected = Parts {
+            hypervisor: 289.0,
+            kernel: 8.0,
+            program: 3.0,
+        };
+        assert_eq!(figures[0].parts, Some(expected));
+        assert_eq!(figures[1].parts, None);
+    }
+
+    #[test]
+    fn parts_that_do_not_add_up_to_the_whole_are_refused() {
+        let error = read_split(&format!("{SPLIT}SPLIT call kernel=10 program=3 between=8\n")).unwrap_err();
+        assert!(error.to_string().contains("do not add up to 300"), "{error}");
+    }
+
+    #[test]
+    fn senseless_parts_and_parts_of_nothing_are_refused() {
+        for line in [
+            "SPLIT call",
+            "SPLIT call kernel=8 program=3",
+            "SPLIT call kernel=8 between=8 program=3",
+            "SPLIT call kernel=8 program=-3 between=8",
+            "SPLIT call kernel=8 program=3 between=8 1",
+            "SPLIT other kernel=8 program=3 between=8",
+        ] {
+            assert!(read_split(&format!("{SPLIT}{line}\n")).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: boots the benchmarks, prints what they measured, and keeps it as JSON.
 //!
-//! With `--icount` the machine's clock counts instructions: one run is as good as many. Without it every figure
+//! With `--icount` the machine's clock counts instructions: one run is as good as many, and figures that are told by parts say how
+//! many are whose. Without it every figure
 //! is the median of three runs, and its spread is told beside it.
 
 mod figures;
@@ -142,6 +143,7 @@ fn measure(
                 let mut figures = figures::of_console(transcript.lines())?;
                 if is_deterministic {
                     figures.iter_mut().for_each(Figure::count_instructions);
+                    figures::split(transcript.lines(), &mut figures)?;
                 }
                 results.add(figures)?;
             }

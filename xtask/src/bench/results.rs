@@ -3,7 +3,12 @@
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use crate::bench::figures::Figure;
+use crate::bench::figures::{Figure, Parts};
+
+/// How many columns a table has at most.
+const COLUMNS: usize = 8;
+/// Those that are no numbers: the name and the unit.
+const TEXT_COLUMNS: [usize; 2] = [0, 2];
 
 /// All runs so far; each has the same figures in the same order.
 #[derive(Debug, Default)]
@@ -18,6 +23,34 @@ struct Row<'a> {
     median: &'a Figure,
     least: f64,
     greatest: f64,
+}
+
+impl Row<'_> {
+    fn cells(&self) -> [String; COLUMNS] {
+        let Figure {
+            name,
+            value,
+            unit,
+            instructions,
+            parts,
+        } = self.median;
+        let spread = if self.least < self.greatest {
+            format!("{}..{}", number(self.least), number(self.greatest))
+        } else {
+            String::new()
+        };
+        let part = |part: fn(&Parts) -> f64| parts.as_ref().map(part).map(number).unwrap_or_default();
+        [
+            name.clone(),
+            number(*value),
+            unit.clone(),
+            instructions.map(number).unwrap_or_default(),
+            part(|parts| parts.hypervisor),
+            part(|parts| parts.kernel),
+            part(|parts| parts.program),
+            spread,
+        ]
+    }
 }
 
 impl Results {
@@ -52,33 +85,38 @@ impl Results {
         names.enumerate().filter_map(|(index, _)| row(index)).collect()
     }
 
-    /// An aligned table, one line a figure, numbers to the right.
+    /// An aligned table, one line a figure, numbers to the right. Columns that would be empty are left out.
     pub(super) fn table(&self) -> String {
-        let mut cells = vec![["figure", "value", "unit", "instructions", "spread"].map(str::to_owned)];
-        cells.extend(self.rows().iter().map(|row| {
-            let spread = if self.runs.len() > 1 {
-                format!("{}..{}", number(row.least), number(row.greatest))
-            } else {
-                String::new()
-            };
-            let instructions = row.median.instructions.map(number).unwrap_or_default();
-            [
-                row.median.name.clone(),
-                number(row.median.value),
-                row.median.unit.clone(),
-                instructions,
-                spread,
-            ]
-        }));
-        let mut widths = [0; 5];
-        for row in &cells {
+        let head = [
+            "figure",
+            "value",
+            "unit",
+            "instructions",
+            "hypervisor",
+            "kernel",
+            "program",
+            "spread",
+        ];
+        let rows: Vec<_> = self.rows().iter().map(Row::cells).collect();
+        let mut widths = [0; COLUMNS];
+        for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = cell.len().max(*width);
             }
         }
-        let [name, value, unit, instructions, spread] = widths;
-        cells.iter().fold(String::new(), |table, [n, v, u, i, s]| {
-            let line = format!("  {n:name$}  {v:>value$}  {u:unit$}  {i:>instructions$}  {s:>spread$}");
+        for (width, title) in widths.iter_mut().zip(head).filter(|(width, _)| **width > 0) {
+            *width = title.len().max(*width);
+        }
+        let head = head.map(str::to_owned);
+        [head].iter().chain(&rows).fold(String::new(), |table, cells| {
+            let mut line = String::new();
+            for ((column, cell), width) in cells.iter().enumerate().zip(widths) {
+                line += &match width {
+                    0 => String::new(),
+                    _ if TEXT_COLUMNS.contains(&column) => format!("  {cell:width$}"),
+                    _ => format!("  {cell:>width$}"),
+                };
+            }
             table + line.trim_end() + "\n"
         })
     }
@@ -91,6 +129,11 @@ impl Results {
                 "value": row.median.value,
                 "unit": row.median.unit,
                 "instructions": row.median.instructions,
+                "parts": row.median.parts.map(|parts| json!({
+                    "hypervisor": parts.hypervisor,
+                    "kernel": parts.kernel,
+                    "program": parts.program,
+                })),
                 "least": row.least,
                 "greatest": row.greatest,
                 "runs": self.runs.len(),
@@ -121,6 +164,7 @@ mod tests {
             value,
             unit: "ns".into(),
             instructions,
+            parts: None,
         }
     }
 
@@ -156,6 +200,29 @@ mod tests {
             "  null-hypercall  22.00  ns           206.0  20.00..60.00\n",
         ];
         assert_eq!(results(&[30.0, 10.0, 11.0]).table(), expected.concat());
+    }
+
+    #[test]
+    fn a_figure_is_told_by_parts_where_these_are_known() {
+        let mut results = Results::default();
+        let parts = Parts {
+            hypervisor: 170.0,
+            kernel: 8.0,
+            program: 3.0,
+        };
+        let call = Figure {
+            parts: Some(parts),
+            ..figure("call", 362.0, Some(181.0))
+        };
+        results.add(vec![call, figure("trap", 10.0, Some(5.0))]).unwrap();
+        let expected = [
+            "  figure  value  unit  instructions  hypervisor  kernel  program\n",
+            "  call    362.0  ns           181.0       170.0   8.000    3.000\n",
+            "  trap    10.00  ns           5.000\n",
+        ];
+        assert_eq!(results.table(), expected.concat());
+        assert_eq!(results.json()[0]["parts"]["kernel"], 8.0);
+        assert!(results.json()[1]["parts"].is_null());
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! A software interrupt of a guest's to its own handler and back: through the hypervisor, which bounces it, and through a direct gate,
 //! which needs a machine that has them or was told to (`direct-gates=on`).
 //!
-//! Each figure is measured twice, as in [`user`](crate::user): whole, and by stamps that both sides take before they leave and after
-//! they are entered. Six instructions between stamps are the guest's (nine where it is bounced); all others are the
-//! hypervisor's: the figures `-in-hypervisor`.
+//! Each is measured whole and [by parts](crate::split).
 
 use core::arch::{asm, naked_asm};
 
@@ -15,36 +13,48 @@ use bulkhead_abi::{
 };
 use bulkhead_runtime::{extension::set_direct_gate, hypervisor::raw_call, println};
 
-use crate::measure::{RUNS, measure_batch};
+use crate::split::{self, Parts};
 
 /// Interrupts in one run.
 const INTERRUPTS: u64 = 1000;
-/// Runs that are measured as one.
-const BATCH: u64 = 2;
+
+/// Three of the loop, four of [`bounced`]; between stamps three and six.
+const BOUNCED: Parts = Parts {
+    kernel: 3 + 4,
+    program: 0,
+    between: 3 + 6,
+};
+
+/// Three of the loop, one of [`direct`]; between stamps three and three.
+const DIRECT: Parts = Parts {
+    kernel: 3 + 1,
+    program: 0,
+    between: 3 + 3,
+};
 
 const VECTOR: u8 = *DIRECT_GATE_VECTORS.start();
 
 /// Measures both ways. Says so and does nothing more if there are no direct gates.
 pub(super) fn measure_all() {
     bounce_to(bounced);
-    measure_batch("bounced-gate", BATCH, INTERRUPTS, interrupt);
+    split::whole("bounced-gate", INTERRUPTS, 1, interrupt);
     bounce_to(bounced_with_stamps);
-    stamped("bounced-gate-in-hypervisor");
+    split::parts("bounced-gate", INTERRUPTS, 1, BOUNCED, stamped);
 
     // SAFETY: the handler returns at once, and keeps all registers.
     if let Err(error) = unsafe { set_direct_gate(VECTOR, Some(direct)) } {
         println!("no direct gates here: {error}");
         return;
     }
-    measure_batch("direct-gate", BATCH, INTERRUPTS, interrupt);
+    split::whole("direct-gate", INTERRUPTS, 1, interrupt);
     // SAFETY: the handler changes the registers that `stamped` leaves to it.
     let changed = unsafe { set_direct_gate(VECTOR, Some(direct_with_stamps)) };
     assert_eq!(changed, Ok(()), "a gate was refused");
-    stamped("direct-gate-in-hypervisor");
+    split::parts("direct-gate", INTERRUPTS, 1, DIRECT, stamped);
 }
 
-/// Raises the software interrupt [`INTERRUPTS`] times.
-fn interrupt() {
+/// Raises the software interrupt so many times.
+fn interrupt(count: u64) {
     // SAFETY: the handlers that there are without stamps keep all registers. They write below the stack pointer, where nothing lies: the
     // target has no red zone.
     unsafe {
@@ -53,41 +63,34 @@ fn interrupt() {
             "dec {left:e}",
             "jnz 2b",
             vector = const VECTOR,
-            left = inout(reg) INTERRUPTS => _,
+            left = inout(reg) count => _,
         );
     }
 }
 
-/// The same for the handlers with stamps: reports the best run.
-fn stamped(name: &str) {
-    let run = || {
-        let sum: u64;
-        // SAFETY: as above; the handlers with stamps change rax, rdx, r12 and r14, which are declared.
-        unsafe {
-            asm!(
-                "2: rdtsc",
-                "mov r12d, eax",
-                "int {vector}",
-                "rdtsc",
-                "sub eax, r12d",
-                "add r14, rax",
-                "dec {left:e}",
-                "jnz 2b",
-                vector = const VECTOR,
-                left = inout(reg) INTERRUPTS => _,
-                inout("r14") 0_u64 => sum,
-                out("r12") _,
-                out("rax") _,
-                out("rdx") _,
-            );
-        }
-        sum
-    };
-    let best = (0..=RUNS).map(|_| run()).min().unwrap_or(0);
-    println!(
-        "BENCH {name} {} cycles",
-        best.checked_div(INTERRUPTS).unwrap_or(0)
-    );
+/// The same for the handlers with stamps. Returns what lay between these.
+fn stamped(count: u64) -> u64 {
+    let sum: u64;
+    // SAFETY: as above; the handlers with stamps change rax, rdx, r12 and r14, which are declared.
+    unsafe {
+        asm!(
+            "2: rdtsc",
+            "mov r12d, eax",
+            "int {vector}",
+            "rdtsc",
+            "sub eax, r12d",
+            "add r14, rax",
+            "dec {left:e}",
+            "jnz 2b",
+            vector = const VECTOR,
+            left = inout(reg) count => _,
+            inout("r14") 0_u64 => sum,
+            out("r12") _,
+            out("rax") _,
+            out("rdx") _,
+        );
+    }
+    sum
 }
 
 /// Has the hypervisor bounce the vector to `entry`.

@@ -1,8 +1,8 @@
 //! What the crossings between guest and hypervisor cost, and how late a guest is told.
 //!
-//! `role=bench`, or no role, measures what one domain can: a null hypercall, an exception to its own handler
-//! and back, an event to itself, a look at the clock, the lateness of timers, and the crossings between its programs and
-//! itself ([`user`]). With `peer=N`, and in domain N
+//! `role=bench`, or no role, measures what one domain can: [`hypercalls`], an exception to its own handler
+//! and back, an event to itself, a look at the clock, the lateness of timers, the crossings between its programs and
+//! itself ([`user`]), and the [`upcall`]. With `peer=N`, and in domain N
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
@@ -13,7 +13,8 @@
 //! `role=boot` measures how long the machine took to come so far. `role=beside-hog peer=N` measures the
 //! lateness of timers while domain N, this image with `role=hog peer=M`, wants the CPU for itself.
 //!
-//! Each figure is a line `BENCH name value unit`.
+//! Each figure is a line `BENCH name value unit`. Where a line `SPLIT name kernel=N program=N between=N` follows, it is told by
+//! [parts](split) too.
 
 #![no_std]
 #![no_main]
@@ -21,9 +22,12 @@
 extern crate alloc;
 
 mod gates;
+mod hypercalls;
 mod latency;
 mod measure;
 mod memory;
+mod split;
+mod upcall;
 mod user;
 
 use bulkhead_runtime::{
@@ -79,7 +83,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
 }
 
 async fn alone() -> Result<(), LinkError> {
-    measure("null-hypercall", hypervisor::null_call);
+    hypercalls::measure_all();
 
     trap::set_handler(Vector::Breakpoint, Some(|_| ()));
     measure("exception-bounce", trap::breakpoint);
@@ -103,6 +107,7 @@ async fn alone() -> Result<(), LinkError> {
 
     latency::of_timers("timer-lateness").await;
     user::measure_all();
+    upcall::measure_all();
     Ok(())
 }
 

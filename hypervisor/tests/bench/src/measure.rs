@@ -108,18 +108,34 @@ impl Start {
 }
 
 /// What a run took.
-struct Cost {
+pub(super) struct Cost {
     ns: u64,
     cycles: u64,
 }
 
 impl Cost {
-    const MAX: Self = Self {
+    /// More than any.
+    pub(super) const MAX: Self = Self {
         ns: u64::MAX,
         cycles: u64::MAX,
     };
 
     const NONE: Self = Self { ns: 0, cycles: 0 };
+
+    /// What `run` takes.
+    pub(super) fn of(run: impl FnOnce()) -> Self {
+        let start = Start::now();
+        run();
+        start.cost()
+    }
+
+    /// What is left of it without `other`.
+    pub(super) fn less(self, other: &Self) -> Self {
+        Self {
+            ns: self.ns.saturating_sub(other.ns),
+            cycles: self.cycles.saturating_sub(other.cycles),
+        }
+    }
 
     fn add(&mut self, other: &Self) {
         self.ns = self.ns.saturating_add(other.ns);
@@ -127,7 +143,7 @@ impl Cost {
     }
 
     /// The better of both. The first run does not count.
-    fn or_better(self, run: u64, other: Self) -> Self {
+    pub(super) fn or_better(self, run: u64, other: Self) -> Self {
         if run == 0 {
             return self;
         }
@@ -138,7 +154,7 @@ impl Cost {
     }
 
     /// Reports what one of `count` operations took.
-    fn report(&self, name: &str, count: u64) {
+    pub(super) fn report(&self, name: &str, count: u64) {
         let one = |all: u64| all.checked_div(count).unwrap_or(0);
         println!("BENCH {name} {} ns", one(self.ns));
         println!("BENCH {name}-cycles {} cycles", one(self.cycles));

@@ -1,0 +1,127 @@
+//! Hypercalls in a loop of six instructions: what a call costs, and how much of that is the hypervisor's.
+
+use core::arch::asm;
+
+use bulkhead_abi::{Hypercall, multicall::MulticallEntry};
+
+use crate::split::{self, Parts};
+
+/// Calls in one run.
+const CALLS: u64 = 1000;
+
+/// Six instructions make a turn of the loop; those to the call, and two of the stamp, lie between stamps.
+pub(super) const LOOP: Parts = Parts {
+    kernel: 6,
+    program: 0,
+    between: 2 + 4,
+};
+
+/// A hypercall, with its first two arguments.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    number: u64,
+    arguments: [u64; 2],
+}
+
+impl Call {
+    /// A call that may be made any number of times.
+    ///
+    /// # Safety
+    ///
+    /// As [`raw_call`](bulkhead_runtime::hypervisor::raw_call), for as long as this is used.
+    pub(super) const unsafe fn new(call: Hypercall, arguments: [u64; 2]) -> Self {
+        Self {
+            number: call.raw(),
+            arguments,
+        }
+    }
+
+    /// Makes it so many times.
+    pub(super) fn repeat(self, count: u64) {
+        let [first, second] = self.arguments;
+        // SAFETY: the call itself is the promise of `new`. It changes rax, rcx and r11; arguments count as lost too, in the debug
+        // builds of other hypervisors, and are loaded anew.
+        unsafe {
+            asm!(
+                "2: mov eax, {number:e}",
+                "mov rdi, {first}",
+                "mov rsi, {second}",
+                "syscall",
+                "dec {left:e}",
+                "jnz 2b",
+                number = in(reg) self.number,
+                first = in(reg) first,
+                second = in(reg) second,
+                left = inout(reg) count => _,
+                out("rax") _,
+                out("rcx") _,
+                out("rdi") _,
+                out("rsi") _,
+                out("r11") _,
+            );
+        }
+    }
+
+    /// The same with stamps. Returns what lay between these.
+    pub(super) fn repeat_with_stamps(self, count: u64) -> u64 {
+        let [first, second] = self.arguments;
+        let sum: u64;
+        // SAFETY: as above; the stamps change rax, rdx, r12 and r14.
+        unsafe {
+            asm!(
+                "2: rdtsc",
+                "mov r12d, eax",
+                "mov eax, {number:e}",
+                "mov rdi, {first}",
+                "mov rsi, {second}",
+                "syscall",
+                "rdtsc",
+                "sub eax, r12d",
+                "add r14, rax",
+                "dec {left:e}",
+                "jnz 2b",
+                number = in(reg) self.number,
+                first = in(reg) first,
+                second = in(reg) second,
+                left = inout(reg) count => _,
+                inout("r14") 0_u64 => sum,
+                out("r12") _,
+                out("rax") _,
+                out("rcx") _,
+                out("rdx") _,
+                out("rdi") _,
+                out("rsi") _,
+                out("r11") _,
+            );
+        }
+        sum
+    }
+
+    fn measure(self, name: &str) {
+        split::whole(name, CALLS, 1, |count| self.repeat(count));
+        split::parts(name, CALLS, 1, LOOP, |count| self.repeat_with_stamps(count));
+    }
+}
+
+/// Measures a call that does nothing, and eight in one.
+pub(super) fn measure_all() {
+    // SAFETY: tells a number.
+    let null = unsafe { Call::new(Hypercall::XenVersion, [0; 2]) };
+    null.measure("null-hypercall");
+
+    let element = MulticallEntry {
+        op: Hypercall::XenVersion.raw(),
+        result: -1,
+        args: [0; 6],
+    };
+    let mut list = [element; 8];
+    let at = core::ptr::from_mut(&mut list).expose_provenance() as u64;
+    // SAFETY: the calls of the list are as above. The hypervisor writes their results into it, which nobody else uses until the
+    // last of them.
+    let multicall = unsafe { Call::new(Hypercall::Multicall, [at, list.len() as u64]) };
+    multicall.measure("multicall-8");
+    assert!(
+        list.iter().all(|element| element.result > 0),
+        "an element was refused"
+    );
+}
