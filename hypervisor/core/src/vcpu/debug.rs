@@ -117,6 +117,10 @@ impl DebugRegisters {
     /// Those on ports are not for the CPU: the hypervisor looks at them when it emulates an access ([`DebugRegisters::met_by_port`]).
     #[must_use]
     pub fn breakpoints(&self) -> Option<Breakpoints> {
+        // The common case, at every switch.
+        if self.control & CONTROL_ENABLES == 0 {
+            return None;
+        }
         let mut control = self.control;
         for (number, access) in enabled(self.control) {
             match access {

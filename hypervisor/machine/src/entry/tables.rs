@@ -169,15 +169,16 @@ pub(crate) fn show_gdt(cpu: usize, frames: &[Mfn]) {
     let (Some(window), Some(&empty)) = (gdt_window(cpu), EMPTY.get()) else {
         return;
     };
-    let shown = frames
-        .iter()
-        .map(|mfn| mfn.raw())
-        .chain(core::iter::repeat(empty));
-    for (entry, frame) in window.iter().take(selectors::GUEST_GDT_FRAMES).zip(shown) {
-        // Nobody but this CPU writes here, and it does not use the window meanwhile but for the hypervisor's own page.
-        let new = leaf(frame, READ_ONLY);
+    let mut frames = frames.iter();
+    for entry in window.iter().take(selectors::GUEST_GDT_FRAMES) {
+        let frame = frames.next();
+        let new = leaf(frame.map_or(empty, |mfn| mfn.raw()), READ_ONLY);
         if entry.load(Ordering::Relaxed) != new {
+            // Nobody but this CPU writes here, and it does not use the window meanwhile but for the hypervisor's own page.
             entry.store(new, Ordering::Relaxed);
+        } else if frame.is_none() {
+            // Frames are shown without a gap: behind one that is empty there are only empty ones.
+            break;
         }
     }
 }
