@@ -5,9 +5,8 @@ use core::fmt;
 use super::entities::Entities;
 use super::entity::{Entity, Share, State};
 use super::heap::{IndexedHeap, Slot};
-use super::placement::Load;
+use super::placement::{CpuSet, Load};
 use super::vtime::{Span, VirtualTime};
-use crate::ids::CpuId;
 
 /// Why an operation on a queue was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +35,8 @@ pub enum Reschedule {
 pub struct Turn<Id> {
     /// The vCPU to run.
     pub id: Id,
+    /// The CPUs on which it may run.
+    pub affinity: CpuSet,
     /// When to call [`RunQueue::pick`] again, unless something calls for it before: nanoseconds on the caller's clock.
     /// `None` if nobody else can come to want this CPU unnoticed: no timer is needed.
     pub until: Option<u64>,
@@ -254,8 +255,9 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
             (None, Some((_, slot))) => self.start(slot),
             (Some(running), Some(((evt, _), slot))) => {
                 if self.may_run_on(running, evt) == Span::ZERO {
-                    self.enqueue(running, now);
+                    // One out before one in: there is less to sort.
                     self.start(slot);
+                    self.enqueue(running, now);
                 }
             }
         }
@@ -274,6 +276,7 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         };
         Some(Turn {
             id: entity.id,
+            affinity: entity.share.affinity,
             until: ns.map(|ns| now.saturating_add(ns.max(1))),
         })
     }
@@ -284,13 +287,6 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
         self.running
             .and_then(|slot| self.entities.get(slot))
             .map(|entity| entity.id)
-    }
-
-    /// Whether a vCPU of this queue may run on `cpu`.
-    #[must_use]
-    pub fn may_run_on_cpu(&self, id: Id, cpu: CpuId) -> bool {
-        let entity = self.entities.find(id).and_then(|slot| self.entities.get(slot));
-        entity.is_some_and(|entity| entity.share.affinity.contains(cpu))
     }
 
     /// What a vCPU is doing; `None` if it is not in this queue.

@@ -27,6 +27,7 @@ use crate::sched::{CpuSet, RunQueue, Share, Turn, Warp, Weight};
 use crate::time::Deadlines;
 use crate::vcpu::{Regs, Vcpu};
 use bulkhead_abi::DomId;
+use bulkhead_abi::vcpu::Runstate;
 use core::sync::atomic::Ordering;
 
 /// How a run queue names a vCPU.
@@ -85,10 +86,11 @@ impl Queue {
 
     /// When the CPU must look here again.
     pub(crate) fn next_look(&self) -> Option<u64> {
-        [self.turn_end, self.alarm, self.deadlines.next()]
-            .into_iter()
-            .flatten()
-            .min()
+        let earlier = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        earlier(earlier(self.turn_end, self.alarm), self.deadlines.next())
     }
 }
 
@@ -123,6 +125,11 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Whether there are CPUs that might want to know of this one's queue.
+    fn has_other_cpus(&self) -> bool {
+        self.cpus.len() > 1
+    }
+
     fn shared(&self, cpu: CpuId) -> Option<&Shared> {
         self.cpus.get(cpu.index())
     }
@@ -147,10 +154,12 @@ impl<M: Machine> Hypervisor<M> {
         let mut tried = CpuSet::NONE;
         loop {
             shared.must_schedule.store(false, Ordering::Relaxed);
-            let now = self.machine().now();
+            // One moment for the whole switch: what it takes is on the account of who comes.
+            let clock = self.machine().clock();
+            let now = clock.ns;
             let mut queue = shared.queue.lock();
-            self.rest(cpu, &mut queue, now);
-            if self.cpus.len() > 1 {
+            let rest = self.rest(cpu, &mut queue, now);
+            if self.has_other_cpus() {
                 queue.run.account(now);
                 queue.run.observe(self.board.system_time(cpu.id()));
             }
@@ -161,14 +170,14 @@ impl<M: Machine> Hypervisor<M> {
                 && let Some(current) = cpu.current.take()
             {
                 // Under the lock: as soon as it is free, another CPU may take the vCPU.
-                self.put_away(&mut queue, current, regs);
+                self.put_away(&mut queue, current, regs, (rest, clock));
             }
-            if let Some(stranger) = next.filter(|&next| !queue.run.may_run_on_cpu(next, cpu.id())) {
+            if let Some(stranger) = turn.filter(|turn| !turn.affinity.contains(cpu.id())) {
                 // Its affinity has changed since it came here.
                 if let Some(current) = cpu.current.take() {
-                    self.put_away(&mut queue, current, regs);
+                    self.put_away(&mut queue, current, regs, (rest, clock));
                 }
-                let migrant = queue.run.leave(stranger, now);
+                let migrant = queue.run.leave(stranger.id, now);
                 drop(queue);
                 if let Ok((migrant, _)) = migrant {
                     let target = self.board.choose(migrant.affinity(), None).unwrap_or(CpuId::BOOT);
@@ -176,14 +185,18 @@ impl<M: Machine> Hypervisor<M> {
                 }
                 continue;
             }
-            let load = queue.run.load();
-            self.board.publish(cpu.id(), &load);
             let timer = queue.next_look();
-            drop(queue);
-            if let Some(victim) = self.board.victim(cpu.id(), load.oldest_runnable, tried) {
-                tried = tried.with(victim);
-                self.pull(cpu.id(), shared, victim);
-                continue;
+            if self.has_other_cpus() {
+                let load = queue.run.load();
+                self.board.publish(cpu.id(), &load);
+                drop(queue);
+                if let Some(victim) = self.board.victim(cpu.id(), load.oldest_runnable, tried) {
+                    tried = tried.with(victim);
+                    self.pull(cpu.id(), shared, victim);
+                    continue;
+                }
+            } else {
+                drop(queue);
             }
             self.machine().set_timer(timer);
             match next {
@@ -197,7 +210,7 @@ impl<M: Machine> Hypervisor<M> {
                 }
                 Some(key) => {
                     if let Some(current) = self.take(cpu.id(), key) {
-                        self.load(cpu, current, regs);
+                        self.load(cpu, current, regs, clock);
                         return;
                     }
                     self.lay_down(shared, key, now);
@@ -212,10 +225,11 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Does what the running vCPU asked for. Its registers are saved before the lock of `queue` is dropped, if it does not go on.
-    fn rest(&self, cpu: &mut Cpu, queue: &mut Queue, now: u64) {
+    /// Does what the running vCPU asked for. Its registers are saved before the lock of `queue` is dropped, if it does not go on: it is
+    /// what this says then.
+    fn rest(&self, cpu: &mut Cpu, queue: &mut Queue, now: u64) -> Runstate {
         let Some(current) = cpu.current.as_mut() else {
-            return;
+            return Runstate::Offline;
         };
         let key = (current.domain.id, current.vcpu);
         let rest = current.rest.take();
@@ -226,18 +240,20 @@ impl<M: Machine> Hypervisor<M> {
                 vcpu.resume_later();
             }
             let _ = queue.run.block(key, now);
-            return;
+            return Runstate::Offline;
         }
         match rest {
             // Woken since it decided to.
             Some(Rest::Block) if vcpu.is_some_and(Vcpu::is_woken) => {}
             Some(Rest::Block) => {
                 let _ = queue.run.block(key, now);
+                return Runstate::Blocked;
             }
             Some(Rest::Yield) => {
                 let _ = queue.run.yield_now(now);
             }
             None => {}
         }
+        Runstate::Runnable
     }
 }

@@ -3,9 +3,8 @@
 use super::{Key, Queue};
 use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::ids::CpuId;
-use crate::machine::{Machine, Trace};
-use crate::sched::State;
-use crate::vcpu::{Gates, Regs, Vcpu};
+use crate::machine::{Clock, Machine, Trace};
+use crate::vcpu::{Gates, Regs};
 use bulkhead_abi::vcpu::Runstate;
 
 impl<M: Machine> Hypervisor<M> {
@@ -24,9 +23,16 @@ impl<M: Machine> Hypervisor<M> {
         true
     }
 
-    /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it.
-    pub(super) fn put_away(&self, queue: &mut Queue, mut current: Current, regs: &Regs) {
-        if self.cpus.len() > 1 {
+    /// Puts the state of a vCPU of `queue` into its place, under that queue's lock: when that is free, another CPU may take it. It
+    /// is `rest` from now on.
+    pub(super) fn put_away(
+        &self,
+        queue: &mut Queue,
+        mut current: Current,
+        regs: &Regs,
+        (rest, now): (Runstate, Clock),
+    ) {
+        if self.has_other_cpus() {
             // Its tables are held by its state. Whoever takes that may let its guest take them down, and write them: while this
             // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
             self.machine().load_idle_root();
@@ -45,13 +51,7 @@ impl<M: Machine> Hypervisor<M> {
         if !mutant!(AlarmLeft) {
             queue.alarm = None;
         }
-        let clock = self.machine().clock();
-        current.context.meter.stop(clock.tsc);
-        let rest = match queue.run.state((current.domain.id, current.vcpu)) {
-            Some(State::Blocked) if current.vcpu().is_some_and(Vcpu::may_run) => Runstate::Blocked,
-            Some(State::Blocked) | None => Runstate::Offline,
-            Some(State::Waiting | State::Running) => Runstate::Runnable,
-        };
+        current.context.meter.stop(now.tsc);
         let Current {
             domain,
             vcpu,
@@ -60,7 +60,7 @@ impl<M: Machine> Hypervisor<M> {
         } = current;
         if let Some(vcpu) = domain.vcpu(vcpu) {
             vcpu.publish_meter(&context.meter);
-            vcpu.history.lock().enter(rest, clock.ns);
+            vcpu.history.lock().enter(rest, now.ns);
             self.show_runstate(&domain, vcpu);
             vcpu.park(context);
         }
@@ -80,7 +80,8 @@ impl<M: Machine> Hypervisor<M> {
         })
     }
 
-    pub(super) fn load(&self, cpu: &mut Cpu, mut current: Current, regs: &mut Regs) {
+    /// Takes up a vCPU's state: from `now` on it runs.
+    pub(super) fn load(&self, cpu: &mut Cpu, mut current: Current, regs: &mut Regs, now: Clock) {
         self.machine().trace(
             Trace::Switch,
             u64::from(current.domain.id.raw()),
@@ -109,10 +110,9 @@ impl<M: Machine> Hypervisor<M> {
                 current.context.clock_written_for = Some(cpu.id());
                 self.write_clock(vcpu);
             }
-            let clock = self.machine().clock();
-            vcpu.history.lock().enter(Runstate::Running, clock.ns);
+            vcpu.history.lock().enter(Runstate::Running, now.ns);
             self.show_runstate(&current.domain, vcpu);
-            current.context.meter.start(clock.tsc);
+            current.context.meter.start(now.tsc);
         }
         if current.context.alarm.is_some() {
             self.arm_alarm(&current);
