@@ -32,11 +32,56 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
     }
 }
 
+impl Bench {
+    /// On another CPU model than the default.
+    const fn cpu(mut self, cpu: &'static str) -> Self {
+        self.scenario.machine.cpu = cpu;
+        self
+    }
+}
+
 /// On a machine that need not be safe with direct gates: it is only measured.
 const GATES: Bench = bench(
     "gates",
     "a guest's software interrupt to its own handler and back, through the hypervisor and without it",
     &[Domain::new("gates", "bench").command_line("role=gates")],
+);
+
+/// A processor with AVX.
+const WITH_AVX: &str = "max,la57=off";
+
+const SWITCH: Bench = bench(
+    "switch",
+    "a switch from one domain to another, with the FPU (FXSAVE) of neither, one or both",
+    &[
+        Domain::new("switch", "bench").command_line("role=switch peer=1"),
+        Domain::new("switched", "bench").command_line("role=switched peer=0"),
+    ],
+);
+
+const SWITCH_AVX: Bench = bench(
+    "switch-avx",
+    "a switch from one domain to another, with the FPU (XSAVE, AVX) of neither, one or both",
+    &[
+        Domain::new("switch", "bench").command_line("role=switch peer=1 fpu=avx"),
+        Domain::new("switched", "bench").command_line("role=switched peer=0 fpu=avx"),
+    ],
+);
+
+const SWITCH_VCPUS: Bench = bench(
+    "switch-vcpus",
+    "a switch from one vCPU to another of the same domain, with the FPU (FXSAVE) of neither, one or both",
+    &[Domain::new("switch", "bench")
+        .vcpus(2)
+        .command_line("role=switch-vcpus")],
+);
+
+const SWITCH_VCPUS_AVX: Bench = bench(
+    "switch-vcpus-avx",
+    "a switch from one vCPU to another of the same domain, with the FPU (XSAVE, AVX) of neither, one or both",
+    &[Domain::new("switch", "bench")
+        .vcpus(2)
+        .command_line("role=switch-vcpus fpu=avx")],
 );
 
 /// Every benchmark.
@@ -75,6 +120,10 @@ pub(crate) const BENCHES: &[Bench] = &[
             Domain::new("peer", "bench").command_line("role=peer peer=0"),
         ],
     ),
+    SWITCH,
+    SWITCH_AVX.cpu(WITH_AVX),
+    SWITCH_VCPUS,
+    SWITCH_VCPUS_AVX.cpu(WITH_AVX),
     bench(
         "contention",
         "how late the timers of the control domain are while another has the CPU",

@@ -28,14 +28,8 @@ pub(super) struct Parts {
     pub(super) program: f64,
 }
 
-impl Parts {
-    /// By how much they may miss the whole: guests report whole ticks, of which two make an instruction.
-    const TOLERANCE: f64 = 0.5;
-
-    fn sum(self) -> f64 {
-        self.hypervisor + self.kernel + self.program
-    }
-}
+/// By how much two ways to count the same instructions may differ: guests report whole ticks, of which two make an instruction.
+const TOLERANCE: f64 = 0.5;
 
 impl Figure {
     /// Tells a time by a clock that advances with instructions, and the counter of the same rate, in instructions as well.
@@ -94,8 +88,8 @@ fn parse(words: &str) -> Result<Figure> {
 
 /// Notes whose the instructions of each figure are that the console tells by parts.
 ///
-/// What the guest executes it knows, and says: of its kernel, of its program, and how many of these lie between its stamps. The
-/// hypervisor's are what else there is between stamps, which is the figure's `-in-hypervisor`.
+/// What the guest executes it knows, and says: of its kernel, of its program, and how many of these lie between its stamps. All else
+/// is the hypervisor's. It must be as many as there are between stamps, which is the figure's `-in-hypervisor`, besides the guest's.
 ///
 /// # Errors
 ///
@@ -109,14 +103,16 @@ pub(super) fn split(lines: &[String], figures: &mut [Figure]) -> Result<()> {
             parse_split(words).with_context(|| format!("parts that cannot be read: {line}"))?;
         let stamped = instructions(figures, &format!("{name}-in-hypervisor"))?;
         let whole = instructions(figures, name)?;
+        let hypervisor = whole - kernel - program;
+        let counted = stamped - between;
+        if (hypervisor - counted).abs() > TOLERANCE {
+            bail!("the parts of {name} do not add up to {whole}: {counted} + {kernel} + {program}");
+        }
         let parts = Parts {
-            hypervisor: stamped - between,
+            hypervisor,
             kernel,
             program,
         };
-        if (parts.sum() - whole).abs() > Parts::TOLERANCE {
-            bail!("the parts of {name} do not add up to {whole}: {parts:?}");
-        }
         for figure in figures.iter_mut().filter(|figure| figure.name == name) {
             figure.parts = Some(parts);
         }
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_stamps_and_is_not_the_guests_is_the_hypervisors() {
+    fn what_is_not_the_guests_is_the_hypervisors() {
         let figures = read_split(&format!("{SPLIT}(d1) SPLIT call kernel=8 program=3 between=8\n")).unwrap();
         let expected = Parts {
             hypervisor: 289.0,

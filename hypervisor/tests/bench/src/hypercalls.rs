@@ -23,6 +23,44 @@ pub(super) struct Call {
     arguments: [u64; 2],
 }
 
+macro_rules! repetition {
+    ($(#[$meta:meta])* $name:ident, before: [$($before:literal),*], after: [$($after:literal),*]) => {
+        $(#[$meta])*
+        pub(super) fn $name(self, count: u64) -> u64 {
+            let [first, second] = self.arguments;
+            let sum: u64;
+            // SAFETY: the call itself is the promise of `new`. It changes rax, rcx and r11; arguments count as lost too, in the
+            // debug builds of other hypervisors, and are loaded anew. Stamps change rax, rdx, r12 and r14.
+            unsafe {
+                asm!(
+                    "2:",
+                    $($before,)*
+                    "mov eax, {number:e}",
+                    "mov rdi, {first}",
+                    "mov rsi, {second}",
+                    "syscall",
+                    $($after,)*
+                    "dec {left:e}",
+                    "jnz 2b",
+                    number = in(reg) self.number,
+                    first = in(reg) first,
+                    second = in(reg) second,
+                    left = inout(reg) count => _,
+                    inout("r14") 0_u64 => sum,
+                    out("r12") _,
+                    out("rax") _,
+                    out("rcx") _,
+                    out("rdx") _,
+                    out("rdi") _,
+                    out("rsi") _,
+                    out("r11") _,
+                );
+            }
+            sum
+        }
+    };
+}
+
 impl Call {
     /// A call that may be made any number of times.
     ///
@@ -36,69 +74,20 @@ impl Call {
         }
     }
 
-    /// Makes it so many times.
-    pub(super) fn repeat(self, count: u64) {
-        let [first, second] = self.arguments;
-        // SAFETY: the call itself is the promise of `new`. It changes rax, rcx and r11; arguments count as lost too, in the debug
-        // builds of other hypervisors, and are loaded anew.
-        unsafe {
-            asm!(
-                "2: mov eax, {number:e}",
-                "mov rdi, {first}",
-                "mov rsi, {second}",
-                "syscall",
-                "dec {left:e}",
-                "jnz 2b",
-                number = in(reg) self.number,
-                first = in(reg) first,
-                second = in(reg) second,
-                left = inout(reg) count => _,
-                out("rax") _,
-                out("rcx") _,
-                out("rdi") _,
-                out("rsi") _,
-                out("r11") _,
-            );
-        }
+    repetition! {
+        /// Makes it so many times.
+        repeat, before: [], after: []
     }
 
-    /// The same with stamps. Returns what lay between these.
-    pub(super) fn repeat_with_stamps(self, count: u64) -> u64 {
-        let [first, second] = self.arguments;
-        let sum: u64;
-        // SAFETY: as above; the stamps change rax, rdx, r12 and r14.
-        unsafe {
-            asm!(
-                "2: rdtsc",
-                "mov r12d, eax",
-                "mov eax, {number:e}",
-                "mov rdi, {first}",
-                "mov rsi, {second}",
-                "syscall",
-                "rdtsc",
-                "sub eax, r12d",
-                "add r14, rax",
-                "dec {left:e}",
-                "jnz 2b",
-                number = in(reg) self.number,
-                first = in(reg) first,
-                second = in(reg) second,
-                left = inout(reg) count => _,
-                inout("r14") 0_u64 => sum,
-                out("r12") _,
-                out("rax") _,
-                out("rcx") _,
-                out("rdx") _,
-                out("rdi") _,
-                out("rsi") _,
-                out("r11") _,
-            );
-        }
-        sum
+    repetition! {
+        /// The same with stamps. Returns what lay between these.
+        repeat_with_stamps,
+        before: ["rdtsc", "mov r12d, eax"],
+        after: ["rdtsc", "sub eax, r12d", "add r14, rax"]
     }
 
     fn measure(self, name: &str) {
-        split::whole(name, CALLS, 1, |count| self.repeat(count));
+        split::whole(name, CALLS, 1, |count| _ = self.repeat(count));
         split::parts(name, CALLS, 1, LOOP, |count| self.repeat_with_stamps(count));
     }
 }

@@ -6,6 +6,9 @@
 //! this image with `role=peer peer=M`, it measures what takes two: a round trip of events, how long one
 //! event takes to reach the task that waits for it, and two switches, to a vCPU that yields and back.
 //!
+//! `role=switch peer=N`, and in domain N `role=switched peer=M`, or `role=switch-vcpus` in one domain with two vCPUs, measure the [`switch`] from
+//! a vCPU to another.
+//!
 //! `role=gates` measures software interrupts, bounced and by direct gates ([`gates`]).
 //!
 //! `role=memory` measures what a change to page tables, address spaces or reservations costs ([`memory`]).
@@ -27,6 +30,7 @@ mod latency;
 mod measure;
 mod memory;
 mod split;
+mod switch;
 mod upcall;
 mod user;
 
@@ -52,6 +56,12 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("bench", None) => alone().await,
         ("bench", Some(peer)) => with_peer(peer).await,
         ("peer", Some(peer)) => serve(peer).await,
+        ("switch", Some(peer)) => switch::domains(environment, peer).await,
+        ("switched", Some(peer)) => switch::switched(environment, peer).await,
+        ("switch-vcpus", None) => {
+            switch::vcpus(environment);
+            Ok(())
+        }
         ("gates", None) => {
             gates::measure_all();
             Ok(())
@@ -68,7 +78,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("hog", Some(peer)) => hog(peer).await,
         (_, _) => {
             println!(
-                "the command line has role=bench [peer=N], role=gates, role=memory, role=boot, or role=peer, beside-hog or hog peer=N"
+                "the command line has role=bench [peer=N], gates, memory, boot or switch-vcpus, or role=peer, switch, switched, beside-hog or hog peer=N"
             );
             return ShutdownReason::Crash;
         }

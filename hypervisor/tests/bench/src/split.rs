@@ -1,12 +1,10 @@
 //! Crossings, measured whole and by parts: what the hypervisor executes, the guest's kernel, the guest's program.
 //!
 //! The guest's parts are known: the code between two crossings is a few instructions of assembly, which are counted where they
-//! stand ([`Parts`]). The hypervisor's is measured, by stamps: the same code, but it reads the time-stamp counter before it
-//! leaves and after it is entered, and adds up what lies between. Whole is measured without stamps.
-//!
-//! So three things are found out apart from each other, and must agree: whoever reads the figures checks it, where the counter advances
-//! with instructions. On a clock that runs with the host's there is only the time between stamps, some instructions of the guest's
-//! included.
+//! stand ([`Parts`]). The rest of the whole is the hypervisor's. That is measured apart too, by stamps: the same code, but it reads the
+//! time-stamp counter before it leaves and after it is entered, and adds up what lies between. Both must agree: whoever reads the figures
+//! checks it, where the counter advances with instructions. On a clock that runs with the host's there is only the time between
+//! stamps, some instructions of the guest's included.
 
 use bulkhead_runtime::println;
 
