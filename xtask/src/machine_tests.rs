@@ -215,6 +215,12 @@ const RUNTIME: &[Domain<'static>] = &[Domain::new("runtime", "runtime").memory("
 const SERVER: Domain<'static> = Domain::new("server", "events").command_line("role=server peer=1");
 const CLIENT: Domain<'static> = Domain::new("client", "events").command_line("role=client peer=0");
 
+/// Two domains of which one shares its pages with the other.
+const GRANTS: &[Domain<'static>] = &[
+    Domain::new("grantee", "grants").command_line("role=grantee peer=1"),
+    Domain::new("grantor", "grants").command_line("role=grantor peer=0"),
+];
+
 /// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
 const PROBES: &[Domain<'static>] = &[
     Domain::new("control", "probe")
@@ -493,6 +499,8 @@ const MACHINE_TESTS: &[MachineTest] = &[
     // The guest runtime checks itself, and the hypervisor's promises with it: memory, traps, events, time.
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
+    // Pages that one domain shares with another, by the runtime: mapped, held for a device, copied, taken back.
+    test("grants", GRANTS).checks(21),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
     test("probe", PROBES)
         .words(WITH_DIRECT_GATES)

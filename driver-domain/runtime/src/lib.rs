@@ -64,6 +64,7 @@ mod environment;
 pub mod event;
 pub mod executor;
 pub mod extension;
+pub mod grant;
 mod hypercall;
 pub mod hypervisor;
 mod logging;

@@ -7,6 +7,7 @@ pub(crate) mod control;
 pub mod domains;
 pub(crate) mod event;
 pub(crate) mod extension;
+pub(crate) mod grant;
 mod info;
 mod mmu;
 mod raw;

@@ -12,7 +12,9 @@
 //! image, the p2m list, start_info and the builder's page tables. Domains get no more than 1 GiB this way;
 //! the rest is left alone, and the console is told.
 //!
-//! Lock order: heap, then frames.
+//! What others grant is mapped elsewhere: in the [`window`].
+//!
+//! Lock order: window or heap, then frames.
 
 mod batch;
 mod bitmap;
@@ -24,12 +26,13 @@ mod p2m;
 mod page;
 mod rights;
 mod tables;
+mod view;
+pub(crate) mod window;
 
 use core::ops::Range;
 
 use bulkhead_abi::{errno::Failure, layout::PAGE_SIZE, pte, start_info::StartInfo};
 
-pub(crate) use self::rights::Rights;
 use self::{
     batch::Batch,
     frame::{LINEAR_FRAMES, to_usize},
@@ -42,6 +45,7 @@ pub use self::{
     p2m::{machine_frame, pseudo_physical_frame},
     page::Page,
 };
+pub(crate) use self::{rights::Rights, view::View};
 use crate::hypercall;
 
 /// How much memory there is, in bytes.
@@ -92,6 +96,8 @@ pub(crate) fn init(start: &StartInfo, boot_stack_top: usize) {
     };
     // SAFETY: what lies below the image and after the boot stack is mapped as data and nobody's.
     unsafe { frames::init([0..layout.image.whole.start.raw(), free]) };
+    // SAFETY: start_info names the level-4 table in use.
+    unsafe { window::init(layout.tables.start) };
     if start.nr_pages > total {
         crate::println!(
             "{} pages of {} cannot be mapped and are not used",

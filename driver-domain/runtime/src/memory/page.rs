@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicU32;
 use bulkhead_abi::layout::PAGE_SIZE;
 
 use super::{
+    View,
     frame::{Mfn, Pfn},
     frames, p2m,
 };
@@ -52,44 +53,24 @@ impl Page {
     /// The word at `offset`, or `None` if it is not aligned or not in the page.
     #[must_use]
     pub fn word(&self, offset: usize) -> Option<&AtomicU32> {
-        let fits = offset.is_multiple_of(size_of::<u32>()) && Self::contains(offset, size_of::<u32>());
-        // SAFETY: aligned and in the page, which is mapped while `self` lives; all access to it is atomic or
-        // volatile, by other domains too.
-        fits.then(|| unsafe { AtomicU32::from_ptr(self.pointer().add(offset).cast()) })
+        self.view().word(offset)
     }
 
     /// Copies the bytes from `offset` on into `bytes`; `None`, and nothing copied, if they leave the page.
     #[must_use = "nothing is copied if the range leaves the page"]
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Option<()> {
-        if !Self::contains(offset, bytes.len()) {
-            return None;
-        }
-        for (byte, at) in bytes.iter_mut().zip(offset..) {
-            // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is
-            // read, no more.
-            *byte = unsafe { self.pointer().add(at).read_volatile() };
-        }
-        Some(())
+        self.view().read(offset, bytes)
     }
 
     /// Copies `bytes` into the page from `offset` on; `None`, and nothing copied, if they do not fit.
     #[must_use = "nothing is copied if the range leaves the page"]
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Option<()> {
-        if !Self::contains(offset, bytes.len()) {
-            return None;
-        }
-        for (byte, at) in bytes.iter().zip(offset..) {
-            // SAFETY: in the page, which is mapped writable and of which no Rust reference exists.
-            unsafe { self.pointer().add(at).write_volatile(*byte) };
-        }
-        Some(())
+        self.view().write(offset, bytes)
     }
 
-    const fn contains(offset: usize, len: usize) -> bool {
-        match offset.checked_add(len) {
-            Some(end) => end <= PAGE_SIZE,
-            None => false,
-        }
+    const fn view(&self) -> View {
+        // SAFETY: the page is mapped writable while `self` lives, and is this value's: nobody has a reference to its bytes.
+        unsafe { View::at(self.address()) }
     }
 
     fn pointer(&self) -> *mut u8 {

@@ -64,6 +64,31 @@ impl Table {
         unsafe { Self::at(pfn) }
     }
 
+    /// Fills the frame `table` with `entries`, and lets entry `index` lead to it.
+    ///
+    /// # Safety
+    ///
+    /// The frame `table` must be mapped writable and be nobody's; it is the tables' from now on. Under entry `index` nothing may be mapped
+    /// that Rust relies on, and what will be must not overlap what Rust takes for separate memory.
+    unsafe fn hang(&self, index: usize, table: Pfn, entries: &[u64; ENTRIES]) -> Result<(), Failure> {
+        let page = core::ptr::with_exposed_provenance_mut::<[u64; ENTRIES]>(table.address());
+        // SAFETY: the frame is mapped writable and the caller gives it to us.
+        unsafe { page.write_volatile(*entries) };
+        let Some(mfn) = p2m::machine_frame(table) else {
+            return Ok(());
+        };
+        // SAFETY: the page loses its writability, and nobody but the tables will use it.
+        unsafe { hypercall::update_va_mapping(table.address(), Rights::ReadOnly.entry(mfn.maddr())) }?;
+        let update = MmuUpdate {
+            ptr: self.entry_maddr(index),
+            val: mfn.maddr() | pte::PRESENT | pte::WRITABLE | pte::USER | pte::ACCESSED | pte::DIRTY,
+        };
+        // The entry itself gives the frame its type; a pin would only be a second reference that nobody
+        // drops.
+        // SAFETY: the caller's promise.
+        unsafe { hypercall::mmu_update(&[update]) }
+    }
+
     /// Machine address of entry `index`.
     const fn entry_maddr(&self, index: usize) -> u64 {
         self.mfn
@@ -132,23 +157,46 @@ impl LinearTables {
         for (entry, pfn) in entries.iter_mut().zip(Pfn::range(first.raw()..end)) {
             *entry = p2m::machine_frame(pfn).map_or(0, |mfn| Rights::Data.entry(mfn.maddr()));
         }
-        let page = core::ptr::with_exposed_provenance_mut::<[u64; ENTRIES]>(table.address());
-        // SAFETY: the frame is mapped writable and the caller gives it to us.
-        unsafe { page.write_volatile(entries) };
+        // SAFETY: the caller gives us the frame. Addresses that showed nothing show frames of the domain that no other mapping shows.
+        unsafe { self.level2.hang(first.index() / ENTRIES, table, &entries) }
+    }
+}
 
-        let Some(mfn) = p2m::machine_frame(table) else {
-            return Ok(());
-        };
-        // SAFETY: the page loses its writability, and nobody but the tables will use it.
-        unsafe { hypercall::update_va_mapping(table.address(), Rights::ReadOnly.entry(mfn.maddr())) }?;
-        let update = MmuUpdate {
-            ptr: self.level2.entry_maddr(first.index() / ENTRIES),
-            val: mfn.maddr() | pte::PRESENT | pte::WRITABLE | pte::USER | pte::ACCESSED | pte::DIRTY,
-        };
-        // The entry itself gives the frame its type; a pin would only be a second reference that nobody
-        // drops.
-        // SAFETY: addresses that showed nothing now show frames of the domain that no other mapping shows.
-        unsafe { hypercall::mmu_update(&[update]) }
+/// The level-2 table under which the [window](super::window) lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WindowTables {
+    level2: Table,
+}
+
+impl WindowTables {
+    /// Makes frame `level2` the level-2 table for the addresses from `base` on, a multiple of 1 GiB, in the address space of the
+    /// level-4 table in frame `top`. `None` if there is one, or the hypervisor refuses it.
+    ///
+    /// # Safety
+    ///
+    /// `top` must be the level-4 table in use, and the frame `level2` as in [`LinearTables::add_table`].
+    pub(super) unsafe fn make(top: Pfn, base: usize, level2: Pfn) -> Option<Self> {
+        // SAFETY: the caller's promise, and the builder puts all tables in the initial mapping.
+        let level3 = unsafe { Table::at(top) }?.child(index(base, L4_SHIFT))?;
+        let place = index(base, L3_SHIFT);
+        if level3.entry(place) != 0 {
+            return None;
+        }
+        // SAFETY: the caller gives us the frame, and a table without entries shows nothing.
+        unsafe { level3.hang(place, level2, &[0; ENTRIES]) }.ok()?;
+        // SAFETY: it is a page table in use now, for good.
+        let level2 = unsafe { Table::at(level2) }?;
+        Some(Self { level2 })
+    }
+
+    /// Makes frame `table` the level-1 table at `place`, with nothing in it.
+    ///
+    /// # Safety
+    ///
+    /// The frame as in [`LinearTables::add_table`]; there must be no table at that place.
+    pub(super) unsafe fn add_table(&self, table: Pfn, place: usize) -> Result<(), Failure> {
+        // SAFETY: the caller gives us the frame, and a table without entries shows nothing.
+        unsafe { self.level2.hang(place, table, &[0; ENTRIES]) }
     }
 }
 
