@@ -120,6 +120,21 @@ pub(crate) const BENCHES: &[Bench] = &[
             Domain::new("peer", "bench").command_line("role=peer peer=0"),
         ],
     ),
+    bench(
+        "grants",
+        "what a domain pays to use another's pages: mapped, held for a device, copied; singly and 32 at a time",
+        &[
+            Domain::new("grants", "bench").command_line("role=grants peer=1"),
+            Domain::new("granted", "bench").command_line("role=granted peer=0"),
+        ],
+    ),
+    bench(
+        "domains",
+        "what the control domain pays to make a domain, without memory and with 1026 frames, and to destroy it",
+        &[Domain::new("control", "bench")
+            .memory("32M")
+            .command_line("role=domains")],
+    ),
     SWITCH,
     SWITCH_AVX.cpu(WITH_AVX),
     SWITCH_VCPUS,

@@ -13,6 +13,9 @@
 //!
 //! `role=memory` measures what a change to page tables, address spaces or reservations costs ([`memory`]).
 //!
+//! `role=grants peer=N`, and in domain N `role=granted peer=M`, measure the use of [`grants`]. `role=domains`, in the control domain,
+//! measures how [`domains`] are made and destroyed.
+//!
 //! `role=boot` measures how long the machine took to come so far. `role=beside-hog peer=N` measures the
 //! lateness of timers while domain N, this image with `role=hog peer=M`, wants the CPU for itself.
 //!
@@ -24,7 +27,9 @@
 
 extern crate alloc;
 
+mod domains;
 mod gates;
+mod grants;
 mod hypercalls;
 mod latency;
 mod measure;
@@ -58,6 +63,12 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("peer", Some(peer)) => serve(peer).await,
         ("switch", Some(peer)) => switch::domains(environment, peer).await,
         ("switched", Some(peer)) => switch::switched(environment, peer).await,
+        ("grants", Some(peer)) => grants::measure_all(peer).await,
+        ("granted", Some(peer)) => grants::share(peer).await,
+        ("domains", None) => {
+            domains::measure_all();
+            Ok(())
+        }
         ("switch-vcpus", None) => {
             switch::vcpus(environment);
             Ok(())
@@ -78,7 +89,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("hog", Some(peer)) => hog(peer).await,
         (_, _) => {
             println!(
-                "the command line has role=bench [peer=N], gates, memory, boot or switch-vcpus, or role=peer, switch, switched, beside-hog or hog peer=N"
+                "the command line has role=bench [peer=N], gates, memory, boot, domains or switch-vcpus, or role=peer, switch, switched, grants, granted, beside-hog or hog peer=N"
             );
             return ShutdownReason::Crash;
         }
