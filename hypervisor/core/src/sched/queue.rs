@@ -233,11 +233,10 @@ impl<Id: Copy + Ord + fmt::Debug> RunQueue<Id> {
     pub fn account(&mut self, now: u64) {
         let ns = now.saturating_sub(self.accounted);
         self.accounted = self.accounted.max(now);
-        let alone = self.turns.is_empty();
-        let (system, carry_ns) = (self.system(), self.carry_ns());
+        let carry_ns = self.carry_ns();
         if let Some(entity) = self.running.and_then(|slot| self.entities.get_mut(slot)) {
             entity.charge(ns, now);
-            if alone {
+            if let Some(system) = self.system.filter(|_| self.turns.is_empty()) {
                 // It had a whole CPU, and cannot have more. What it is still behind the others is forgiven, but for as much as
                 // a vCPU may take along when it moves: that it can still make good elsewhere.
                 entity.avt = entity.avt.max(system.before(entity.span(carry_ns)));

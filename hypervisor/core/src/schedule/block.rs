@@ -1,11 +1,13 @@
 //! Resting: a vCPU that waits for an event, a port or a moment.
 
 use super::Rest;
+use crate::domains::Domain;
 use crate::events::Port;
 use crate::events::bits::SharedInfoView;
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
 use crate::time::Purpose;
+use crate::vcpu::Vcpu;
 
 impl<M: Machine> Hypervisor<M> {
     /// Blocks the running vCPU until an event can be delivered to it, which may be at once.
@@ -24,19 +26,21 @@ impl<M: Machine> Hypervisor<M> {
         self.block_unless(current, |shared| {
             ports.iter().any(|&port| shared.is_pending(port))
         });
-        if current.rest.is_none() {
-            self.end_poll(current);
+        if current.rest.is_none()
+            && let Some(vcpu) = current.vcpu()
+        {
+            self.end_poll(&current.domain, vcpu);
         }
     }
 
     /// The vCPU goes on: it waits for no port and no moment any longer.
-    pub(super) fn end_poll(&self, current: &Current) {
-        if let Some(vcpu) = current.domain.vcpu(current.vcpu).filter(|vcpu| vcpu.is_polling()) {
+    pub(super) fn end_poll(&self, domain: &Domain, vcpu: &Vcpu) {
+        if vcpu.is_polling() {
             vcpu.set_polling(false);
             if mutant!(PollDeadlineLeft) {
                 return;
             }
-            self.cancel_deadline(&current.domain, vcpu, Purpose::Poll);
+            self.cancel_deadline(domain, vcpu, Purpose::Poll);
         }
     }
 

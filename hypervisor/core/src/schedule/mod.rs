@@ -204,9 +204,10 @@ impl<M: Machine> Hypervisor<M> {
                     // It may run on for long: what it has had until now should not wait for its end.
                     if let Some(vcpu) = current.vcpu() {
                         vcpu.publish_meter(&current.context.meter);
+                        // It was perhaps woken before it came to rest.
+                        self.end_poll(&current.domain, vcpu);
                     }
-                    // It was perhaps woken before it came to rest.
-                    return self.end_poll(current);
+                    return;
                 }
                 Some(key) => {
                     if let Some(current) = self.take(cpu.id(), key) {

@@ -28,7 +28,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(super) fn put_away(
         &self,
         queue: &mut Queue,
-        mut current: Current,
+        current: Current,
         regs: &Regs,
         (rest, now): (Runstate, Clock),
     ) {
@@ -37,28 +37,29 @@ impl<M: Machine> Hypervisor<M> {
             // CPU went through them to its own memory. With one CPU nobody can, before the next tables are loaded.
             self.machine().load_idle_root();
         }
-        if let Some(vcpu) = current.vcpu() {
+        let Current {
+            domain,
+            vcpu,
+            mut context,
+            ..
+        } = current;
+        let vcpu = domain.vcpu(vcpu);
+        if let Some(vcpu) = vcpu {
             vcpu.set_loaded_on(None);
         }
-        current.context.regs = *regs;
-        self.machine().save_segments(&mut current.context.segments);
-        self.save_fpu(&mut current.context.fpu);
-        self.withdraw_breakpoints(&current.context.debug);
-        self.withdraw_ldt(&current.context.ldt);
-        if !current.context.gates.is_empty() && !mutant!(GatesLeft) {
+        context.regs = *regs;
+        self.machine().save_segments(&mut context.segments);
+        self.save_fpu(&mut context.fpu);
+        self.withdraw_breakpoints(&context.debug);
+        self.withdraw_ldt(&context.ldt);
+        if !context.gates.is_empty() && !mutant!(GatesLeft) {
             self.machine().load_gates(&Gates::NONE);
         }
         if !mutant!(AlarmLeft) {
             queue.alarm = None;
         }
-        current.context.meter.stop(now.tsc);
-        let Current {
-            domain,
-            vcpu,
-            context,
-            ..
-        } = current;
-        if let Some(vcpu) = domain.vcpu(vcpu) {
+        context.meter.stop(now.tsc);
+        if let Some(vcpu) = vcpu {
             vcpu.publish_meter(&context.meter);
             vcpu.history.lock().enter(rest, now.ns);
             self.show_runstate(&domain, vcpu);
@@ -92,7 +93,8 @@ impl<M: Machine> Hypervisor<M> {
         if !current.context.ldt.is_empty() {
             self.machine().load_ldt(&current.context.ldt);
         }
-        if let Some(vcpu) = current.vcpu() {
+        let vcpu = current.domain.vcpu(current.vcpu);
+        if let Some(vcpu) = vcpu {
             vcpu.set_loaded_on(Some(cpu.id()));
         }
         self.machine().load_root(current.context.root());
@@ -103,8 +105,8 @@ impl<M: Machine> Hypervisor<M> {
         if !current.context.gates.is_empty() {
             self.machine().load_gates(&current.context.gates);
         }
-        self.end_poll(&current);
-        if let Some(vcpu) = current.domain.vcpu(current.vcpu) {
+        if let Some(vcpu) = vcpu {
+            self.end_poll(&current.domain, vcpu);
             current.context.info = vcpu.info().maddr();
             if current.context.clock_written_for != Some(cpu.id()) {
                 current.context.clock_written_for = Some(cpu.id());

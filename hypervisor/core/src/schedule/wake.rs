@@ -46,10 +46,13 @@ impl<M: Machine> Hypervisor<M> {
 
     /// After a change to a queue: its CPU is told, and one that idles, if somebody waits here who might run there.
     pub(super) fn pass_on(&self, cpu: CpuId, shared: &Shared, queue: &Queue, reschedule: Reschedule) {
-        self.board.publish(cpu, &queue.run.load());
         if reschedule == Reschedule::Yes {
             self.call(cpu, shared);
         }
+        if !self.has_other_cpus() {
+            return;
+        }
+        self.board.publish(cpu, &queue.run.load());
         if let Some(idle) = self
             .board
             .idle(queue.run.waiting_affinity(), cpu)
