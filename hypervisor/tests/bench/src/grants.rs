@@ -1,6 +1,8 @@
 //! What it costs to use pages of another domain, by the runtime's way of it: to map them, to hold them for a device, to copy from
 //! them and to them; each by itself, and many by one hypercall.
 //!
+//! How much of that is the hypervisor's is measured apart, by the bare hypercalls: figures `-calls`.
+//!
 //! Transfers and flips will be measured here, when there are any.
 
 use alloc::{
@@ -11,13 +13,15 @@ use core::cell::RefCell;
 
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_runtime::{
-    DomId,
+    DomId, Environment,
     event::{Link, LinkError},
     grant::{Access, CopyBatch, DeviceMapping, Grant, GrantError, GrantRef, MapRequest, Mapping, Remote},
     memory::Page,
 };
 
 use crate::measure::{Half, measure_batch, measure_turns};
+
+mod bare;
 
 /// Pages that are shared, and elements in a batch.
 const BATCH: usize = 32;
@@ -51,7 +55,7 @@ pub(super) async fn share(peer: DomId) -> Result<(), LinkError> {
 }
 
 /// Measures what can be done with the pages of `peer`.
-pub(super) async fn measure_all(peer: DomId) -> Result<(), LinkError> {
+pub(super) async fn measure_all(environment: &Environment, peer: DomId) -> Result<(), LinkError> {
     let link = Link::connect(peer).await?;
     link.notify()?;
     link.wait().await;
@@ -99,6 +103,7 @@ pub(super) async fn measure_all(peer: DomId) -> Result<(), LinkError> {
     ] {
         copy(names, len, &requests);
     }
+    bare::measure_all(environment, &requests);
     link.notify()
 }
 

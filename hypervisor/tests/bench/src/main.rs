@@ -63,7 +63,7 @@ async fn main(environment: &'static Environment, _: Spawner) -> ShutdownReason {
         ("peer", Some(peer)) => serve(peer).await,
         ("switch", Some(peer)) => switch::domains(environment, peer).await,
         ("switched", Some(peer)) => switch::switched(environment, peer).await,
-        ("grants", Some(peer)) => grants::measure_all(peer).await,
+        ("grants", Some(peer)) => grants::measure_all(environment, peer).await,
         ("granted", Some(peer)) => grants::share(peer).await,
         ("domains", None) => {
             domains::measure_all();

@@ -9,7 +9,11 @@ use bulkhead_abi::{
     mmu::{MmuUpdate, UVMF_INVLPG, UVMF_LOCAL},
     pte::{self, ENTRIES, ENTRY_SIZE},
 };
-use bulkhead_runtime::{memory::Page, trap};
+use bulkhead_runtime::{
+    Environment,
+    memory::{Page, machine_frame},
+    trap,
+};
 
 use super::calls::{self, mmu_update};
 
@@ -106,7 +110,7 @@ impl Frame {
 
 /// Pages at addresses of their own, shown by one level-1 table that can be read at its page, and written by hypercalls.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// The level-1 table.
     pub(super) table: Frame,
 }
@@ -115,8 +119,13 @@ pub(super) struct Window {
 const SLOT: usize = 300;
 
 impl Window {
-    /// Hangs an empty window into the running address space, whose level-4 table is at machine address `root`.
-    pub(super) fn open(root: u64) -> Self {
+    /// Hangs an empty window into the running address space, once. `None` if its top is nowhere to be found.
+    pub(crate) fn of(environment: &Environment) -> Option<Self> {
+        Some(Self::open(machine_frame(environment.top_table()?)?.maddr()))
+    }
+
+    /// The same, where the level-4 table is at machine address `root`.
+    fn open(root: u64) -> Self {
         let table = Frame::table([]);
         let level2 = Frame::table([table.entry(TABLE)]);
         let level3 = Frame::table([level2.entry(TABLE)]);
@@ -132,7 +141,7 @@ impl Window {
     }
 
     /// The address of page `index`.
-    pub(super) const fn address(index: usize) -> u64 {
+    pub(crate) const fn address(index: usize) -> u64 {
         0xffff_0000_0000_0000 | (SLOT as u64) << pte::L4_SHIFT | (index as u64) << pte::L1_SHIFT
     }
 

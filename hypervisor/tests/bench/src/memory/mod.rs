@@ -9,19 +9,15 @@ mod reservation;
 mod tables;
 mod updates;
 
-use bulkhead_runtime::{Environment, memory::machine_frame};
+use bulkhead_runtime::Environment;
 
-use self::frames::Window;
+pub(crate) use self::frames::Window;
 
 /// Measures everything.
 pub(crate) fn measure_all(environment: &Environment) {
-    let Some(root) = environment.top_table() else {
+    let (Some(root), Some(window)) = (environment.top_table(), Window::of(environment)) else {
         panic!("the page tables are not in the linear mapping");
     };
-    let Some(root_mfn) = machine_frame(root) else {
-        panic!("the level-4 table has no number");
-    };
-    let window = Window::open(root_mfn.maddr());
     updates::measure_all(&window);
     tables::measure_all(root);
     reservation::measure_all();
