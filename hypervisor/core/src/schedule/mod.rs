@@ -154,10 +154,11 @@ impl<M: Machine> Hypervisor<M> {
         let mut tried = CpuSet::NONE;
         loop {
             shared.must_schedule.store(false, Ordering::Relaxed);
-            // One moment for the whole switch: what it takes is on the account of who comes.
+            let mut queue = shared.queue.lock();
+            // One moment for the whole switch: what it takes is on the account of who comes. Under the lock: who came here from another CPU
+            // left that before.
             let clock = self.machine().clock();
             let now = clock.ns;
-            let mut queue = shared.queue.lock();
             let rest = self.rest(cpu, &mut queue, now);
             if self.has_other_cpus() {
                 queue.run.account(now);
