@@ -169,6 +169,11 @@ impl World {
         self.act_within(cpu, act, ENOUGH)
     }
 
+    /// The same while another CPU stands still in the middle of an act: one that waits for that is given up after some goes.
+    pub fn act_between(&self, cpu: usize, act: &Act) -> Effect {
+        self.act_within(cpu, act, SOME)
+    }
+
     fn act_within(&self, cpu: usize, act: &Act, goes: usize) -> Effect {
         self.act_as(cpu);
         if self.mode(cpu) == Some(Mode::User)

@@ -204,7 +204,11 @@ fn perform(world: &World, troupe: &Mutex<Troupe>, cpu: usize, is_inner: bool) ->
         is_inner,
         act: act.clone(),
     });
-    let effect = interruptible(world, is_inner, || world.act(cpu, &act));
+    let effect = if is_inner {
+        world.act_between(cpu, &act)
+    } else {
+        interruptible(world, is_inner, || world.act(cpu, &act))
+    };
     check_error(&act, effect);
     let mut troupe = troupe.lock();
     troupe.score.note(effect);
