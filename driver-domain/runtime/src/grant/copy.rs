@@ -142,8 +142,8 @@ impl<'a> CopyBatch<'a> {
     }
 
     /// Makes the copies, and calls `take` with the outcome of each, in the order in which they were added. Of one that failed any bytes
-    /// may have been copied.
-    pub fn run(mut self, mut take: impl FnMut(Result<(), GrantError>)) {
+    /// may have been copied. The batch is empty then.
+    pub fn run(&mut self, mut take: impl FnMut(Result<(), GrantError>)) {
         // SAFETY: our side of each is borrowed for as long as this batch lives: exclusively if it is written.
         let called = unsafe { hypercall::grant::copy(&mut self.records) }.map_err(GrantError::from);
         let mut first = 0;
@@ -153,6 +153,8 @@ impl<'a> CopyBatch<'a> {
             take(called.and_then(|()| outcomes.try_for_each(|element| GrantError::check(element.status))));
             first = end;
         }
+        self.records.clear();
+        self.ends.clear();
     }
 }
 

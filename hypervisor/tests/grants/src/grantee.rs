@@ -113,7 +113,7 @@ fn copy(checks: &mut Checks, peer: DomId, references: &[GrantRef]) {
         };
         // A full batch takes neither part of a copy: those are few enough here to be run one by one.
         if batch.len() >= CopyBatch::SURE {
-            core::mem::take(&mut batch).run(|outcome| outcomes.push(outcome));
+            batch.run(|outcome| outcomes.push(outcome));
         }
         let added = batch.copy_from(remote(reference, 0), part);
         assert_eq!(added, Ok(()), "there was room");
