@@ -122,7 +122,7 @@ pub(crate) const BENCHES: &[Bench] = &[
     ),
     bench(
         "grants",
-        "what a domain pays to use another's pages: mapped, held for a device, copied; singly and 32 at a time",
+        "what a domain pays to use another's pages: mapped, held for a device, copied; to give frames; singly and 32 at a time",
         &[
             Domain::new("grants", "bench").command_line("role=grants peer=1"),
             Domain::new("granted", "bench").command_line("role=granted peer=0"),

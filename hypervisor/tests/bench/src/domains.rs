@@ -3,13 +3,8 @@
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use bulkhead_abi::{
-    DomId, Hypercall, Record,
-    control::{ControlOp, CreateDomain, DomainRef},
-    errno::Failure,
-    memory::{MemoryOp, MemoryReservation},
-};
-use bulkhead_runtime::{control, hypervisor::raw_call};
+use bulkhead_abi::{Record, control::CreateDomain};
+use bulkhead_runtime::{DomId, Failure, domains};
 
 use crate::measure::{Half, measure_turns};
 
@@ -56,53 +51,30 @@ pub(super) fn measure_all() {
 
 /// Makes a domain without memory, which does not run.
 fn create() -> DomId {
-    let mut wanted = CreateDomain {
+    must(domains::create(&CreateDomain {
         domain: DomId::INVALID,
         weight: 256,
         vcpus: 1,
         limit: FRAMES as u64,
         cpus: u64::MAX,
         ..CreateDomain::ZERO
-    };
-    // SAFETY: the operation's record, which is borrowed for the call and points to nothing.
-    must(unsafe { control::probe(ControlOp::CreateDomain.raw(), in_out(&mut wanted)) });
-    wanted.domain
+    }))
 }
 
 fn destroy(domain: DomId) {
-    let mut record = DomainRef { domain, reserved: 0 };
-    // SAFETY: as above. The domain is none that anybody relies on: this module has made it.
-    must(unsafe { control::probe(ControlOp::DestroyDomain.raw(), in_out(&mut record)) });
+    must(domains::destroy(domain));
 }
 
 /// Gives a domain frames, whose numbers take the place of its page numbers in `frames`.
 fn populate(domain: DomId, frames: &mut [u64]) {
-    let mut reservation = MemoryReservation {
-        extent_start: in_out(frames) as u64,
-        nr_extents: frames.len() as u64,
-        domid: domain,
-        ..MemoryReservation::ZERO
-    };
-    let arguments = [
-        MemoryOp::PopulatePhysmap.raw().into(),
-        in_out(&mut reservation) as u64,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the hypervisor writes as many numbers as it is told there are; both are borrowed for the call. The frames are another
-    // domain's.
-    let done = unsafe { raw_call(Hypercall::MemoryOp.raw(), arguments) };
+    let done = must(domains::populate(domain, frames, 0));
     assert_eq!(done, frames.len() as u64, "a domain was not given all frames");
 }
 
-fn in_out<T: ?Sized>(record: &mut T) -> usize {
-    core::ptr::from_mut(record).cast::<u8>().expose_provenance()
-}
-
 #[track_caller]
-fn must(answer: Result<u64, Failure>) {
-    if let Err(error) = answer {
-        panic!("refused: {error}");
+fn must<T>(result: Result<T, Failure>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => panic!("refused: {error}"),
     }
 }

@@ -2,8 +2,7 @@
 //! them and to them; each by itself, and many by one hypercall.
 //!
 //! How much of that is the hypervisor's is measured apart, by the bare hypercalls: figures `-calls`.
-//!
-//! Transfers and flips will be measured here, when there are any.
+//! What it costs to give frames away is measured by bare hypercalls alone.
 
 use alloc::{
     vec,
@@ -22,6 +21,7 @@ use bulkhead_runtime::{
 use crate::measure::{Half, measure_batch, measure_turns};
 
 mod bare;
+mod giving;
 
 /// Pages that are shared, and elements in a batch.
 const BATCH: usize = 32;
@@ -104,6 +104,7 @@ pub(super) async fn measure_all(environment: &Environment, peer: DomId) -> Resul
         copy(names, len, &requests);
     }
     bare::measure_all(environment, &requests);
+    giving::measure_all();
     link.notify()
 }
 

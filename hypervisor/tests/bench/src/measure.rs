@@ -120,7 +120,8 @@ impl Cost {
         cycles: u64::MAX,
     };
 
-    const NONE: Self = Self { ns: 0, cycles: 0 };
+    /// Nothing.
+    pub(super) const NONE: Self = Self { ns: 0, cycles: 0 };
 
     /// What `run` takes.
     pub(super) fn of(run: impl FnOnce()) -> Self {
@@ -137,7 +138,8 @@ impl Cost {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Counts another run in.
+    pub(super) fn add(&mut self, other: &Self) {
         self.ns = self.ns.saturating_add(other.ns);
         self.cycles = self.cycles.saturating_add(other.cycles);
     }
