@@ -500,7 +500,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime", RUNTIME).checks(10),
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Pages that one domain shares with another, by the runtime: mapped, held for a device, copied, taken back.
-    test("grants", GRANTS).checks(21),
+    test("granting", GRANTS).checks(21),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
     test("probe", PROBES)
         .words(WITH_DIRECT_GATES)
