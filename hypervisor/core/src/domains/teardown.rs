@@ -58,8 +58,8 @@ enum Step {
 /// What a vCPU's state is worth, in entries looked at, but for page tables that come down with it.
 const STATE_WORTH: u32 = 32;
 
-/// What a portion of mappings is worth, or a frame of the table.
-const GRANTS_WORTH: u32 = 192;
+/// What a frame of the grant table is worth: it goes back by itself, with a flush of its own.
+const TABLE_FRAME_WORTH: u32 = 64;
 
 /// How many ports are closed at a time.
 const CHANNELS: u32 = 16;
@@ -247,14 +247,14 @@ impl<M: Machine> Hypervisor<M> {
                     Step::Grants { from: 0 }
                 }
             },
-            Step::Grants { from } => {
-                work.spend(GRANTS_WORTH);
-                match self.end_mappings(domain, from) {
-                    Some(from) => Step::Grants { from },
-                    None if self.memory.shrink_table(domain) => Step::Grants { from: u32::MAX },
-                    None => Step::Frames,
+            Step::Grants { from } => match self.end_mappings(domain, from, work) {
+                Some(from) => Step::Grants { from },
+                None if self.memory.shrink_table(domain) => {
+                    work.spend(TABLE_FRAME_WORTH);
+                    Step::Grants { from: u32::MAX }
                 }
-            }
+                None => Step::Frames,
+            },
             Step::Frames => {
                 if self.memory.reclaim(&mut teardown.idle, work) {
                     Step::Frames

@@ -347,14 +347,16 @@ impl<M: Machine> Memory<M> {
     }
 }
 
+/// What the end of a mapping is worth, in entries looked at.
+const MAPPING_WORTH: u32 = 8;
+
 impl<M: Machine> Hypervisor<M> {
-    /// Ends mappings of a domain that has ended, in portions: those with handle `from` and up. Returns with which handle to go on, or `None`
-    /// if there are no more.
+    /// Ends mappings of a domain that has ended, as far as there is work left to be done in one go: those with handle `from` and up. Returns with
+    /// which handle to go on, or `None` if there are no more.
     ///
     /// No CPU and no device may reach anything by them any more: the domain's vCPUs are stopped, its page tables let go of what
     /// they led to, TLBs flushed, its devices quiet.
-    pub fn end_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
-        let mut work = Work::portion();
+    pub(crate) fn end_mappings(&self, domain: &Domain, from: u32, work: &mut Work) -> Option<u32> {
         let end = domain.maps.lock().handles();
         for handle in from..end {
             if work.is_over() {
@@ -363,15 +365,22 @@ impl<M: Machine> Hypervisor<M> {
             work.spend(1);
             let taken = domain.maps.lock().take(handle);
             let Ok(mut mapping) = taken else { continue };
+            work.spend(MAPPING_WORTH);
             let ended = Unmapping {
                 handle,
                 ended_host: mapping.host.take().is_some(),
                 ended_device: core::mem::take(&mut mapping.device),
                 mapping,
             };
-            self.memory.finish_unmap(domain, ended, &mut work);
+            self.memory.finish_unmap(domain, ended, work);
         }
         None
+    }
+
+    /// The same, a portion of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn end_a_portion_of_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
+        self.end_mappings(domain, from, &mut Work::portion())
     }
 }
 
