@@ -1,7 +1,7 @@
 //! Makes domains, brings each into a random state, destroys it, and wants every frame of it back.
 //!
 //! Domain 0 runs this alone. What a domain is doing when it ends is drawn anew each time: it may have no memory, or page tables that were refused
-//! halfway, or run one of several [programs](program) on several vCPUs, with channels between it and domain 0.
+//! halfway, or run one of several [programs](program) on several vCPUs, with channels and grants between it and domain 0.
 //! When it is gone, the machine has as many free frames as before, and domain 0's ends say what the ABI wants them to say.
 //!
 //! `rounds=N` says how many domains there are, `seed=N` which.
@@ -13,6 +13,8 @@ extern crate alloc;
 
 mod program;
 mod tables;
+mod tally;
+mod ties;
 mod victim;
 
 use alloc::{format, string::String};
@@ -22,7 +24,7 @@ use bulkhead_runtime::{
     time::Instant,
 };
 
-use crate::victim::{Tally, Victim};
+use crate::{tally::Tally, ties::Ties, victim::Victim};
 
 bulkhead_runtime::entry!(main);
 
@@ -51,9 +53,10 @@ fn main(environment: &Environment) -> ShutdownReason {
 /// One domain's life and death.
 fn live_and_die(random: &mut Random, tally: &mut Tally) -> Result<(), String> {
     let before = free_frames()?;
-    let mut victim = Victim::make(random, tally).map_err(|error| format!("it is not made: {error}"))?;
+    let victim = Victim::make(random, tally).map_err(|error| format!("it is not made: {error}"))?;
+    let mut ties = Ties::none(victim.domain());
     victim
-        .raise(random, tally)
+        .raise(&mut ties, random, tally)
         .map_err(|error| format!("{victim:?} cannot be brought up: {error}"))?;
     linger(random);
     if random.one_in(5) {
@@ -64,7 +67,7 @@ fn live_and_die(random: &mut Random, tally: &mut Tally) -> Result<(), String> {
     if gone != Err(Failure::Errno(Errno::Srch)) {
         return Err(format!("{victim:?} is still there: {gone:?}"));
     }
-    victim.let_go().map_err(|why| format!("{victim:?}: {why}"))?;
+    ties.untie().map_err(|why| format!("{victim:?}: {why}"))?;
     let after = free_frames()?;
     if before == after {
         Ok(())

@@ -5,13 +5,14 @@ use alloc::{vec, vec::Vec};
 use bulkhead_abi::{
     Buffered, DomId, Hypercall, Record,
     event::{EventChannelOp, Send},
+    grant::{GNTMAP_DEVICE_MAP, GrantTableOp, MapGrantRef, UnmapGrantRef},
     layout::PAGE_SIZE,
     memory::{MemoryOp, MemoryReservation},
     mmu::{MmuExt, MmuExtOp},
     sched::{SchedOp, Shutdown, ShutdownReason},
     vcpu::{SetSingleshotTimer, VcpuOp},
 };
-use bulkhead_runtime::time::Instant;
+use bulkhead_runtime::{grant::GrantRef, time::Instant};
 
 use crate::tables::{CODE, Memory, RECORDS};
 
@@ -41,6 +42,10 @@ pub(crate) enum Program {
     UpDown,
     /// Sends events to domain 0.
     Send,
+    /// Holds a page of domain 0's for a device, again and again.
+    Hold,
+    /// Holds one, and lets it go.
+    HoldAndLetGo,
 }
 
 /// What a program can be about.
@@ -50,11 +55,13 @@ pub(crate) struct Subject<'a> {
     pub(crate) memory: &'a Memory,
     /// Its port, if it has one.
     pub(crate) port: u32,
+    /// A page that domain 0 has granted to it, and its frame.
+    pub(crate) grant: (GrantRef, u64),
 }
 
 impl Program {
     /// All of them; the loud one once.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Spin,
         Self::Yield,
         Self::Sleep,
@@ -64,6 +71,8 @@ impl Program {
         Self::Pin,
         Self::UpDown,
         Self::Send,
+        Self::Hold,
+        Self::HoldAndLetGo,
     ];
 
     /// Its name.
@@ -78,6 +87,8 @@ impl Program {
             Self::Pin => "pin",
             Self::UpDown => "up and down",
             Self::Send => "send",
+            Self::Hold => "hold",
+            Self::HoldAndLetGo => "hold and let go",
         }
     }
 
@@ -152,6 +163,27 @@ impl Program {
                 records.put(SECOND, &Send { port: subject.port });
                 let send = [EventChannelOp::Send.raw().into(), SECOND, 0, 0];
                 code(&[(Hypercall::EventChannelOp, send)], End::Again)
+            }
+            Self::Hold | Self::HoldAndLetGo => {
+                let (grant, frame) = subject.grant;
+                let map = MapGrantRef {
+                    flags: GNTMAP_DEVICE_MAP,
+                    gref: grant.raw(),
+                    dom: DomId::new(0),
+                    ..MapGrantRef::ZERO
+                };
+                records.put(RECORDS, &map);
+                // Handles are given out from the lowest: that of the first mapping is zero.
+                let unmap = UnmapGrantRef {
+                    dev_bus_addr: frame << 12,
+                    ..UnmapGrantRef::ZERO
+                };
+                records.put(SECOND, &unmap);
+                let map = [GrantTableOp::MapGrantRef.raw().into(), RECORDS, 1, 0];
+                let unmap = [GrantTableOp::UnmapGrantRef.raw().into(), SECOND, 1, 0];
+                let steps = [map, unmap].map(|arguments| (Hypercall::GrantTableOp, arguments));
+                let count = if self == Self::Hold { 1 } else { 2 };
+                code(steps.get(..count).unwrap_or_default(), End::Again)
             }
         };
         [code, records]

@@ -45,6 +45,9 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [Self::None, Self::Written, Self::Part, Self::Refused, Self::Whole];
+
     /// Its name.
     pub(crate) const fn name(self) -> &'static str {
         match self {

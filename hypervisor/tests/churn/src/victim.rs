@@ -1,6 +1,6 @@
-//! One domain, from its making to its end, and what domain 0 has to do with it.
+//! One domain, from its making to its last moment.
 
-use alloc::{boxed::Box, collections::BTreeMap, format, string::String, vec::Vec};
+use alloc::{boxed::Box, format, string::String, vec::Vec};
 
 use bulkhead_abi::{
     Record,
@@ -8,11 +8,13 @@ use bulkhead_abi::{
     selectors,
     vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext},
 };
-use bulkhead_runtime::{DomId, Failure, domains, event::Port, random::Random};
+use bulkhead_runtime::{DomId, Failure, domains, random::Random};
 
 use crate::{
     program::{Program, Subject},
     tables::{CODE, Memory, Progress},
+    tally::{CHOSEN, EXTENTS, FULL, SEVERAL, Tally},
+    ties::Ties,
 };
 
 /// A domain that will be destroyed.
@@ -21,45 +23,6 @@ pub(crate) struct Victim {
     domain: DomId,
     vcpus: u32,
     limit: u64,
-    /// Domain 0's ends of channels to it, and those that it has not bound.
-    bound: Vec<Port>,
-    waiting: Vec<Port>,
-}
-
-/// What came up, and how often.
-#[derive(Debug, Default)]
-pub(crate) struct Tally(BTreeMap<&'static str, u32>);
-
-const CHOSEN: &str = "number chosen";
-const EXTENTS: &str = "extents";
-const FULL: &str = "as much memory as it may have";
-const BOUND: &str = "channels bound";
-const WAITING: &str = "channels waiting";
-const SEVERAL: &str = "several vCPUs up";
-
-impl Tally {
-    /// It was like this once more.
-    pub(crate) fn add(&mut self, name: &'static str) {
-        let count = self.0.entry(name).or_default();
-        *count = count.saturating_add(1);
-    }
-
-    /// Something that should have come up and has not.
-    pub(crate) fn missing(&self) -> Option<&'static str> {
-        let programs = Program::ALL.iter().map(|program| program.name());
-        let progress = [
-            Progress::None,
-            Progress::Written,
-            Progress::Part,
-            Progress::Refused,
-            Progress::Whole,
-        ];
-        [CHOSEN, EXTENTS, FULL, BOUND, WAITING, SEVERAL]
-            .into_iter()
-            .chain(programs)
-            .chain(progress.map(Progress::name))
-            .find(|name| !self.0.contains_key(name))
-    }
 }
 
 impl Victim {
@@ -86,8 +49,6 @@ impl Victim {
             domain: domains::create(&wanted)?,
             vcpus,
             limit,
-            bound: Vec::new(),
-            waiting: Vec::new(),
         })
     }
 
@@ -95,12 +56,22 @@ impl Victim {
         self.domain
     }
 
-    /// Brings it into a random state.
-    pub(crate) fn raise(&mut self, random: &mut Random, tally: &mut Tally) -> Result<(), Failure> {
-        let memory = Memory::new(self.populate(random, tally)?);
-        let progress = memory.make_tables(self.domain, random)?;
+    /// Brings it into a random state, and ties it to domain 0.
+    pub(crate) fn raise(
+        &self,
+        ties: &mut Ties,
+        random: &mut Random,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let refused = |error: Failure| format!("{error}");
+        let memory = Memory::new(self.populate(random, tally).map_err(refused)?);
+        let progress = memory.make_tables(self.domain, random).map_err(refused)?;
         tally.add(progress.name());
-        let port = self.connect(random, tally)?;
+        let port = ties.connect(random, tally)?;
+        let grant = ties.grant(random, tally)?;
+        if random.one_in(2) {
+            ties.use_grants(&memory, random, tally)?;
+        }
         if progress == Progress::Whole {
             let program = random.pick(&Program::ALL);
             // A crash is a page on the console.
@@ -113,16 +84,17 @@ impl Victim {
             let subject = Subject {
                 memory: &memory,
                 port,
+                grant,
             };
             for (frame, page) in memory.pages().into_iter().zip(program.pages(subject)) {
-                domains::write(self.domain, frame, 0, page.bytes())?;
+                domains::write(self.domain, frame, 0, page.bytes()).map_err(refused)?;
             }
-            self.start(&memory, random, tally)?;
+            self.start(&memory, random, tally).map_err(refused)?;
         }
         if random.one_in(10) {
             return Ok(());
         }
-        domains::unpause(self.domain)
+        domains::unpause(self.domain).map_err(refused)
     }
 
     /// Gives it frames: all that it may have, mostly.
@@ -147,21 +119,6 @@ impl Victim {
         Ok(frames)
     }
 
-    /// Makes channels between it and domain 0. Returns a port of its that is bound, or 0.
-    fn connect(&mut self, random: &mut Random, tally: &mut Tally) -> Result<u32, Failure> {
-        let mut port = 0;
-        for _ in 0..random.below(4) {
-            port = domains::alloc_unbound(self.domain, DomId::new(0))?;
-            self.bound.push(Port::bind_interdomain(self.domain, port)?);
-            tally.add(BOUND);
-        }
-        for _ in 0..random.below(3) {
-            self.waiting.push(Port::alloc_unbound(self.domain)?);
-            tally.add(WAITING);
-        }
-        Ok(port)
-    }
-
     /// Gives its vCPUs states, and lets some of them be up.
     fn start(&self, memory: &Memory, random: &mut Random, tally: &mut Tally) -> Result<(), Failure> {
         let [l4, ..] = memory.tables();
@@ -183,17 +140,6 @@ impl Victim {
         }
         if up > 1 {
             tally.add(SEVERAL);
-        }
-        Ok(())
-    }
-
-    /// Looks at what domain 0 has left of it: each of its ports waits for the same number again.
-    pub(crate) fn let_go(&self) -> Result<(), String> {
-        for port in self.bound.iter().chain(&self.waiting) {
-            let waits_for = port.waits_for();
-            if waits_for != Ok(Some(self.domain)) {
-                return Err(format!("{port:?} waits for {waits_for:?}, not for it"));
-            }
         }
         Ok(())
     }
