@@ -167,8 +167,8 @@ record! {
 }
 
 record! {
-    /// What the failsafe callback finds on its stack: a segment register could not be loaded, and all
-    /// four now hold null.
+    /// What the failsafe callback finds on its stack: segment registers could not be loaded, and hold null now. The
+    /// others hold what is said here.
     pub struct FailsafeFrame: 88 {
         /// rcx.
         0 => pub rcx: u64,

@@ -67,6 +67,8 @@ pub enum Trace {
     Send = 7,
     /// The hypervisor was away from guests for longer than ever on this CPU, until now: ticks, whether with console output.
     Stretch = 8,
+    /// A guest was told that its segments could not be loaded: where it was interrupted.
+    Failsafe = 9,
 }
 
 /// The hardware, as the core sees it. Methods act on the CPU that calls them unless they say otherwise.

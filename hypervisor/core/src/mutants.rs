@@ -152,6 +152,8 @@ mod planting {
         ProgramsTables,
         /// Crossings: who returns from a handler gets the flags that it asks for.
         FlagsAsAsked,
+        /// Crossings: a kernel is not told that segments of its could not be loaded.
+        FailsafeNotCalled,
         /// Events: whoever closes a port does not tell the other end.
         PeerNotTold,
         /// Events: the port that somebody connects to goes on waiting.

@@ -6,12 +6,11 @@ use crate::faults::Resolved;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::{Machine, Trace};
 use crate::sync::{AtomicU64, Ordering};
-use crate::vcpu::bounce::{self, Interrupted};
+use crate::vcpu::bounce::{self, BadStack, Interrupted, Selectors};
 use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
-use bulkhead_abi::layout;
 use bulkhead_abi::sched::ShutdownReason;
-use bulkhead_abi::shared_info;
-use bulkhead_abi::trap::{PF_RESERVED, PF_USER, Vector};
+use bulkhead_abi::trap::{FailsafeFrame, PF_RESERVED, PF_USER, Vector};
+use bulkhead_abi::{Buffered, Record, layout, shared_info};
 use core::fmt;
 
 /// An exception that a guest caused.
@@ -43,6 +42,8 @@ pub(crate) enum Fatal {
     Unhandled(Exception),
     /// It has masked no events and registered no callback for them.
     NoEventCallback,
+    /// These selectors could not all be loaded, and it has registered no callback for that.
+    NoFailsafeCallback(Selectors),
     /// A frame could not be written to its kernel stack, here.
     BadStack(u64),
     /// It returned from a handler with a frame that could not be read, or that no CPU would take.
@@ -74,6 +75,10 @@ impl fmt::Display for Fatal {
                 }
             }
             Self::NoEventCallback => f.write_str("an event is due and no event callback registered"),
+            Self::NoFailsafeCallback(Selectors { ds, es, fs, gs }) => write!(
+                f,
+                "a segment cannot be loaded (ds {ds:#x}, es {es:#x}, fs {fs:#x}, gs {gs:#x}) and no failsafe callback is registered"
+            ),
             Self::BadStack(sp) => write!(f, "its kernel stack at {sp:#x} cannot take a frame (overflow?)"),
             Self::ImpossibleMode => f.write_str("it was in a mode that no CPU lets it into"),
             Self::LostFrame => f.write_str("it had two debug exceptions at once"),
@@ -156,6 +161,34 @@ impl<M: Machine> Hypervisor<M> {
         handler: Callback,
         error_code: Option<u32>,
     ) {
+        self.enter_by(current, regs, handler, |from| {
+            let frame = bounce::bounce(from, error_code)?;
+            Ok((frame.address, frame.bytes(), frame.size()))
+        });
+    }
+
+    /// Tells the guest that not all of these selectors could be loaded. Those that could not are null now.
+    pub(crate) fn fail_safe(&self, current: &mut Current, regs: &mut Regs, selectors: Selectors) {
+        let handler = current.context.failsafe_callback;
+        if handler.address == 0 {
+            return self.crash(current, regs, Fatal::NoFailsafeCallback(selectors));
+        }
+        self.machine().trace(Trace::Failsafe, regs.rip, 0);
+        self.enter_by(current, regs, handler, |from| {
+            let (address, frame) = bounce::failsafe(from, selectors)?;
+            Ok((address, frame.to_bytes(), FailsafeFrame::SIZE))
+        });
+    }
+
+    /// Lets the guest go on at `handler`, with a frame on its kernel's stack: `build` says where, its bytes, and how many of them count.
+    #[inline]
+    fn enter_by<B: AsRef<[u8]>>(
+        &self,
+        current: &mut Current,
+        regs: &mut Regs,
+        handler: Callback,
+        build: impl FnOnce(&Interrupted<'_>) -> Result<(u64, B, usize), BadStack>,
+    ) {
         let Some(events_masked) = self.with_own_info(current, |info| info.are_upcalls_masked()) else {
             return;
         };
@@ -166,15 +199,15 @@ impl<M: Machine> Hypervisor<M> {
             kernel_sp: current.context.kernel_stack.1,
             events_masked,
         };
-        let Ok(frame) = bounce::bounce(&from, error_code) else {
+        let Ok((address, bytes, size)) = build(&from) else {
             return self.crash(current, regs, Fatal::BadStack(regs.rsp));
         };
-        let bytes = frame.bytes();
-        let bytes = bytes.get(..frame.size()).unwrap_or(&bytes);
-        if self.machine().copy_to_guest(frame.address, bytes).is_err() {
-            return self.crash(current, regs, Fatal::BadStack(frame.address));
+        let bytes = bytes.as_ref();
+        let bytes = bytes.get(..size).unwrap_or(bytes);
+        if self.machine().copy_to_guest(address, bytes).is_err() {
+            return self.crash(current, regs, Fatal::BadStack(address));
         }
-        regs.enter(handler.address, frame.address);
+        regs.enter(handler.address, address);
         if handler.masks_events {
             self.with_own_info(current, |info| info.mask_upcalls());
         }
@@ -242,8 +275,12 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(never)]
     fn prepare_to_leave(&self, cpu: &mut Cpu, regs: &mut Regs) {
         loop {
-            if self.must_schedule(cpu) {
+            // Again after a switch: the guest that comes may have been ended for what it should be told.
+            while self.must_schedule(cpu) {
                 self.schedule(cpu, regs);
+                if cpu.current.is_none() {
+                    return;
+                }
             }
             let Some(current) = cpu.current.as_mut() else {
                 return;

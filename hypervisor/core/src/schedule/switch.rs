@@ -98,8 +98,8 @@ impl<M: Machine> Hypervisor<M> {
             vcpu.set_loaded_on(Some(cpu.id()));
         }
         self.machine().load_root(current.context.root());
-        // A selector that could not be loaded is null now; the failsafe callback is not called for it.
-        let _ = self.machine().load_segments(&current.context.segments);
+        // The only place where selectors are loaded, and with them descriptors: those may have changed since.
+        let has_all_segments = self.machine().load_segments(&current.context.segments);
         self.load_fpu(&current.context.fpu);
         self.load_breakpoints(&current.context.debug);
         if !current.context.gates.is_empty() {
@@ -118,6 +118,11 @@ impl<M: Machine> Hypervisor<M> {
         }
         if current.context.alarm.is_some() {
             self.arm_alarm(&current);
+        }
+        if !has_all_segments && !mutant!(FailsafeNotCalled) {
+            // When its record and its tables are in their places: the frame goes to its stack.
+            let selectors = current.context.segments.selectors();
+            self.fail_safe(&mut current, regs, selectors);
         }
         cpu.current = Some(current);
     }

@@ -1,12 +1,14 @@
-//! What a guest knows of its segment bases: nobody but itself changes them, whichever of its halves runs, and whoever ran
-//! meanwhile.
+//! What a guest knows of its segments: nobody but itself changes their bases, whichever of its halves runs, and whoever ran
+//! meanwhile; and its kernel is told if a selector could not be loaded again.
 
 use super::Sim;
 use crate::hypervisor::Cpu;
 use crate::ids::VcpuId;
-use crate::vcpu::{Mode, Segments};
+use crate::vcpu::bounce::Selectors;
+use crate::vcpu::{Mode, Regs, Segments};
 use alloc::collections::BTreeMap;
-use bulkhead_abi::{DomId, Hypercall};
+use bulkhead_abi::trap::FailsafeFrame;
+use bulkhead_abi::{Buffered, DomId, Hypercall, Record};
 
 /// Whether a visit to the hypervisor asks for a change of bases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,34 @@ impl Known {
             );
         }
     }
+}
+
+/// `cpu`, which acts, goes on with a guest whose registers are `regs`. If it comes from elsewhere, and some of its selectors could not be
+/// loaded, its kernel is told which they were.
+///
+/// # Panics
+///
+/// If it is not told.
+pub(super) fn check_failed_load(sim: &Sim, cpu: &Cpu, regs: &Regs) {
+    let (Some(Selectors { ds, es, fs, gs }), Some(current)) = (sim.take_failed_load(), &cpu.current) else {
+        return;
+    };
+    assert_eq!(current.context.mode, Mode::Kernel, "its kernel is told");
+    let failsafe = current.context.failsafe_callback.address;
+    // Of an event it is told after that.
+    if regs.rip != failsafe {
+        let event = current.context.event_callback.address;
+        assert_eq!(regs.rip, event, "a kernel goes on, and its segments are lost");
+        return;
+    }
+    let mut frame = FailsafeFrame::EMPTY;
+    sim.guest_read(regs.rsp, frame.as_mut()).unwrap();
+    let frame = FailsafeFrame::read_from(frame.as_ref()).unwrap();
+    assert_eq!(
+        [frame.ds, frame.es, frame.fs, frame.gs],
+        [ds, es, fs, gs].map(u64::from),
+        "what could not be loaded"
+    );
 }
 
 fn values(sim: &Sim, cpu: &Cpu) -> Option<(Who, Values)> {

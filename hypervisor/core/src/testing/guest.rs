@@ -43,6 +43,8 @@ impl World {
     pub(super) const HANDLED: [u8; 11] = [0, 1, 3, 4, 6, 7, 13, 14, 16, 17, 19];
     /// Where it takes events.
     pub const EVENT_CALLBACK: u64 = 0x1100;
+    /// Where it is told that its segments could not be loaded.
+    pub const FAILSAFE_CALLBACK: u64 = Self::EVENT_CALLBACK + 0x30;
 
     /// The guest on `cpu`, just entered for the first time, registers its callbacks and maps shared info. Events stay masked.
     /// Returns what it was told.
@@ -52,7 +54,7 @@ impl World {
         let entry = info.shared_info | pte::PRESENT | pte::WRITABLE;
         let map = [Self::SHARED_INFO, entry, UVMF_INVLPG];
         self.call(cpu, Hypercall::UpdateVaMapping, &map).unwrap();
-        let callbacks = [Self::EVENT_CALLBACK, 0, 0];
+        let callbacks = [Self::EVENT_CALLBACK, Self::FAILSAFE_CALLBACK, 0];
         self.call(cpu, Hypercall::SetCallbacks, &callbacks).unwrap();
         info
     }
@@ -80,6 +82,7 @@ impl World {
             flags: VGCF_IN_KERNEL,
             kernel_sp: Self::STATE,
             event_callback_eip: Self::EVENT_CALLBACK,
+            failsafe_callback_eip: Self::FAILSAFE_CALLBACK,
             ..VcpuGuestContext::default()
         };
         state.ctrlreg[3] = root.maddr();

@@ -1,7 +1,7 @@
 //! A hypervisor on a simulated machine, and the part of its guests: whoever calls plays them.
 
 use super::asked::Asked;
-use super::bases::{Bases, Known};
+use super::bases::{self, Bases, Known};
 use super::paths::{Fate, fate, fault_name};
 use super::tally::{Ending, Tally};
 use super::{Sim, SimConfig, TestKernel};
@@ -282,6 +282,7 @@ impl World {
         let result = act(self.hv(), state, regs);
         self.hv().leave(state, regs);
         self.0.known.lock().enter_guest(self.sim(), state);
+        bases::check_failed_load(self.sim(), state, regs);
         result
     }
 
@@ -491,11 +492,23 @@ impl World {
         assert!(!self.seat(cpu).cpu.is_at_work());
     }
 
-    /// The guest on `cpu` loads segments behind the hypervisor's back, as guests can: all but the base of GS in its other half.
+    /// The guest on `cpu` loads segments behind the hypervisor's back, as guests can: all but the base of GS in its other half. Selectors
+    /// that it cannot load become null.
     pub(super) fn load_segments(&self, cpu: usize, segments: Segments) {
         self.act_as(cpu);
         let gs_base_other = self.sim().segments().gs_base_other;
+        let load = |selector: u16| {
+            if self.sim().can_load(selector) {
+                selector
+            } else {
+                0
+            }
+        };
         self.sim().set_segments(Segments {
+            ds: load(segments.ds),
+            es: load(segments.es),
+            fs: load(segments.fs),
+            gs: load(segments.gs),
             gs_base_other,
             ..segments
         });

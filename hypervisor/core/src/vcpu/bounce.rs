@@ -4,7 +4,8 @@
 
 use super::regs::flags;
 use super::{Mode, Regs};
-use bulkhead_abi::layout;
+use bulkhead_abi::trap::FailsafeFrame;
+use bulkhead_abi::{Record, layout};
 
 /// The words of a bounce frame, lowest address first, and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,51 @@ pub struct Interrupted<'a> {
     pub events_masked: bool,
 }
 
+/// What every frame has at its end: where the guest was, as its kernel is to see it.
+struct Saved {
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+impl Interrupted<'_> {
+    #[inline]
+    const fn saved(&self) -> Saved {
+        let regs = self.regs;
+        let cs = match self.mode {
+            // The guest tells its own kernel by the privilege level that it sees here.
+            Mode::Kernel => regs.cs & 0xfffc,
+            Mode::User => regs.cs & 0xffff | 3,
+        };
+        let saved_mask = (self.events_masked as u64) << 32;
+        let visible_flags = regs.rflags & flags::VISIBLE;
+        let virtual_if = if self.events_masked { 0 } else { flags::IF };
+        Saved {
+            rip: regs.rip,
+            cs: cs | saved_mask,
+            rflags: visible_flags | virtual_if,
+            rsp: regs.rsp,
+            ss: regs.ss & 0xffff,
+        }
+    }
+
+    /// Where a frame of `size` bytes goes: below the stack pointer, aligned.
+    #[inline]
+    fn place(&self, size: u64) -> Result<u64, BadStack> {
+        let top = match self.mode {
+            Mode::Kernel => self.regs.rsp,
+            Mode::User => self.kernel_sp,
+        } & !0xf;
+        let address = top.wrapping_sub(size);
+        if !layout::is_guest_range(address, size) || !layout::is_canonical(address) {
+            return Err(BadStack(top));
+        }
+        Ok(address)
+    }
+}
+
 /// Builds the frame with which a guest's kernel is entered. The registers then are up to [`Regs::enter`].
 ///
 /// # Errors
@@ -66,29 +112,14 @@ pub struct Interrupted<'a> {
 /// [`BadStack`] if part of the frame would lie in the hypervisor's range or wrap around.
 #[inline]
 pub fn bounce(from: &Interrupted<'_>, error_code: Option<u32>) -> Result<Frame, BadStack> {
-    let Interrupted {
-        regs,
-        mode,
-        kernel_sp,
-        events_masked,
-    } = *from;
-    let top = match mode {
-        Mode::Kernel => regs.rsp,
-        Mode::User => kernel_sp,
-    } & !0xf;
-
-    let cs = match mode {
-        // The guest tells its own kernel by the privilege level that it sees here.
-        Mode::Kernel => regs.cs & 0xfffc,
-        Mode::User => regs.cs & 0xffff | 3,
-    };
-    let saved_mask = u64::from(events_masked) << 32;
-    let visible_flags = regs.rflags & flags::VISIBLE;
-    let virtual_if = if events_masked { 0 } else { flags::IF };
-
-    let (rcx, r11, rip) = (regs.rcx, regs.r11, regs.rip);
-    let (cs, rflags) = (cs | saved_mask, visible_flags | virtual_if);
-    let (rsp, ss) = (regs.rsp, regs.ss & 0xffff);
+    let Saved {
+        rip,
+        cs,
+        rflags,
+        rsp,
+        ss,
+    } = from.saved();
+    let (rcx, r11) = (from.regs.rcx, from.regs.r11);
     let (words, len) = match error_code {
         None => ([rcx, r11, rip, cs, rflags, rsp, ss, 0], 7),
         Some(code) => ([rcx, r11, code.into(), rip, cs, rflags, rsp, ss], 8),
@@ -98,17 +129,56 @@ pub fn bounce(from: &Interrupted<'_>, error_code: Option<u32>) -> Result<Frame, 
         words,
         len,
     };
-    let size = frame.size() as u64;
-    frame.address = top.wrapping_sub(size);
-    if !layout::is_guest_range(frame.address, size) || !layout::is_canonical(frame.address) {
-        return Err(BadStack(top));
-    }
+    frame.address = from.place(frame.size() as u64)?;
     Ok(frame)
+}
+
+/// The selectors of a guest that could not all be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the CPU's registers")]
+pub struct Selectors {
+    pub ds: u16,
+    pub es: u16,
+    pub fs: u16,
+    pub gs: u16,
+}
+
+/// Builds the frame with which a guest's kernel is told that these selectors could not all be loaded, and where it goes.
+/// Source: the guest ABI's section 6.5.
+///
+/// # Errors
+///
+/// [`BadStack`] if any part of the frame would lie in the hypervisor's range or wrap around (XSA-215 was the part with the selectors).
+pub fn failsafe(from: &Interrupted<'_>, selectors: Selectors) -> Result<(u64, FailsafeFrame), BadStack> {
+    let Saved {
+        rip,
+        cs,
+        rflags,
+        rsp,
+        ss,
+    } = from.saved();
+    let Selectors { ds, es, fs, gs } = selectors;
+    let address = from.place(FailsafeFrame::SIZE as u64)?;
+    let frame = FailsafeFrame {
+        rcx: from.regs.rcx,
+        r11: from.regs.r11,
+        ds: ds.into(),
+        es: es.into(),
+        fs: fs.into(),
+        gs: gs.into(),
+        rip,
+        cs,
+        rflags,
+        rsp,
+        ss,
+    };
+    Ok((address, frame))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_abi::Buffered;
 
     const HANDLER: u64 = 0xffff_ffff_8100_0000;
 
@@ -210,6 +280,60 @@ mod tests {
                 events_masked: false,
             };
             assert_eq!(bounce(&from, None), Err(BadStack(rsp)), "{rsp:#x}");
+        }
+    }
+
+    #[test]
+    fn a_failsafe_frame_has_the_selectors_between_the_registers_and_where_the_guest_was() {
+        let regs = interrupted();
+        let from = Interrupted {
+            regs: &regs,
+            mode: Mode::User,
+            kernel_sp: 0xffff_ffff_8300_0008,
+            events_masked: true,
+        };
+        let selectors = Selectors {
+            ds: 1,
+            es: 2,
+            fs: 3,
+            gs: 4,
+        };
+        let (address, frame) = failsafe(&from, selectors).unwrap();
+        assert_eq!(address, 0xffff_ffff_8300_0000 - 88);
+        let bytes = frame.to_bytes();
+        let (words, _) = bytes.as_chunks::<8>();
+        let words: std::vec::Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let (cs, rflags) = (0x1_0000_e033, 0x1_0146);
+        assert_eq!(
+            words,
+            [0xc, 0x11, 1, 2, 3, 4, regs.rip, cs, rflags, regs.rsp, 0xe02b]
+        );
+    }
+
+    /// XSA-215: only where the last seven words go was looked at.
+    #[test]
+    fn no_part_of_a_failsafe_frame_may_reach_the_hypervisor() {
+        let end = layout::HYPERVISOR.end;
+        for (rsp, is_good) in [
+            (end + 96, true),
+            (end + 80, false),
+            (end + 64, false),
+            (64, false),
+        ] {
+            let regs = Regs { rsp, ..interrupted() };
+            let from = Interrupted {
+                regs: &regs,
+                mode: Mode::Kernel,
+                kernel_sp: 0,
+                events_masked: false,
+            };
+            let selectors = Selectors {
+                ds: 0,
+                es: 0,
+                fs: 0,
+                gs: 0,
+            };
+            assert_eq!(failsafe(&from, selectors).is_ok(), is_good, "{rsp:#x}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Everything that is needed to run a vCPU.
 
+use super::bounce::Selectors;
 use super::descriptors::{GdtFrames, Ldt};
 use super::{DebugRegisters, Fpu, Gates, Meter, Regs, Roots};
 use crate::frames::{Kind, Mfn};
@@ -35,6 +36,19 @@ pub struct Segments {
     pub gs_base: u64,
     /// Base of GS in the other mode.
     pub gs_base_other: u64,
+}
+
+impl Segments {
+    /// The selectors alone.
+    #[must_use]
+    pub const fn selectors(&self) -> Selectors {
+        Selectors {
+            ds: self.ds,
+            es: self.es,
+            fs: self.fs,
+            gs: self.gs,
+        }
+    }
 }
 
 /// A segment base, as the CPU has them.

@@ -25,6 +25,7 @@ mod events;
 mod exempt;
 mod extended;
 mod extension;
+mod failsafe;
 mod frames;
 mod giving;
 mod grants;
@@ -69,6 +70,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     traps::check(&mut probe);
     segments::check(&mut probe);
     ldt::check(&mut probe, &mut window);
+    failsafe::check(&mut probe);
     mmu::check(&mut probe, &mut window);
     pins::check(&mut probe, &window);
     memory::check(&mut probe, &mut window);

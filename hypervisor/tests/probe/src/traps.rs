@@ -190,7 +190,7 @@ unsafe extern "C" fn through_frame(registers: *mut Registers) {
 /// of a continued list in rsi. The way back is the runtime's own: flags and rip go below the interrupted stack
 /// pointer, over the frame's rsp and ss.
 #[unsafe(naked)]
-unsafe extern "C" fn upcall() -> ! {
+pub(crate) unsafe extern "C" fn upcall() -> ! {
     naked_asm!(
         "inc qword ptr [rip + {upcalls}]",
         "mov rcx, [rsp + {rip}]",

@@ -59,8 +59,9 @@ pub(super) fn handle_faults() -> Act {
 
 /// Says where events, failures and system calls arrive.
 pub(super) fn set_callbacks() -> Act {
-    let [event, failsafe, syscall] = [0, 0x30, 0x40].map(|n| World::EVENT_CALLBACK + n);
-    call(Hypercall::SetCallbacks, &[event, failsafe, syscall], &[])
+    let syscall = World::EVENT_CALLBACK + 0x40;
+    let callbacks = [World::EVENT_CALLBACK, World::FAILSAFE_CALLBACK, syscall];
+    call(Hypercall::SetCallbacks, &callbacks, &[])
 }
 
 /// Says where the kernel's stack is for entries from programs.

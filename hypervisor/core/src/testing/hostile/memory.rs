@@ -1,7 +1,7 @@
 //! What the guest tries with memory as such: giving it back and taking more, pages of descriptors, records that the hypervisor
 //! keeps there, and other domains' memory.
 
-use super::calls::call_with;
+use super::calls::{call, call_with};
 use super::tables::Mind;
 use super::{Hostile, PLAY};
 use crate::frames::{Kind, Mfn};
@@ -11,6 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp, MemoryReservation};
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, MmuUpdate};
+use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Hypercall, pte};
 
@@ -207,9 +208,12 @@ impl Mind<'_> {
                 } else {
                     gdt(pages * 512)
                 });
+                // What is in use now need not be there when it is to be loaded again.
+                plan.push_back(super::programs::load(choices));
                 plan.push_back(update(last.1, choices));
                 if choices.chance(40) {
-                    plan.push_back(gdt(0));
+                    plan.extend([gdt(0), ldt(0, 0)]);
+                    plan.push_back(call(Hypercall::SchedOp, &[u64::from(SchedOp::Yield.raw())], &[]));
                 }
                 plan
             }

@@ -48,10 +48,12 @@ fn frame(choices: &mut Choices) -> IretFrame {
     frame
 }
 
-/// The segments that a guest may load by itself: the flat ones, and bases as far as its CPU gives it the instructions.
-fn load(choices: &mut Choices) -> Act {
+/// The segments that a guest may load by itself: the flat ones, those of its own tables that are there, and bases as far as its CPU gives it
+/// the instructions.
+pub(super) fn load(choices: &mut Choices) -> Act {
     let [fs_base, gs_base] = [canonical(choices), canonical(choices)];
-    let selector = |choices: &mut Choices| choices.one_of(&[0, 3, selectors::FLAT_RING3_SS]);
+    let selector =
+        |choices: &mut Choices| choices.one_of(&[0, selectors::FLAT_RING3_SS, 3, 7, 0xb, 0xf, 0x13, 0x17]);
     Act::Load(Segments {
         ds: selector(choices),
         es: selector(choices),

@@ -198,8 +198,26 @@ impl Machine for Sim {
 
     fn load_segments(&self, segments: &Segments) -> bool {
         self.pause();
-        self.state().acting().segments = *segments;
-        true
+        let mut state = self.state();
+        let cpu = state.acting();
+        let load = |selector: u16| {
+            if cpu.can_load(&self.ram, selector) {
+                selector
+            } else {
+                0
+            }
+        };
+        let loaded = Segments {
+            ds: load(segments.ds),
+            es: load(segments.es),
+            fs: load(segments.fs),
+            gs: load(segments.gs),
+            ..*segments
+        };
+        let is_whole = loaded == *segments;
+        cpu.segments = loaded;
+        cpu.failed_load = (!is_whole).then(|| segments.selectors());
+        is_whole
     }
 
     fn save_segments(&self, segments: &mut Segments) {

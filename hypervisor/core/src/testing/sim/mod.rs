@@ -10,14 +10,15 @@ use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::policy::xstate;
 use crate::sync::Ordering;
-use crate::vcpu::descriptors::Ldt;
+use crate::vcpu::bounce::Selectors;
+use crate::vcpu::descriptors::{self, GdtFrames, Ldt, Place};
 use crate::vcpu::{Breakpoints, FpuState, Gates, Segments};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
-use bulkhead_abi::pte;
+use bulkhead_abi::{pte, selectors};
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicBool;
@@ -131,6 +132,8 @@ struct SimCpu {
     root: Option<Mfn>,
     tlb: Tlb,
     segments: Segments,
+    /// What was to be loaded last, if not all of it could be.
+    failed_load: Option<Selectors>,
     gdt: Vec<Mfn>,
     ldt: Ldt,
     breakpoints: Option<Breakpoints>,
@@ -142,6 +145,28 @@ struct SimCpu {
     is_kicked: bool,
     /// When its timer last ended a wait, and how often in a row at that moment.
     last_alarm: (u64, u32),
+}
+
+impl SimCpu {
+    /// Whether ring 0 can load `selector` into a data segment register: it is null, or names a segment of ring 3 that is there and can be
+    /// read.
+    fn can_load(&self, ram: &Ram, selector: u16) -> bool {
+        const SEGMENT: u64 = 1 << 44;
+        const PRESENT: u64 = 1 << 47;
+        const CODE: u64 = 1 << 43;
+        const READABLE: u64 = 1 << 41;
+        if selector & !3 == 0 || selector | 3 == selectors::FLAT_RING3_SS {
+            return true;
+        }
+        let gdt = GdtFrames::from_slice(&self.gdt).unwrap();
+        let descriptor = match descriptors::find(selector, &gdt, &self.ldt) {
+            None => return false,
+            Some(Place::Fixed(descriptor)) => descriptor,
+            Some(Place::Word(mfn, word)) => ram.frame(mfn)[word].load(Ordering::Relaxed),
+        };
+        let is_readable = descriptor & CODE == 0 || descriptor & READABLE != 0;
+        descriptor & (SEGMENT | PRESENT) == SEGMENT | PRESENT && is_readable
+    }
 }
 
 /// A CPU's FPU.
@@ -418,6 +443,16 @@ impl Sim {
     /// The segment state that the acting CPU has loaded.
     pub fn segments(&self) -> Segments {
         self.state().acting().segments
+    }
+
+    /// Which selectors the acting CPU was to load last, if not all could be; told once.
+    pub fn take_failed_load(&self) -> Option<Selectors> {
+        self.state().acting().failed_load.take()
+    }
+
+    /// Whether the guest on the acting CPU can load `selector` into a data segment register.
+    pub fn can_load(&self, selector: u16) -> bool {
+        self.state().acting().can_load(&self.ram, selector)
     }
 
     /// Changes the loaded segment state behind the hypervisor's back, as guests can.
