@@ -501,6 +501,11 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Pages that one domain shares with another, by the runtime: mapped, held for a device, copied, taken back.
     test("granting", GRANTS).checks(21),
+    // A processor of the maker whose 32-bit programs have SYSENTER, and not SYSCALL.
+    test("runtime-intel", RUNTIME)
+        .cpus(1)
+        .cpu("qemu64,vendor=GenuineIntel")
+        .checks(10),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
     test("probe", PROBES)
         .words(WITH_DIRECT_GATES)

@@ -7,10 +7,10 @@
 //! The machine's entry code makes the plain ones of these crossings by itself, from the state at [`offsets`](crate::vcpu::offsets). What is here,
 //! [`bounce`](crate::vcpu::bounce) and [`Regs::return_by`] is the model that it is tested against, and what it leaves alone.
 
-use crate::hypervisor::{Current, Hypervisor};
+use crate::hypervisor::{Cpu, Current, Hypervisor};
 use crate::machine::Machine;
-use crate::traps::Exception;
-use crate::vcpu::{Mode, Regs};
+use crate::traps::{Exception, Fatal};
+use crate::vcpu::{Callback, Mode, Regs};
 use bulkhead_abi::trap::Vector;
 
 /// Bytes of a SYSCALL instruction.
@@ -55,6 +55,36 @@ impl<M: Machine> Hypervisor<M> {
     /// A program executed SYSCALL: hands it to the guest's kernel.
     pub(crate) fn system_call(&self, current: &mut Current, regs: &mut Regs) {
         let handler = current.context.syscall_callback;
+        self.call_kernel(current, regs, handler);
+    }
+
+    /// A program of the running guest executed SYSCALL in 32-bit code, on a processor that has that (AMD's). `regs` have the flat 32-bit code
+    /// segment for cs: which one it was, nobody knows.
+    #[cold]
+    pub fn compat_call(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        if let Some(current) = cpu.current.as_mut() {
+            let handler = current.context.syscall32_callback;
+            self.call_kernel(current, regs, handler);
+        }
+    }
+
+    /// The running guest executed SYSENTER while that [was open](crate::vcpu::Sysenter). Of `regs`, the processor has lost rip, cs and rsp:
+    /// they are what the guest ABI's section 6.2 has in their place.
+    #[cold]
+    pub fn sysenter(&self, cpu: &mut Cpu, regs: &mut Regs) {
+        let Some(current) = cpu.current.as_mut() else {
+            return;
+        };
+        let handler = current.context.sysenter_callback;
+        match current.context.mode {
+            Mode::User if handler.address != 0 => self.enter(current, regs, handler, None),
+            // Its stack is lost, and where it was.
+            Mode::User | Mode::Kernel => self.crash(current, regs, Fatal::LostBySysenter),
+        }
+    }
+
+    /// Hands a program's system call to the guest's kernel at `handler`; without one, it has no such instruction.
+    fn call_kernel(&self, current: &mut Current, regs: &mut Regs, handler: Callback) {
         if handler.address == 0 {
             regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
             self.reflect(current, regs, Exception::of(Vector::InvalidOpcode.raw()));

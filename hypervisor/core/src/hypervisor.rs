@@ -14,7 +14,7 @@ use crate::sched::{Board, CpuSet};
 use crate::schedule::{Queue, Rest};
 use crate::stretch::{Longest, Stretch};
 use crate::try_box::TryBox;
-use crate::vcpu::{Context, InfoPlace, Vcpu};
+use crate::vcpu::{Context, InfoPlace, Mode, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -93,18 +93,24 @@ impl Cpu {
         self.id
     }
 
-    /// The state of the vCPU that it runs, for the entry code: null if there is none.
+    /// The state of the vCPU that it runs, for the entry code. `None` if there is none, or if its next return from a handler concerns the
+    /// hypervisor, so that the entry code must not see to it.
     #[inline]
-    pub fn context(&mut self) -> *mut Context {
-        self.current
-            .as_mut()
-            .map_or(core::ptr::null_mut(), |current| &raw mut *current.context)
+    pub fn context(&mut self) -> Option<*mut Context> {
+        let context = &mut self.current.as_mut()?.context;
+        (!context.is_in_nmi).then_some(&raw mut **context)
     }
 
     /// Whether the hypervisor has taken over from a guest, and not yet let one go on.
     #[must_use]
     pub const fn is_at_work(&self) -> bool {
         self.stretch.runs()
+    }
+
+    /// Which half of its guest it runs.
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        self.current.as_ref().map(|current| current.context.mode)
     }
 
     /// The domain and vCPU that it runs.

@@ -17,6 +17,7 @@ extern crate std;
 
 #[macro_use]
 mod mutants;
+mod nmi;
 
 pub mod console;
 mod crossing;

@@ -9,7 +9,7 @@ use crate::ids::CpuId;
 use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
-use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use bulkhead_abi::control::TraceRecord;
 use core::ops::Deref;
 
@@ -161,6 +161,10 @@ pub trait Machine: Sync + 'static {
     /// Makes `ldt`, whose frames hold validated descriptors, this CPU's table of local descriptors; an empty one takes it away. It takes
     /// effect as [`Machine::load_gdt`] does.
     fn load_ldt(&self, ldt: &Ldt);
+
+    /// Lets SYSENTER of programs lead to the hypervisor, or not, as it is at first. A processor that does not have the instruction in
+    /// long mode (AMD's) goes on without.
+    fn set_sysenter(&self, sysenter: Sysenter);
 
     /// Sets a segment base; `value` is canonical.
     fn set_base(&self, base: Base, value: u64);

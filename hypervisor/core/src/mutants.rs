@@ -154,6 +154,14 @@ mod planting {
         FlagsAsAsked,
         /// Crossings: a kernel is not told that segments of its could not be loaded.
         FailsafeNotCalled,
+        /// Crossings: SYSENTER leads to the hypervisor after a switch, or not, as it did before.
+        SysenterLeft,
+        /// Crossings: a kernel that handles a non-maskable interrupt gets the next one.
+        NestedNmi,
+        /// Scheduling: a vCPU that runs is not told to look for a non-maskable interrupt.
+        NmiUntold,
+        /// Scheduling: a periodic timer ticks once.
+        TickedOnce,
         /// Events: whoever closes a port does not tell the other end.
         PeerNotTold,
         /// Events: the port that somebody connects to goes on waiting.

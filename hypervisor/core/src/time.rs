@@ -3,6 +3,7 @@
 use crate::ids::VcpuId;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
+use core::num::NonZeroU64;
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,11 +12,13 @@ pub enum Purpose {
     Timer,
     /// The end of the vCPU's wait in a poll.
     Poll,
+    /// The next tick of the vCPU's periodic timer.
+    Tick,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Timer, Self::Poll];
+    pub const ALL: [Self; 3] = [Self::Timer, Self::Poll, Self::Tick];
 }
 
 /// A deadline of a vCPU's. Each vCPU has at most one for each purpose.
@@ -29,6 +32,20 @@ pub struct Deadline {
     pub vcpu: VcpuId,
     /// What for.
     pub purpose: Purpose,
+    /// How long after it the next one is, in nanoseconds; `None` if it is the only one.
+    pub period: Option<NonZeroU64>,
+}
+
+impl Deadline {
+    /// The one after it, at `now`: those that were missed are not made up for.
+    fn next(self, now: u64) -> Option<Self> {
+        let period = self.period?;
+        let late = now.saturating_sub(self.at) % period;
+        Some(Self {
+            at: now.saturating_sub(late).saturating_add(period.get()),
+            ..self
+        })
+    }
 }
 
 /// A CPU's deadlines, the latest first.
@@ -67,9 +84,13 @@ impl Deadlines {
             .retain(|other| (other.domain, other.vcpu, other.purpose) != (domain, vcpu, purpose));
     }
 
-    /// Takes the next deadline that has passed at `now`.
+    /// Takes the next deadline that has passed at `now`. If it is one of many, the next one is set.
     pub fn pop_due(&mut self, now: u64) -> Option<Deadline> {
-        self.0.pop_if(|next| next.at <= now)
+        let due = self.0.pop_if(|next| next.at <= now)?;
+        if let Some(next) = due.next(now).filter(|_| !mutant!(TickedOnce)) {
+            self.set(next);
+        }
+        Some(due)
     }
 
     /// When the next one is.
@@ -96,7 +117,24 @@ mod tests {
             domain: DomId::new(1),
             vcpu: VcpuId::new(vcpu),
             purpose,
+            period: None,
         }
+    }
+
+    #[test]
+    fn a_periodic_deadline_comes_again_and_what_was_missed_is_not_made_up_for() {
+        let mut deadlines = Deadlines::new();
+        assert!(deadlines.reserve(1));
+        deadlines.set(Deadline {
+            period: NonZeroU64::new(10),
+            ..deadline(5, 0, Purpose::Tick)
+        });
+        for (now, next) in [(5, 15), (16, 25), (67, 75)] {
+            assert!(deadlines.pop_due(now).is_some());
+            assert_eq!((deadlines.next(), deadlines.pop_due(now)), (Some(next), None));
+        }
+        deadlines.cancel(DomId::new(1), VcpuId::new(0), Purpose::Tick);
+        assert_eq!(deadlines.next(), None);
     }
 
     #[test]

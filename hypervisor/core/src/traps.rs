@@ -4,13 +4,13 @@
 use crate::domains::Domain;
 use crate::faults::Resolved;
 use crate::hypervisor::{Cpu, Current, Hypervisor};
-use crate::machine::{Machine, Trace};
+use crate::machine::{GuestFault, Machine, Trace};
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, BadStack, Interrupted, Selectors};
 use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::trap::{FailsafeFrame, PF_RESERVED, PF_USER, Vector};
-use bulkhead_abi::{Buffered, Record, layout, shared_info};
+use bulkhead_abi::{Buffered, layout, shared_info};
 use core::fmt;
 
 /// An exception that a guest caused.
@@ -48,6 +48,8 @@ pub(crate) enum Fatal {
     BadStack(u64),
     /// It returned from a handler with a frame that could not be read, or that no CPU would take.
     BadReturn,
+    /// Its kernel executed SYSENTER, which leaves nothing to return to.
+    LostBySysenter,
     /// It was in a mode that no CPU lets it into.
     ImpossibleMode,
     /// Nobody knows where it was.
@@ -80,6 +82,7 @@ impl fmt::Display for Fatal {
                 "a segment cannot be loaded (ds {ds:#x}, es {es:#x}, fs {fs:#x}, gs {gs:#x}) and no failsafe callback is registered"
             ),
             Self::BadStack(sp) => write!(f, "its kernel stack at {sp:#x} cannot take a frame (overflow?)"),
+            Self::LostBySysenter => f.write_str("its kernel executed SYSENTER, and its stack is lost"),
             Self::ImpossibleMode => f.write_str("it was in a mode that no CPU lets it into"),
             Self::LostFrame => f.write_str("it had two debug exceptions at once"),
             Self::BadReturn => f.write_str("it returned from a handler with an unusable frame"),
@@ -154,6 +157,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Builds a frame on the guest kernel's stack and lets the guest go on at `handler`.
+    #[inline(always)]
     pub(crate) fn enter(
         &self,
         current: &mut Current,
@@ -161,33 +165,36 @@ impl<M: Machine> Hypervisor<M> {
         handler: Callback,
         error_code: Option<u32>,
     ) {
-        self.enter_by(current, regs, handler, |from| {
+        self.enter_by(current, regs, handler, |machine, from| {
             let frame = bounce::bounce(from, error_code)?;
-            Ok((frame.address, frame.bytes(), frame.size()))
+            let bytes = frame.bytes();
+            let bytes = bytes.get(..frame.size()).unwrap_or(&bytes);
+            Ok((frame.address, machine.copy_to_guest(frame.address, bytes)))
         });
     }
 
     /// Tells the guest that not all of these selectors could be loaded. Those that could not are null now.
+    #[cold]
     pub(crate) fn fail_safe(&self, current: &mut Current, regs: &mut Regs, selectors: Selectors) {
         let handler = current.context.failsafe_callback;
         if handler.address == 0 {
             return self.crash(current, regs, Fatal::NoFailsafeCallback(selectors));
         }
         self.machine().trace(Trace::Failsafe, regs.rip, 0);
-        self.enter_by(current, regs, handler, |from| {
+        self.enter_by(current, regs, handler, |machine, from| {
             let (address, frame) = bounce::failsafe(from, selectors)?;
-            Ok((address, frame.to_bytes(), FailsafeFrame::SIZE))
+            Ok((address, machine.copy_to_guest(address, frame.to_bytes().as_ref())))
         });
     }
 
-    /// Lets the guest go on at `handler`, with a frame on its kernel's stack: `build` says where, its bytes, and how many of them count.
-    #[inline]
-    fn enter_by<B: AsRef<[u8]>>(
+    /// Lets the guest go on at `handler`, with a frame on its kernel's stack, which `write` builds and puts there. It says where that is.
+    #[inline(always)]
+    fn enter_by(
         &self,
         current: &mut Current,
         regs: &mut Regs,
         handler: Callback,
-        build: impl FnOnce(&Interrupted<'_>) -> Result<(u64, B, usize), BadStack>,
+        write: impl FnOnce(&M, &Interrupted<'_>) -> Result<(u64, Result<(), GuestFault>), BadStack>,
     ) {
         let Some(events_masked) = self.with_own_info(current, |info| info.are_upcalls_masked()) else {
             return;
@@ -199,12 +206,10 @@ impl<M: Machine> Hypervisor<M> {
             kernel_sp: current.context.kernel_stack.1,
             events_masked,
         };
-        let Ok((address, bytes, size)) = build(&from) else {
+        let Ok((address, written)) = write(self.machine(), &from) else {
             return self.crash(current, regs, Fatal::BadStack(regs.rsp));
         };
-        let bytes = bytes.as_ref();
-        let bytes = bytes.get(..size).unwrap_or(bytes);
-        if self.machine().copy_to_guest(address, bytes).is_err() {
+        if written.is_err() {
             return self.crash(current, regs, Fatal::BadStack(address));
         }
         regs.enter(handler.address, address);
@@ -285,6 +290,9 @@ impl<M: Machine> Hypervisor<M> {
             let Some(current) = cpu.current.as_mut() else {
                 return;
             };
+            if self.deliver_nmi(current, regs) {
+                continue;
+            }
             if self.with_own_info(current, |info| info.upcall_wanted()) != Some(true) {
                 return;
             }

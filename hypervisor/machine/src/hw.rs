@@ -11,7 +11,7 @@ use bulkhead_core::ids::CpuId;
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
 use bulkhead_core::sched::CpuSet;
 use bulkhead_core::vcpu::descriptors::Ldt;
-use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
+use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
 use spin::Once;
@@ -225,6 +225,10 @@ impl Machine for Hw {
 
     fn load_ldt(&self, ldt: &Ldt) {
         entry::show_ldt(this_cpu(), &ldt.frames, ldt.entries);
+    }
+
+    fn set_sysenter(&self, sysenter: Sysenter) {
+        entry::set_sysenter(this_cpu(), sysenter);
     }
 
     fn set_base(&self, base: Base, value: u64) {

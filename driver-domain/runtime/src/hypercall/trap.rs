@@ -2,7 +2,7 @@
 
 use bulkhead_abi::{
     Hypercall,
-    callback::{CallbackOp, CallbackRegister, CallbackType},
+    callback::{CallbackOp, CallbackRegister, CallbackType, CallbackUnregister},
     errno::Failure,
     trap::TrapInfo,
 };
@@ -46,6 +46,23 @@ pub(crate) unsafe fn register_callback(
         call2(
             Hypercall::CallbackOp,
             u64::from(CallbackOp::Register.raw()),
+            input(&record),
+        )
+    }
+    .map(|_| ())
+}
+
+/// Takes an entry point back that need not be there.
+pub(crate) fn unregister_callback(callback: CallbackType) -> Result<(), Failure> {
+    let record = CallbackUnregister {
+        callback_type: callback.raw(),
+        reserved: 0,
+    };
+    // SAFETY: the record is the operation's own, borrowed for the call. Nothing is entered that was not before.
+    unsafe {
+        call2(
+            Hypercall::CallbackOp,
+            u64::from(CallbackOp::Unregister.raw()),
             input(&record),
         )
     }

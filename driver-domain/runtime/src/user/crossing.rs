@@ -15,6 +15,10 @@ use crate::trap::{self, TrapFrame};
 pub(super) const SYSTEM_CALL: u64 = 0x100;
 /// What stands for a vector in the frame of an event.
 pub(crate) const EVENT: u64 = 0x101;
+/// What stands for a vector in the frame of a system call of 32-bit code.
+pub(super) const COMPAT_CALL: u64 = 0x102;
+/// What stands for a vector in the frame of a SYSENTER.
+pub(super) const SYSENTER: u64 = 0x103;
 
 /// The stack on which a program's exits arrive: no more than a frame.
 #[derive(Debug)]
@@ -77,21 +81,39 @@ pub(super) unsafe extern "C" fn cross(area: *mut Area) {
     )
 }
 
-/// Where SYSCALL in a program enters the kernel.
+/// Where a system call enters the kernel.
 ///
 /// In: rcx, r11, then rip, cs, rflags, rsp, ss on the area's stack.
-#[unsafe(naked)]
-pub(super) unsafe extern "C" fn system_call() -> ! {
-    naked_asm!(
-        "pop rcx",
-        "pop r11",
-        "push 0",
-        "push {vector}",
-        "jmp {common}",
-        vector = const SYSTEM_CALL,
-        common = sym trap::common,
-    )
+macro_rules! call_entry {
+    ($(#[$doc:meta])* $name:ident, $vector:ident) => {
+        $(#[$doc])*
+        #[unsafe(naked)]
+        pub(super) unsafe extern "C" fn $name() -> ! {
+            naked_asm!(
+                "pop rcx",
+                "pop r11",
+                "push 0",
+                "push {vector}",
+                "jmp {common}",
+                vector = const $vector,
+                common = sym trap::common,
+            )
+        }
+    };
 }
+
+call_entry!(
+    /// Where SYSCALL in a program enters the kernel.
+    system_call, SYSTEM_CALL
+);
+call_entry!(
+    /// Where SYSCALL in 32-bit code does.
+    compat_call, COMPAT_CALL
+);
+call_entry!(
+    /// Where SYSENTER does.
+    sysenter, SYSENTER
+);
 
 /// The end of a program's exit, which came through one of the stubs: the return of [`cross`].
 ///

@@ -61,6 +61,40 @@ pub enum Exit {
     },
     /// An event is to be handled. Delivery is masked again.
     Event,
+    /// It executed SYSCALL in 32-bit code, and [such calls are taken](CompatCalls).
+    CompatCall,
+    /// It executed SYSENTER, and [such calls are taken](CompatCalls). Where it was and its stack pointer are lost.
+    Sysenter,
+}
+
+/// What becomes of the system calls of 32-bit code, on processors that have them: SYSCALL on AMD's, SYSENTER on Intel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompatCalls {
+    /// They are exits of their own.
+    Taken,
+    /// They are exceptions.
+    Refused,
+}
+
+impl CompatCalls {
+    /// Has the calls of all programs of this vCPU treated so. At first they are refused.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor has no such entry points.
+    pub fn apply(self) -> Result<(), Failure> {
+        let entries = [
+            (CallbackType::Syscall32, crossing::compat_call as *const ()),
+            (CallbackType::Sysenter, crossing::sysenter as *const ()),
+        ];
+        entries.into_iter().try_for_each(|(callback, entry)| match self {
+            // SAFETY: as in `Program::load`.
+            Self::Taken => unsafe {
+                hypercall::register_callback(callback, entry as u64, CALLBACK_MASK_EVENTS)
+            },
+            Self::Refused => hypercall::unregister_callback(callback),
+        })
+    }
 }
 
 impl Exit {
@@ -145,6 +179,8 @@ impl Program {
         match frame.vector() {
             crossing::SYSTEM_CALL => Exit::SystemCall,
             crossing::EVENT => Exit::Event,
+            crossing::COMPAT_CALL => Exit::CompatCall,
+            crossing::SYSENTER => Exit::Sysenter,
             vector => Exit::Exception {
                 vector,
                 error_code: frame.error_code(),

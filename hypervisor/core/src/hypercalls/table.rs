@@ -130,9 +130,12 @@ hypercalls! {
             RegisterRunstateMemoryArea => areas::register_runstate_memory_area, [NoEnt, Inval, Fault];
             RegisterVcpuInfo => areas::register_vcpu_info, [NoEnt, Inval, Fault, Busy];
             RegisterVcpuTimeMemoryArea => areas::register_vcpu_time_memory_area, [NoEnt, Inval, Fault];
+            SetPeriodicTimer => vcpu::set_periodic_timer, [NoEnt, Fault, Inval];
             StopPeriodicTimer => vcpu::stop_periodic_timer, [NoEnt];
             SetSingleshotTimer => vcpu::set_singleshot_timer, [NoEnt, Inval, Fault, Time];
             StopSingleshotTimer => vcpu::stop_singleshot_timer, [NoEnt, Inval];
+            SendNmi => vcpu::send_nmi, [NoEnt];
+            GetPhysid => vcpu::get_physid, [NoEnt, Inval];
         }
         SchedOp: SchedOp {
             Yield => sched::yield_now, [];

@@ -88,28 +88,34 @@ pub(super) fn register_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         CallbackType::Event => context.event_callback = callback,
         CallbackType::Failsafe => context.failsafe_callback = callback,
         CallbackType::Syscall => context.syscall_callback = callback,
-        CallbackType::SysenterDeprecated
-        | CallbackType::Nmi
-        | CallbackType::Sysenter
-        | CallbackType::Syscall32 => {
-            return Err(Errno::NoSys);
+        CallbackType::Syscall32 => context.syscall32_callback = callback,
+        CallbackType::Sysenter => {
+            context.sysenter_callback = callback;
+            call.hv.machine().set_sysenter(context.sysenter());
         }
+        // Events are masked there, whatever the flags say.
+        CallbackType::Nmi => context.traps.set(Vector::Nmi.raw(), address, 0, true),
+        CallbackType::SysenterDeprecated => return Err(Errno::NoSys),
     }
     Ok(0)
 }
 
 pub(super) fn unregister_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let CallbackUnregister { callback_type, .. } = call.read(call.arg::<1>())?;
+    let context = &mut call.current.context;
     match CallbackType::from_raw(callback_type) {
-        Some(CallbackType::Event | CallbackType::Failsafe | CallbackType::Syscall) => Err(Errno::Inval),
-        Some(
-            CallbackType::SysenterDeprecated
-            | CallbackType::Nmi
-            | CallbackType::Sysenter
-            | CallbackType::Syscall32,
-        )
-        | None => Err(Errno::NoSys),
+        Some(CallbackType::Event | CallbackType::Failsafe | CallbackType::Syscall) => {
+            return Err(Errno::Inval);
+        }
+        Some(CallbackType::Syscall32) => context.syscall32_callback = Callback::default(),
+        Some(CallbackType::Sysenter) => {
+            context.sysenter_callback = Callback::default();
+            call.hv.machine().set_sysenter(context.sysenter());
+        }
+        Some(CallbackType::Nmi) => context.traps.set(Vector::Nmi.raw(), 0, 0, false),
+        Some(CallbackType::SysenterDeprecated) | None => return Err(Errno::NoSys),
     }
+    Ok(0)
 }
 
 /// Returns from a handler to where the frame on the guest's kernel stack says.
@@ -136,6 +142,7 @@ pub(super) fn iret<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         let fault = Exception::of(Vector::GeneralProtection.raw());
         call.hv.reflect(call.current, call.regs, fault);
     }
+    call.hv.end_nmi(call.current, call.regs);
     Ok(call.regs.rax)
 }
 

@@ -6,7 +6,8 @@ use crate::machine::Machine;
 use crate::time::Purpose;
 use crate::vcpu::Vcpu;
 use bulkhead_abi::Errno;
-use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, SetSingleshotTimer};
+use bulkhead_abi::vcpu::{MIN_PERIODIC_TIMER_NS, SINGLESHOT_FUTURE, SetPeriodicTimer, SetSingleshotTimer};
+use core::num::NonZeroU64;
 
 /// A deadline further away than this is taken for a mistake of the guest's clock, and comes early instead of never.
 const IMPLAUSIBLE_NS: u64 = 1 << 50;
@@ -40,10 +41,32 @@ pub(super) fn get_runstate_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     Ok(0)
 }
 
-/// There are no periodic timers, so none runs on.
-pub(super) fn stop_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
-    named(call)?;
+/// Lets the vCPU have a timer interrupt again and again. It begins with none.
+pub(super) fn set_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let vcpu = named(call)?;
+    let SetPeriodicTimer { period_ns } = call.read(call.arg::<2>())?;
+    let period = NonZeroU64::new(period_ns)
+        .filter(|_| (MIN_PERIODIC_TIMER_NS..=IMPLAUSIBLE_NS).contains(&period_ns))
+        .ok_or(Errno::Inval)?;
+    call.hv.set_period(call.domain(), call.vcpu()?, vcpu, period);
     Ok(0)
+}
+
+pub(super) fn stop_periodic_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    call.hv.stop_period(call.domain(), named(call)?);
+    Ok(0)
+}
+
+/// Sends the vCPU a non-maskable interrupt.
+pub(super) fn send_nmi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    call.hv.send_nmi(call.domain(), named(call)?);
+    Ok(0)
+}
+
+/// Which physical CPU a vCPU is bound to for good: none is, as whoever controls the machine may move any.
+pub(super) fn get_physid<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    named(call)?;
+    Err(Errno::Inval)
 }
 
 pub(super) fn set_singleshot_timer<M: Machine>(call: &mut Call<'_, M>) -> Answer {

@@ -22,14 +22,17 @@ pub(crate) fn check(regs: &Regs) {
 pub(super) fn check_context(context: &Context) {
     let has_tables = context.mode == Mode::Kernel || context.roots.user().is_some();
     assert!(has_tables, "a program runs and has no tables");
-    let [event, failsafe, syscall] = [
+    let callbacks = [
         context.event_callback,
         context.failsafe_callback,
         context.syscall_callback,
-    ]
-    .map(|callback| layout::is_canonical(callback.address));
+        context.syscall32_callback,
+        context.sysenter_callback,
+    ];
     assert!(
-        event && failsafe && syscall,
+        callbacks
+            .iter()
+            .all(|callback| layout::is_canonical(callback.address)),
         "no CPU goes to a callback: {context:x?}"
     );
 }

@@ -1,7 +1,7 @@
 //! Every vCPU is where its state says, and nobody who could go on is forgotten.
 
 use crate::domains::Domain;
-use crate::hypervisor::{Cpu, Hypervisor, Shared};
+use crate::hypervisor::{Cpu, Current, Hypervisor, Shared};
 use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
@@ -54,6 +54,20 @@ fn check_loaded(hv: &Hypervisor<Sim>, cpu: &Cpu, shared: &Shared) {
     let current = cpu.current.as_ref();
     let gates = current.map_or(Gates::NONE, |current| current.context.gates);
     assert_eq!(hv.machine().gates(cpu.id()), gates, "gates of {}", cpu.id());
+    let sysenter = current.map(|current| current.context.sysenter());
+    if let Some(expected) = sysenter {
+        assert_eq!(
+            hv.machine().sysenter(cpu.id()),
+            expected,
+            "SYSENTER on {}",
+            cpu.id()
+        );
+    }
+    assert!(
+        !current.is_some_and(Current::has_nmi) || shared.must_schedule.load(Ordering::Relaxed),
+        "{} does not look for a non-maskable interrupt",
+        cpu.id()
+    );
     let alarm = current.and_then(|current| {
         let history = *current.vcpu()?.history.lock();
         Some(history.moment_of(current.context.alarm?))
@@ -69,6 +83,7 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         .collect();
     let parked = vcpu.unpark();
     let is_parked = parked.is_some();
+    let has_nmi = parked.as_ref().is_some_and(|context| !context.is_in_nmi) && vcpu.has_nmi();
     if let Some(context) = parked {
         check_times(vcpu, context.meter.spent());
         vcpu.park(context);
@@ -95,6 +110,10 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
             .iter()
             .all(|purpose| deadlines.iter().filter(|other| *other == purpose).count() < 2),
         "{who:?} has the deadlines {deadlines:?}"
+    );
+    assert!(
+        vcpu.deadline_cpu(Purpose::Tick).is_none() || deadlines.contains(&Purpose::Tick),
+        "the periodic timer of {who:?} has stopped: {deadlines:?}"
     );
     assert!(
         vcpu.is_up() || deadlines.is_empty(),
@@ -136,6 +155,7 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                 }
                 State::Blocked => {
                     assert!(running.is_empty() && is_parked, "{who:?}: {all:?}");
+                    assert!(!has_nmi, "{who:?} sleeps through a non-maskable interrupt");
                     let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());
                     // A guest may have its times written over its flags, or write them itself while it sleeps, on another of its
                     // vCPUs: it sleeps on what it did to itself.

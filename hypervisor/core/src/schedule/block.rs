@@ -56,7 +56,7 @@ impl<M: Machine> Hypervisor<M> {
         vcpu.set_woken(false);
         let frame = self.machine().frame(current.domain.shared_info);
         let is_wanted = self.with_info(vcpu, |info| info.upcall_wanted()) == Some(true);
-        if is_wanted || has_reason(SharedInfoView::new(&frame)) {
+        if is_wanted || current.has_nmi() || has_reason(SharedInfoView::new(&frame)) {
             return;
         }
         current.rest = Some(Rest::Block);

@@ -105,6 +105,9 @@ impl<M: Machine> Hypervisor<M> {
         if !current.context.gates.is_empty() {
             self.machine().load_gates(&current.context.gates);
         }
+        if !mutant!(SysenterLeft) {
+            self.machine().set_sysenter(current.context.sysenter());
+        }
         if let Some(vcpu) = vcpu {
             self.end_poll(&current.domain, vcpu);
             current.context.info = vcpu.info().maddr();

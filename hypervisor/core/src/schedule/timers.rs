@@ -2,18 +2,53 @@
 
 use crate::domains::Domain;
 use crate::hypervisor::{Cpu, Hypervisor, Shared};
+use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::time::{Deadline, Purpose};
 use crate::vcpu::Vcpu;
 use bulkhead_abi::event::Virq;
+use core::num::NonZeroU64;
 use core::sync::atomic::Ordering;
 
 impl<M: Machine> Hypervisor<M> {
     /// Sets a deadline of the vCPU that this CPU runs.
     pub(crate) fn set_deadline(&self, domain: &Domain, vcpu: &Vcpu, purpose: Purpose, at: u64) {
-        self.cancel_deadline(domain, vcpu, purpose);
         // It runs, so its home is this CPU.
-        let home = vcpu.home();
+        self.set_deadline_here(vcpu.home(), (domain, vcpu), purpose, (at, None));
+    }
+
+    /// Lets a vCPU of the running domain, which need not be the one that runs, have a timer interrupt every `period` nanoseconds from now on.
+    /// One that is down has none, and loses it when it goes down. They come from the CPU of `caller`, which runs on this one.
+    pub(crate) fn set_period(&self, domain: &Domain, caller: &Vcpu, vcpu: &Vcpu, period: NonZeroU64) {
+        // Who stops it has this lock, or has ended the domain. And whoever else sets its timer has it.
+        let life = domain.lifecycle.lock();
+        if life.has_ended() {
+            return;
+        }
+        let first = self.machine().now().saturating_add(period.get());
+        self.set_deadline_here(
+            caller.home(),
+            (domain, vcpu),
+            Purpose::Tick,
+            (first, Some(period)),
+        );
+    }
+
+    /// Ends that.
+    pub(crate) fn stop_period(&self, domain: &Domain, vcpu: &Vcpu) {
+        let _life = domain.lifecycle.lock();
+        self.cancel_deadline(domain, vcpu, Purpose::Tick);
+    }
+
+    /// Sets a deadline on CPU `home`, which runs this.
+    fn set_deadline_here(
+        &self,
+        home: CpuId,
+        (domain, vcpu): (&Domain, &Vcpu),
+        purpose: Purpose,
+        (at, period): (u64, Option<NonZeroU64>),
+    ) {
+        self.cancel_deadline(domain, vcpu, purpose);
         let Some(shared) = self.shared(home) else { return };
         let mut queue = shared.queue.lock();
         // Who is stopping it has gone through this lock, or will look for deadlines when it has.
@@ -25,6 +60,7 @@ impl<M: Machine> Hypervisor<M> {
             domain: domain.id,
             vcpu: vcpu.id,
             purpose,
+            period,
         });
         vcpu.set_deadline_cpu(purpose, Some(home));
         let next = queue.next_look();
@@ -75,7 +111,7 @@ impl<M: Machine> Hypervisor<M> {
                 continue;
             };
             match due.purpose {
-                Purpose::Timer => self.raise_virq(&domain, due.vcpu, Virq::Timer),
+                Purpose::Timer | Purpose::Tick => self.raise_virq(&domain, due.vcpu, Virq::Timer),
                 Purpose::Poll => self.wake_vcpu(&domain, vcpu),
             }
         }

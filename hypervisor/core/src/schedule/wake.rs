@@ -74,6 +74,14 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().kick(cpu);
     }
 
+    /// Makes the CPU of a vCPU look whom it should run.
+    pub(crate) fn call_home(&self, vcpu: &Vcpu) {
+        let home = vcpu.home();
+        if let Some(shared) = self.shared(home) {
+            self.call(home, shared);
+        }
+    }
+
     /// Whether one of the CPUs of `set` runs guests.
     pub(crate) fn has_cpu_in(&self, set: CpuSet) -> bool {
         self.board.choose(set, None).is_some()

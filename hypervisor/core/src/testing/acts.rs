@@ -72,6 +72,10 @@ pub enum Act {
     Return(IretFrame),
     /// The same, by a frame that it says is here.
     ReturnFrom(u64),
+    /// A program executes SYSCALL in 32-bit code.
+    CompatCall,
+    /// A program executes SYSENTER.
+    Sysenter,
     /// The guest loads segments.
     Load(Segments),
     /// Nothing, for some nanoseconds.
@@ -97,6 +101,8 @@ impl Act {
             | Self::Grant(..)
             | Self::Raise(_)
             | Self::Instruction { .. }
+            | Self::CompatCall
+            | Self::Sysenter
             | Self::Load(_)
             | Self::Compute(_) => return None,
         };
@@ -268,6 +274,16 @@ impl World {
                 self.return_from(cpu, Self::FRAME)
             }
             &Act::ReturnFrom(frame) => self.return_from(cpu, frame),
+            // A kernel has better ways, and SYSENTER would be its end.
+            Act::CompatCall | Act::Sysenter if self.mode(cpu) != Some(Mode::User) => Effect::Done,
+            Act::CompatCall => {
+                self.compat_call(cpu);
+                Effect::Done
+            }
+            Act::Sysenter => {
+                self.sysenter(cpu);
+                Effect::Done
+            }
             &Act::Load(segments) => {
                 self.load_segments(cpu, segments);
                 Effect::Done

@@ -23,6 +23,8 @@ impl World {
     /// How much further on the next vCPU has its records, and the calls of its multicalls: two that make calls at the same time do not
     /// disturb each other. What the records name is everybody's.
     pub const NEXT_SCRATCH: u64 = 0x20_0000;
+    /// Where it takes non-maskable interrupts.
+    pub const NMI_CALLBACK: u64 = Self::EVENT_CALLBACK + 0x50;
     /// Where it puts the lists that those records name, in the same page.
     pub const LIST: u64 = Self::SCRATCH + 0x800;
     /// Where it puts instructions, in the same page.

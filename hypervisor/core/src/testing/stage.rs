@@ -238,6 +238,8 @@ fn check_error(act: &Act, effect: Effect) {
         | Act::Raise(_)
         | Act::Return(_)
         | Act::ReturnFrom(_)
+        | Act::CompatCall
+        | Act::Sysenter
         | Act::Load(_)
         | Act::Forget { .. }
         | Act::Compute(_) => {

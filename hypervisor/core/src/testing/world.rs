@@ -14,13 +14,14 @@ use crate::machine::Machine;
 use crate::ports::PortSet;
 use crate::sched::CpuSet;
 use crate::traps::Exception;
-use crate::vcpu::{Mode, Regs, Segments, Vcpu};
+use crate::vcpu::{Mode, Regs, Segments, Sysenter, Vcpu};
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
 use bulkhead_abi::trap::Vector;
-use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, selectors};
 use core::ops::{Deref, DerefMut};
 use spin::{Mutex, MutexGuard};
 
@@ -81,6 +82,8 @@ struct Globe {
     seats: Box<[Mutex<Seat>]>,
     tally: Mutex<Tally>,
     known: Mutex<Known>,
+    /// Who handles a non-maskable interrupt, as far as guests can tell: domain and vCPU.
+    in_nmi: Mutex<BTreeSet<(u64, u64)>>,
 }
 
 /// A world that ends when nobody else keeps it.
@@ -135,6 +138,7 @@ impl World {
             seats,
             tally: Mutex::default(),
             known: Mutex::default(),
+            in_nmi: Mutex::default(),
         }))
     }
 
@@ -283,6 +287,13 @@ impl World {
         self.hv().leave(state, regs);
         self.0.known.lock().enter_guest(self.sim(), state);
         bases::check_failed_load(self.sim(), state, regs);
+        for who in self.sim().take_nmis() {
+            let is_alone = self.0.in_nmi.lock().insert(who);
+            assert!(
+                is_alone,
+                "{who:?} handles a non-maskable interrupt, and gets another"
+            );
+        }
         result
     }
 
@@ -378,6 +389,9 @@ impl World {
 
     /// The guest on `cpu` returns from a handler by the frame that its stack pointer shows.
     pub fn iret(&self, cpu: usize) {
+        if let Some((domain, vcpu)) = self.running(cpu) {
+            self.0.in_nmi.lock().remove(&(domain.into(), vcpu.into()));
+        }
         let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
             let from = *regs;
             regs.rax = Hypercall::Iret.raw();
@@ -412,6 +426,33 @@ impl World {
             fate(state, &from, regs)
         });
         self.note_path("system call", fate);
+    }
+
+    /// A program of the guest on `cpu` executes SYSCALL in 32-bit code.
+    pub fn compat_call(&self, cpu: usize) {
+        let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            regs.cs = selectors::FLAT_RING3_CS32.into();
+            regs.rip &= u64::from(u32::MAX);
+            let from = *regs;
+            hv.compat_call(state, regs);
+            fate(state, &from, regs)
+        });
+        self.note_path("32-bit system call", fate);
+    }
+
+    /// The guest on `cpu` executes SYSENTER.
+    pub fn sysenter(&self, cpu: usize) {
+        if self.sim().sysenter(CpuId::new(u32::try_from(cpu).unwrap())) == Sysenter::Closed {
+            return self.raise(cpu, Exception::of(Vector::GeneralProtection.raw()));
+        }
+        let fate = self.visit(cpu, Bases::Kept, |hv, state, regs| {
+            (regs.rip, regs.cs, regs.rsp) = (0, 3, 0);
+            regs.ss = selectors::FLAT_RING3_SS.into();
+            let from = *regs;
+            hv.sysenter(state, regs);
+            fate(state, &from, regs)
+        });
+        self.note_path("SYSENTER", fate);
     }
 
     /// As [`World::call`], for calls that do not give the CPU away: writes a record to `at` in the guest first, and reads it

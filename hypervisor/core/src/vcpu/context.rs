@@ -62,6 +62,16 @@ pub enum Base {
     OtherGs,
 }
 
+/// Whether programs may execute SYSENTER.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sysenter {
+    /// It is a general protection fault where it stands.
+    #[default]
+    Closed,
+    /// It leads to the hypervisor.
+    Open,
+}
+
 /// A guest address that the hypervisor enters, and whether it masks events as it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Callback {
@@ -157,6 +167,12 @@ pub struct Context {
     pub failsafe_callback: Callback,
     /// Where system calls of guest programs arrive.
     pub syscall_callback: Callback,
+    /// Where those of 32-bit programs arrive.
+    pub syscall32_callback: Callback,
+    /// Where programs arrive that execute SYSENTER.
+    pub sysenter_callback: Callback,
+    /// Whether its guest handles a non-maskable interrupt.
+    pub is_in_nmi: bool,
     /// Software interrupts that the CPU delivers by itself while the vCPU runs.
     pub gates: Gates,
     /// When the guest wants to be told: after the vCPU has run so long in all, in nanoseconds.
@@ -202,6 +218,9 @@ impl Context {
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),
             syscall_callback: Callback::default(),
+            syscall32_callback: Callback::default(),
+            sysenter_callback: Callback::default(),
+            is_in_nmi: false,
             gates: Gates::NONE,
             alarm: None,
             debug: DebugRegisters::default(),
@@ -217,6 +236,15 @@ impl Context {
         let descriptors = self.gdt.iter().chain(&self.ldt.frames);
         let roots = roots.into_iter().flatten().map(|mfn| (mfn, Kind::L4));
         roots.chain(descriptors.map(|&mfn| (mfn, Kind::Segments)))
+    }
+
+    /// Whether SYSENTER leads to the hypervisor.
+    #[must_use]
+    pub const fn sysenter(&self) -> Sysenter {
+        match self.sysenter_callback.address {
+            0 => Sysenter::Closed,
+            _ => Sysenter::Open,
+        }
     }
 
     /// The level 4 table that is in force while it runs: its programs' or its kernel's.

@@ -25,7 +25,7 @@ mod roots;
 mod runstate;
 
 pub use area::Area;
-pub use context::{Base, Callback, Context, Mode, Segments, Traps, is_entry_point};
+pub use context::{Base, Callback, Context, Mode, Segments, Sysenter, Traps, is_entry_point};
 pub use debug::{Breakpoints, DebugRegisters};
 pub use fpu::{Fpu, FpuState};
 pub use gates::Gates;
@@ -80,6 +80,8 @@ pub struct Vcpu {
     deadline_cpus: [AtomicU32; Purpose::ALL.len()],
     /// Where its time went, up to when its CPU last chose whom to run.
     spent: [AtomicU64; 3],
+    /// Whether a non-maskable interrupt is pending.
+    nmi: AtomicBool,
     /// Whether it waits for a port to become pending, masked or not.
     polling: AtomicBool,
     /// Its state, while no CPU runs it.
@@ -148,6 +150,7 @@ impl Vcpu {
             woken: AtomicBool::new(false),
             deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
             spent: [const { AtomicU64::new(0) }; 3],
+            nmi: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
             runstate_area: Lock::new(None),
@@ -221,6 +224,16 @@ impl Vcpu {
     /// Says whether it was woken.
     pub(crate) fn set_woken(&self, woken: bool) {
         self.woken.store(woken, Ordering::SeqCst);
+    }
+
+    /// Whether a non-maskable interrupt is pending. Sequentially consistent, as [`Vcpu::is_woken`], and for the same reason.
+    pub(crate) fn has_nmi(&self) -> bool {
+        self.nmi.load(Ordering::SeqCst)
+    }
+
+    /// Says whether a non-maskable interrupt is pending.
+    pub(crate) fn set_nmi(&self, pending: bool) {
+        self.nmi.store(pending, Ordering::SeqCst);
     }
 
     /// On which CPU's list its deadline for `purpose` is.

@@ -11,11 +11,7 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("event_channel_op.bind_ipi", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_virq", Some(Errno::NoMem), HEAP),
     ("vcpu_op.initialise", Some(Errno::NoMem), HEAP),
-    (
-        "callback_op.unregister",
-        None,
-        "there is nothing that may be unregistered",
-    ),
+    ("vcpu_op.get_physid", None, "no vCPU is bound to a CPU for good"),
     (
         "extension_op.set_direct_gate",
         Some(Errno::OpNotSupp),
@@ -79,6 +75,8 @@ pub(crate) fn shortcomings(tally: &Tally, wanted: u64) -> String {
     }
     let paths = [
         "system call",
+        "32-bit system call",
+        "SYSENTER",
         "return that the CPU refuses",
         "return from a handler",
         "program's page fault",

@@ -3,8 +3,9 @@
 use core::fmt;
 
 use bulkhead_abi::trap::Vector;
-use bulkhead_core::Exception;
-use bulkhead_core::vcpu::Regs;
+use bulkhead_core::vcpu::{Mode, Regs};
+use bulkhead_core::{Cpu, Exception};
+use bulkhead_machine::portable::crossing::closed;
 use x86_64::registers::control::Cr2;
 
 use super::info::CpuInfo;
@@ -25,13 +26,13 @@ fn entered_from_guest() -> &'static mut CpuInfo {
 }
 
 /// The last thing before a guest goes on.
-#[inline]
+#[inline(always)]
 fn leave(record: &mut CpuInfo) {
     let CpuInfo {
         regs, core, context, ..
     } = record;
     hypervisor().leave(core, regs);
-    *context = core.context();
+    *context = core.context().unwrap_or_else(closed);
 }
 
 /// A hypercall, or a system call that is not quick. The registers are in the CPU's record.
@@ -44,6 +45,36 @@ pub(super) extern "C" fn guest_hypercall() {
         hypervisor.impossible(core, regs);
     } else {
         hypervisor.hypercall(core, regs);
+    }
+    leave(record);
+}
+
+/// SYSCALL in 32-bit code.
+pub(super) extern "C" fn guest_compat_call() {
+    if entered_from_guest().core.mode() == Some(Mode::Kernel) {
+        // A kernel may run such code too, and ask by it for what it always asks for.
+        return guest_hypercall();
+    }
+    called(|core, regs| hypervisor().compat_call(core, regs));
+}
+
+/// SYSENTER.
+pub(super) extern "C" fn guest_sysenter() {
+    called(|core, regs| hypervisor().sysenter(core, regs));
+}
+
+/// A guest came by one of the rarer ways. The registers are in the CPU's record.
+#[cold]
+#[inline(never)]
+fn called(act: impl FnOnce(&mut Cpu, &mut Regs)) {
+    let record = entered_from_guest();
+    let CpuInfo { regs, core, .. } = record;
+    let hypervisor = hypervisor();
+    hypervisor.enter_hypervisor(core);
+    if regs.is_impossible() {
+        hypervisor.impossible(core, regs);
+    } else {
+        act(core, regs);
     }
     leave(record);
 }

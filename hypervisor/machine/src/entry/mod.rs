@@ -20,4 +20,4 @@ pub(crate) mod ring3;
 mod stubs;
 mod tables;
 
-pub(crate) use tables::{TableFrames, init_cpu, load_gates, show_gdt, show_ldt};
+pub(crate) use tables::{TableFrames, init_cpu, load_gates, set_sysenter, show_gdt, show_ldt};

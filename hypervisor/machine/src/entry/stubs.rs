@@ -6,6 +6,8 @@
 //!   frame *is* that field;
 //! - from a guest, by SYSCALL: the CPU changes no stack. Each CPU has a stub of its own, which knows its record's address. Here
 //!   [`crossing`](super::crossing) comes first: what goes by without Rust has only some of the registers saved;
+//! - from a guest, by SYSCALL in 32-bit code (where AMD's CPUs have that) or by SYSENTER (where Intel's do): likewise, by stubs of their
+//!   own, and always on to Rust;
 //! - from a guest, on an interrupt stack (NMI, debug, machine check): the frame is copied to the field first, because what
 //!   follows may switch guests;
 //! - from the hypervisor itself: the frame is where its stack was.
@@ -18,7 +20,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use bulkhead_abi::selectors;
-use bulkhead_core::vcpu::Regs;
+use bulkhead_core::vcpu::{Regs, flags};
 use bulkhead_machine::layout::{MAX_CPUS, STACK_STRIDE, STACKS};
 
 use super::dispatch;
@@ -29,6 +31,10 @@ unsafe extern "C" {
     static vector_stubs: [u8; 256 * VECTOR_STUB_SIZE];
     /// The SYSCALL stubs of all CPUs, each of [`SYSCALL_STUB_SIZE`] bytes.
     static syscall_stubs: [u8; MAX_CPUS * SYSCALL_STUB_SIZE];
+    /// The stubs of all CPUs for SYSCALL in 32-bit code, as long.
+    static compat_stubs: [u8; MAX_CPUS * SYSCALL_STUB_SIZE];
+    /// Where SYSENTER goes. Its stack pointer must be this CPU's record's registers.
+    static sysenter_entry: u8;
     /// The IRET that returns to a guest; it faults if the guest's selectors are bad.
     static guest_iret: u8;
     /// Restores the registers at the address in rdi, which must be the CPU record's, and returns to the guest.
@@ -55,6 +61,19 @@ pub(super) fn syscall_stub(cpu: usize) -> u64 {
     base.wrapping_add(cpu.wrapping_mul(SYSCALL_STUB_SIZE)) as u64
 }
 
+/// Where SYSCALL in 32-bit code goes on CPU `cpu`, which must be below [`MAX_CPUS`].
+pub(super) fn compat_stub(cpu: usize) -> u64 {
+    let base = (&raw const compat_stubs).addr();
+    base.wrapping_add(cpu.wrapping_mul(SYSCALL_STUB_SIZE)) as u64
+}
+
+/// Where SYSENTER goes, and with which stack pointer on CPU `cpu`.
+pub(super) fn sysenter_target(cpu: usize) -> (u64, u64) {
+    let entry = (&raw const sysenter_entry).addr() as u64;
+    let regs = (cpu as u64).wrapping_mul(STACK_STRIDE).wrapping_add(SYSCALL_REGS);
+    (entry, regs)
+}
+
 /// Whether `rip` is the instruction that returns to a guest.
 pub(super) fn is_guest_iret(rip: u64) -> bool {
     rip == (&raw const guest_iret).addr() as u64
@@ -71,6 +90,9 @@ pub(super) unsafe fn start_guest(regs: *const Regs) -> ! {
     unsafe { enter_guest(regs) }
 }
 
+/// What the guest ABI has for the code selector of a program that executed SYSENTER: null, of ring 3.
+const LOST_CS: u16 = 3;
+
 /// The registers in the record of CPU 0, where its SYSCALL stub keeps them.
 const SYSCALL_REGS: u64 = STACKS + ENTRY_OFFSET - size_of::<Regs>() as u64;
 
@@ -86,6 +108,14 @@ global_asm!(
     "mov rbp, [rsp + {RBP}]", "mov rbx, [rsp + {RBX}]", "mov r10, [rsp + {R10}]", "mov r9, [rsp + {R9}]",
     "mov r8, [rsp + {R8}]", "mov rax, [rsp + {RAX}]", "mov rdx, [rsp + {RDX}]", "mov rsi, [rsp + {RSI}]",
     "mov rdi, [rsp + {RDI}]",
+    ".endm",
+
+    // As save_registers, in their place at rsp, but for rbx.
+    ".macro store_registers_but_rbx",
+    "mov [rsp + {RDI}], rdi", "mov [rsp + {RSI}], rsi", "mov [rsp + {RDX}], rdx", "mov [rsp + {RCX}], rcx",
+    "mov [rsp + {RAX}], rax", "mov [rsp + {R8}], r8", "mov [rsp + {R9}], r9", "mov [rsp + {R10}], r10",
+    "mov [rsp + {R11}], r11", "mov [rsp + {RBP}], rbp", "mov [rsp + {R12}], r12", "mov [rsp + {R13}], r13",
+    "mov [rsp + {R14}], r14", "mov [rsp + {R15}], r15",
     ".endm",
 
     // One stub for each vector. The CPU pushed an error code of 8 bytes, whose upper half is free, or none.
@@ -167,6 +197,60 @@ global_asm!(
     ".endr",
     ".balign {SYSCALL_STUB_SIZE}",
 
+    // The same for SYSCALL in 32-bit code.
+    ".globl compat_stubs",
+    "compat_stubs:",
+    ".set cpu, 0",
+    ".rept {MAX_CPUS}",
+    ".balign {SYSCALL_STUB_SIZE}",
+    "mov [rip + syscall_regs + {RSP} + cpu * {STACK_STRIDE}], rsp",
+    "lea rsp, [rip + syscall_regs + cpu * {STACK_STRIDE}]",
+    "jmp compat_enter",
+    ".set cpu, cpu + 1",
+    ".endr",
+    ".balign {SYSCALL_STUB_SIZE}",
+
+    // In: as the stubs leave it. Which segment the code was in, the CPU has not kept: the flat one stands for it.
+    "compat_enter:",
+    "store_registers_but_rbx",
+    "mov [rsp + {RBX}], rbx",
+    "mov qword ptr [rsp + {SS}], {GUEST_SS}",
+    "mov [rsp + {RFLAGS}], r11",
+    "mov qword ptr [rsp + {CS}], {GUEST_CS32}",
+    "mov [rsp + {RIP}], rcx",
+    "mov dword ptr [rsp + {ERROR_CODE}], 0",
+    "mov dword ptr [rsp + {VECTOR}], {HYPERCALL}",
+    "xor ebp, ebp",
+    "sub rsp, 8",
+    "call {guest_compat_call}",
+    "add rsp, 8",
+    "jmp leave",
+
+    // In: rsp at the record's registers, and the flags of ring 3 but for IF, VM and RF (Intel SDM volume 2B, SYSENTER). All else is lost.
+    ".globl sysenter_entry",
+    "sysenter_entry:",
+    "store_registers_but_rbx",
+    "mov [rsp + {RBX}], rbx",
+    // Below the registers is a word of the crossings', which none of them uses now.
+    "pushfq",
+    "pop rax",
+    // NT would make the return fault, DF and AC are not for us, and TF has made each instruction until here trap once.
+    "push {FIXED_FLAGS}",
+    "popfq",
+    "or eax, {INTERRUPT_FLAG}",
+    "mov [rsp + {RFLAGS}], rax",
+    "mov qword ptr [rsp + {SS}], {GUEST_SS}",
+    "mov qword ptr [rsp + {CS}], {LOST_CS}",
+    "mov qword ptr [rsp + {RIP}], 0",
+    "mov qword ptr [rsp + {RSP}], 0",
+    "mov dword ptr [rsp + {ERROR_CODE}], 0",
+    "mov dword ptr [rsp + {VECTOR}], {HYPERCALL}",
+    "xor ebp, ebp",
+    "sub rsp, 8",
+    "call {guest_sysenter}",
+    "add rsp, 8",
+    "jmp leave",
+
     // What does not go by without Rust. rsp points to the record's registers; rbx is saved.
     ".globl crossing_slow",
     "crossing_slow:",
@@ -176,10 +260,7 @@ global_asm!(
     "mov [rsp + {RIP}], rcx",
     "mov dword ptr [rsp + {ERROR_CODE}], 0",
     "mov dword ptr [rsp + {VECTOR}], {HYPERCALL}",
-    "mov [rsp + {RDI}], rdi", "mov [rsp + {RSI}], rsi", "mov [rsp + {RDX}], rdx", "mov [rsp + {RCX}], rcx",
-    "mov [rsp + {RAX}], rax", "mov [rsp + {R8}], r8", "mov [rsp + {R9}], r9", "mov [rsp + {R10}], r10",
-    "mov [rsp + {R11}], r11", "mov [rsp + {RBP}], rbp", "mov [rsp + {R12}], r12", "mov [rsp + {R13}], r13",
-    "mov [rsp + {R14}], r14", "mov [rsp + {R15}], r15",
+    "store_registers_but_rbx",
     "xor ebp, ebp",
     "sub rsp, 8",
     "call {guest_hypercall}",
@@ -234,6 +315,10 @@ global_asm!(
     REGS_SIZE = const size_of::<Regs>(),
     HYPERCALL = const Regs::HYPERCALL,
     GUEST_CS = const selectors::FLAT_RING3_CS64,
+    GUEST_CS32 = const selectors::FLAT_RING3_CS32,
+    LOST_CS = const LOST_CS,
+    FIXED_FLAGS = const flags::FIXED,
+    INTERRUPT_FLAG = const flags::IF,
     GUEST_SS = const selectors::FLAT_RING3_SS,
     R15 = const offset_of!(Regs, r15),
     R14 = const offset_of!(Regs, r14),
@@ -257,5 +342,7 @@ global_asm!(
     SS = const offset_of!(Regs, ss),
     guest_trap = sym dispatch::guest_trap,
     guest_hypercall = sym dispatch::guest_hypercall,
+    guest_compat_call = sym dispatch::guest_compat_call,
+    guest_sysenter = sym dispatch::guest_sysenter,
     hypervisor_trap = sym dispatch::hypervisor_trap,
 );

@@ -4,13 +4,13 @@
 //! hypervisor's entries, at the selectors that the guest ABI fixes (section 2.6). Behind it is a window for the guest's LDT.
 
 use core::arch::asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use bulkhead_abi::selectors;
 use bulkhead_core::Cpu;
 use bulkhead_core::frames::Mfn;
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::vcpu::Gates;
+use bulkhead_core::vcpu::{Gates, Sysenter};
 use bulkhead_machine::layout::{self, GDT_WINDOW_SIZE, GDT_WINDOWS, MAX_CPUS, Stack};
 use spin::Once;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -369,6 +369,26 @@ const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_SFMASK: u32 = 0xc000_0084;
 const MSR_SYSENTER_CS: u32 = 0x174;
+const MSR_SYSENTER_ESP: u32 = 0x175;
+const MSR_SYSENTER_EIP: u32 = 0x176;
+
+/// Whether SYSENTER is open on each CPU.
+static SYSENTER: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
+/// Lets SYSENTER lead to the hypervisor on CPU `cpu`, which runs this, or not: with a null selector it faults where it stands.
+pub(crate) fn set_sysenter(cpu: usize, sysenter: Sysenter) {
+    let is_open = sysenter == Sysenter::Open;
+    // Relaxed: nobody but this CPU looks. It is slow to write, and few guests differ.
+    let is_news = SYSENTER
+        .get(cpu)
+        .is_some_and(|known| known.swap(is_open, Ordering::Relaxed) != is_open);
+    if is_news {
+        let selector = if is_open { selectors::HYPERVISOR_CS64 } else { 0 };
+        // SAFETY: null, or a code segment of ring 0 of 64 bits, with a flat stack segment in the slot after it. `enable_syscall` has set the
+        // entry and the stack.
+        unsafe { Msr::new(MSR_SYSENTER_CS).write(selector.into()) };
+    }
+}
 
 /// Flags that SYSCALL clears: TF, IF, DF, IOPL, NT, RF, VM, AC. (VM is set only where an emulator lets a guest have it.)
 const SYSCALL_CLEARS: u64 = 0x7_7700;
@@ -381,14 +401,16 @@ const SYSCALL_CLEARS: u64 = 0x7_7700;
 unsafe fn enable_syscall(cpu: usize) {
     // SYSRET takes SS from the slot after this selector and CS from the one after that.
     let star = u64::from(selectors::FLAT_RING3_CS32) << 48 | u64::from(selectors::HYPERVISOR_CS64) << 32;
-    let stub = stubs::syscall_stub(cpu);
-    // SAFETY: the stub is for this CPU and the selectors are those of its GDT. A 32-bit SYSCALL arrives at the same stub.
+    let (entry, stack) = stubs::sysenter_target(cpu);
+    // SAFETY: the stubs are for this CPU and the selectors are those of its GDT. SYSENTER faults until `set_sysenter` says otherwise, and then
+    // has the stack pointer that its entry wants, of this CPU's record.
     unsafe {
-        // A null selector: the other fast way in faults.
         Msr::new(MSR_SYSENTER_CS).write(0);
+        Msr::new(MSR_SYSENTER_ESP).write(stack);
+        Msr::new(MSR_SYSENTER_EIP).write(entry);
         Msr::new(MSR_STAR).write(star);
-        Msr::new(MSR_LSTAR).write(stub);
-        Msr::new(MSR_CSTAR).write(stub);
+        Msr::new(MSR_LSTAR).write(stubs::syscall_stub(cpu));
+        Msr::new(MSR_CSTAR).write(stubs::compat_stub(cpu));
         Msr::new(MSR_SFMASK).write(SYSCALL_CLEARS);
         Efer::update(|efer| efer.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
     }

@@ -23,10 +23,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ("memory_op.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
     // Calls that nobody may make succeed: their refusal is the whole of them.
-    (
-        "callback_op.unregister",
-        "no callback that exists can be taken away",
-    ),
+    ("vcpu_op.get_physid", "no vCPU is bound to a processor for good"),
     ("mmuext_op.flush_cache", "no domain has a right over caches"),
     (
         "mmuext_op.flush_cache_global",

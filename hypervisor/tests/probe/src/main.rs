@@ -34,6 +34,7 @@ mod laws;
 mod ldt;
 mod memory;
 mod mmu;
+mod nmi;
 mod pins;
 mod pointers;
 mod preemption;
@@ -84,6 +85,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     vcpus::check(&mut probe, environment, &window);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
+    nmi::check(&mut probe);
     extension::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
     stretches::check(&mut probe, &window);

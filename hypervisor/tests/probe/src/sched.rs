@@ -3,7 +3,7 @@
 use bulkhead_abi::{
     Errno, Hypercall,
     sched::{MAX_POLL_PORTS, Poll, SchedOp, Shutdown, ShutdownReason},
-    vcpu::{SINGLESHOT_FUTURE, SetSingleshotTimer, VcpuOp},
+    vcpu::{MIN_PERIODIC_TIMER_NS, SINGLESHOT_FUTURE, SetPeriodicTimer, SetSingleshotTimer, VcpuOp},
 };
 use bulkhead_runtime::{event, time::Instant};
 
@@ -21,6 +21,7 @@ const LONG_NS: u64 = 100_000_000;
 pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     vcpus(probe);
     timers(probe, shared);
+    periodic_timer(probe, shared);
     resting(probe, shared);
     ending(probe);
 }
@@ -67,12 +68,55 @@ fn vcpus(probe: &mut Probe) {
     );
     let none = absent.map(|vcpu| vcpu_op(VcpuOp::StopPeriodicTimer, vcpu, 0));
     probe.all_refused("vcpu_op.stop_periodic_timer", Errno::NoEnt, &none);
+    let none = absent.map(|vcpu| vcpu_op(VcpuOp::GetPhysid, vcpu, 0));
+    probe.all_refused("vcpu_op.get_physid", Errno::NoEnt, &none);
+    let unbound = [0, 1].map(|vcpu| vcpu_op(VcpuOp::GetPhysid, vcpu, 0));
+    probe.all_refused("vcpu_op.get_physid", Errno::Inval, &unbound);
 }
 
 /// Sleeps until an event comes; says when that was, or zero if there was no sleeping.
 pub(crate) fn sleep(shared: Shared) -> u64 {
     let slept = shared.with_events(|| sched_op(SchedOp::Block, 0));
     if slept == Ok(0) { now() } else { 0 }
+}
+
+fn periodic_timer(probe: &mut Probe, shared: Shared) {
+    let name = "vcpu_op.set_periodic_timer";
+    let set = |vcpu: u64, period_ns: u64| {
+        vcpu_op(
+            VcpuOp::SetPeriodicTimer,
+            vcpu,
+            input(&SetPeriodicTimer { period_ns }),
+        )
+    };
+    let start = now();
+    let started = set(0, SHORT_NS);
+    let woken = [(); 3].map(|()| sleep(shared));
+    let stopped = vcpu_op(VcpuOp::StopPeriodicTimer, 0, 0);
+    // Ticks that come while another domain runs are one: so they are not before their times, and not all at once.
+    let [first, second, third] = woken.map(|at| at.wrapping_sub(start));
+    let is_right = first >= SHORT_NS && first < second && third >= SHORT_NS.wrapping_mul(2);
+    let result = if is_right && [started, stopped] == [Ok(0); 2] {
+        Ok(())
+    } else {
+        Err((started, stopped, start, woken))
+    };
+    probe.good(name, result);
+    let bad = [0, MIN_PERIODIC_TIMER_NS.wrapping_sub(1), u64::MAX].map(|period| set(0, period));
+    probe.all_refused(name, Errno::Inval, &bad);
+    probe.refused(name, Errno::NoEnt, set(2, SHORT_NS));
+    probe.faults(name, Direction::In, |at| vcpu_op(VcpuOp::SetPeriodicTimer, 0, at));
+    event::dispatch();
+    let polled = poll(0, 0, now().wrapping_add(SHORT_NS.wrapping_mul(3)));
+    let came = event::dispatch();
+    probe.law(
+        "a-periodic-timer-that-was-stopped-ticks-no-more",
+        if (polled, came) == (Ok(0), 0) {
+            Ok(())
+        } else {
+            Err((polled, came))
+        },
+    );
 }
 
 fn timers(probe: &mut Probe, shared: Shared) {

@@ -93,6 +93,14 @@ fn callbacks(probe: &mut Probe) {
         };
         op(CallbackOp::Unregister, input(&record))
     };
+    // Those that need not be there, as they are and as they were.
+    let optional =
+        [CallbackType::Nmi, CallbackType::Sysenter, CallbackType::Syscall32].map(CallbackType::raw);
+    let come_and_go = optional
+        .into_iter()
+        .chain(optional)
+        .try_for_each(|kind| register(kind, entry).and_then(|_| unregister(kind)).map(|_| ()));
+    probe.good("callback_op.unregister", come_and_go);
     let refused: [Answer; 3] = [0, 1, 2].map(unregister);
     probe.all_refused("callback_op.unregister", Errno::Inval, &refused);
     probe.refused("callback_op.unregister", Errno::NoSys, unregister(8));

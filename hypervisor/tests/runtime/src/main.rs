@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+mod compat;
 mod crossings;
 mod events;
 mod memory;
@@ -23,6 +24,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     traps::check(&mut checks);
     user::check(&mut checks);
     crossings::check(&mut checks);
+    compat::check(&mut checks);
     events::check(&mut checks);
     time::check(&mut checks);
     checks.verdict()

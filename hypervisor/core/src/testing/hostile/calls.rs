@@ -8,6 +8,7 @@ use crate::testing::{Act, Choices, World};
 use crate::traps::Exception;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use bulkhead_abi::callback::{CallbackOp, CallbackType};
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, ExtensionOp};
 use bulkhead_abi::sched::SchedOp;
@@ -75,6 +76,20 @@ pub(super) fn bring_up(vcpu: u32) -> Act {
     call(Hypercall::VcpuOp, &[up, vcpu.into(), 0], &[])
 }
 
+/// Sends one of the guest's vCPUs a non-maskable interrupt.
+pub(super) fn send_nmi(choices: &mut Choices) -> Act {
+    let op = u64::from(VcpuOp::SendNmi.raw());
+    call(Hypercall::VcpuOp, &[op, choices.below(2), 0], &[])
+}
+
+/// Says where a callback that need not be there is.
+pub(super) fn register_callback(kind: CallbackType, address: u64) -> Act {
+    let address = u32::try_from(address).unwrap();
+    let record = [u32::from(kind.raw()), 0, address, 0];
+    let op = u64::from(CallbackOp::Register.raw());
+    call(Hypercall::CallbackOp, &[op, World::SCRATCH], &record)
+}
+
 pub(super) fn bind_virq(virq: Virq) -> Act {
     event(EventChannelOp::BindVirq, &[virq.raw(), 0])
 }
@@ -136,7 +151,14 @@ impl Mind<'_> {
 pub(super) fn wait(world: &World, choices: &mut Choices) -> Act {
     let soon = world.sim().now() + choices.below(3_000_000);
     let [low, high] = [soon & 0xffff_ffff, soon >> 32].map(|half| u32::try_from(half).unwrap());
-    match choices.below(10) {
+    match choices.below(14) {
+        10 | 11 => send_nmi(choices),
+        12 => {
+            let (vcpu, period) = (choices.below(2), 1_000_000 + choices.below(2_000_000));
+            let op = u64::from(VcpuOp::SetPeriodicTimer.raw());
+            let args = [op, vcpu, World::SCRATCH];
+            call(Hypercall::VcpuOp, &args, &[u32::try_from(period).unwrap(), 0])
+        }
         0 | 1 => call(Hypercall::SchedOp, &[u64::from(SchedOp::Yield.raw())], &[]),
         2 | 3 => call(Hypercall::SchedOp, &[u64::from(SchedOp::Block.raw())], &[]),
         4 => {

@@ -21,6 +21,7 @@ use crate::vcpu::Mode;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use bulkhead_abi::callback::CallbackType;
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE};
@@ -82,6 +83,9 @@ impl Hostile {
             calls::bind_virq(Virq::Timer),
             calls::handle_faults(),
             calls::set_callbacks(),
+            calls::register_callback(CallbackType::Nmi, World::NMI_CALLBACK),
+            calls::register_callback(CallbackType::Syscall32, World::EVENT_CALLBACK + 0x60),
+            calls::register_callback(CallbackType::Sysenter, World::EVENT_CALLBACK + 0x60),
             calls::stack_switch(World::STACK),
             Act::Forget { masked: false },
         ];
@@ -156,6 +160,7 @@ impl Hostile {
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),
+            78 if choices.chance(40) => return calls::send_nmi(choices),
             78 => return calls::extension(choices),
             79..=90 => mind.goal(choices),
             91..=97 => mind.run_program(choices),

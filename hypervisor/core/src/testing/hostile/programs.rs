@@ -75,6 +75,15 @@ pub(super) fn exception(choices: &mut Choices) -> Act {
     })
 }
 
+/// What a 32-bit program has for system calls.
+fn call_of_32_bit_code(choices: &mut Choices) -> Act {
+    if choices.chance(50) {
+        Act::CompatCall
+    } else {
+        Act::Sysenter
+    }
+}
+
 /// What a program does.
 pub(super) fn act(choices: &mut Choices) -> Act {
     let any = canonical(choices);
@@ -91,6 +100,7 @@ pub(super) fn act(choices: &mut Choices) -> Act {
         7..=10 => exception(choices),
         11..=13 => instructions::forbidden(choices),
         14 => Act::Read(choices.one_of(&[World::SCRATCH, World::STACK - 8, any])),
+        15 if choices.chance(50) => call_of_32_bit_code(choices),
         15 => Act::Write(choices.one_of(&[World::LIST, World::STACK - 8]), choices.any()),
         16 | 17 => load(choices),
         _ => Act::Compute(choices.below(2_000_000)),

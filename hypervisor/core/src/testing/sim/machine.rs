@@ -9,9 +9,10 @@ use crate::policy::xstate;
 use crate::sched::CpuSet;
 use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
-use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments};
+use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use alloc::vec;
 use bulkhead_abi::shared_info::TscScale;
+use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{layout, pte};
 
 impl Machine for Sim {
@@ -170,6 +171,10 @@ impl Machine for Sim {
 
     fn load_gates(&self, gates: &Gates) {
         self.state().acting().gates = *gates;
+    }
+
+    fn set_sysenter(&self, sysenter: Sysenter) {
+        self.state().acting().sysenter = sysenter;
     }
 
     fn set_base(&self, base: Base, value: u64) {
@@ -351,6 +356,12 @@ impl Machine for Sim {
         self.pause();
         let mut state = self.state();
         let line = (state.acting, what, a, b);
+        let cpu = state.acting();
+        if what == Trace::Switch {
+            cpu.switched_to = (a, b);
+        } else if what == Trace::Bounce && a == u64::from(Vector::Nmi.raw()) {
+            cpu.nmis.push(cpu.switched_to);
+        }
         if state.trace.len() == TRACE_LINES {
             state.trace.pop_front();
         }

@@ -12,7 +12,7 @@ use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::bounce::Selectors;
 use crate::vcpu::descriptors::{self, GdtFrames, Ldt, Place};
-use crate::vcpu::{Breakpoints, FpuState, Gates, Segments};
+use crate::vcpu::{Breakpoints, FpuState, Gates, Segments, Sysenter};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
@@ -136,6 +136,11 @@ struct SimCpu {
     failed_load: Option<Selectors>,
     gdt: Vec<Mfn>,
     ldt: Ldt,
+    sysenter: Sysenter,
+    /// Whom it began to run last.
+    switched_to: (u64, u64),
+    /// To whom it has handed non-maskable interrupts.
+    nmis: Vec<(u64, u64)>,
     breakpoints: Option<Breakpoints>,
     debug_status: u64,
     gates: Gates,
@@ -389,6 +394,16 @@ impl Sim {
     /// The local descriptors that `cpu` has loaded.
     pub fn ldt(&self, cpu: CpuId) -> Ldt {
         self.state().cpus[cpu.index()].ldt.clone()
+    }
+
+    /// Whether SYSENTER on `cpu` leads to the hypervisor.
+    pub fn sysenter(&self, cpu: CpuId) -> Sysenter {
+        self.state().cpus[cpu.index()].sysenter
+    }
+
+    /// To whom the acting CPU has handed non-maskable interrupts since this was last asked: domain and vCPU.
+    pub fn take_nmis(&self) -> Vec<(u64, u64)> {
+        core::mem::take(&mut self.state().acting().nmis)
     }
 
     /// The direct gates that `cpu` has loaded.

@@ -4,6 +4,7 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 use spin::Mutex;
 
+use super::closed;
 use crate::crossing_code;
 use bulkhead_abi::selectors::{FLAT_RING3_CS64, FLAT_RING3_SS};
 use bulkhead_core::vcpu::{Context, Regs};
@@ -159,6 +160,15 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Lets the code serve a SYSCALL with `regs` and `context`, whose addresses must be the test's own.
 pub(super) fn run(regs: &Regs, context: &mut Context) -> Outcome {
+    run_on(regs, context)
+}
+
+/// Lets the code serve a SYSCALL when nothing may go by without Rust.
+pub(super) fn run_closed(regs: &Regs) -> Outcome {
+    run_on(regs, closed())
+}
+
+fn run_on(regs: &Regs, context: *mut Context) -> Outcome {
     let _turn = TURN.lock();
     let mut record = Record {
         kept_rcx: 0,

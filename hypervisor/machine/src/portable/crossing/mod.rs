@@ -16,6 +16,8 @@ mod numbers;
 #[cfg(test)]
 mod tests;
 
+use bulkhead_core::vcpu::{Context, offsets};
+
 /// The code, as one `global_asm!`.
 ///
 /// In, at `crossing_enter`: as SYSCALL leaves it (rcx rip, r11 flags, interrupts off), but for rsp, which points to the CPU's [`Regs`], where
@@ -305,6 +307,24 @@ macro_rules! crossing_code {
             ALWAYS = const ::bulkhead_core::vcpu::flags::ALWAYS,
         );
     };
+}
+
+/// A [`Context`] as far as the code looks, with which nothing goes by without Rust: it takes every call for that of a program which has no
+/// kernel.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Closed([u8; size_of::<Context>()]);
+
+static CLOSED: Closed = {
+    let mut bytes = [0; size_of::<Context>()];
+    bytes[offsets::MODE] = offsets::USER;
+    Closed(bytes)
+};
+
+/// What to give the code for a context, so that it does nothing by itself. It is not written to.
+#[must_use]
+pub fn closed() -> *mut Context {
+    (&raw const CLOSED).cast::<Context>().cast_mut()
 }
 
 /// In the first word of `vcpu_info`: upcalls are masked, and none is pending.

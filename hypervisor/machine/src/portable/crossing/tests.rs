@@ -12,7 +12,7 @@ use bulkhead_core::frames::Mfn;
 use bulkhead_core::vcpu::bounce::{Interrupted, bounce};
 use bulkhead_core::vcpu::{Callback, Context, Mode, Regs, Roots, flags};
 
-use super::harness::{End, Outcome, flat, run};
+use super::harness::{End, Outcome, flat, run, run_closed};
 use super::numbers::Numbers;
 
 const KERNEL_ROOT: u64 = 0x1000;
@@ -236,6 +236,28 @@ fn other_hypercalls_are_left_to_rust() {
         let mut state = context(Mode::Kernel, Some(USER_ROOT), &mut info);
         let outcome = run(&regs, &mut state);
         assert_untouched(&outcome, &regs, &state, Mode::Kernel);
+    }
+}
+
+#[test]
+fn nothing_goes_by_when_the_hypervisor_wants_to_see_all() {
+    let mut numbers = Numbers::from_seed(6);
+    let frame = [0_u64; 9];
+    for _ in 0..1000 {
+        let rsp = (&raw const frame).expose_provenance() as u64;
+        let regs = Regs {
+            rax: numbers.one_of(&[0, 1, Hypercall::Iret.raw(), u64::MAX]),
+            rsp,
+            ..numbers.regs()
+        };
+        let outcome = run_closed(&regs);
+        let called = Regs {
+            rcx: regs.rip,
+            r11: regs.rflags,
+            ..regs
+        };
+        assert_eq!((outcome.end, outcome.after), (End::Slow, called));
+        assert_eq!((outcome.swaps, outcome.root), (0, 0));
     }
 }
 

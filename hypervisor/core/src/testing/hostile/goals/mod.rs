@@ -97,7 +97,7 @@ impl Mind<'_> {
             }
             Hypercall::VcpuOp => self.vcpu_goal(op, error, at, choices),
             Hypercall::SchedOp => self.sched_goal(op, error, at, choices),
-            Hypercall::CallbackOp => vcpus::callback_goal(op, error, at),
+            Hypercall::CallbackOp => vcpus::callback_goal(op, error, at, choices),
             _ => self.processor_goal(row.call, op, error, at, choices),
         };
         VecDeque::from([one])

@@ -6,7 +6,7 @@ use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, FirstState, World};
 use alloc::vec;
 use alloc::vec::Vec;
-use bulkhead_abi::callback::CallbackOp;
+use bulkhead_abi::callback::{CallbackOp, CallbackType};
 use bulkhead_abi::sched::{MAX_POLL_PORTS, SchedOp};
 use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall};
@@ -53,6 +53,12 @@ impl Mind<'_> {
                 let [low, high] = halves(mfn.raw());
                 vec![low, high, if invalid { 4 } else { 64 }, 0]
             }
+            Some(VcpuOp::SetPeriodicTimer) => halves(if invalid {
+                999_999
+            } else {
+                1_000_000 + choices.below(1 << 22)
+            })
+            .to_vec(),
             _ => Vec::new(),
         };
         call(Hypercall::VcpuOp, &[u64::from(op), u64::from(vcpu), at], &record)
@@ -110,18 +116,25 @@ impl Mind<'_> {
     }
 }
 
-pub(super) fn callback_goal(op: u32, error: Option<Errno>, at: u64) -> Act {
-    let kind = if error == Some(Errno::NoSys) { 77 } else { 0 };
-    let address = if error == Some(Errno::Inval) {
-        NOWHERE
-    } else {
-        World::EVENT_CALLBACK
+pub(super) fn callback_goal(op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+    let is_register = op == CallbackOp::Register.raw();
+    // Some may go, and the others not.
+    let optional = [CallbackType::Nmi, CallbackType::Sysenter, CallbackType::Syscall32];
+    let kind = match error {
+        Some(Errno::NoSys) => 77,
+        Some(Errno::Inval) if !is_register => CallbackType::Event.raw(),
+        _ => choices.one_of(&optional).raw(),
+    };
+    let address = match error {
+        Some(Errno::Inval) => NOWHERE,
+        _ if kind == CallbackType::Nmi.raw() => World::NMI_CALLBACK,
+        _ => World::EVENT_CALLBACK,
     };
     let [low, high] = halves(address);
-    let record = if op == CallbackOp::Register.raw() {
-        vec![kind, 0, low, high]
+    let record = if is_register {
+        vec![kind.into(), 0, low, high]
     } else {
-        vec![kind]
+        vec![kind.into()]
     };
     call(Hypercall::CallbackOp, &[u64::from(op), at], &record)
 }
