@@ -140,6 +140,8 @@ mod planting {
         LostPutOnGdt,
         /// Descriptors: a table of local descriptors that goes, or is refused, keeps its pages.
         LostPutOnLdt,
+        /// Descriptors: a vCPU's first state that is refused keeps what it names.
+        LostPutOnFirstState,
         /// Descriptors: a vCPU's local descriptors stay behind in its CPU.
         LdtLeft,
         /// Debug registers: a breakpoint may be anywhere.

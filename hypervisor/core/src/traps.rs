@@ -9,7 +9,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::bounce::{self, BadStack, Interrupted, Selectors};
 use crate::vcpu::{Callback, InfoPlace, Mode, Regs};
 use bulkhead_abi::sched::ShutdownReason;
-use bulkhead_abi::trap::{FailsafeFrame, PF_RESERVED, PF_USER, Vector};
+use bulkhead_abi::trap::{PF_RESERVED, PF_USER, Vector};
 use bulkhead_abi::{Buffered, layout, shared_info};
 use core::fmt;
 

@@ -1,6 +1,10 @@
 //! The system calls of 32-bit programs: SYSCALL in 32-bit code, and SYSENTER.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
 
 use bulkhead_abi::callback::{
     CALLBACK_MASK_EVENTS, CallbackOp, CallbackRegister, CallbackType, CallbackUnregister,

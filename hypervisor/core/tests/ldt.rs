@@ -8,6 +8,7 @@
 
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
 use bulkhead_abi::trap::{TrapInfo, Vector};
+use bulkhead_abi::vcpu::VGCF_ONLINE;
 use bulkhead_abi::{Errno, Hypercall, pte};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
@@ -120,4 +121,59 @@ fn a_software_interrupt_is_found_in_the_segment_that_runs() {
     assert_eq!(world.regs(0).rip, HANDLER);
     let returns_to: u64 = world.read(0, world.regs(0).rsp + 16);
     assert_eq!(returns_to, 0x102, "in the segment");
+}
+
+#[test]
+fn a_vcpu_begins_with_the_local_descriptors_of_its_first_state() {
+    let config = SimConfig {
+        free_frames: GuestSpec::FRAMES,
+        cpus: 2,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    world.sim().let_waiting_pass_time(false);
+    let guest = GuestSpec {
+        vcpus: 2,
+        ..GuestSpec::default()
+    };
+    world.create(1, &guest).unwrap();
+    world.enter(0);
+    let info = world.boot(0);
+    for page in PAGES {
+        world.write(0, (page << 12) + 8, &0x0040_f200_0000_0fff_u64);
+        let frame: u64 = world.read(0, info.mfn_list + page * 8);
+        let args = [page << 12, frame << 12 | pte::PRESENT, UVMF_INVLPG];
+        world.call(0, Hypercall::UpdateVaMapping, &args).unwrap();
+    }
+    let mut state = world.first_state(0);
+    state.flags |= VGCF_ONLINE;
+    state.user_regs.fs.selector = 0xf;
+    // The page after the second is writable; the address after that is nobody's; the last has too many.
+    for (va, entries) in [
+        (TABLE, 1025),
+        (TABLE + 4096, 513),
+        (TABLE + 8, 1),
+        (1 << 47, 1),
+        (TABLE, 8193),
+    ] {
+        (state.ldt_base, state.ldt_ents) = (va, entries);
+        assert_eq!(
+            world.initialise(0, 1, &state),
+            Err(Errno::Inval),
+            "{va:#x} {entries}"
+        );
+        world.invariants();
+    }
+    (state.ldt_base, state.ldt_ents) = (TABLE, 513);
+    assert_eq!(world.initialise(0, 1, &state), Ok(0));
+    assert_eq!(world.enter(1), Some((1, 1)));
+    let ldt = world.sim().ldt(CpuId::new(1));
+    assert_eq!((ldt.frames.len(), ldt.entries), (2, 513));
+    assert_eq!(
+        world.sim().segments().fs,
+        0xf,
+        "it was loaded, and nobody told of a failure"
+    );
+    assert_eq!(world.regs(1).rip, World::SECOND_ENTRY);
+    assert_eq!(loaded(&world), (0, 0), "the first has none");
+    world.invariants();
 }

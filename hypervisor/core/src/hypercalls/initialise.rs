@@ -39,9 +39,18 @@ fn give_state<M: Machine>(call: &Call<'_, M>, domain: &Domain, vcpu: &Vcpu, from
         return Err(Errno::Exist);
     }
     let given: VcpuGuestContext = call.read(from)?;
-    let frames = NamedFrames::of(&given).map_err(|_| Errno::Inval)?;
+    let mut frames = NamedFrames::of(&given).map_err(|_| Errno::Inval)?;
     let hv = call.hv;
     hv.hold_frames(domain, &frames)?;
+    // By tables that are held now, and so are what they should be.
+    let local = (given.ldt_base, given.ldt_ents);
+    match hv.hold_ldt(domain.id, frames.kernel_root, local, &mut Work::portion()) {
+        Ok(ldt) => frames.ldt = ldt,
+        Err(error) => {
+            hv.release_frames(&frames);
+            return Err(error);
+        }
+    }
     let context = Context::from_guest(&given, frames.clone()).map_err(|_| Errno::Inval);
     let installed = context
         .and_then(|context| TryBox::new(context).ok_or(Errno::NoMem))
@@ -85,7 +94,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Gives back the holds of a state that there will not be.
     fn release_frames(&self, frames: &NamedFrames) {
-        for (mfn, _) in held(frames) {
+        for (mfn, _) in held(frames).filter(|_| !mutant!(LostPutOnFirstState)) {
             self.memory.put_as(mfn, &mut Work::portion());
         }
     }
@@ -94,6 +103,7 @@ impl<M: Machine> Hypervisor<M> {
 /// What a state holds, and as what.
 fn held(frames: &NamedFrames) -> impl Iterator<Item = (Mfn, Kind)> {
     let roots = [Some(frames.kernel_root), frames.user_root].into_iter().flatten();
-    let pages = frames.gdt.iter().map(|&mfn| (mfn, Kind::Segments));
+    let pages = frames.gdt.iter().chain(&frames.ldt.frames);
+    let pages = pages.map(|&mfn| (mfn, Kind::Segments));
     roots.map(|mfn| (mfn, Kind::L4)).chain(pages)
 }

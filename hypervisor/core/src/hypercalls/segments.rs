@@ -11,7 +11,7 @@ use crate::vcpu::Base;
 use crate::vcpu::descriptors::{self, GdtFrames, Ldt};
 use bulkhead_abi::selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES, MAX_LDT_ENTRIES};
 use bulkhead_abi::vcpu::SegmentBase;
-use bulkhead_abi::{Errno, layout};
+use bulkhead_abi::{DomId, Errno, layout};
 
 /// Gives the calling vCPU another descriptor table.
 pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -65,49 +65,68 @@ pub(super) fn set_ldt<M: Machine>(
     entries: u64,
     work: &mut Work,
 ) -> Result<(), Errno> {
-    let entries = u16::try_from(entries)
-        .ok()
-        .filter(|&entries| u32::from(entries) <= MAX_LDT_ENTRIES)
-        .ok_or(Errno::Inval)?;
-    if va & layout::PAGE_OFFSET_MASK != 0 && entries != 0 {
-        return Err(Errno::Inval);
-    }
-    let (memory, context) = (&call.hv.memory, &mut *call.current.context);
-    let mut ldt = Ldt {
-        entries,
-        ..Ldt::default()
-    };
-    let mut taken = Ok(());
-    for page in 0..usize::from(entries).div_ceil(DESCRIPTORS_PER_PAGE) as u64 {
-        let at = va.wrapping_add(page << layout::PAGE_SHIFT);
-        taken = memory
-            .frame_at(context.roots.kernel(), at)
-            .and_then(|mfn| {
-                memory.get_as(mfn, call.current.domain.id, Kind::Segments, work)?;
-                // There is room for as many as were let through.
-                let _ = ldt.frames.push(mfn);
-                Ok(())
-            })
-            .map_err(PagingError::of_operand);
-        if taken.is_err() {
-            break;
-        }
-    }
-    let dropped = if taken.is_ok() {
-        let dropped = core::mem::replace(&mut context.ldt, ldt);
-        memory.machine().load_ldt(&context.ldt);
-        memory.machine().flush_local(Flush::All);
-        dropped
-    } else {
-        ldt
-    };
-    for &mfn in dropped.frames.iter().filter(|_| !mutant!(LostPutOnLdt)) {
-        memory.put_as(mfn, work);
-    }
-    taken
+    let (hv, context) = (call.hv, &mut *call.current.context);
+    let ldt = hv.hold_ldt(
+        call.current.domain.id,
+        context.roots.kernel(),
+        (va, entries),
+        work,
+    )?;
+    let old = core::mem::replace(&mut context.ldt, ldt);
+    hv.machine().load_ldt(&context.ldt);
+    hv.machine().flush_local(Flush::All);
+    hv.put_ldt(&old, work);
+    Ok(())
 }
 
 impl<M: Machine> Hypervisor<M> {
+    /// Finds `entries` local descriptors of `owner` at address `va` of the tables of `root`, or none, and holds their pages.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Inval`] if there are too many, or not at the start of a page, or a page is not there or cannot be one of descriptors;
+    /// [`Errno::Restart`] if there is more to do. Nothing is held then.
+    pub(super) fn hold_ldt(
+        &self,
+        owner: DomId,
+        root: Mfn,
+        (va, entries): (u64, u64),
+        work: &mut Work,
+    ) -> Result<Ldt, Errno> {
+        let entries = u16::try_from(entries)
+            .ok()
+            .filter(|&entries| u32::from(entries) <= MAX_LDT_ENTRIES)
+            .ok_or(Errno::Inval)?;
+        if va & layout::PAGE_OFFSET_MASK != 0 && entries != 0 {
+            return Err(Errno::Inval);
+        }
+        let mut ldt = Ldt {
+            entries,
+            ..Ldt::default()
+        };
+        for page in 0..usize::from(entries).div_ceil(DESCRIPTORS_PER_PAGE) as u64 {
+            let at = va.wrapping_add(page << layout::PAGE_SHIFT);
+            let taken = self.memory.frame_at(root, at).and_then(|mfn| {
+                self.memory.get_as(mfn, owner, Kind::Segments, work)?;
+                // There is room for as many as were let through.
+                let _ = ldt.frames.push(mfn);
+                Ok(())
+            });
+            if let Err(error) = taken {
+                self.put_ldt(&ldt, work);
+                return Err(error.of_operand());
+            }
+        }
+        Ok(ldt)
+    }
+
+    /// Lets the pages of local descriptors go.
+    pub(super) fn put_ldt(&self, ldt: &Ldt, work: &mut Work) {
+        for &mfn in ldt.frames.iter().filter(|_| !mutant!(LostPutOnLdt)) {
+            self.memory.put_as(mfn, work);
+        }
+    }
+
     /// Takes the local descriptors of a vCPU from the CPU that ran it.
     pub(crate) fn withdraw_ldt(&self, ldt: &Ldt) {
         if !ldt.is_empty() && !mutant!(LdtLeft) {

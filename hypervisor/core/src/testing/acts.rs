@@ -122,6 +122,8 @@ pub struct FirstState {
     pub user_root: Option<Mfn>,
     /// Its page of descriptors.
     pub gdt: Option<Mfn>,
+    /// Where it has local descriptors.
+    pub ldt: Option<u64>,
     /// Where it begins.
     pub rip: u64,
     /// `VGCF_*`.
@@ -137,6 +139,9 @@ impl FirstState {
         if let Some(gdt) = self.gdt {
             record.gdt_ents = 1;
             record.gdt_frames[0] = gdt.raw();
+        }
+        if let Some(at) = self.ldt {
+            (record.ldt_base, record.ldt_ents) = (at, 3);
         }
         for vector in World::HANDLED {
             record.trap_ctxt[usize::from(vector)].address = World::EVENT_CALLBACK + 0x20;

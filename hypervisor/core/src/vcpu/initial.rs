@@ -3,7 +3,7 @@
 //! Pure, but for what the record names: page tables and pages of descriptors must be held before they stand in a context, by whoever
 //! calls. Everything else is held to the rules of the call by which a running vCPU would set it. Source: the guest ABI's section 11.
 
-use super::descriptors::GdtFrames;
+use super::descriptors::{GdtFrames, Ldt};
 use super::flags;
 use super::{
     Callback, Context, DebugRegisters, Fpu, FpuState, Mode, Regs, Roots, Segments, Traps, is_entry_point,
@@ -31,6 +31,8 @@ pub struct NamedFrames {
     pub user_root: Option<Mfn>,
     /// Its pages of descriptors.
     pub gdt: GdtFrames,
+    /// Its local descriptors, which lie at an address of the vCPU's own: none, until they are found by its tables.
+    pub ldt: Ldt,
 }
 
 impl NamedFrames {
@@ -63,6 +65,7 @@ impl NamedFrames {
             kernel_root: root(kernel)?,
             user_root,
             gdt,
+            ldt: Ldt::default(),
         })
     }
 }
@@ -97,8 +100,6 @@ impl Context {
                 masks_events,
             })
         };
-        // A table of local descriptors lies at an address of the vCPU's own: it sets it itself, when it runs.
-        check(given.ldt_ents == 0)?;
         let mode = mode(given);
         let [kernel_base, user_base] = [canonical(given.gs_base_kernel)?, canonical(given.gs_base_user)?];
         let (gs_base, gs_base_other) = match mode {
@@ -136,6 +137,7 @@ impl Context {
             canonical(given.kernel_sp)?,
         );
         context.gdt = frames.gdt;
+        context.ldt = frames.ldt;
         context.iopl = ((rflags & flags::IOPL) >> flags::IOPL.trailing_zeros()).to_le_bytes()[0];
         context.traps = traps(&given.trap_ctxt)?;
         context.event_callback = callback(given.event_callback_eip, true)?;
@@ -294,7 +296,7 @@ mod tests {
     #[test]
     fn one_bad_part_is_enough_to_refuse_all() {
         type Spoil = fn(&mut VcpuGuestContext);
-        let bad: [(&str, Spoil); 17] = [
+        let bad: [(&str, Spoil); 16] = [
             ("flags in CR3", |given| given.ctrlreg[3] |= 0x18),
             ("a table of programs beyond all memory", |given| {
                 given.ctrlreg[1] = !0xfff;
@@ -306,7 +308,6 @@ mod tests {
             ("descriptors beyond all memory", |given| {
                 given.gdt_frames[0] = u64::MAX
             }),
-            ("local descriptors", |given| given.ldt_ents = 1),
             ("rip", |given| given.user_regs.rip = NOT_CANONICAL),
             ("kernel stack", |given| given.kernel_sp = NOT_CANONICAL),
             ("FS base", |given| given.fs_base = NOT_CANONICAL),

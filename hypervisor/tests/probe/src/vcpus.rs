@@ -136,6 +136,16 @@ fn refusals(probe: &mut Probe, window: &Window) {
             state.gdt_ents = 513;
             state.gdt_frames[1] = page.mfn();
         }),
+        spoilt(&|state| {
+            // Its descriptors would do, and the page cannot be one of them.
+            (state.ldt_base, state.ldt_ents) = (page.address(), 1);
+        }),
+        spoilt(&|state| (state.ldt_base, state.ldt_ents) = (descriptors.address(), 8193)),
+        spoilt(&|state| (state.ldt_base, state.ldt_ents) = (descriptors.address().wrapping_add(8), 1)),
+        spoilt(&|state| {
+            (state.ldt_base, state.ldt_ents) = (descriptors.address(), 1);
+            state.debugreg[7] = 1 << 13;
+        }),
         spoilt(&|state| state.user_regs.rip = 1 << 47),
         spoilt(&|state| state.kernel_sp = 1 << 47),
         spoilt(&|state| state.trap_ctxt[255].address = 1 << 47),

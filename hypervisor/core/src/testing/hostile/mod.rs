@@ -70,6 +70,7 @@ impl Hostile {
             kernel_root: page(first_table).1,
             user_root: None,
             gdt: None,
+            ldt: None,
             rip: World::SECOND_ENTRY,
             flags: VGCF_IN_KERNEL | VGCF_ONLINE,
         };

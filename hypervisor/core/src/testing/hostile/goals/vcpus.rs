@@ -70,7 +70,7 @@ impl Mind<'_> {
             let op = u64::from(VcpuOp::Initialise.raw());
             return call(Hypercall::VcpuOp, &[op, 1, at], &[]);
         }
-        let page = self.play(choices).1;
+        let (at, page) = self.play(choices);
         let invalid = error == Some(Errno::Inval);
         let [bad_gdt, bad_rip, bad_user] = [(); 3].map(|()| invalid && choices.chance(40));
         let has_user = choices.chance(50);
@@ -86,6 +86,7 @@ impl Mind<'_> {
             } else {
                 has_user.then(|| self.root(choices))
             },
+            ldt: choices.chance(30).then_some(at),
             gdt: (bad_gdt || choices.chance(30)).then_some(page),
             rip: if bad_rip { NOWHERE } else { World::SECOND_ENTRY },
             flags: choices.one_of(&[VGCF_IN_KERNEL, VGCF_IN_KERNEL | VGCF_ONLINE]),
