@@ -42,6 +42,9 @@ pub const GS_BASE: u32 = 0xc000_0101;
 /// The inactive GS base: that of guest user mode, while the guest kernel runs.
 pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
+/// What RDTSCP and RDPID read besides: 32 bits of the kernel's choice.
+pub const TSC_AUX: u32 = 0xc000_0103;
+
 /// First of the K7 performance-event selectors.
 pub const K7_EVNTSEL0: u32 = 0xc001_0000;
 /// Last of the K7 performance counters.

@@ -166,6 +166,12 @@ pub trait Machine: Sync + 'static {
     /// long mode (AMD's) goes on without.
     fn set_sysenter(&self, sysenter: Sysenter);
 
+    /// Whether the processors have RDTSCP or RDPID.
+    fn has_tsc_aux(&self) -> bool;
+
+    /// Sets what these instructions tell besides the time. Where there are none, nothing happens.
+    fn set_tsc_aux(&self, value: u32);
+
     /// Sets a segment base; `value` is canonical.
     fn set_base(&self, base: Base, value: u64);
 

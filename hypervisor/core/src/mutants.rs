@@ -156,6 +156,8 @@ mod planting {
         FlagsAsAsked,
         /// Crossings: a kernel is not told that segments of its could not be loaded.
         FailsafeNotCalled,
+        /// Scheduling: a vCPU is told another's number by RDTSCP.
+        TscAuxLeft,
         /// Crossings: SYSENTER leads to the hypervisor after a switch, or not, as it did before.
         SysenterLeft,
         /// Crossings: a kernel that handles a non-maskable interrupt gets the next one.

@@ -150,10 +150,15 @@ impl<M: Machine> Hypervisor<M> {
                     Performed::Done
                 })
             }
-            Effect::WriteMsr { index, value } => match msr::write(index, value, current.vcpu) {
+            Effect::WriteMsr { index, value } => match msr::write(index, value, self.msr_facts(current)) {
                 msr::Write::Ignored => Performed::Done,
                 msr::Write::Base(base) => {
                     self.machine().set_base(base, value);
+                    Performed::Done
+                }
+                msr::Write::TscAux(value) => {
+                    current.context.tsc_aux = value;
+                    self.machine().set_tsc_aux(value);
                     Performed::Done
                 }
                 msr::Write::Refused => Performed::Refused,
@@ -177,7 +182,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Effect::ReadTimestampAndCpu { into, cpu } => {
                 into.store(regs, self.machine().ticks());
-                cpu.store(regs, 0);
+                cpu.store(regs, current.context.tsc_aux.into());
                 Performed::Done
             }
             Effect::ReadDebug { register, into } => {
@@ -202,12 +207,20 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The value of a model-specific register; `None` if the guest is refused it.
     fn read_msr(&self, current: &Current, index: u32) -> Option<u64> {
-        match msr::read(index, current.vcpu) {
+        match msr::read(index, self.msr_facts(current)) {
             msr::Read::Value(value) => Some(value),
             msr::Read::Base(base) => Some(self.machine().base(base)),
             // A kernel that has no handlers yet could not even be told.
             msr::Read::Refused if !Self::handles_protection_faults(current) => Some(0),
             msr::Read::Refused => None,
+        }
+    }
+
+    fn msr_facts(&self, current: &Current) -> msr::Facts {
+        let has_tsc_aux = self.machine().has_tsc_aux();
+        msr::Facts {
+            vcpu: current.vcpu,
+            tsc_aux: has_tsc_aux.then_some(current.context.tsc_aux),
         }
     }
 

@@ -231,6 +231,14 @@ impl Machine for Hw {
         entry::set_sysenter(this_cpu(), sysenter);
     }
 
+    fn has_tsc_aux(&self) -> bool {
+        cpu::tsc_aux::is_there()
+    }
+
+    fn set_tsc_aux(&self, value: u32) {
+        cpu::tsc_aux::set(value);
+    }
+
     fn set_base(&self, base: Base, value: u64) {
         // SAFETY: the core gives canonical values; bases mean nothing to the hypervisor.
         unsafe { Msr::new(base_msr(base)).write(value) };

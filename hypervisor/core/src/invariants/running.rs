@@ -54,14 +54,11 @@ fn check_loaded(hv: &Hypervisor<Sim>, cpu: &Cpu, shared: &Shared) {
     let current = cpu.current.as_ref();
     let gates = current.map_or(Gates::NONE, |current| current.context.gates);
     assert_eq!(hv.machine().gates(cpu.id()), gates, "gates of {}", cpu.id());
-    let sysenter = current.map(|current| current.context.sysenter());
-    if let Some(expected) = sysenter {
-        assert_eq!(
-            hv.machine().sysenter(cpu.id()),
-            expected,
-            "SYSENTER on {}",
-            cpu.id()
-        );
+    // What nobody reads who does not run need not be taken away.
+    if let Some(Current { context, .. }) = current {
+        let loaded = (hv.machine().sysenter(cpu.id()), hv.machine().tsc_aux(cpu.id()));
+        let expected = (context.sysenter(), context.tsc_aux);
+        assert_eq!(loaded, expected, "SYSENTER and TSC_AUX of {}", cpu.id());
     }
     assert!(
         !current.is_some_and(Current::has_nmi) || shared.must_schedule.load(Ordering::Relaxed),

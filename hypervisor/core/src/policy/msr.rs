@@ -25,8 +25,19 @@ pub enum Write {
     Ignored,
     /// A segment base of its own changes.
     Base(Base),
+    /// What RDTSCP and RDPID tell it changes to this.
+    TscAux(u32),
     /// A general protection fault.
     Refused,
+}
+
+/// The vCPU, as far as the answers depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its number.
+    pub vcpu: VcpuId,
+    /// What RDTSCP and RDPID tell it; `None` if the processor has neither.
+    pub tsc_aux: Option<u32>,
 }
 
 /// How a register is treated.
@@ -40,6 +51,8 @@ enum Policy {
     Forgetful(u64),
     /// As [`Policy::Fixed`], but the first vCPU is shown to be the boot processor.
     ApicBase,
+    /// It is the vCPU's own, where the processor has it: 32 bits.
+    TscAux,
     /// It is none of a guest's.
     Refused,
 }
@@ -76,7 +89,7 @@ const APIC_BASE_BSP: u64 = 1 << 8;
 /// MISC_ENABLE: no branch trace store, no event-based sampling.
 const MISC_ENABLE_VALUE: u64 = 1 << 11 | 1 << 12 | 1;
 
-use Policy::{ApicBase, Fixed, Forgetful, Refused, Segment};
+use Policy::{ApicBase, Fixed, Forgetful, Refused, Segment, TscAux};
 
 /// Every register that a guest is known to ask for, by number.
 const TABLE: &[Row] = &[
@@ -199,6 +212,12 @@ const TABLE: &[Row] = &[
         Segment(Base::OtherGs),
         "likewise: while the kernel runs it is its programs'",
     ),
+    one(
+        msr::TSC_AUX,
+        "TSC_AUX",
+        TscAux,
+        "RDTSCP and RDPID are shown, and kernels have them tell a program its processor",
+    ),
     row(
         msr::K7_EVNTSEL0,
         msr::K7_PERFCTR3,
@@ -239,25 +258,31 @@ fn policy(index: u32) -> Policy {
     }
 }
 
-/// The answer to a read of register `index` on `vcpu`.
+/// The answer to a read of register `index`.
 #[must_use]
-pub fn read(index: u32, vcpu: VcpuId) -> Read {
+pub fn read(index: u32, facts: Facts) -> Read {
     match policy(index) {
         Segment(base) => Read::Base(base),
         Fixed(value) | Forgetful(value) => Read::Value(value),
-        ApicBase => Read::Value(apic_base(vcpu)),
+        ApicBase => Read::Value(apic_base(facts.vcpu)),
+        TscAux => facts
+            .tsc_aux
+            .map_or(Read::Refused, |value| Read::Value(value.into())),
         Refused => Read::Refused,
     }
 }
 
-/// What a write of `value` to register `index` on `vcpu` does.
+/// What a write of `value` to register `index` does.
 #[must_use]
-pub fn write(index: u32, value: u64, vcpu: VcpuId) -> Write {
+pub fn write(index: u32, value: u64, facts: Facts) -> Write {
     let is_allowed = match policy(index) {
         Segment(base) if layout::is_canonical(value) => return Write::Base(base),
-        Segment(_) | Refused => false,
+        TscAux if facts.tsc_aux.is_some() => {
+            return u32::try_from(value).map_or(Write::Refused, Write::TscAux);
+        }
+        Segment(_) | TscAux | Refused => false,
         Fixed(same) => value == same,
-        ApicBase => value == apic_base(vcpu),
+        ApicBase => value == apic_base(facts.vcpu),
         Forgetful(_) => true,
     };
     if is_allowed {
@@ -279,7 +304,10 @@ fn apic_base(vcpu: VcpuId) -> u64 {
 mod tests {
     use super::*;
 
-    const BOOT: VcpuId = VcpuId::BOOT;
+    const BOOT: Facts = Facts {
+        vcpu: VcpuId::BOOT,
+        tsc_aux: Some(7),
+    };
 
     #[test]
     fn each_register_has_one_row_at_most_and_each_row_a_name_and_a_reason() {
@@ -308,11 +336,12 @@ mod tests {
                     Fixed(value) => (Read::Value(value), Write::Refused, Write::Refused),
                     Forgetful(value) => (Read::Value(value), Write::Ignored, Write::Ignored),
                     ApicBase => (Read::Value(0xfee0_0900), Write::Refused, Write::Refused),
+                    TscAux => (Read::Value(7), Write::TscAux(0), Write::Refused),
                     Refused => (Read::Refused, Write::Refused, Write::Refused),
                 };
                 assert_eq!((found, zero, other), expected, "{} {index:#x}", row.name);
                 if let Read::Value(same) = found {
-                    assert_eq!(write(index, same, BOOT), Write::Ignored, "{}", row.name);
+                    assert_ne!(write(index, same, BOOT), Write::Refused, "{}", row.name);
                 }
             }
         }
@@ -335,6 +364,21 @@ mod tests {
     }
 
     #[test]
+    fn what_rdtscp_tells_is_32_bits_wide_and_there_where_that_is() {
+        assert_eq!(
+            write(msr::TSC_AUX, u32::MAX.into(), BOOT),
+            Write::TscAux(u32::MAX)
+        );
+        assert_eq!(write(msr::TSC_AUX, 1 << 32, BOOT), Write::Refused);
+        let without = Facts {
+            tsc_aux: None,
+            ..BOOT
+        };
+        assert_eq!(read(msr::TSC_AUX, without), Read::Refused);
+        assert_eq!(write(msr::TSC_AUX, 0, without), Write::Refused);
+    }
+
+    #[test]
     fn segment_bases_take_canonical_values_only() {
         assert_eq!(
             write(msr::GS_BASE, 0xffff_8880_0000_0000, BOOT),
@@ -346,6 +390,10 @@ mod tests {
     #[test]
     fn only_the_first_vcpu_is_the_boot_processor() {
         assert_eq!(read(msr::APIC_BASE, BOOT), Read::Value(0xfee0_0900));
-        assert_eq!(read(msr::APIC_BASE, VcpuId::new(1)), Read::Value(0xfee0_0800));
+        let second = Facts {
+            vcpu: VcpuId::new(1),
+            ..BOOT
+        };
+        assert_eq!(read(msr::APIC_BASE, second), Read::Value(0xfee0_0800));
     }
 }

@@ -105,6 +105,9 @@ impl<M: Machine> Hypervisor<M> {
         if !current.context.gates.is_empty() {
             self.machine().load_gates(&current.context.gates);
         }
+        if !mutant!(TscAuxLeft) {
+            self.machine().set_tsc_aux(current.context.tsc_aux);
+        }
         if !mutant!(SysenterLeft) {
             self.machine().set_sysenter(current.context.sysenter());
         }

@@ -159,6 +159,8 @@ pub struct Context {
     pub io_bitmap: IoBitmap,
     /// The control register CR4 that it thinks it has.
     pub cr4: u64,
+    /// What RDTSCP and RDPID tell it besides the time.
+    pub tsc_aux: u32,
     /// Exception handlers.
     pub traps: Traps,
     /// Where events are delivered.
@@ -214,6 +216,7 @@ impl Context {
             iopl: 0,
             io_bitmap: IoBitmap::default(),
             cr4: crate::privileged::CR4,
+            tsc_aux: 0,
             traps: Traps::NONE,
             event_callback: Callback::default(),
             failsafe_callback: Callback::default(),

@@ -10,7 +10,7 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 
 use super::features::Features;
-use super::{debug, fpu};
+use super::{debug, fpu, tsc_aux};
 use crate::BootError;
 
 /// The page attribute table.
@@ -56,6 +56,11 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         features.contains(Features::UMIP),
     );
     cr4.set(Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION, smap);
+    // Ring 3 has the instructions for the bases of FS and GS as soon as ring 0 has. A guest's kernel that does not know of them, and none does
+    // (CPUID does not show them), does not expect its programs to change bases behind its back: one program would come to have
+    // another's (XSA-293). To let ring 0 alone have them takes two writes of CR4 around each use, which are slower than the accesses
+    // to MSRs that they save: four in a switch between vCPUs, and none in a crossing.
+    cr4.remove(Cr4Flags::FSGSBASE);
     cr4.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
     cr4.set(Cr4Flags::OSXSAVE, features.contains(Features::XSAVE));
     // SAFETY: the early and the final tables mark nothing that we touch as ring 3's, nothing executable as data,
@@ -65,13 +70,20 @@ pub(crate) fn protect(features: Features, smap: Choice) -> Result<Protections, B
         Efer::update(|efer| efer.insert(EferFlags::NO_EXECUTE_ENABLE));
         Cr0::update(|cr0| {
             cr0.remove(Cr0Flags::EMULATE_COPROCESSOR);
-            cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR);
+            // Ring 3 may ask for alignment checks, as the CR0 that guests are shown says. In ring 0 there are none.
+            cr0.insert(
+                Cr0Flags::WRITE_PROTECT
+                    | Cr0Flags::ALIGNMENT_MASK
+                    | Cr0Flags::MONITOR_COPROCESSOR
+                    | Cr0Flags::NUMERIC_ERROR,
+            );
         });
         Cr4::write(cr4);
         Msr::new(IA32_PAT).write(PAT_VALUE);
     }
     fpu::reset();
     debug::reset();
+    tsc_aux::reset(features);
     Ok(Protections { smap })
 }
 

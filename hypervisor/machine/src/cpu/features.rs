@@ -32,8 +32,8 @@ bitflags! {
         const PCID = 1 << 9;
         /// TLB entries of another address space can be flushed.
         const INVPCID = 1 << 10;
-        /// RDTSCP and the TSC_AUX MSR.
-        const RDTSCP = 1 << 11;
+        /// RDTSCP or RDPID, and so the TSC_AUX MSR.
+        const TSC_AUX = 1 << 11;
         /// Extended FPU state is saved with XSAVE.
         const XSAVE = 1 << 12;
         /// XSAVE can skip what did not change.
@@ -67,11 +67,12 @@ pub(crate) fn detect() -> Features {
         note(Features::UMIP, info.has_umip());
         note(Features::FSGSBASE, info.has_fsgsbase());
         note(Features::INVPCID, info.has_invpcid());
+        note(Features::TSC_AUX, info.has_rdpid());
     }
     if let Some(info) = cpuid.get_extended_processor_and_feature_identifiers() {
         note(Features::NX, info.has_execute_disable());
         note(Features::HUGE_PAGES, info.has_1gib_pages());
-        note(Features::RDTSCP, info.has_rdtscp());
+        note(Features::TSC_AUX, info.has_rdtscp());
     }
     if let Some(info) = cpuid.get_extended_state_info() {
         note(Features::XSAVEOPT, info.has_xsaveopt());

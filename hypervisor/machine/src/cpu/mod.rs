@@ -5,6 +5,7 @@ pub(crate) mod debug;
 pub(crate) mod features;
 pub(crate) mod fpu;
 pub(crate) mod stack;
+pub(crate) mod tsc_aux;
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 

@@ -1,12 +1,13 @@
-//! Extended state: XSAVE, XCR0 and the AVX registers, where the processor has them.
+//! What some processors have: XSAVE, XCR0 and the AVX registers; RDTSCP and RDPID; instructions for segment bases.
 
 use core::arch::asm;
 
-use bulkhead_abi::{Hypercall, sched::SchedOp, trap::Vector};
+use bulkhead_abi::{Hypercall, msr, sched::SchedOp, trap::Vector};
 
 use crate::{
     attempt::{attempt, forced_cpuid},
     calls::{call, tidy},
+    privileged::{rdmsr, wrmsr},
     probe::Probe,
 };
 
@@ -53,7 +54,90 @@ fn equal<T: PartialEq>(found: T, expected: &T) -> Result<(), T> {
     if found == *expected { Ok(()) } else { Err(found) }
 }
 
+/// RDTSCP's second answer.
+fn rdtscp() -> u32 {
+    let aux: u32;
+    // SAFETY: reads registers.
+    unsafe { asm!("rdtscp", out("eax") _, out("edx") _, out("ecx") aux, options(nomem, nostack)) };
+    aux
+}
+
+/// RDPID's answer, by its bytes: it is one of four with a prefix.
+fn rdpid() -> u64 {
+    let aux: u64;
+    // SAFETY: RDPID RAX reads a register.
+    unsafe { asm!(".byte 0xf3, 0x0f, 0xc7, 0xf8", out("rax") aux, options(nomem, nostack)) };
+    aux
+}
+
+/// What RDTSCP and RDPID tell is the vCPU's own, where they are shown.
+fn processor_number(probe: &mut Probe) {
+    /// Leaf 0x8000_0001 EDX: RDTSCP. Leaf 7 ECX: RDPID.
+    const HAS_RDTSCP: u32 = 1 << 27;
+    const HAS_RDPID: u32 = 1 << 22;
+    let [_, _, _, edx] = forced_cpuid(0x8000_0001, 0);
+    let [_, _, ecx, _] = forced_cpuid(7, 0);
+    let has = (edx & HAS_RDTSCP != 0, ecx & HAS_RDPID != 0);
+    if has == (false, false) {
+        let refused = (rdmsr(msr::TSC_AUX), wrmsr(msr::TSC_AUX, 0));
+        probe.law(
+            "a-processor-number-that-nobody-can-read-cannot-be-set",
+            equal(refused, &(None, false)),
+        );
+        return;
+    }
+    // Each domain has one of its own.
+    let own = if probe.is_control() {
+        0x8000_0001
+    } else {
+        0x7000_0002
+    };
+    let first = rdmsr(msr::TSC_AUX);
+    let set = (wrmsr(msr::TSC_AUX, own), wrmsr(msr::TSC_AUX, own | 1 << 32));
+    let look = || {
+        let by_rdtscp = if has.0 { rdtscp().into() } else { own };
+        let by_rdpid = if has.1 { rdpid() } else { own };
+        [by_rdtscp, by_rdpid, rdmsr(msr::TSC_AUX).unwrap_or(0)]
+    };
+    let mut found = look();
+    for _ in 0..YIELDS {
+        if found == [own; 3] {
+            tidy([call(Hypercall::SchedOp, [u64::from(SchedOp::Yield.raw())])]);
+            found = look();
+        }
+    }
+    let reset = wrmsr(msr::TSC_AUX, 0);
+    probe.law(
+        "what-rdtscp-tells-goes-with-its-vcpu",
+        equal(
+            (first, set, found, reset),
+            &(Some(0), (true, false), [own; 3], true),
+        ),
+    );
+}
+
+/// Programs cannot change bases behind their kernel's back: whatever the processor has, the instructions are not there.
+fn base_instructions(probe: &mut Probe) {
+    let [_, ebx, _, _] = forced_cpuid(7, 0);
+    let faults = [
+        attempt(5, || {
+            // SAFETY: RDFSBASE RAX faults and is skipped, or reads a register.
+            unsafe { asm!(".byte 0xf3, 0x48, 0x0f, 0xae, 0xc0", out("rax") _, options(nomem, nostack)) };
+        }),
+        attempt(5, || {
+            // SAFETY: WRGSBASE RAX faults and is skipped, or sets what nothing here uses to what it is.
+            unsafe { asm!(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8", in("rax") 0, options(nomem, nostack)) };
+        }),
+    ];
+    probe.law(
+        "segment-bases-have-no-instructions",
+        equal((ebx & 1, faults), &(0, [Some(Vector::InvalidOpcode); 2])),
+    );
+}
+
 pub(crate) fn check(probe: &mut Probe) {
+    processor_number(probe);
+    base_instructions(probe);
     let [_, _, features, _] = forced_cpuid(1, 0);
     probe.law("xsave-is-not-used-at-first", equal(features & USES_XSAVE, &0));
     probe.law(

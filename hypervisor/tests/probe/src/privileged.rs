@@ -111,7 +111,7 @@ fn control_registers(probe: &mut Probe, window: &Window) {
 }
 
 /// Reads a model-specific register; `None` if that is refused.
-fn rdmsr(index: u32) -> Option<u64> {
+pub(crate) fn rdmsr(index: u32) -> Option<u64> {
     let (mut low, mut high) = (0_u32, 0_u32);
     let fault = attempt(2, || {
         // SAFETY: reads a register, or faults and is skipped.
@@ -123,7 +123,7 @@ fn rdmsr(index: u32) -> Option<u64> {
 }
 
 /// Writes one; whether that is taken.
-fn wrmsr(index: u32, value: u64) -> bool {
+pub(crate) fn wrmsr(index: u32, value: u64) -> bool {
     let [low, high] = [value & 0xffff_ffff, value >> 32];
     let fault = attempt(2, || {
         // SAFETY: the checks write what stands there, or what is refused or ignored.

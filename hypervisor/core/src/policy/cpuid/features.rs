@@ -156,7 +156,7 @@ pub(super) const LEAF_7_ECX: &[Row] = &[
     (13, "TME_EN", No(Machine)),
     (14, "AVX512_VPOPCNTDQ", No(State)),
     (16, "LA57", No(Paging)),
-    (22, "RDPID", No(Msr)),
+    (22, "RDPID", Yes),
     (30, "SGX_LC", No(Privileged)),
     (31, "PKS", No(State)),
 ];
@@ -281,6 +281,25 @@ mod tests {
             kept_state,
             xcr0: xstate::X87,
             cr4: 0,
+        }
+    }
+
+    /// What guests are shown of them would come to nothing at the next switch: there is no room for the registers, and XCR0 takes none of
+    /// their bits.
+    #[test]
+    fn avx_512_tiles_and_protection_keys_are_neither_shown_nor_enabled() {
+        let all = xstate::X87 | xstate::SSE | xstate::AVX;
+        let is_theirs = |name: &str| {
+            ["AVX512", "AMX", "PKU", "OSPKE", "PKS"]
+                .iter()
+                .any(|part| name.starts_with(part))
+        };
+        let theirs = || WORDS.into_iter().flatten().filter(|(_, name, _)| is_theirs(name));
+        assert_eq!(theirs().count(), 18);
+        assert!(theirs().all(|(.., shown)| *shown == No(State)));
+        // MPX, AVX-512 in three parts, protection keys, tiles in two.
+        for bit in [3, 4, 5, 6, 7, 9, 17, 18] {
+            assert!(!xstate::is_valid(all | 1 << bit, all), "bit {bit}");
         }
     }
 

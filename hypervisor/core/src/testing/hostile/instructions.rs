@@ -51,6 +51,7 @@ const fn privileged(
 }
 
 const MSRS: &[u64] = &[
+    msr::TSC_AUX as u64,
     msr::FS_BASE as u64,
     msr::GS_BASE as u64,
     msr::KERNEL_GS_BASE as u64,

@@ -177,6 +177,14 @@ impl Machine for Sim {
         self.state().acting().sysenter = sysenter;
     }
 
+    fn has_tsc_aux(&self) -> bool {
+        true
+    }
+
+    fn set_tsc_aux(&self, value: u32) {
+        self.state().acting().tsc_aux = value;
+    }
+
     fn set_base(&self, base: Base, value: u64) {
         let mut state = self.state();
         let segments = &mut state.acting().segments;

@@ -137,6 +137,7 @@ struct SimCpu {
     gdt: Vec<Mfn>,
     ldt: Ldt,
     sysenter: Sysenter,
+    tsc_aux: u32,
     /// Whom it began to run last.
     switched_to: (u64, u64),
     /// To whom it has handed non-maskable interrupts.
@@ -399,6 +400,11 @@ impl Sim {
     /// Whether SYSENTER on `cpu` leads to the hypervisor.
     pub fn sysenter(&self, cpu: CpuId) -> Sysenter {
         self.state().cpus[cpu.index()].sysenter
+    }
+
+    /// What RDTSCP on `cpu` tells besides the time.
+    pub fn tsc_aux(&self, cpu: CpuId) -> u32 {
+        self.state().cpus[cpu.index()].tsc_aux
     }
 
     /// To whom the acting CPU has handed non-maskable interrupts since this was last asked: domain and vCPU.
