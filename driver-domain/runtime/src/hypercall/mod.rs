@@ -20,6 +20,6 @@ pub(crate) use self::{
     info::{console_write, read_version_text, version},
     mmu::{flush_local_tlb, mmu_update, set_user_root, update_va_mapping},
     sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
-    trap::{register_callback, set_trap_table, stack_switch, unregister_callback},
+    trap::{clear_trap_table, register_callback, set_trap_table, stack_switch, unregister_callback},
     vcpu::{initialise_vcpu, runstate, vcpu_down, vcpu_up},
 };

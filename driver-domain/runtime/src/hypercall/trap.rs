@@ -25,6 +25,12 @@ pub(crate) unsafe fn set_trap_table(list: &[TrapInfo]) -> Result<(), Failure> {
     unsafe { call1(Hypercall::SetTrapTable, input(list)) }.map(|_| ())
 }
 
+/// Takes all trap handlers away. Until there are others, any exception ends the domain.
+pub(crate) fn clear_trap_table() {
+    // SAFETY: no address, no list; nothing is entered any more. It cannot be refused.
+    let _: Result<u64, Failure> = unsafe { call1(Hypercall::SetTrapTable, 0) };
+}
+
 /// Registers an entry point; `flags` may say that events are masked there.
 ///
 /// # Safety

@@ -51,6 +51,12 @@ pub fn breakpoint() {
     unsafe { core::arch::asm!("int3") };
 }
 
+/// Installs the entry points again, and no others: for a guest that has others, or has taken them away.
+pub fn reinstall() {
+    hypercall::clear_trap_table();
+    init();
+}
+
 /// Installs the entry points. Before this any exception ends the domain without a word.
 pub(crate) fn init() {
     let mut table = [TrapInfo::default(); Vector::ALL.len() + 1];

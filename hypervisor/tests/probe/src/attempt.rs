@@ -9,10 +9,13 @@ use bulkhead_abi::trap::Vector;
 use bulkhead_runtime::trap::{self, TrapFrame};
 
 /// The exceptions that are expected.
-const EXPECTED: [Vector; 3] = [
+const EXPECTED: [Vector; 6] = [
     Vector::GeneralProtection,
     Vector::InvalidOpcode,
     Vector::DeviceNotAvailable,
+    Vector::AlignmentCheck,
+    Vector::X87,
+    Vector::Simd,
 ];
 
 /// How long the instruction is that is tried.

@@ -22,6 +22,7 @@ mod dead;
 mod debug;
 mod domains;
 mod events;
+mod exceptions;
 mod exempt;
 mod extended;
 mod extension;
@@ -69,6 +70,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     unknown::check(&mut probe);
     info::check(&mut probe);
     traps::check(&mut probe);
+    exceptions::check(&mut probe);
     segments::check(&mut probe);
     ldt::check(&mut probe, &mut window);
     failsafe::check(&mut probe);
