@@ -267,7 +267,7 @@ global_asm!(
     "add rsp, 8",
 
     // In: rsp at the guest's registers. SYSRET leaves rip in rcx and rflags in r11, which is what a guest finds after
-    // a hypercall; for anything else the registers differ. Its rip must be canonical, or it would fault in ring 0.
+    // a hypercall; for anything else the registers differ. It drops RF. Its rip must be canonical, or it would fault in ring 0.
     "leave:",
     "mov rcx, [rsp + {RIP}]",
     "mov r11, [rsp + {RFLAGS}]",
@@ -275,6 +275,8 @@ global_asm!(
     "jne 4f",
     "cmp r11, [rsp + {R11}]",
     "jne 4f",
+    "test r11d, {RESUME_FLAG}",
+    "jnz 4f",
     "cmp word ptr [rsp + {CS}], {GUEST_CS}",
     "jne 4f",
     "cmp word ptr [rsp + {SS}], {GUEST_SS}",
@@ -318,6 +320,7 @@ global_asm!(
     GUEST_CS32 = const selectors::FLAT_RING3_CS32,
     LOST_CS = const LOST_CS,
     FIXED_FLAGS = const flags::FIXED,
+    RESUME_FLAG = const flags::RF,
     INTERRUPT_FLAG = const flags::IF,
     GUEST_SS = const selectors::FLAT_RING3_SS,
     R15 = const offset_of!(Regs, r15),

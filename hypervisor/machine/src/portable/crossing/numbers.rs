@@ -72,7 +72,7 @@ impl Numbers {
             rsi: next(),
             rdi: next(),
             rip: next(),
-            rflags: next() & kept,
+            rflags: next() & kept | flags::ALWAYS,
             rsp: next(),
             ..Regs::default()
         })
