@@ -178,6 +178,10 @@ pub trait Machine: Sync + 'static {
     /// Reads a segment base.
     fn base(&self, base: Base) -> u64;
 
+    /// Loads `selector`, of ring 3 or null, into GS, but lets its segment's base be that of the other mode; the one in force stays. A selector
+    /// that cannot be loaded becomes null.
+    fn load_other_gs(&self, selector: u16);
+
     /// Lets the two bases of GS change places.
     fn swap_gs(&self) {
         let (one, other) = (self.base(Base::Gs), self.base(Base::OtherGs));

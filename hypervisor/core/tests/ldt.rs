@@ -8,7 +8,7 @@
 
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
 use bulkhead_abi::trap::{TrapInfo, Vector};
-use bulkhead_abi::vcpu::VGCF_ONLINE;
+use bulkhead_abi::vcpu::{SegmentBase, VGCF_ONLINE};
 use bulkhead_abi::{Errno, Hypercall, pte};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
@@ -175,5 +175,42 @@ fn a_vcpu_begins_with_the_local_descriptors_of_its_first_state() {
     );
     assert_eq!(world.regs(1).rip, World::SECOND_ENTRY);
     assert_eq!(loaded(&world), (0, 0), "the first has none");
+    world.invariants();
+}
+
+#[test]
+fn a_kernel_loads_gs_for_its_programs_and_keeps_its_own_base() {
+    let world = world();
+    let set_base = |which: SegmentBase, value: u64| {
+        let args = [u64::from(which.raw()), value];
+        world.call(0, Hypercall::SetSegmentBase, &args).unwrap();
+    };
+    set(&world, TABLE, 2).unwrap();
+    let frame = world.sim().ldt(CpuId::BOOT).frames[0];
+    let descriptor = 0x1240_f334_5678_ffff;
+    world
+        .call(0, Hypercall::UpdateDescriptor, &[frame.maddr() | 8, descriptor])
+        .unwrap();
+    set_base(SegmentBase::GsKernel, 0xffff_8880_0000_0000);
+    // Whatever the privilege that it asks for.
+    for selector in [0xf, 0xc] {
+        set_base(SegmentBase::GsUser, 1);
+        set_base(SegmentBase::GsUserSel, selector);
+        let found = world.sim().segments();
+        assert_eq!(
+            (found.gs, found.gs_base_other),
+            (0xf, 0x1234_5678),
+            "{selector:#x}"
+        );
+        assert_eq!(found.gs_base, 0xffff_8880_0000_0000);
+    }
+    // Not there, ring 0's, and none.
+    for selector in [0x17, 0xe010, 0xe008, 0xe040, 0xffff, 0, 3] {
+        set_base(SegmentBase::GsUserSel, 0xf);
+        set_base(SegmentBase::GsUserSel, selector);
+        let found = world.sim().segments();
+        assert_eq!(found.gs & !3, 0, "{selector:#x}");
+        assert_eq!(found.gs_base, 0xffff_8880_0000_0000);
+    }
     world.invariants();
 }

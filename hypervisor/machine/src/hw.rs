@@ -249,6 +249,10 @@ impl Machine for Hw {
         unsafe { Msr::new(base_msr(base)).read() }
     }
 
+    fn load_other_gs(&self, selector: u16) {
+        guest_memory::load_other(selector);
+    }
+
     fn swap_gs(&self) {
         // SAFETY: neither base means anything to the hypervisor.
         unsafe { asm!("swapgs", options(nomem, nostack, preserves_flags)) };

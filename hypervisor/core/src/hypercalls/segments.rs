@@ -9,6 +9,7 @@ use crate::paging::{PagingError, Work};
 use crate::sync::Ordering;
 use crate::vcpu::Base;
 use crate::vcpu::descriptors::{self, GdtFrames, Ldt};
+use crate::vcpu::initial::ring_3;
 use bulkhead_abi::selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES, MAX_LDT_ENTRIES};
 use bulkhead_abi::vcpu::SegmentBase;
 use bulkhead_abi::{DomId, Errno, layout};
@@ -175,7 +176,9 @@ pub(super) fn set_segment_base<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         SegmentBase::GsUser => Base::OtherGs,
         SegmentBase::GsUserSel => {
             let [low, high, ..] = value.to_le_bytes();
-            call.current.context.user_gs = u16::from_le_bytes([low, high]);
+            call.hv
+                .machine()
+                .load_other_gs(ring_3(u16::from_le_bytes([low, high])));
             return Ok(0);
         }
     };

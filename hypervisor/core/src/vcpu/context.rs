@@ -151,8 +151,6 @@ pub struct Context {
     pub gdt: GdtFrames,
     /// Its local descriptors.
     pub ldt: Ldt,
-    /// The GS selector for its programs.
-    pub user_gs: u16,
     /// The I/O privilege level that it thinks it has.
     pub iopl: u8,
     /// Which ports its programs may use.
@@ -212,7 +210,6 @@ impl Context {
             kernel_stack: (ss, rsp),
             gdt: GdtFrames::new(),
             ldt: Ldt::default(),
-            user_gs: 0,
             iopl: 0,
             io_bitmap: IoBitmap::default(),
             cr4: crate::privileged::CR4,

@@ -163,8 +163,8 @@ const fn check(holds: bool) -> Result<(), BadContext> {
     if holds { Ok(()) } else { Err(BadContext) }
 }
 
-/// A data selector as the guest itself could load it. It is loaded in ring 0, whose own segments it may not name.
-const fn ring_3(selector: u16) -> u16 {
+/// A data selector as a guest itself could load it. It is loaded in ring 0, whose own segments it may not name.
+pub(crate) const fn ring_3(selector: u16) -> u16 {
     if selector & !3 == 0 { 0 } else { selector | 3 }
 }
 

@@ -97,6 +97,38 @@ global_asm!(
     ".endr",
 );
 
+unsafe extern "C" {
+    /// Loads GS, with its base in the other place.
+    fn load_guest_gs(selector: u64);
+    /// The instruction of it that may fault, and where it goes on.
+    static load_other_gs: u8;
+    static load_other_gs_fixup: u8;
+}
+
+global_asm!(
+    // In: edi the selector.
+    ".text",
+    ".globl load_guest_gs",
+    ".globl load_other_gs",
+    ".globl load_other_gs_fixup",
+    "load_guest_gs:",
+    "swapgs",
+    "load_other_gs:",
+    "mov gs, edi",
+    "swapgs",
+    "ret",
+    "load_other_gs_fixup:",
+    "xor edi, edi",
+    "jmp load_other_gs",
+);
+
+/// Loads `selector` into GS, and its segment's base in the place of the one that is not in force. One that the CPU refuses becomes null.
+pub(crate) fn load_other(selector: u16) {
+    // SAFETY: GS means nothing in ring 0, and neither of its bases; the load has a fixup if it faults. What interrupts this in between
+    // does not look at them.
+    unsafe { load_guest_gs(selector.into()) };
+}
+
 /// Loads the data segment registers of a guest. One that the CPU refuses becomes null. Says whether all were loaded.
 ///
 /// # Safety
@@ -128,6 +160,7 @@ pub(super) fn fixup(rip: u64) -> Option<u64> {
         (&raw const load_es, &raw const load_es_fixup),
         (&raw const load_fs, &raw const load_fs_fixup),
         (&raw const load_gs, &raw const load_gs_fixup),
+        (&raw const load_other_gs, &raw const load_other_gs_fixup),
     ];
     loads
         .into_iter()

@@ -8,13 +8,16 @@ use bulkhead_abi::{
     Errno, Hypercall,
     layout::{HYPERVISOR, PAGE_SIZE},
     mmu::MmuExtOp,
+    msr,
     sched::SchedOp,
+    vcpu::SegmentBase,
 };
 
 use crate::{
     calls::{Answer, call, refusal, tidy},
     frames::{Frame, READ_ONLY, WRITABLE, show},
     pins::extended,
+    privileged::rdmsr,
     probe::Probe,
     window::Window,
 };
@@ -85,6 +88,10 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
         "local-descriptors-go-with-their-vcpu",
         equal(kept_across_switches(), &(selector(1), Some(u32::from(own)))),
     );
+    probe.law(
+        "gs-is-loaded-for-programs-and-the-kernel-keeps-its-base",
+        equal(gs_for_programs(&page), &([(selector(1), BASE), (0, 0)], true)),
+    );
     let two = second_page(window, own);
     probe.law(
         "a-local-table-of-two-pages-has-both",
@@ -117,6 +124,34 @@ fn refusals(probe: &mut Probe, window: &mut Window, page: &Frame) {
         set(1 << 47, 1),
     ];
     probe.all_refused("mmuext_op.set_ldt", Errno::Inval, &bad);
+}
+
+/// Where the segment begins that is loaded for programs.
+const BASE: u64 = 0x12_3450;
+
+/// Loads local descriptor 1 into the GS of programs, and then one of ring 0: the selector and the base that come of it, and whether the base
+/// in force is as before.
+fn gs_for_programs(page: &Frame) -> ([(u16, u64); 2], bool) {
+    let set = |which: SegmentBase, value: u64| {
+        tidy([call(Hypercall::SetSegmentBase, [u64::from(which.raw()), value])]);
+    };
+    let before = rdmsr(msr::GS_BASE);
+    tidy([call(
+        Hypercall::UpdateDescriptor,
+        [page.word_maddr(1), data(0xfff) | BASE << 16],
+    )]);
+    let found = [u64::from(selector(1)), 0xe010].map(|wanted| {
+        set(SegmentBase::GsUser, 0);
+        set(SegmentBase::GsUserSel, wanted);
+        let gs: u16;
+        // SAFETY: reads a selector.
+        unsafe { asm!("mov {:x}, gs", out(reg) gs, options(nomem, nostack, preserves_flags)) };
+        (gs, rdmsr(msr::KERNEL_GS_BASE).unwrap_or(1))
+    });
+    let is_kept = rdmsr(msr::GS_BASE) == before;
+    set(SegmentBase::GsUserSel, 0);
+    set(SegmentBase::GsUser, 0);
+    (found, is_kept)
 }
 
 /// Loads a local selector, lets others run, and looks at it again.

@@ -209,6 +209,15 @@ impl Machine for Sim {
         }
     }
 
+    fn load_other_gs(&self, selector: u16) {
+        assert!(selector == 0 || selector & 3 == 3, "ring 0 would load its own");
+        let mut state = self.state();
+        let cpu = state.acting();
+        let base = cpu.segment_base(&self.ram, selector);
+        let selector = if base.is_some() { selector } else { 0 };
+        (cpu.segments.gs, cpu.segments.gs_base_other) = (selector, base.unwrap_or(0));
+    }
+
     fn load_segments(&self, segments: &Segments) -> bool {
         self.pause();
         let mut state = self.state();

@@ -154,24 +154,28 @@ struct SimCpu {
 }
 
 impl SimCpu {
-    /// Whether ring 0 can load `selector` into a data segment register: it is null, or names a segment of ring 3 that is there and can be
-    /// read.
+    /// Whether ring 0 can load `selector` into a data segment register.
     fn can_load(&self, ram: &Ram, selector: u16) -> bool {
+        self.segment_base(ram, selector).is_some()
+    }
+
+    /// The base of the segment of ring 3 that `selector` names, which is there and can be read; or of none, if it is null.
+    fn segment_base(&self, ram: &Ram, selector: u16) -> Option<u64> {
         const SEGMENT: u64 = 1 << 44;
         const PRESENT: u64 = 1 << 47;
         const CODE: u64 = 1 << 43;
         const READABLE: u64 = 1 << 41;
         if selector & !3 == 0 || selector | 3 == selectors::FLAT_RING3_SS {
-            return true;
+            return Some(0);
         }
         let gdt = GdtFrames::from_slice(&self.gdt).unwrap();
-        let descriptor = match descriptors::find(selector, &gdt, &self.ldt) {
-            None => return false,
-            Some(Place::Fixed(descriptor)) => descriptor,
-            Some(Place::Word(mfn, word)) => ram.frame(mfn)[word].load(Ordering::Relaxed),
+        let descriptor = match descriptors::find(selector, &gdt, &self.ldt)? {
+            Place::Fixed(descriptor) => descriptor,
+            Place::Word(mfn, word) => ram.frame(mfn)[word].load(Ordering::Relaxed),
         };
         let is_readable = descriptor & CODE == 0 || descriptor & READABLE != 0;
-        descriptor & (SEGMENT | PRESENT) == SEGMENT | PRESENT && is_readable
+        let is_there = descriptor & (SEGMENT | PRESENT) == SEGMENT | PRESENT;
+        (is_there && is_readable).then(|| descriptors::base(descriptor).into())
     }
 }
 
