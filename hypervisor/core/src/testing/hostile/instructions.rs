@@ -60,6 +60,18 @@ const MSRS: &[u64] = &[
     msr::HWCR as u64,
 ];
 
+/// The one of them that goes with its vCPU and is nothing else is written often: it takes two vCPUs, and switches between them.
+const WRITTEN: &[u64] = &[
+    msr::TSC_AUX as u64,
+    msr::TSC_AUX as u64,
+    msr::TSC_AUX as u64,
+    msr::TSC_AUX as u64,
+    msr::FS_BASE as u64,
+    msr::GS_BASE as u64,
+    msr::KERNEL_GS_BASE as u64,
+    msr::EFER as u64,
+];
+
 /// CR0 as a guest has it, and with the flag that its FPU is somebody else's.
 const CR0S: &[u64] = &[0x8005_0033, 0x8005_003b];
 
@@ -77,7 +89,7 @@ const PRIVILEGED: &[Privileged] = &[
     privileged("clts", &[0x0f, 0x06], &[], Fate::Resolved),
     privileged("wbinvd", &[0x0f, 0x09], &[], Fate::Resolved),
     privileged("rdmsr", &[0x0f, 0x32], MSRS, Fate::Resolved),
-    privileged("wrmsr", &[0x0f, 0x30], MSRS, Fate::Resolved),
+    privileged("wrmsr", &[0x0f, 0x30], WRITTEN, Fate::Resolved),
     privileged("rdtsc", &[0x0f, 0x31], &[], Fate::Resolved),
     privileged("rdtscp", &[0x0f, 0x01, 0xf9], &[], Fate::Resolved),
     privileged("cpuid", &[0x0f, 0xa2], &[0, 1, 7, 0x4000_0000], Fate::Resolved),

@@ -25,7 +25,7 @@ use bulkhead_abi::callback::CallbackType;
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE};
-use bulkhead_abi::{DomId, Hypercall};
+use bulkhead_abi::{DomId, Errno, Hypercall};
 use grants::Mapped;
 use tables::Mind;
 
@@ -158,6 +158,11 @@ impl Hostile {
             62..=67 => return calls::event_op(others, choices),
             68 | 69 => return mind.connect(choices),
             70 => return mind.several(choices),
+            71 if choices.chance(20) => {
+                // A vCPU has no first state but once: what is refused is tried more often.
+                let error = Some(Errno::Inval).filter(|_| choices.chance(70));
+                return mind.first_state(error, World::SCRATCH, choices);
+            }
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),

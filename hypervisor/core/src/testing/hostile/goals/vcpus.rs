@@ -65,7 +65,12 @@ impl Mind<'_> {
     }
 
     /// A first state for the second vCPU, which can have one only once.
-    pub(super) fn first_state(&self, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+    pub(in crate::testing::hostile) fn first_state(
+        &self,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> Act {
         if error == Some(Errno::Fault) {
             let op = u64::from(VcpuOp::Initialise.raw());
             return call(Hypercall::VcpuOp, &[op, 1, at], &[]);
