@@ -505,25 +505,25 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime-intel", RUNTIME)
         .cpus(1)
         .cpu("qemu64,vendor=GenuineIntel")
-        .checks(10),
+        .checks(40),
     // Every hypercall, well and badly, and the laws of page types; in domain 0 and in one that may do less.
     test("probe", PROBES)
         .words(WITH_DIRECT_GATES)
         .steps(&[expect("(bh)*direct gates: offered")])
-        .checks(545)
+        .checks(840)
         .covers_hypercalls(),
     test("probe-1cpu", PROBES)
         .words(WITHOUT_DIRECT_GATES)
         .cpus(1)
         .counted_time()
         .steps(&[SHORT_STRETCHES])
-        .checks(545)
+        .checks(840)
         .covers_hypercalls(),
     // The same where the processor has XSAVE and AVX, which the others have not.
     test("probe-avx", PROBES)
         .cpus(1)
         .cpu("max,la57=off")
-        .checks(540)
+        .checks(850)
         .covers_hypercalls(),
     // Each trap by its name, from kernels and programs, with all that its frame says.
     test("traps", TRAPS).checks(120),
@@ -542,7 +542,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
     // Whether the CPU is safe with direct gates is tried at boot, which every machine survives.
     test("direct-gates", PROBES)
         .steps(&[expect("(bh)*direct gates: ")])
-        .checks(545),
+        .checks(840),
     // A million of them.
     test("fuzz-million", FUZZ_MILLION)
         .words(&[])
