@@ -8,7 +8,7 @@ use crate::emulate::{After, Code, Refused, SegmentBases};
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Current, Hypervisor};
 use crate::machine::Machine;
-use crate::paging::{PagingError, Work, entry};
+use crate::paging::{Owners, PagingError, Work, entry};
 use crate::sync::Ordering;
 use crate::traps::Exception;
 use crate::vcpu::descriptors::{self, Place};
@@ -140,9 +140,13 @@ impl<M: Machine> Hypervisor<M> {
             word.store(write.apply(old), Ordering::Relaxed);
             return write.finish(old, regs).into();
         }
-        let stored =
-            self.memory
-                .change_entry(owner, table, index, |old| write.apply(old), &mut Work::portion());
+        let stored = self.memory.change_entry(
+            Owners::only(owner),
+            table,
+            index,
+            |old| write.apply(old),
+            &mut Work::portion(),
+        );
         match stored {
             Ok(old) => write.finish(old, regs).into(),
             // The same instruction again will get further.

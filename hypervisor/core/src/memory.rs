@@ -88,10 +88,16 @@ impl<M: Machine> Memory<M> {
         Some(mfn)
     }
 
-    /// Gives back what [`Memory::share`] took.
+    /// Gives back what [`Memory::share`] took. If another domain has the frame mapped, it is nobody's until that lets it go.
     pub(crate) fn unshare(&self, mfn: Mfn) {
         self.put_as(mfn, &mut Work::unlimited());
-        self.put(mfn);
+        if mutant!(SharedStaysOwned) {
+            return self.put(mfn);
+        }
+        match self.frames.disown(mfn) {
+            Put::Held => {}
+            Put::Last => self.free(mfn),
+        }
     }
 
     fn prepare(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) {

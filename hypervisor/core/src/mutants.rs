@@ -82,6 +82,10 @@ mod planting {
         FastPathMayWrite,
         /// Paging: an entry that leads to another frame than before is taken for the same.
         FastPathMayMove,
+        /// Paging: an upper-level entry of the control domain's leads to another domain's table.
+        ForeignTables,
+        /// Memory: what the hypervisor shared with a domain that is no more still counts as that domain's, if another has it mapped.
+        SharedStaysOwned,
         /// Paging: a page is copied to a frame that need not be one that its owner can write.
         CopyToAnything,
         /// Paging: a copy keeps its source.

@@ -98,6 +98,7 @@ hypercalls! {
         GetDebugreg => registers::get_debugreg, [NoDev];
         MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy, Fault];
+        UpdateVaMappingOtherdomain => mmu::update_va_mapping_otherdomain, [Perm, Srch, Inval, Busy, Fault];
         SetTimerOp => vcpu::set_timer_op, [];
         Iret => traps::iret, [];
         MmuextOp => mmu::extended, [Fault, Inval, Perm, Srch, NoSys];

@@ -1,4 +1,5 @@
-//! What a domain reaches of another's memory, a grant lets it reach; and the grantor sees it.
+//! What a domain reaches of another's memory, a grant lets it reach; and the grantor sees it. The control domain reaches what it likes of what
+//! is a domain's, or was one's when it was mapped: the counts see to it that this is nobody else's.
 //!
 //! - Uses equal mappings: each entry of a table has as many uses as mappings of it, for reading and for writing.
 //! - An entry in use says so, names who uses it and the frame that is used, and allows what it is used for; one that is not
@@ -21,12 +22,19 @@ use bulkhead_abi::grant::{
     ENTRIES_PER_FRAME, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_TYPE_MASK, GTF_WRITING, GrantEntry,
 };
 
+/// The domain that needs no grant.
+const CONTROL: DomId = DomId::new(0);
+
 /// An entry of a domain's table that leads to another's frame: whose it is, the frame, whether it allows writes.
 pub(super) type Lent = (DomId, Mfn, bool);
 
 /// Whether a grant that is in use lets `user` reach `frame`, which is another's.
 pub(super) fn may_reach(hv: &Hypervisor<Sim>, user: DomId, frame: Mfn, writes: bool) -> bool {
-    let owner = hv.memory.frames().refs(frame).unwrap().owner();
+    let refs = hv.memory.frames().refs(frame).unwrap();
+    if user == CONTROL && refs.count() != 0 {
+        return true;
+    }
+    let owner = refs.owner();
     let has_ended = |grantor: Arc<Domain>| grantor.grants.lock().frames().len() == 0;
     if hv.domains.get(owner).is_none_or(has_ended) {
         // Its grantor is no more, and the mapping is all that is left of the grant.
@@ -100,7 +108,7 @@ pub(super) fn check(hv: &Hypervisor<Sim>, domains: &[Arc<Domain>], lent: &[Lent]
     }
     assert_eq!(uses.len(), 0, "mappings that are not counted as uses: {uses:?}");
     let mut entries: BTreeMap<(DomId, Mfn), [usize; 2]> = BTreeMap::new();
-    for &(user, frame, writes) in lent {
+    for &(user, frame, writes) in lent.iter().filter(|(user, ..)| *user != CONTROL) {
         entries.entry((user, frame)).or_default()[usize::from(writes)] += 1;
     }
     for ((user, frame), count) in entries {

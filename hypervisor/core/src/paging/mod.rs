@@ -1,7 +1,7 @@
 //! Direct paging: guests own their page tables and read them freely; every change goes through here.
 //!
 //! The law: a frame that is a page table is never writable by any guest, and no guest entry reaches the hypervisor
-//! or another domain's frame, unless a grant lent it. It follows from counting: a present entry in a validated table holds a reference
+//! or another domain's frame, unless a grant lent it, or the control domain asked for it. It follows from counting: a present entry in a validated table holds a reference
 //! to its frame and a use of it as what the entry makes it, a writable page or a table of the level below; a
 //! frame has one type at a time.
 //!
@@ -16,7 +16,8 @@
 //! is until one of its frames is wanted, which are its domain's all the time.
 //!
 //! [`entry`] has the rules for single entries; [`validate`] takes and drops whole tables; [`update`] changes one entry
-//! of a live table; [`lend`] does where an entry leads to another domain's frame, for grants.
+//! of a live table; [`lend`] does where an entry leads to another domain's frame, for grants. The control domain alone may have entries of
+//! level 1 that lead to another domain's frames without a grant: it names their owner, and they hold their frames as all entries do.
 
 pub mod entry;
 mod lend;
@@ -28,7 +29,7 @@ use crate::frames::{RefError, TypeError};
 use crate::vcpu::descriptors::BadDescriptor;
 use bulkhead_abi::Errno;
 pub use entry::Level;
-pub(crate) use update::AccessedDirty;
+pub(crate) use update::{AccessedDirty, Owners};
 pub(crate) use work::Work;
 
 /// Why a change to page tables is refused.
@@ -46,6 +47,8 @@ pub enum PagingError {
     NotOwnTable,
     /// A frame is in use as something that excludes this.
     Type(TypeError),
+    /// An entry above level 1 would lead to another domain's table.
+    ForeignTable,
     /// The slot belongs to the hypervisor.
     HypervisorSlot,
     /// There is no table on the way to this address.
@@ -97,6 +100,7 @@ impl From<PagingError> for Errno {
             | PagingError::NoFrame
             | PagingError::NotOwnTable
             | PagingError::Type(_)
+            | PagingError::ForeignTable
             | PagingError::HypervisorSlot
             | PagingError::NotMapped => Self::Inval,
         }

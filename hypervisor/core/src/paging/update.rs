@@ -30,6 +30,35 @@ impl AccessedDirty {
     }
 }
 
+/// Whose frames a change of an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owners {
+    /// Whose the table is.
+    pub(crate) table: DomId,
+    /// Whose frames the entry may lead to.
+    pub(crate) pages: DomId,
+}
+
+impl Owners {
+    /// A domain that changes tables of its own, which lead to its own frames.
+    pub(crate) const fn only(domain: DomId) -> Self {
+        Self {
+            table: domain,
+            pages: domain,
+        }
+    }
+
+    /// Whether an entry at `level` may lead from the one's table to the other's frames: tables are never shared.
+    fn check(self, level: Level) -> Result<(), PagingError> {
+        let is_same = self.table == self.pages;
+        if is_same || level == Level::L1 || mutant!(ForeignTables) {
+            Ok(())
+        } else {
+            Err(PagingError::ForeignTable)
+        }
+    }
+}
+
 /// What writing a whole page is worth, in entries.
 const PAGE_WORTH: u32 = 32;
 
@@ -45,20 +74,22 @@ pub(super) struct Slot {
 pub(super) const TRIES: usize = 16;
 
 impl<M: Machine> Memory<M> {
-    /// Writes entry `index` of the page table `table`, a frame of `owner`'s.
+    /// Writes entry `index` of the page table `table`. Where its frame is not that of whose frames the entry may lead to, it must be of
+    /// level 1.
     ///
     /// # Errors
     ///
     /// See [`PagingError`]; nothing has changed then.
     pub(crate) fn update_entry(
         &self,
-        owner: DomId,
+        owners: Owners,
         table: Mfn,
         index: usize,
         make: impl Fn(u64) -> u64,
         work: &mut Work,
     ) -> Result<(), PagingError> {
-        self.get(table, owner).map_err(|_| PagingError::NotOwnTable)?;
+        self.get(table, owners.table)
+            .map_err(|_| PagingError::NotOwnTable)?;
         // The use keeps the frame a validated table while we write.
         let result = self
             .frames
@@ -67,7 +98,10 @@ impl<M: Machine> Memory<M> {
             .and_then(|kind| {
                 let updated = Level::of(kind)
                     .ok_or(PagingError::NotOwnTable)
-                    .and_then(|level| self.update_held(owner, Slot { table, level, index }, make, work));
+                    .and_then(|level| owners.check(level).map(|()| level))
+                    .and_then(|level| {
+                        self.update_held(owners.pages, Slot { table, level, index }, make, work)
+                    });
                 self.put_type(table, work);
                 updated
             });
@@ -75,36 +109,36 @@ impl<M: Machine> Memory<M> {
         result.map(|_| ())
     }
 
-    /// Changes entry `index` of `table`, which must be a level 1 table of `owner`'s, by `make`, which may be asked more than once.
-    /// Returns what stood there.
+    /// Changes entry `index` of `table`, which must be a level 1 table, by `make`, which may be asked more than once. Returns what stood
+    /// there.
     ///
     /// # Errors
     ///
     /// As [`Memory::update_entry`]; [`PagingError::NotMapped`] if it is no level 1 table.
     pub(crate) fn change_entry(
         &self,
-        owner: DomId,
+        owners: Owners,
         table: Mfn,
         index: usize,
         make: impl Fn(u64) -> u64,
         work: &mut Work,
     ) -> Result<u64, PagingError> {
-        self.get_as_table(owner, table, Kind::L1, work)?;
+        self.get_as_table(owners.table, table, Kind::L1, work)?;
         let level = Level::L1;
-        let changed = self.update_held(owner, Slot { table, level, index }, make, work);
+        let changed = self.update_held(owners.pages, Slot { table, level, index }, make, work);
         self.put_as(table, work);
         changed
     }
 
-    /// Writes word `index` of a frame of `owner`'s on its behalf: a page-table entry if it is a table, or just a word
-    /// if the frame could be written by its owner anyway.
+    /// Writes word `index` of a frame on its owner's behalf: a page-table entry if it is a table, or just a word if the frame could be
+    /// written by its owner anyway.
     ///
     /// # Errors
     ///
     /// As [`Memory::update_entry`].
     pub(crate) fn write_word(
         &self,
-        owner: DomId,
+        owners: Owners,
         mfn: Mfn,
         index: usize,
         value: u64,
@@ -113,9 +147,15 @@ impl<M: Machine> Memory<M> {
     ) -> Result<(), Errno> {
         let kind = self.frames.typing(mfn).map(TypeWord::in_use_as);
         if kind.is_some_and(Kind::is_table) {
-            return Ok(self.update_entry(owner, mfn, index, |old| accessed_dirty.carry(old, value), work)?);
+            return Ok(self.update_entry(
+                owners,
+                mfn,
+                index,
+                |old| accessed_dirty.carry(old, value),
+                work,
+            )?);
         }
-        self.get_as(mfn, owner, Kind::Writable, work)
+        self.get_as(mfn, owners.table, Kind::Writable, work)
             .map_err(PagingError::of_operand)?;
         if let Some(word) = self.machine.frame(mfn).get(index) {
             word.store(value, Ordering::Relaxed);
@@ -220,14 +260,14 @@ impl<M: Machine> Memory<M> {
     /// [`PagingError::NotMapped`] if there is no level 1 table for `va`; else as [`Memory::update_entry`].
     pub(crate) fn update_va(
         &self,
-        owner: DomId,
+        owners: Owners,
         root: Mfn,
         va: u64,
         new: u64,
         work: &mut Work,
     ) -> Result<(), PagingError> {
         let (table, index) = self.walk(root, va)?;
-        self.change_entry(owner, table, index, |_| new, work).map(|_| ())
+        self.change_entry(owners, table, index, |_| new, work).map(|_| ())
     }
 
     /// Takes a reference to and a use of a frame that is a validated table of `kind` already.

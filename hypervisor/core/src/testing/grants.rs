@@ -26,7 +26,7 @@ impl World {
     }
 
     /// The guest on `cpu` asks for the first frame of its grant table.
-    pub(super) fn find_grant_table(&self, cpu: usize) -> Mfn {
+    pub fn find_grant_table(&self, cpu: usize) -> Mfn {
         let setup = SetupTable {
             dom: DomId::SELF,
             nr_frames: 1,

@@ -9,6 +9,7 @@
 
 mod entries;
 mod exchanges;
+mod foreign;
 mod lists;
 mod tables;
 mod taken_down;

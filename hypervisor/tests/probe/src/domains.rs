@@ -10,18 +10,20 @@ use bulkhead_abi::{
     },
     layout::PAGE_SIZE,
     memory::{MemoryOp, MemoryReservation},
-    mmu::{ForeignDom, MmuExt, MmuExtOp},
+    mmu::{ForeignDom, MmuExt, MmuExtOp, MmuUpdate, UVMF_INVLPG},
     pte, selectors,
     vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext},
 };
-use bulkhead_runtime::time::Instant;
+use bulkhead_runtime::{time::Instant, trap::probe_write};
 
 use crate::{
-    calls::{Answer, call, in_out, input, refusal},
+    calls::{Answer, call, in_out, input, refusal, tidy},
     control::{NOBODY, ask},
     dead::Dying,
     giving,
+    mmu::read,
     probe::{Direction, Probe},
+    window::Window,
 };
 
 /// The new domain's frames: its program, and tables of all levels that map it at [`PROGRAM`].
@@ -41,8 +43,9 @@ const REBOOT: u32 = 1;
 /// How long the new domain may take.
 const PATIENCE_NS: u64 = 20_000_000_000;
 
-pub(crate) fn check(probe: &mut Probe) {
+pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     if !probe.is_control() {
+        denied(probe, window);
         return;
     }
     // The domains of the boot list come first.
@@ -63,9 +66,104 @@ pub(crate) fn check(probe: &mut Probe) {
     if let Ok(frames) = filled {
         giving::to_the_full(probe, domain);
         copies(probe, domain, &frames);
+        foreign(probe, window, domain, &frames);
         states(probe, domain, &frames);
         lives(probe, domain, frames);
     }
+}
+
+/// Maps `entry`, a frame of `owner`'s, at page `index` of the window.
+fn map_foreign(index: usize, entry: u64, flags: u64, owner: DomId) -> Answer {
+    let owner = u64::from(owner.raw());
+    call(
+        Hypercall::UpdateVaMappingOtherdomain,
+        [Window::address(index), entry, flags, owner],
+    )
+}
+
+/// Nobody else maps frames in another's name, nor in that of devices.
+fn denied(probe: &mut Probe, window: &mut Window) {
+    let index = window.skip();
+    let answers = [DomId::new(0), NOBODY, DomId::IO].map(|owner| map_foreign(index, 0, UVMF_INVLPG, owner));
+    probe.all_refused("update_va_mapping_otherdomain", Errno::Perm, &answers);
+}
+
+/// Domain 0 sees and writes the new domain's program in a page of its own, and not its tables.
+fn foreign(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64; FRAMES]) {
+    let [program, l1, l2, ..] = *frames;
+    let index = window.skip();
+    let address = Window::address(index);
+    let page = |frame: u64| frame << 12 | pte::PRESENT;
+    let shown = map_foreign(index, page(program) | pte::WRITABLE, UVMF_INVLPG, domain);
+    let first = read(address);
+    let expected = CODE.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    let is_right = shown == Ok(0) && first.is_some() && first == expected;
+    probe.good(
+        "update_va_mapping_otherdomain",
+        if is_right { Ok(()) } else { Err((shown, first)) },
+    );
+    let middle = usize::try_from(address.wrapping_add(2048)).unwrap_or(0);
+    // SAFETY: the page shows a frame of another domain's, which does not run yet; nothing of this one lies there.
+    let written = unsafe { probe_write(middle, 0x5a5a) }.is_ok();
+    let mut bytes = [0; PAGE_SIZE];
+    let copied = copy(domain, COPY_FROM, program, &mut bytes);
+    let seen = bytes
+        .get(2048..2056)
+        .and_then(|bytes| bytes.first_chunk())
+        .map(|bytes| u64::from_le_bytes(*bytes));
+    let is_right = written && copied == Ok(0) && seen == Some(0x5a5a);
+    probe.law(
+        "what-is-written-where-another-domains-frame-is-mapped-is-there",
+        if is_right {
+            Ok(())
+        } else {
+            Err((written, copied, seen))
+        },
+    );
+    let tables = [
+        map_foreign(index, page(l1), UVMF_INVLPG, domain),
+        by_list(window.level1.word_maddr(index), page(l1), domain),
+    ];
+    probe.law(
+        "a-table-of-another-domain-is-mapped-to-be-read",
+        if tables == [Ok(0); 2] { Ok(()) } else { Err(tables) },
+    );
+    let bad = [
+        map_foreign(index, page(l1) | pte::WRITABLE, UVMF_INVLPG, domain),
+        map_foreign(index, page(program) | pte::CACHE_DISABLE, UVMF_INVLPG, domain),
+        map_foreign(index, 0, 3, domain),
+        // Tables are not shared.
+        by_list(window.level2.word_maddr(1), page(l1) | pte::USER, domain),
+        by_list(window.level3.word_maddr(1), page(l2) | pte::USER, domain),
+    ];
+    probe.all_refused("update_va_mapping_otherdomain", Errno::Inval, &bad);
+    let named_wrongly =
+        [DomId::SELF, DomId::new(1)].map(|owner| map_foreign(index, page(program), UVMF_INVLPG, owner));
+    probe.all_refused("update_va_mapping_otherdomain", Errno::Busy, &named_wrongly);
+    probe.refused(
+        "update_va_mapping_otherdomain",
+        Errno::Srch,
+        map_foreign(index, page(program), UVMF_INVLPG, NOBODY),
+    );
+    let hypervisors = bulkhead_abi::layout::HYPERVISOR.start;
+    probe.refused(
+        "update_va_mapping_otherdomain",
+        Errno::Fault,
+        map_foreign(index, page(program), UVMF_INVLPG | hypervisors, domain),
+    );
+    tidy([map_foreign(index, 0, UVMF_INVLPG, DomId::SELF)]);
+}
+
+/// Writes an entry of domain 0's that may lead to a frame of `owner`'s, by `mmu_update`.
+fn by_list(maddr: u64, entry: u64, owner: DomId) -> Answer {
+    let request = MmuUpdate {
+        ptr: maddr,
+        val: entry,
+    };
+    call(
+        Hypercall::MmuUpdate,
+        [input(&request), 1, 0, u64::from(owner.raw())],
+    )
 }
 
 fn wanted(domain: DomId) -> CreateDomain {

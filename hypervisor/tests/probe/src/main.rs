@@ -80,7 +80,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     laws::check(&mut probe, &mut window);
     grants::check(&mut probe, &mut window);
     control::check(&mut probe);
-    domains::check(&mut probe);
+    domains::check(&mut probe, &mut window);
     debug::check(&mut probe);
     extended::check(&mut probe);
     privileged::check(&mut probe, &window);

@@ -2,8 +2,9 @@
 //! keeps there, and other domains' memory.
 
 use super::calls::{call, call_with};
+use super::goals::FRESH;
 use super::tables::Mind;
-use super::{Hostile, PLAY};
+use super::{Hostile, PLAY, PLAY_PAGES};
 use crate::frames::{Kind, Mfn};
 use crate::sync::Ordering;
 use crate::testing::{Act, Choices, World};
@@ -271,6 +272,39 @@ impl Mind<'_> {
         Act::Several(calls.collect())
     }
 
+    /// A frame of another guest's, and whose: a page, a table, or what he shares with the hypervisor.
+    pub(super) fn other_frame(&self, choices: &mut Choices) -> (u16, Mfn) {
+        if self.others.is_empty() {
+            return (self.guest.id, self.guest.shared_info);
+        }
+        let made = (FRESH..FRESH + 3).find_map(|id| self.domains.get(DomId::new(id)));
+        if let Some(domain) = made
+            && choices.chance(60)
+        {
+            let grants = domain.grants.lock().frames().next();
+            let frame = choices.one_of(&[Some(domain.shared_info), grants]);
+            return (domain.id.raw(), frame.unwrap_or(domain.shared_info));
+        }
+        let other = choices.one_of(self.others);
+        let (_, play) = choices.one_of(&other.play);
+        let (_, table) = choices.one_of(&other.tables);
+        let frame = choices.one_of(&[play, play, play, table, other.shared_info, other.grant_table]);
+        (other.id, frame)
+    }
+
+    /// An address at which the guest writes nothing, and the place of its entry. There it has what belongs to others: written, it could be
+    /// an event that nobody told them of.
+    pub(super) fn aside(&self, choices: &mut Choices) -> (u64, u64) {
+        let page = PLAY + PLAY_PAGES + choices.below(4);
+        (page << 12, self.guest.tables[4].1.maddr() | page % 512 << 3)
+    }
+
+    /// An entry that leads to another's frame.
+    pub(super) fn foreign_entry(&self, frame: Mfn, choices: &mut Choices) -> u64 {
+        let writes = if choices.chance(50) { pte::WRITABLE } else { 0 };
+        frame.maddr() | pte::PRESENT | writes
+    }
+
     /// Changes page tables, or asks for memory, in the name of another domain.
     pub(super) fn for_another(&self, choices: &mut Choices) -> Act {
         let any = u16::try_from(choices.below(8)).unwrap();
@@ -291,10 +325,22 @@ impl Mind<'_> {
             ]);
             return memory_op(op, &record);
         }
-        let update = MmuUpdate {
-            ptr: self.table(choices).maddr(),
-            val: self.entry(Kind::L1, choices),
+        let (owner, frame) = self.other_frame(choices);
+        // The control domain is to succeed now and then, also with what nobody may have.
+        let (ptr, victim, val) = if choices.chance(50) {
+            let (_, place) = self.aside(choices);
+            (place, u64::from(owner), self.foreign_entry(frame, choices))
+        } else if !self.others.is_empty() && choices.chance(50) {
+            let level = usize::try_from(choices.below(3)).unwrap();
+            let (_, upper) = self.guest.tables[level];
+            let place = upper.maddr() | self.slot(upper, choices) << 3;
+            let victim = choices.one_of(self.others);
+            let (_, below) = victim.tables[level + 1];
+            (place, u64::from(victim.id), self.foreign_entry(below, choices))
+        } else {
+            (self.table(choices).maddr(), victim, self.entry(Kind::L1, choices))
         };
+        let update = MmuUpdate { ptr, val };
         let whom = choices.one_of(&[victim, (victim + 1) << 16 | 0x7ff0]);
         let (number, record) = choices.one_of(&[
             (Hypercall::MmuUpdate, update),

@@ -163,6 +163,7 @@ impl Hostile {
                 let error = Some(Errno::Inval).filter(|_| choices.chance(70));
                 return mind.first_state(error, World::SCRATCH, choices);
             }
+            71 if self.id == 0 => mind.map_another(choices),
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),

@@ -1,6 +1,6 @@
 //! Goals about what only the control domain may ask: everybody else is refused.
 
-use super::{NOBODY, TOO_LARGE, bytes};
+use super::{FRESH, NOBODY, TOO_LARGE, bytes};
 use crate::frames::Mfn;
 use crate::hypercalls::table::Row;
 use crate::testing::hostile::calls::call_with;
@@ -10,9 +10,6 @@ use bulkhead_abi::control::{
     COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, Schedule, SetLimit, VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
-
-/// The first number of the domains that domain 0 makes and takes away; guests have lower ones.
-const FRESH: u16 = 5;
 
 /// A call of the control domain's, or of somebody who is not. `others` are frames of other guests.
 pub(super) fn control_goal(
@@ -90,9 +87,13 @@ pub(super) fn control_goal(
         return VecDeque::from([act]);
     }
     // What is done to a domain is done to one that is there.
-    let create = [u64::from(ControlOp::CreateDomain.raw()), World::SCRATCH];
-    let create = call_with(Hypercall::Sysctl, &create, bytes(&made(whom, 256)));
-    VecDeque::from([create, act])
+    VecDeque::from([create(whom), act])
+}
+
+/// Makes a domain.
+pub(super) fn create(domain: DomId) -> Act {
+    let args = [u64::from(ControlOp::CreateDomain.raw()), World::SCRATCH];
+    call_with(Hypercall::Sysctl, &args, bytes(&made(domain, 256)))
 }
 
 /// A domain that is to be made.

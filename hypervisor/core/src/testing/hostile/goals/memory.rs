@@ -1,16 +1,18 @@
 //! Goals about memory: what `memory_op`, `grant_table_op` and the calls about page tables answer.
 
-use super::{OWN, TOO_LARGE, bytes, halves};
+use super::{FRESH, NOBODY, OWN, TOO_LARGE, bytes, control, halves};
 use crate::hypercalls::table::Row;
 use crate::testing::hostile::calls::{call, call_with};
 use crate::testing::hostile::memory::reservation;
 use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, World};
+use alloc::collections::VecDeque;
 use alloc::vec;
+use bulkhead_abi::control::ControlOp;
 use bulkhead_abi::grant::GrantTableOp;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp};
-use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
-use bulkhead_abi::{DomId, Errno, Hypercall};
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
+use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 
 impl Mind<'_> {
     pub(super) fn grant_goal(&self, op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
@@ -20,6 +22,57 @@ impl Mind<'_> {
             _ => self.whom(error, choices).to_le_bytes().to_vec(),
         };
         call_with(Hypercall::GrantTableOp, &[u64::from(op), at, count], record)
+    }
+
+    /// Works on another domain's memory as only the control domain may.
+    pub(in crate::testing::hostile) fn map_another(&self, choices: &mut Choices) -> VecDeque<Act> {
+        if choices.chance(50) {
+            VecDeque::from([self.for_another(choices)])
+        } else {
+            self.map_another_goal(None, World::SCRATCH, choices)
+        }
+    }
+
+    /// Maps a frame of another domain's, which the control domain may, at a page of its own, and looks at it; perhaps when that domain
+    /// is no more.
+    pub(super) fn map_another_goal(
+        &self,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> VecDeque<Act> {
+        let (_, own) = self.play(choices);
+        let other = self.other_frame(choices);
+        let (va, _) = self.aside(choices);
+        let (whom, entry) = match error {
+            Some(Errno::Srch) => (NOBODY, own.maddr() | pte::PRESENT),
+            Some(Errno::Perm) => (self.victim(choices), own.maddr() | pte::PRESENT),
+            // Not his.
+            Some(Errno::Busy) => (OWN, other.1.maddr() | pte::PRESENT),
+            Some(Errno::Inval) => (other.0, other.1.maddr() | pte::PRESENT | pte::CACHE_DISABLE),
+            _ => (other.0, self.foreign_entry(other.1, choices)),
+        };
+        let flags = if error == Some(Errno::Fault) {
+            at & !3 | UVMF_INVLPG
+        } else {
+            choices.one_of(&[0, UVMF_INVLPG])
+        };
+        let map = call(
+            Hypercall::UpdateVaMappingOtherdomain,
+            &[va, entry, flags, u64::from(whom)],
+            &[],
+        );
+        let mut plan = VecDeque::from([map]);
+        if error.is_none() && self.guest.id == 0 && self.domains.get(DomId::new(FRESH)).is_none() {
+            // So that there is one next time.
+            plan.push_back(control::create(DomId::new(FRESH)));
+        }
+        if (FRESH..FRESH + 3).contains(&whom) && choices.chance(70) {
+            let op = u64::from(ControlOp::DestroyDomain.raw());
+            plan.push_back(call(Hypercall::Sysctl, &[op, World::SCRATCH], &[u32::from(whom)]));
+        }
+        plan.push_back(Act::Read(va));
+        plan
     }
 
     pub(super) fn memory_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {

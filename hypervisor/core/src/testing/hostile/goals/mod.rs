@@ -30,6 +30,9 @@ const NOBODY: u16 = 777;
 /// The caller.
 const OWN: u16 = DomId::SELF.raw();
 
+/// The first number of the domains that domain 0 makes and takes away; guests have lower ones.
+pub(super) const FRESH: u16 = 5;
+
 /// A vCPU that no guest has.
 const NO_VCPU: u32 = 99;
 
@@ -84,6 +87,9 @@ impl Mind<'_> {
                 Act::UpdateVa(self.play(choices).0, 0, at & !3 | UVMF_INVLPG)
             }
             Hypercall::UpdateVaMapping => self.update_va(choices),
+            Hypercall::UpdateVaMappingOtherdomain => {
+                return self.map_another_goal(error, at, choices);
+            }
             Hypercall::Sysctl => {
                 let frames = |guest: &&Hostile| Some((guest.id, guest.play.first()?.1));
                 let others: Vec<_> = self.others.iter().filter_map(frames).collect();
