@@ -82,6 +82,12 @@ impl Mind<'_> {
             GTF_ACCEPT_TRANSFER,
             GTF_INVALID,
         ]);
+        // Others are not let to forge events, for who sleeps on one seems to have lost it.
+        let flags = if frame == self.guest.shared_info && flags == GTF_PERMIT_ACCESS {
+            flags | GTF_READONLY
+        } else {
+            flags
+        };
         let entry = GrantEntry {
             flags,
             domid: DomId::new(self.partner(choices)),

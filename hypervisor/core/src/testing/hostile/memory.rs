@@ -296,7 +296,7 @@ impl Mind<'_> {
     /// an event that nobody told them of.
     pub(super) fn aside(&self, choices: &mut Choices) -> (u64, u64) {
         let page = PLAY + PLAY_PAGES + choices.below(4);
-        (page << 12, self.guest.tables[4].1.maddr() | page % 512 << 3)
+        (page << 12, self.guest.tables[4].1.maddr() | (page % 512) << 3)
     }
 
     /// An entry that leads to another's frame.
@@ -338,7 +338,8 @@ impl Mind<'_> {
             let (_, below) = victim.tables[level + 1];
             (place, u64::from(victim.id), self.foreign_entry(below, choices))
         } else {
-            (self.table(choices).maddr(), victim, self.entry(Kind::L1, choices))
+            let entry = self.entry(Kind::L1, choices) & !pte::WRITABLE;
+            (self.table(choices).maddr(), victim, entry)
         };
         let update = MmuUpdate { ptr, val };
         let whom = choices.one_of(&[victim, (victim + 1) << 16 | 0x7ff0]);

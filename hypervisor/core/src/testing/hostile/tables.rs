@@ -33,8 +33,19 @@ impl Mind<'_> {
         self.frames.typing(mfn).map_or(Kind::None, TypeWord::in_use_as)
     }
 
+    /// A page that it plays with. One that it gave back may have come to be of its grant table since, where it keeps to a rule.
     pub(super) fn play(&self, choices: &mut Choices) -> (u64, Mfn) {
-        choices.one_of(&self.guest.play)
+        let is_shared = |&(_, mfn): &(u64, Mfn)| {
+            let refs = self.frames.refs(mfn);
+            refs.is_some_and(|word| word.is_hypervisors())
+        };
+        let chosen = choices.one_of(&self.guest.play);
+        let mut others = self.guest.play.iter().copied();
+        if is_shared(&chosen) {
+            others.find(|page| !is_shared(page)).unwrap_or(chosen)
+        } else {
+            chosen
+        }
     }
 
     /// A frame of the guest's that is `kind`, if there is one among those that it plays with or began with.
