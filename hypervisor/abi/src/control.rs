@@ -38,6 +38,9 @@ numbers! {
         CopyMemory = 11, "copy_memory",
         /// Gives a vCPU that has none yet a state: [`VcpuState`]. With `VGCF_ONLINE` it is up, and runs when its domain does.
         SetVcpu = 12, "set_vcpu",
+        /// Reads the state of a vCPU that rests, because it is down or its domain is paused or has ended: [`VcpuState`]. What is
+        /// read could be given to another vCPU, but for the address of its local descriptors.
+        GetVcpu = 13, "get_vcpu",
     }
 }
 
@@ -224,7 +227,7 @@ record! {
 }
 
 record! {
-    /// The state of a vCPU.
+    /// The state of a vCPU, to be given or read.
     pub struct VcpuState: 16 {
         /// In: the domain.
         0 => pub domain: DomId,

@@ -20,7 +20,7 @@ use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Errno, layout};
 
 /// The control registers as a guest sees them at first: CR0, and CR4 with PAE, MCE, OSFXSR, OSXMMEXCPT.
-const CR0: u64 = 0x8005_0033;
+pub(crate) const CR0: u64 = 0x8005_0033;
 pub(crate) const CR4: u64 = 0x660;
 /// What a guest may change in CR4: TSD, which does nothing here, and DE; OSXSAVE, where there is XSAVE.
 pub(crate) const CR4_GUESTS: u64 = 1 << 2 | CR4_DE;

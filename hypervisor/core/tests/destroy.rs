@@ -13,6 +13,7 @@ use bulkhead_abi::control::{
 use bulkhead_abi::event::{ChannelStatus, EventChannelOp, Status};
 use bulkhead_abi::grant::{GrantStatus, GrantTableOp, SetupTable};
 use bulkhead_abi::sched::ShutdownReason;
+use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::EndPolicy;
 use bulkhead_core::ids::CpuId;
@@ -271,6 +272,51 @@ fn a_paused_domain_does_not_run_until_it_is_let() {
         (STATE_SHUT_DOWN, ShutdownReason::Reboot.raw())
     );
     tell(&mut world, 1, ControlOp::DestroyDomain, 3).unwrap();
+    world.invariants();
+}
+
+#[test]
+fn the_registers_of_a_vcpu_that_rests_are_read() {
+    let mut world = world(&[3], 2);
+    let state = |vcpu| VcpuState {
+        domain: DomId::new(3),
+        vcpu,
+        context: World::SCRATCH + 1024,
+    };
+    // Two pages that lie side by side.
+    let read = |world: &mut World, vcpu| {
+        ask(world, 1, ControlOp::GetVcpu, state(vcpu))?;
+        Ok::<VcpuGuestContext, Errno>(world.read(1, World::SCRATCH + 1024))
+    };
+    assert_eq!(world.enter(0), Some((3, 0)));
+    world.boot(0);
+    assert_eq!(read(&mut world, 0), Err(Errno::Busy), "it runs");
+    world.regs_mut(0).r12 = 0x1234_5678_9abc;
+    let regs = world.regs(0);
+    tell(&mut world, 1, ControlOp::PauseDomain, 3).unwrap();
+    let seen = read(&mut world, 0).unwrap();
+    assert_eq!(
+        (seen.user_regs.r12, seen.user_regs.rip, seen.user_regs.rsp),
+        (regs.r12, regs.rip, regs.rsp)
+    );
+    assert_eq!(
+        seen.flags & (VGCF_ONLINE | VGCF_IN_KERNEL),
+        VGCF_ONLINE | VGCF_IN_KERNEL
+    );
+    assert_eq!(read(&mut world, 1), Err(Errno::NoEnt));
+    tell(&mut world, 1, ControlOp::UnpauseDomain, 3).unwrap();
+    assert_eq!(world.enter(0), Some((3, 0)));
+    assert_eq!(world.regs(0).r12, regs.r12, "it goes on as it was");
+    world.shut_down(0, ShutdownReason::Crash);
+    let ended = read(&mut world, 0).unwrap();
+    assert_eq!(ended.user_regs.r12, regs.r12);
+    assert_eq!(ended.flags & VGCF_ONLINE, 0);
+    let made = create(&mut world, 1, DomId::new(7)).unwrap();
+    let blank = VcpuState {
+        domain: made.domain,
+        ..state(0)
+    };
+    assert_eq!(ask(&mut world, 1, ControlOp::GetVcpu, blank), Err(Errno::NoData));
     world.invariants();
 }
 

@@ -30,6 +30,7 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::SetLimit => domains::set_limit(call),
         ControlOp::CopyMemory => domains::copy(call),
         ControlOp::SetVcpu => initialise::set_vcpu(call),
+        ControlOp::GetVcpu => initialise::get_vcpu(call),
     }
 }
 

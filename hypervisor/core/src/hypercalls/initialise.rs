@@ -1,4 +1,4 @@
-//! `vcpu_op` initialise: a guest gives one of its vCPUs its first state.
+//! `vcpu_op` initialise: a guest gives one of its vCPUs its first state. The control domain gives and reads those of others.
 
 use super::vcpu::named;
 use super::{Answer, Call, domains};
@@ -14,6 +14,7 @@ use crate::vcpu::{Context, Standing, Vcpu};
 use bulkhead_abi::Errno;
 use bulkhead_abi::control::VcpuState;
 use bulkhead_abi::vcpu::{VGCF_ONLINE, VcpuGuestContext};
+use core::sync::atomic::Ordering;
 
 /// Makes a vCPU that has none yet a state of what the guest gives. Nothing is held if any part of it is refused.
 pub(super) fn initialise<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -31,6 +32,33 @@ pub(super) fn set_vcpu<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let visit = domains::visit_other(call, domain)?;
     let vcpu = visit.domain().vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
     give_state(call, visit.domain(), vcpu, context)
+}
+
+/// The control domain reads the state of a vCPU of another domain, which rests.
+pub(super) fn get_vcpu<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let VcpuState {
+        domain,
+        vcpu,
+        context,
+    } = call.read(call.arg::<1>())?;
+    let visit = domains::visit_other(call, domain)?;
+    let vcpu = visit.domain().vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
+    if vcpu.standing() == Standing::Blank {
+        return Err(Errno::NoData);
+    }
+    if vcpu.may_run() {
+        return Err(Errno::Busy);
+    }
+    let Some(mut state) = vcpu.look(Context::to_guest) else {
+        // It is on its way off its CPU.
+        return Call::<M>::restart();
+    };
+    if vcpu.is_up() {
+        state.flags |= VGCF_ONLINE;
+    }
+    state.vm_assist = visit.domain().assists.load(Ordering::Relaxed);
+    call.write(context, &state)?;
+    Ok(0)
 }
 
 /// Gives `vcpu`, which has none, the state that stands at `from`.

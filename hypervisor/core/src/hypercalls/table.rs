@@ -236,6 +236,7 @@ hypercalls! {
             SetLimit, [Perm, Fault, Srch];
             CopyMemory, [Perm, Fault, Srch, Inval];
             SetVcpu, [Perm, Fault, Srch, Inval, NoEnt, Exist, NoMem];
+            GetVcpu, [Perm, Fault, Srch, Inval, NoEnt, NoData, Busy];
         }
     }
 }

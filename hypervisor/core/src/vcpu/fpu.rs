@@ -57,6 +57,13 @@ impl FpuState {
         state
     }
 
+    /// What a guest would give as such: the x87 and SSE registers in the format of FXSAVE.
+    #[must_use]
+    pub fn legacy(&self) -> [u8; LEGACY] {
+        let mut bytes = self.0.iter();
+        core::array::from_fn(|_| bytes.next().copied().unwrap_or(0))
+    }
+
     /// The bytes, for XRSTOR or FXRSTOR. They are such as these take: from the start, or from XSAVE or FXSAVE.
     #[must_use]
     pub const fn as_ptr(&self) -> *const u8 {

@@ -21,6 +21,7 @@ pub mod initial;
 pub mod meter;
 pub mod offsets;
 mod regs;
+mod report;
 mod roots;
 mod runstate;
 
@@ -319,6 +320,11 @@ impl Vcpu {
     /// Takes the state out, to run it. `None` if another CPU has it, or it has none yet.
     pub fn unpark(&self) -> Option<TryBox<Context>> {
         self.parked.lock().take()
+    }
+
+    /// Shows the state to `look`, while no CPU has it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Context) -> T) -> Option<T> {
+        self.parked.lock().as_deref().map(look)
     }
 
     /// Puts the state back.

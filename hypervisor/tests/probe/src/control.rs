@@ -44,6 +44,7 @@ fn denied(probe: &mut Probe) {
         ("sysctl.set_limit", ControlOp::SetLimit),
         ("sysctl.copy_memory", ControlOp::CopyMemory),
         ("sysctl.set_vcpu", ControlOp::SetVcpu),
+        ("sysctl.get_vcpu", ControlOp::GetVcpu),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }

@@ -419,6 +419,45 @@ fn states(probe: &mut Probe, domain: DomId, frames: &[u64; FRAMES]) {
     probe.refused("sysctl.set_vcpu", Errno::NoEnt, set(domain, 2, &context));
     probe.refused("sysctl.set_vcpu", Errno::Srch, set(NOBODY, 0, &context));
     probe.faults("sysctl.set_vcpu", Direction::In, |at| ask(ControlOp::SetVcpu, at));
+    reads(probe, domain, &context);
+}
+
+fn get_state(domain: DomId, vcpu: u32, into: u64) -> Answer {
+    ask(
+        ControlOp::GetVcpu,
+        input(&VcpuState {
+            domain,
+            vcpu,
+            context: into,
+        }),
+    )
+}
+
+/// What the new domain's vCPU was given is read again.
+fn reads(probe: &mut Probe, domain: DomId, given: &VcpuGuestContext) {
+    let mut seen = Box::new(VcpuGuestContext::ZERO);
+    let answer = get_state(domain, 0, in_out(&mut *seen));
+    let is_same = (seen.flags, seen.ctrlreg.get(3), seen.user_regs.rip)
+        == (given.flags, given.ctrlreg.get(3), given.user_regs.rip);
+    probe.good(
+        "sysctl.get_vcpu",
+        if answer == Ok(0) && is_same {
+            Ok(())
+        } else {
+            Err((answer, seen.flags, seen.user_regs.rip))
+        },
+    );
+    let mut get = |domain, vcpu| get_state(domain, vcpu, in_out(&mut *seen));
+    probe.refused("sysctl.get_vcpu", Errno::NoData, get(domain, 1));
+    probe.refused("sysctl.get_vcpu", Errno::NoEnt, get(domain, 2));
+    probe.refused("sysctl.get_vcpu", Errno::Srch, get(NOBODY, 0));
+    // The other probe's first vCPU runs.
+    probe.refused("sysctl.get_vcpu", Errno::Busy, get(DomId::new(1), 0));
+    let own = [get(DomId::new(0), 0), get(DomId::SELF, 0)];
+    probe.all_refused("sysctl.get_vcpu", Errno::Inval, &own);
+    // Neither the record nor the place that it names.
+    probe.faults("sysctl.get_vcpu", Direction::In, |at| ask(ControlOp::GetVcpu, at));
+    probe.faults("sysctl.get_vcpu", Direction::InOut, |at| get_state(domain, 0, at));
 }
 
 fn tell(op: ControlOp, domain: DomId) -> Answer {
@@ -475,6 +514,18 @@ fn lives(probe: &mut Probe, domain: DomId, [program, ..]: [u64; FRAMES]) {
         let mapped = dying.has_ended(probe);
         (dying, mapped)
     });
+    let mut ended = Box::new(VcpuGuestContext::ZERO);
+    let answer = get_state(domain, 0, in_out(&mut *ended));
+    let rip = ended.user_regs.rip;
+    let is_there = rip > PROGRAM && rip <= PROGRAM.wrapping_add(CODE.len() as u64);
+    probe.law(
+        "a-vcpu-of-a-domain-that-has-ended-tells-where",
+        if answer == Ok(0) && is_there {
+            Ok(())
+        } else {
+            Err((answer, rip))
+        },
+    );
 
     let before = last.machine_free;
     let destroyed = tell(ControlOp::DestroyDomain, domain);

@@ -65,6 +65,20 @@ pub(super) fn control_goal(
                 buffer: at,
             })
         }
+        Some(ControlOp::GetVcpu) => {
+            // The second vCPU of a guest may be down, and the first is up.
+            let (domain, vcpu) = match error {
+                Some(Errno::NoEnt) => (whom, TOO_LARGE),
+                Some(Errno::Busy) => (DomId::new(choices.one_of(&[1, 2])), 0),
+                Some(_) => (whom, 0),
+                None => (DomId::new(choices.one_of(&[1, 2])), 1),
+            };
+            bytes(&VcpuState {
+                domain,
+                vcpu,
+                context: at.wrapping_add(64),
+            })
+        }
         Some(ControlOp::SetVcpu) => bytes(&VcpuState {
             // That of a guest has a state.
             domain: if error == Some(Errno::Exist) {
