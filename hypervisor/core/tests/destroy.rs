@@ -10,7 +10,7 @@ use bulkhead_abi::control::{
     COPY_FROM, COPY_TO, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef, STATE_BUILDING,
     STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, VcpuState,
 };
-use bulkhead_abi::event::{ChannelStatus, EventChannelOp, Status};
+use bulkhead_abi::event::{AllocUnbound, ChannelStatus, EventChannelOp, Status, Virq};
 use bulkhead_abi::grant::{GrantStatus, GrantTableOp, SetupTable};
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
@@ -192,6 +192,49 @@ fn a_number_can_be_had_again_and_peers_wait_for_it() {
     assert_eq!(world.enter(0), Some((5, 0)));
     world.boot(0);
     world.bind_interdomain(0, 0, theirs).unwrap();
+    world.invariants();
+}
+
+/// The control domain prepares the channels of a domain before that runs, as its console's, and is told when it is no more.
+#[test]
+fn channels_are_made_in_the_name_of_a_domain_and_wait_for_its_successor() {
+    let mut world = world(&[], 1);
+    let told = world.bind_virq(0, Virq::DomExc).unwrap();
+    let id = create(&mut world, 0, DomId::INVALID).unwrap().domain;
+    let prepared = AllocUnbound {
+        dom: id,
+        remote_dom: DomId::new(0),
+        port: 0,
+    };
+    let theirs = world.event_op(0, EventChannelOp::AllocUnbound, prepared);
+    let theirs = theirs.unwrap().port;
+    assert_eq!(theirs, 1, "it is the first of the new domain's");
+    let ours = world.bind_interdomain(0, id.raw(), theirs).unwrap();
+    world.invariants();
+    assert!(!world.is_pending(0, told));
+    tell(&mut world, 0, ControlOp::DestroyDomain, id.raw()).unwrap();
+    world.invariants();
+    assert!(world.is_pending(0, told), "it is told that something has ended");
+    let status = |world: &World| {
+        let record = Status {
+            dom: DomId::SELF,
+            port: ours,
+            ..Status::default()
+        };
+        let found = world.event_op(0, EventChannelOp::Status, record).unwrap();
+        (found.status, found.bound_to)
+    };
+    let waits = (ChannelStatus::Unbound.raw(), u32::from(id.raw()));
+    assert_eq!(status(&world), waits);
+    assert_eq!(world.send(0, ours), Ok(()), "nobody hears it");
+    assert_eq!(
+        world
+            .event_op(0, EventChannelOp::AllocUnbound, prepared)
+            .map(|_| ()),
+        Err(Errno::Srch)
+    );
+    create(&mut world, 0, id).unwrap();
+    assert_eq!(status(&world), waits, "the successor has to bind it");
     world.invariants();
 }
 

@@ -8,10 +8,13 @@ use bulkhead_abi::{
         COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef,
         STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
     },
+    event::{ChannelStatus, Virq},
     layout::PAGE_SIZE,
     memory::{MemoryOp, MemoryReservation},
     mmu::{ForeignDom, MmuExt, MmuExtOp, MmuUpdate, UVMF_INVLPG},
-    pte, selectors,
+    pte,
+    sched::{Poll, SchedOp},
+    selectors,
     vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext},
 };
 use bulkhead_runtime::{time::Instant, trap::probe_write};
@@ -20,6 +23,7 @@ use crate::{
     calls::{Answer, call, in_out, input, refusal, tidy},
     control::{NOBODY, ask},
     dead::Dying,
+    events::{self, port},
     giving,
     mmu::read,
     probe::{Direction, Probe},
@@ -63,13 +67,52 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     limits(probe, domain);
     let filled = fill(domain);
     probe.good("sysctl.copy_memory", filled);
+    // Domain 0 is told when a domain ends, and prepares the channels of one before that runs.
+    let told = port(events::bind_virq(Virq::DomExc.raw(), 0));
+    let theirs = events::alloc_unbound(domain, DomId::new(0));
+    let ours = port(events::bind_interdomain(domain, port(theirs)));
+    let is_right = told != 0 && theirs == Ok(1) && ours != 0;
+    probe.law(
+        "a-port-is-opened-in-another-domains-name",
+        if is_right {
+            Ok(())
+        } else {
+            Err((told, theirs, ours))
+        },
+    );
     if let Ok(frames) = filled {
         giving::to_the_full(probe, domain);
         copies(probe, domain, &frames);
         foreign(probe, window, domain, &frames);
         states(probe, domain, &frames);
-        lives(probe, domain, frames);
+        lives(probe, domain, frames, told);
     }
+    let again = create_domain(&wanted(domain));
+    let waits = events::status_of(DomId::SELF, ours).map(|found| (found.status, found.bound_to));
+    let is_right =
+        again == Ok(domain) && waits == Ok((ChannelStatus::Unbound.raw(), u32::from(domain.raw())));
+    probe.law(
+        "a-channel-waits-for-the-successor-of-a-domain-that-is-no-more",
+        if is_right { Ok(()) } else { Err((again, waits)) },
+    );
+    tidy([
+        events::close(ours),
+        events::close(told),
+        tell(ControlOp::DestroyDomain, domain),
+    ]);
+}
+
+/// Waits for a port to become pending. Says whether it was before the time was up.
+fn is_told(port: u32) -> bool {
+    let ports = [port];
+    let poll = Poll {
+        ports: input(&ports),
+        nr_ports: 1,
+        timeout_abs_ns: Instant::now().as_nanos().saturating_add(PATIENCE_NS),
+    };
+    let begun = Instant::now().as_nanos();
+    let polled = call(Hypercall::SchedOp, [u64::from(SchedOp::Poll.raw()), input(&poll)]);
+    polled == Ok(0) && Instant::now().as_nanos().saturating_sub(begun) < PATIENCE_NS
 }
 
 /// Maps `entry`, a frame of `owner`'s, at page `index` of the window.
@@ -465,7 +508,7 @@ fn tell(op: ControlOp, domain: DomId) -> Answer {
 }
 
 /// It runs when it is let, ends as its program wants, and leaves nothing behind.
-fn lives(probe: &mut Probe, domain: DomId, [program, ..]: [u64; FRAMES]) {
+fn lives(probe: &mut Probe, domain: DomId, [program, ..]: [u64; FRAMES], told: u32) {
     for (name, op) in [
         ("sysctl.pause_domain", ControlOp::PauseDomain),
         ("sysctl.unpause_domain", ControlOp::UnpauseDomain),
@@ -498,6 +541,11 @@ fn lives(probe: &mut Probe, domain: DomId, [program, ..]: [u64; FRAMES]) {
     );
 
     let started = tell(ControlOp::UnpauseDomain, domain);
+    let is_heard = is_told(told);
+    probe.law(
+        "domain-0-is-told-that-a-domain-has-ended",
+        if is_heard { Ok(()) } else { Err(told) },
+    );
     let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
     let mut last = info(domain).1;
     while last.state != STATE_SHUT_DOWN && Instant::now().as_nanos() < deadline {

@@ -37,7 +37,7 @@ fn op(op: EventChannelOp, at: u64) -> Answer {
     call(Hypercall::EventChannelOp, [u64::from(op.raw()), at])
 }
 
-fn alloc_unbound(dom: DomId, remote_dom: DomId) -> Answer {
+pub(crate) fn alloc_unbound(dom: DomId, remote_dom: DomId) -> Answer {
     let mut record = AllocUnbound {
         dom,
         remote_dom,
@@ -46,7 +46,7 @@ fn alloc_unbound(dom: DomId, remote_dom: DomId) -> Answer {
     op(EventChannelOp::AllocUnbound, in_out(&mut record)).map(|_| u64::from(record.port))
 }
 
-fn bind_interdomain(remote_dom: DomId, remote_port: u32) -> Answer {
+pub(crate) fn bind_interdomain(remote_dom: DomId, remote_port: u32) -> Answer {
     let mut record = BindInterdomain {
         remote_dom,
         remote_port,
@@ -81,7 +81,7 @@ fn bind_vcpu(port: u32, vcpu: u32) -> Answer {
     op(EventChannelOp::BindVcpu, input(&BindVcpu { port, vcpu }))
 }
 
-fn status_of(dom: DomId, port: u32) -> Result<Status, Answer> {
+pub(crate) fn status_of(dom: DomId, port: u32) -> Result<Status, Answer> {
     let mut record = Status {
         dom,
         port,
