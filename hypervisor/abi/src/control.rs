@@ -41,6 +41,8 @@ numbers! {
         /// Reads the state of a vCPU that rests, because it is down or its domain is paused or has ended: [`VcpuState`]. What is
         /// read could be given to another vCPU, but for the address of its local descriptors.
         GetVcpu = 13, "get_vcpu",
+        /// Assigns a part of a device to a domain, which owns it until it is destroyed: [`AssignDevice`].
+        AssignDevice = 14, "assign_device",
     }
 }
 
@@ -223,6 +225,28 @@ record! {
         16 => pub frame: u64,
         /// In: va of the caller's bytes.
         24 => pub buffer: u64,
+    }
+}
+
+/// [`AssignDevice`] kind: I/O ports.
+pub const ASSIGN_PORTS: u16 = 0;
+/// [`AssignDevice`] kind: frames of registers and device memory, which are no RAM. The domain may map them by their numbers, and have them
+/// cached as it likes.
+pub const ASSIGN_FRAMES: u16 = 1;
+
+record! {
+    /// Something that a domain is to own and nobody owns yet.
+    pub struct AssignDevice: 32 {
+        /// In: the domain.
+        0 => pub domain: DomId,
+        /// In: `ASSIGN_*`.
+        2 => pub kind: u16,
+        /// In: the number of the first.
+        8 => pub first: u64,
+        /// In: how many.
+        16 => pub count: u64,
+        /// Zero.
+        24 => pub reserved: u64,
     }
 }
 

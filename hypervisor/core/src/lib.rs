@@ -21,6 +21,7 @@ mod nmi;
 
 pub mod console;
 mod crossing;
+pub mod devices;
 pub mod domains;
 pub mod emulate;
 pub mod events;

@@ -45,6 +45,8 @@ pub enum Rank {
     Runstate,
     /// Free frames.
     Buddy,
+    /// What domains own of devices.
+    Devices,
 }
 
 /// A mutual-exclusion lock of rank `R`, fair: first come, first served.

@@ -3,6 +3,7 @@
 //! The bare-metal binary implements it with page tables, interrupt controllers and a serial line; the host tests with a
 //! simulation that keeps TLBs stale until they are flushed.
 
+use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
@@ -11,7 +12,7 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use bulkhead_abi::control::TraceRecord;
-use core::ops::Deref;
+use core::ops::{Deref, RangeInclusive};
 
 /// The 512 words of a frame, as the only view of its contents: a guest may write at any instant, and atomics bear that.
 pub type FrameWords = [AtomicU64; 512];
@@ -225,6 +226,9 @@ pub trait Machine: Sync + 'static {
 
     /// Writes to ports likewise.
     fn write_port(&self, port: u16, width: Width, value: u32);
+
+    /// Whether a domain may own this: ports and frames of devices that the hypervisor does not use itself, and no RAM.
+    fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool;
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

@@ -1,9 +1,10 @@
 //! Machine memory: the frame table, the allocator, and what happens to a frame when its last reference goes.
 
+use crate::devices::Assignments;
 use crate::domains::{Domain, Holdings};
 use crate::frames::words::TypeWord;
 use crate::frames::{Buddy, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, table::Put};
-use crate::lock::{Lock, Rank};
+use crate::lock::{Lock, Rank, SharedLock};
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
 use bulkhead_abi::{DomId, Errno};
@@ -14,6 +15,8 @@ pub struct Memory<M> {
     pub(crate) machine: M,
     pub(crate) frames: FrameTable,
     buddy: Lock<Buddy, { Rank::Buddy as u32 }>,
+    /// What domains own of devices.
+    pub(crate) devices: SharedLock<Assignments, { Rank::Devices as u32 }>,
 }
 
 /// The machine-to-pseudo-physical entry of a frame that has no page number in its owner's numbering.
@@ -32,6 +35,7 @@ impl<M: Machine> Memory<M> {
             machine,
             frames,
             buddy: Lock::new(buddy),
+            devices: SharedLock::new(Assignments::new()),
         }
     }
 

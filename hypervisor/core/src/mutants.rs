@@ -84,6 +84,18 @@ mod planting {
         FastPathMayMove,
         /// Paging: an upper-level entry of the control domain's leads to another domain's table.
         ForeignTables,
+        /// Devices: any domain maps a frame that was assigned to one.
+        DevicesAreEverybodys,
+        /// Devices: what is one domain's is assigned to another.
+        AssignedTwice,
+        /// Devices: the control domain maps what it has assigned to another.
+        DevicesLent,
+        /// Devices: a domain that is no more still owns them, and so does its successor.
+        DevicesKept,
+        /// Devices: an entry that leads to one gives back what it never took.
+        DevicesCounted,
+        /// Devices: the frames of RAM, too, may be cached in any way.
+        RamCachedAtWill,
         /// Memory: what the hypervisor shared with a domain that is no more still counts as that domain's, if another has it mapped.
         SharedStaysOwned,
         /// Paging: a page is copied to a frame that need not be one that its owner can write.

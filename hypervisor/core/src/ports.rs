@@ -1,7 +1,7 @@
 //! I/O ports: whether a guest's code may use one, and whether its domain owns it.
 //!
 //! These are two questions. The first is the guest kernel's own affair: its I/O privilege level and its bitmap say what it and its
-//! programs may try; who may not gets a fault. The second is the hypervisor's: [`PortSet`]. At a port that the domain does not own
+//! programs may try; who may not gets a fault. The second is the hypervisor's: [`PortSet`], and what has been [assigned](crate::devices) since. At a port that the domain does not own
 //! nothing answers: reads see lines that float high, writes are lost. So a kernel that looks for devices of old finds none.
 //! Source: the guest ABI's section 6.8.
 
@@ -16,6 +16,7 @@ use crate::vcpu::debug::CR4_DE;
 use crate::vcpu::{Mode, Regs};
 use bulkhead_abi::layout;
 use bulkhead_abi::trap::{PF_USER, PF_WRITE, Vector};
+use core::ops::RangeInclusive;
 use heapless::Vec;
 
 /// The ports that a domain owns, as ranges with both ends in them.
@@ -37,10 +38,25 @@ impl PortSet {
         first <= last && self.0.push((first, last)).is_ok()
     }
 
+    /// Whether this port is in it.
+    #[must_use]
+    pub fn has(&self, port: u16) -> bool {
+        self.0.iter().any(|&(first, last)| (first..=last).contains(&port))
+    }
+
+    /// Whether any of these ports is in it.
+    #[must_use]
+    pub fn overlaps(&self, ports: &RangeInclusive<u64>) -> bool {
+        let is_in = |&(first, last): &(u16, u16)| {
+            u64::from(first) <= *ports.end() && *ports.start() <= u64::from(last)
+        };
+        self.0.iter().any(is_in)
+    }
+
     /// Whether all of the ports of an access are in it.
     #[must_use]
     pub fn owns(&self, access: Access) -> bool {
-        access.all(|port| self.0.iter().any(|&(first, last)| (first..=last).contains(&port)))
+        access.all(|port| self.has(port))
     }
 }
 
@@ -64,7 +80,7 @@ pub struct Access {
 
 impl Access {
     /// Whether all of its ports satisfy `test`. None does beyond the last port that there is.
-    fn all(self, test: impl Fn(u16) -> bool) -> bool {
+    pub(crate) fn all(self, test: impl Fn(u16) -> bool) -> bool {
         (0..u16::from(self.width.bytes())).all(|n| self.port.checked_add(n).is_some_and(&test))
     }
 }
@@ -82,7 +98,7 @@ impl<M: Machine> Hypervisor<M> {
             return Performed::Refused;
         }
         let read = || {
-            if current.domain.ports.owns(access) {
+            if self.owns_ports(&current.domain, access) {
                 self.machine().read_port(access.port, access.width)
             } else {
                 access.width.mask()
@@ -131,7 +147,7 @@ impl<M: Machine> Hypervisor<M> {
                 u32::from_le_bytes(bytes)
             }
         };
-        if current.domain.ports.owns(access) {
+        if self.owns_ports(&current.domain, access) {
             self.machine().write_port(access.port, access.width, value);
         }
         Self::met_breakpoints(current, access)

@@ -68,7 +68,8 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     prepare(0);
     let direct_gates = ring3::judge(&mut buddy, platform.l4, platform.options.direct_gates)
         .ok_or(StartError::OutOfMemory)?;
-    let machine = Hw::new(platform.l4, platform.clock, platform.wall_clock_ns, direct_gates);
+    let times = (platform.clock, platform.wall_clock_ns);
+    let machine = Hw::new(platform.l4, times, direct_gates, platform.assignable);
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,

@@ -1,10 +1,12 @@
 //! The hardware, as the core wants it: the one implementation of [`Machine`].
 
 use core::arch::asm;
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::shared_info::TscScale;
+use bulkhead_core::devices::Resource;
 use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
@@ -14,6 +16,7 @@ use bulkhead_core::vcpu::descriptors::Ldt;
 use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use bulkhead_core::{Hypervisor, Machine};
 use bulkhead_machine::layout::{DIRECT_MAP_SIZE, FRAME_TABLE, M2P_RW, PAGE_SHIFT, PAGE_SIZE, word};
+use bulkhead_machine::portable::assignable::Assignable;
 use spin::Once;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
@@ -52,14 +55,21 @@ pub(crate) struct Hw {
     clock: TscClock,
     wall_clock_ns: u64,
     has_direct_gates: bool,
+    assignable: Assignable,
 }
 
 impl Hw {
     /// The machine whose page tables start in frame `l4`.
-    pub(crate) fn new(l4: u64, clock: TscClock, wall_clock_ns: Option<u64>, has_direct_gates: bool) -> Self {
+    pub(crate) fn new(
+        l4: u64,
+        (clock, wall_clock_ns): (TscClock, Option<u64>),
+        has_direct_gates: bool,
+        assignable: Assignable,
+    ) -> Self {
         Self {
             l4,
             has_direct_gates,
+            assignable,
             clock,
             wall_clock_ns: wall_clock_ns.unwrap_or(0),
         }
@@ -329,6 +339,10 @@ impl Machine for Hw {
 
     fn take_debug_status(&self) -> u64 {
         debug::take_status()
+    }
+
+    fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool {
+        self.assignable.may_assign(what, &range)
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

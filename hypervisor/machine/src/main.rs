@@ -164,6 +164,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     }
     let leaves = memory.audit().map_err(BootError::PageTables)?;
     log::debug!("page tables: {leaves} leaf entries keep the laws");
+    let assignable = acpi.leave_to_domains(&firmware.memory);
     let (l4, map) = (memory.l4(), memory.map().clone());
     let free = memory.into_free();
     log::info!(
@@ -174,6 +175,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     hand_over(Platform {
         free,
         map,
+        assignable,
         options,
         l4,
         features,

@@ -1,6 +1,7 @@
 //! What the boot found and prepared, handed to the hypervisor proper.
 
 use bulkhead_machine::layout::MAX_CPUS;
+use bulkhead_machine::portable::assignable::Assignable;
 use bulkhead_machine::portable::command_line::Options;
 use bulkhead_machine::portable::memory_map::{MAX_RANGES, MemoryMap};
 use bulkhead_machine::portable::ranges::Ranges;
@@ -16,6 +17,8 @@ pub(crate) struct Platform {
     pub(crate) free: Ranges<MAX_RANGES>,
     /// All RAM, used or not; the frame table and the machine-to-physical table have an entry for each frame.
     pub(crate) map: MemoryMap,
+    /// What domains may own of devices.
+    pub(crate) assignable: Assignable,
     /// What the command line asks for.
     pub(crate) options: Options,
     /// The frame of the hypervisor's own L4 table; its slots 256 to 271 go into every address space.

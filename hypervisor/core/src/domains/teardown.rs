@@ -198,8 +198,12 @@ impl<M: Machine> Hypervisor<M> {
                 }
                 Step::Devices
             }
-            // No domain owns a device yet.
             Step::Devices => {
+                // None of its vCPUs will run again, so nobody reaches them by what TLBs still know.
+                self.machine().flush(Flush::All);
+                if !mutant!(DevicesKept) {
+                    self.memory.devices.write().release(domain.id);
+                }
                 domain.events.write().begin_destroy();
                 Step::Channels
             }

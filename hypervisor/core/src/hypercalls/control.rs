@@ -1,6 +1,6 @@
 //! `sysctl`: what only the control domain may ask.
 
-use super::{Answer, Call, domains, initialise};
+use super::{Answer, Call, devices, domains, initialise};
 use crate::domains::Domain;
 use crate::ids::CpuId;
 use crate::machine::Machine;
@@ -31,6 +31,7 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::CopyMemory => domains::copy(call),
         ControlOp::SetVcpu => initialise::set_vcpu(call),
         ControlOp::GetVcpu => initialise::get_vcpu(call),
+        ControlOp::AssignDevice => devices::assign(call),
     }
 }
 

@@ -9,6 +9,7 @@
 mod areas;
 mod console;
 mod control;
+mod devices;
 mod domains;
 mod event;
 mod extension;

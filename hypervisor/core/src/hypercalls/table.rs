@@ -237,6 +237,7 @@ hypercalls! {
             CopyMemory, [Perm, Fault, Srch, Inval];
             SetVcpu, [Perm, Fault, Srch, Inval, NoEnt, Exist, NoMem];
             GetVcpu, [Perm, Fault, Srch, Inval, NoEnt, NoData, Busy];
+            AssignDevice, [Perm, Fault, Srch, Inval, Acces, Exist, NoSpc];
         }
     }
 }

@@ -1,14 +1,14 @@
 //! What TLBs and paging-structure caches remember grants nothing that the tables could not grant.
 //!
 //! Stale translations are allowed: a guest that does not flush sees its own old mappings. But
-//! - whatever is cached leads to frames of the domain that runs, to those that a grant in use lends it, or to the array that everybody
-//!   may read;
+//! - whatever is cached leads to frames of the domain that runs, to those that a grant in use lends it, to its devices, or to the array
+//!   that everybody may read;
 //! - a frame that is cached as writable is still known as writable memory, so that its next change of type will flush;
 //! - an upper-level entry that is cached leads to a table that is validated at that level now;
 //! - a CPU has the descriptors and the breakpoints of the vCPU that it runs, and nobody's while it idles; no breakpoint is in
 //!   the hypervisor's range.
 
-use super::grants;
+use super::{devices, grants};
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::{Cpu, Hypervisor};
@@ -52,6 +52,9 @@ pub(super) fn check<'a>(hv: &Hypervisor<Sim>, cpus: impl Iterator<Item = &'a Cpu
             cpu.id()
         );
         for entry in hv.machine().cached(cpu.id()) {
+            if !hv.machine().is_ram(entry.frame) {
+                continue;
+            }
             let is_owned = hv.memory.frames().refs(entry.frame) != Some(RefWord::FREE);
             assert!(is_owned, "nobody's, and reached: {entry:x?}");
             let typing = hv.memory.frames().typing(entry.frame).unwrap();
@@ -100,6 +103,13 @@ fn check_entry(hv: &Hypervisor<Sim>, owner: DomId, entry: Cached) {
         assert!(
             entry.level != Level::L1 || may_read,
             "a guest reaches the hypervisor: {entry:x?}"
+        );
+        return;
+    }
+    if !hv.machine().is_ram(entry.frame) {
+        assert!(
+            entry.level == Level::L1 && devices::may_reach(hv, owner, entry.frame),
+            "{owner} reaches what is no RAM: {entry:x?}"
         );
         return;
     }

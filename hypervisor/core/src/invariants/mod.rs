@@ -16,6 +16,7 @@
 mod caches;
 mod channels;
 mod counts;
+mod devices;
 mod grants;
 pub(crate) mod registers;
 mod running;
@@ -42,6 +43,7 @@ impl Hypervisor<Sim> {
         caches::check(self, cpus.clone());
         running::check(self, &domains, cpus);
         channels::check(&domains);
+        devices::check(self, &domains);
     }
 
     /// Checks the laws that hold at any time, also while CPUs are in the hypervisor.

@@ -19,6 +19,7 @@
 //! of a live table; [`lend`] does where an entry leads to another domain's frame, for grants. The control domain alone may have entries of
 //! level 1 that lead to another domain's frames without a grant: it names their owner, and they hold their frames as all entries do.
 
+mod device;
 pub mod entry;
 mod lend;
 mod update;

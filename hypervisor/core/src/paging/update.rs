@@ -180,10 +180,10 @@ impl<M: Machine> Memory<M> {
         let word = words.get(index).ok_or(PagingError::NotMapped)?;
         for _ in 0..TRIES {
             let old = word.load(Ordering::Relaxed);
-            let next = entry::adjust(level, make(old))?;
+            let next = self.adjust(table, level, make(old), owner)?;
             let is_harmless = entry::is_harmless_change(old, next);
             if !is_harmless {
-                self.get_target(next, owner, level, work)?;
+                self.get_target_of(table, next, owner, level, work)?;
             }
             // The CPU may set bits in it, and another vCPU may write it: only what we looked at is replaced.
             if word

@@ -279,11 +279,11 @@ impl<M: Machine> Memory<M> {
                 }
                 continue;
             }
-            let adjusted = match entry::adjust(level, word.load(Ordering::Relaxed)) {
+            let adjusted = match self.adjust(mfn, level, word.load(Ordering::Relaxed), owner) {
                 Ok(adjusted) => adjusted,
                 Err(error) => return Err((error, index)),
             };
-            if let Err(error) = self.get_target(adjusted, owner, level, work) {
+            if let Err(error) = self.get_target_of(mfn, adjusted, owner, level, work) {
                 return Err((error, index));
             }
             // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
@@ -395,6 +395,9 @@ impl<M: Machine> Memory<M> {
             return;
         }
         let mfn = entry::frame(entry);
+        if level == Level::L1 && self.leads_to_device(mfn) {
+            return;
+        }
         if level != Level::L1 || is_writable(entry) {
             self.put_as(mfn, work);
         } else {

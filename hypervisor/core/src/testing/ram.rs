@@ -37,6 +37,12 @@ impl Ram {
         self.frames.len() as u64
     }
 
+    /// Where there is none below that.
+    #[must_use]
+    pub fn holes(&self) -> &[Range<u64>] {
+        &self.holes
+    }
+
     /// Whether there is RAM at `mfn`.
     #[must_use]
     pub fn has(&self, mfn: Mfn) -> bool {

@@ -29,6 +29,11 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
         "nobody makes a thousand domains",
     ),
     (
+        "sysctl.assign_device",
+        Some(Errno::NoSpc),
+        "there are not so many devices",
+    ),
+    (
         "sysctl.create_domain",
         Some(Errno::Again),
         "the domains are all made before the first acts",

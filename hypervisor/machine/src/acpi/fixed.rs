@@ -5,6 +5,7 @@
 use ::acpi::address::{AddressSpace, GenericAddress};
 use ::acpi::fadt::Fadt;
 use ::acpi::{AcpiHandler, AcpiTables};
+use bulkhead_machine::portable::assignable::Assignable;
 use bulkhead_machine::portable::sleep_state::{SleepType, find_s5};
 
 use super::handler;
@@ -25,6 +26,26 @@ pub(crate) struct Fixed {
     pub(crate) reset: Option<(Register, u8)>,
     /// The index of the century register in the real-time clock.
     pub(crate) century: Option<u8>,
+}
+
+impl Fixed {
+    /// Takes all of it out of what domains may own.
+    pub(super) fn take_from(&self, left: &mut Assignable) {
+        // The timer has four bytes, each control register two.
+        let timer = self.pm_timer.map(|port| (port, 4));
+        let control = self.pm1_control.into_iter().flatten().map(|port| (port, 2));
+        let enable = self.enable.map(|(port, _)| (port, 1));
+        for (port, count) in control.chain(timer).chain(enable) {
+            left.take_ports(port, count);
+        }
+        match self.reset {
+            Some((Register::Port(port), _)) => left.take_ports(port, 1),
+            Some((Register::Memory(address), _)) => {
+                left.take_bytes(address..address.saturating_add(1));
+            }
+            None => {}
+        }
+    }
 }
 
 /// A one-byte register.

@@ -10,6 +10,9 @@ mod handler;
 
 use ::acpi::mcfg::Mcfg;
 use ::acpi::{AcpiTables, HpetInfo};
+use bulkhead_machine::layout::PAGE_SIZE;
+use bulkhead_machine::portable::assignable::Assignable;
+use bulkhead_machine::portable::memory_map::Survey;
 use heapless::Vec;
 
 pub(crate) use controllers::Controllers;
@@ -31,6 +34,25 @@ pub(crate) struct AcpiInfo {
     pub(crate) hpet: Option<u64>,
     /// Memory-mapped PCI configuration space.
     pub(crate) pci: Vec<PciRegion, MAX_REGIONS>,
+}
+
+impl AcpiInfo {
+    /// What domains may own of devices, where `survey` is what firmware says of memory: nothing of what stands here.
+    pub(crate) fn leave_to_domains(&self, survey: &Survey) -> Assignable {
+        let bits = core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xff;
+        let mut left = Assignable::new(survey, bits);
+        let apics = self.controllers.io_apics.iter().map(|apic| apic.address);
+        for page in apics.chain(self.controllers.local_apic).chain(self.hpet) {
+            left.take_bytes(page..page.saturating_add(PAGE_SIZE as u64));
+        }
+        for region in &self.pci {
+            let bus = |n: u64| region.base.saturating_add(n << 20);
+            let (first, last) = (u64::from(region.first_bus), u64::from(region.last_bus));
+            left.take_bytes(bus(first)..bus(last.saturating_add(1)));
+        }
+        self.fixed.take_from(&mut left);
+        left
+    }
 }
 
 /// Memory-mapped configuration space of a range of PCI buses.

@@ -50,6 +50,11 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// All that it knows of, RAM and other, in bytes.
+    pub fn described(&self) -> impl Iterator<Item = Range<u64>> {
+        self.ram.iter().chain(self.other.iter()).cloned()
+    }
+
     /// Takes in one entry. Where there is no room for one more range, the smallest range of RAM is forgotten, or
     /// the two nearest other ranges become one.
     pub fn note(&mut self, entry: &Entry) {

@@ -1,6 +1,7 @@
 //! Pure functions over bytes and numbers, one module per format or calculation.
 
 pub mod archive;
+pub mod assignable;
 pub mod clock;
 pub mod command_line;
 pub mod crossing;

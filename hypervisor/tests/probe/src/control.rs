@@ -45,6 +45,7 @@ fn denied(probe: &mut Probe) {
         ("sysctl.copy_memory", ControlOp::CopyMemory),
         ("sysctl.set_vcpu", ControlOp::SetVcpu),
         ("sysctl.get_vcpu", ControlOp::GetVcpu),
+        ("sysctl.assign_device", ControlOp::AssignDevice),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }

@@ -5,8 +5,9 @@ use alloc::boxed::Box;
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
-        COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef,
-        STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
+        ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
+        CreateDomain, DomainInfo, DomainRef, STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN,
+        SetLimit, VcpuState,
     },
     event::{ChannelStatus, Virq},
     layout::PAGE_SIZE,
@@ -84,11 +85,15 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
         giving::to_the_full(probe, domain);
         copies(probe, domain, &frames);
         foreign(probe, window, domain, &frames);
+        devices(probe, window, domain, &frames);
         states(probe, domain, &frames);
         lives(probe, domain, frames, told);
     }
     let again = create_domain(&wanted(domain));
     let waits = events::status_of(DomId::SELF, ours).map(|found| (found.status, found.bound_to));
+    // Nor does it own what its predecessor did.
+    let given = assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 1);
+    probe.law("what-a-dead-domain-owned-is-assigned-again", given);
     let is_right =
         again == Ok(domain) && waits == Ok((ChannelStatus::Unbound.raw(), u32::from(domain.raw())));
     probe.law(
@@ -195,6 +200,106 @@ fn foreign(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         map_foreign(index, page(program), UVMF_INVLPG | hypervisors, domain),
     );
     tidy([map_foreign(index, 0, UVMF_INVLPG, DomId::SELF)]);
+}
+
+/// A frame of a device that every PC has, and that lies below all others: the display of old.
+const DISPLAY: u64 = 0xa0;
+
+fn assign(domain: DomId, kind: u16, first: u64, count: u64) -> Answer {
+    ask(
+        ControlOp::AssignDevice,
+        input(&AssignDevice {
+            domain,
+            kind,
+            first,
+            count,
+            ..AssignDevice::ZERO
+        }),
+    )
+}
+
+/// The new domain is given a part of a device, and has it in its tables.
+fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64; FRAMES]) {
+    let [program, l1, ..] = *frames;
+    let entry = |frame: u64| frame << 12 | pte::PRESENT | pte::WRITABLE | pte::CACHE_DISABLE;
+    // In its own table, by which it would reach it.
+    let place = |entry: u64| {
+        let request = MmuUpdate {
+            ptr: l1 << 12 | 8,
+            val: entry,
+        };
+        let its_own = ForeignDom {
+            page_owner: domain,
+            table_owner: Some(domain),
+        };
+        call(
+            Hypercall::MmuUpdate,
+            [input(&request), 1, 0, u64::from(its_own.raw())],
+        )
+    };
+    let before = place(entry(DISPLAY));
+    let assigned = assign(domain, ASSIGN_FRAMES, DISPLAY, 2);
+    let after = [place(entry(DISPLAY)), place(entry(DISPLAY.wrapping_add(1)))];
+    let is_right = before.is_err() && assigned == Ok(0) && after == [Ok(0); 2];
+    probe.good(
+        "sysctl.assign_device",
+        if is_right {
+            Ok(())
+        } else {
+            Err((before, assigned, after))
+        },
+    );
+    let index = window.skip();
+    let refused = [
+        // Neither for whoever assigns it, nor by another's name, nor is RAM cached so.
+        map_foreign(index, entry(DISPLAY), UVMF_INVLPG, DomId::SELF),
+        map_foreign(index, entry(DISPLAY), UVMF_INVLPG, domain),
+        place(entry(program)),
+        place(entry(DISPLAY.wrapping_add(2))),
+    ];
+    probe.law(
+        "a-device-is-its-owners-alone",
+        if refused.iter().all(Result::is_err) {
+            Ok(())
+        } else {
+            Err(refused)
+        },
+    );
+    probe.law("ports-are-assigned", assign(domain, ASSIGN_PORTS, 0x2e8, 8));
+    let taken = [
+        assign(domain, ASSIGN_FRAMES, DISPLAY, 1),
+        assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 4),
+        assign(DomId::new(1), ASSIGN_PORTS, 0x2e0, 9),
+    ];
+    probe.all_refused("sysctl.assign_device", Errno::Exist, &taken);
+    let nobodys = [
+        // RAM, and what holds the hypervisor: interrupt controllers, its serial line, the ways to other devices.
+        assign(domain, ASSIGN_FRAMES, program, 1),
+        assign(domain, ASSIGN_FRAMES, 0, 1),
+        assign(domain, ASSIGN_FRAMES, 0xb0, 0x1_0000),
+        assign(domain, ASSIGN_FRAMES, 0xf_ec00, 1),
+        assign(domain, ASSIGN_FRAMES, 0xf_ee00, 1),
+        assign(domain, ASSIGN_FRAMES, (1 << 40) - 1, 1),
+        assign(domain, ASSIGN_PORTS, 0x20, 1),
+        assign(domain, ASSIGN_PORTS, 0x3f8, 1),
+        assign(domain, ASSIGN_PORTS, 0xcfc, 4),
+        assign(domain, ASSIGN_PORTS, 0, 0x1_0000),
+    ];
+    probe.all_refused("sysctl.assign_device", Errno::Acces, &nobodys);
+    let bad = [
+        assign(domain, 9, DISPLAY, 1),
+        assign(domain, ASSIGN_FRAMES, DISPLAY, 0),
+        assign(domain, ASSIGN_FRAMES, u64::MAX, 2),
+        assign(domain, ASSIGN_FRAMES, 1 << 40, 1),
+        assign(domain, ASSIGN_PORTS, 0xffff, 2),
+        assign(DomId::new(0), ASSIGN_FRAMES, DISPLAY, 1),
+    ];
+    probe.all_refused("sysctl.assign_device", Errno::Inval, &bad);
+    let nobody = assign(NOBODY, ASSIGN_FRAMES, DISPLAY, 1);
+    probe.refused("sysctl.assign_device", Errno::Srch, nobody);
+    probe.faults("sysctl.assign_device", Direction::In, |at| {
+        ask(ControlOp::AssignDevice, at)
+    });
 }
 
 /// Writes an entry of domain 0's that may lead to a frame of `owner`'s, by `mmu_update`.

@@ -288,7 +288,9 @@ impl Mind<'_> {
         let other = choices.one_of(self.others);
         let (_, play) = choices.one_of(&other.play);
         let (_, table) = choices.one_of(&other.tables);
-        let frame = choices.one_of(&[play, play, play, table, other.shared_info, other.grant_table]);
+        let device = choices.one_of(&self.devices);
+        let shared = choices.one_of(&[other.shared_info, other.grant_table]);
+        let frame = choices.one_of(&[play, play, play, table, shared, device]);
         (other.id, frame)
     }
 

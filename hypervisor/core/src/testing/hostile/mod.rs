@@ -90,13 +90,21 @@ impl Hostile {
             calls::stack_switch(World::STACK),
             Act::Forget { masked: false },
         ];
+        // The control domain gives the others some devices to play with.
+        let mut assigned = VecDeque::new();
+        if id == 0 {
+            let devices = world.sim().device_frames();
+            let some = devices.into_iter().step_by(2).zip([1, 2].into_iter().cycle());
+            assigned.extend(some.map(|(frame, owner)| goals::assign_frame(frame, owner)));
+        }
+        let plan = plan.into_iter().chain(assigned);
         Self {
             play: (PLAY..PLAY + PLAY_PAGES).map(page).collect(),
             tables: (first_table..first_table + 5).map(page).collect(),
             shared_info: Mfn::from_maddr(info.shared_info),
             grant_table,
             scratch: page(World::SCRATCH >> 12).1,
-            plan: plan.into(),
+            plan: plan.collect(),
             id,
         }
     }
@@ -134,6 +142,7 @@ impl Hostile {
             domains: &world.hv().domains,
             now: world.sim().now(),
             mapped: self.mapped(world),
+            devices: world.sim().device_frames(),
         };
         let mut plan = match choices.below(120) {
             0..=12 => return mind.update_va(choices),
@@ -163,7 +172,7 @@ impl Hostile {
                 let error = Some(Errno::Inval).filter(|_| choices.chance(70));
                 return mind.first_state(error, World::SCRATCH, choices);
             }
-            71 if self.id == 0 => mind.map_another(choices),
+            71 | 98 | 99 if self.id == 0 => mind.rule(choices),
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),

@@ -25,6 +25,8 @@ pub(super) struct Mind<'a> {
     pub(super) now: u64,
     /// Its mappings of others' grants.
     pub(super) mapped: Vec<Mapped>,
+    /// Frames of devices, whoever owns them.
+    pub(super) devices: Vec<Mfn>,
 }
 
 impl Mind<'_> {
@@ -77,7 +79,7 @@ impl Mind<'_> {
                 let (_, table) = choices.one_of(&other.tables);
                 choices.one_of(&[play, table, other.shared_info])
             }
-            2 => Mfn::new(limit + choices.below(16)).unwrap(),
+            2 => choices.one_of(&self.devices),
             3 => Mfn::from_maddr(choices.any()),
             _ => Mfn::new(choices.below(limit)).unwrap(),
         }
@@ -97,6 +99,7 @@ impl Mind<'_> {
         let target = match (choices.below(100), child) {
             (0..=3, _) => self.forbidden(choices),
             (4..=7, _) => self.guest.shared_info,
+            (86..=89, None) => choices.one_of(&self.devices),
             (8..=20, None) => choices.one_of(&self.guest.tables).1,
             (21..=85, Some(child)) => self
                 .with_kind(child, choices)
@@ -125,7 +128,7 @@ impl Mind<'_> {
                 entry |= harmless;
             }
         }
-        if choices.chance(3) {
+        if choices.chance(3) || self.devices.contains(&target) && choices.chance(50) {
             entry |= choices.one_of(&[
                 pte::PAGE_SIZE_BIT,
                 pte::GLOBAL,

@@ -1,6 +1,7 @@
 //! What the simulated machine does for the hypervisor.
 
 use super::{Sim, TRACE_LINES};
+use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
@@ -14,6 +15,7 @@ use alloc::vec;
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{layout, pte};
+use core::ops::RangeInclusive;
 
 impl Machine for Sim {
     type Frame<'a> = &'a FrameWords;
@@ -295,6 +297,18 @@ impl Machine for Sim {
 
     fn take_debug_status(&self) -> u64 {
         core::mem::take(&mut self.state().acting().debug_status)
+    }
+
+    fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool {
+        match what {
+            // The hypervisor's own interrupt controllers and timer.
+            Resource::Ports => *range.start() >= 0x60,
+            Resource::Frames => {
+                let frames = self.device_frames();
+                let is_device = |n: u64| frames.iter().any(|mfn| mfn.raw() == n);
+                range.end() - range.start() < frames.len() as u64 && range.clone().all(is_device)
+            }
+        }
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

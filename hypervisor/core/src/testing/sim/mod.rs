@@ -306,6 +306,18 @@ impl Sim {
         self.own.all.contains(&mfn.raw())
     }
 
+    /// Frames of devices: in the hole between RAM and RAM, and beyond all RAM.
+    pub fn device_frames(&self) -> Vec<Mfn> {
+        let hole = self.ram.holes().last().cloned().unwrap();
+        let beyond = self.ram.limit()..self.ram.limit() + 8;
+        hole.chain(beyond).filter_map(Mfn::new).collect()
+    }
+
+    /// Whether there is RAM at `mfn`.
+    pub fn is_ram(&self, mfn: Mfn) -> bool {
+        self.ram.has(mfn)
+    }
+
     /// Whether `mfn` is RAM that domains may have.
     pub fn is_usable(&self, mfn: Mfn) -> bool {
         self.ram.has(mfn) && !self.is_hypervisors(mfn)
@@ -540,7 +552,10 @@ impl Sim {
     /// The first address that could not be read.
     pub fn guest_read(&self, from: u64, into: &mut [u8]) -> Result<(), GuestFault> {
         self.access(from, into.len(), Access::Read, |frame, offset, part| {
-            self.ram.read(frame, offset, &mut into[part]);
+            // A device's registers do nothing, and are left as they are.
+            if self.ram.has(frame) {
+                self.ram.read(frame, offset, &mut into[part]);
+            }
         })
     }
 
@@ -551,7 +566,9 @@ impl Sim {
     /// The first address that could not be written.
     pub fn guest_write(&self, to: u64, from: &[u8]) -> Result<(), GuestFault> {
         self.access(to, from.len(), Access::Write, |frame, offset, part| {
-            self.store(frame, offset, &from[part]);
+            if self.ram.has(frame) {
+                self.store(frame, offset, &from[part]);
+            }
         })
     }
 

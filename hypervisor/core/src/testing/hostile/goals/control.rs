@@ -7,15 +7,16 @@ use crate::testing::hostile::calls::call_with;
 use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::control::{
-    COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory, CreateDomain, Schedule, SetLimit, VcpuState,
+    ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
+    CreateDomain, Schedule, SetLimit, VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
-/// A call of the control domain's, or of somebody who is not. `others` are frames of other guests.
+/// A call of the control domain's, or of somebody who is not. `others` are frames of other guests, `devices` of devices.
 pub(super) fn control_goal(
     row: &Row,
     error: Option<Errno>,
-    others: &[(u16, Mfn)],
+    (others, devices): (&[(u16, Mfn)], &[Mfn]),
     at: u64,
     choices: &mut Choices,
 ) -> VecDeque<Act> {
@@ -65,6 +66,21 @@ pub(super) fn control_goal(
                 buffer: at,
             })
         }
+        Some(ControlOp::AssignDevice) => {
+            let (kind, first) = match error {
+                Some(Errno::Inval) => (9, 0),
+                // RAM, and the hypervisor's own ports.
+                Some(Errno::Acces) => choices.one_of(&[(ASSIGN_FRAMES, 300), (ASSIGN_PORTS, 0x20)]),
+                _ => assignable(devices, choices),
+            };
+            bytes(&AssignDevice {
+                domain: whom,
+                kind,
+                first,
+                count: 1 + choices.below(2),
+                ..AssignDevice::default()
+            })
+        }
         Some(ControlOp::GetVcpu) => {
             // The second vCPU of a guest may be down, and the first is up.
             let (domain, vcpu) = match error {
@@ -102,6 +118,44 @@ pub(super) fn control_goal(
     }
     // What is done to a domain is done to one that is there.
     VecDeque::from([create(whom), act])
+}
+
+/// Assigns a frame of a device to a guest.
+pub(in crate::testing::hostile) fn assign_frame(frame: Mfn, owner: u16) -> Act {
+    assign_range(AssignDevice {
+        domain: DomId::new(owner),
+        kind: ASSIGN_FRAMES,
+        first: frame.raw(),
+        count: 1,
+        ..AssignDevice::default()
+    })
+}
+
+/// Assigns a part of a device to a guest, or to a domain that is soon no more.
+pub(super) fn assign(devices: &[Mfn], choices: &mut Choices) -> Act {
+    let (kind, first) = assignable(devices, choices);
+    assign_range(AssignDevice {
+        domain: DomId::new(choices.one_of(&[1, 2, FRESH])),
+        kind,
+        first,
+        count: 1 + choices.below(2),
+        ..AssignDevice::default()
+    })
+}
+
+fn assign_range(record: AssignDevice) -> Act {
+    let args = [u64::from(ControlOp::AssignDevice.raw()), World::SCRATCH];
+    call_with(Hypercall::Sysctl, &args, bytes(&record))
+}
+
+/// A port or a frame that may be assigned.
+fn assignable(devices: &[Mfn], choices: &mut Choices) -> (u16, u64) {
+    let device = choices.one_of(devices).raw();
+    choices.one_of(&[
+        (ASSIGN_FRAMES, device),
+        (ASSIGN_FRAMES, device),
+        (ASSIGN_PORTS, 0x60 + device % 16),
+    ])
 }
 
 /// Makes a domain.

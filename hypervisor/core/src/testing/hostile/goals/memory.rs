@@ -24,12 +24,12 @@ impl Mind<'_> {
         call_with(Hypercall::GrantTableOp, &[u64::from(op), at, count], record)
     }
 
-    /// Works on another domain's memory as only the control domain may.
-    pub(in crate::testing::hostile) fn map_another(&self, choices: &mut Choices) -> VecDeque<Act> {
-        if choices.chance(50) {
-            VecDeque::from([self.for_another(choices)])
-        } else {
-            self.map_another_goal(None, World::SCRATCH, choices)
+    /// Does to others what only the control domain may.
+    pub(in crate::testing::hostile) fn rule(&self, choices: &mut Choices) -> VecDeque<Act> {
+        match choices.below(4) {
+            0 | 1 => VecDeque::from([self.for_another(choices)]),
+            2 => self.map_another_goal(None, World::SCRATCH, choices),
+            _ => VecDeque::from([control::assign(&self.devices, choices)]),
         }
     }
 

@@ -11,6 +11,8 @@ mod events;
 mod memory;
 mod vcpus;
 
+pub(super) use control::assign_frame;
+
 use super::calls::{self, call, call_with};
 use super::programs::canonical;
 use super::tables::Mind;
@@ -93,7 +95,7 @@ impl Mind<'_> {
             Hypercall::Sysctl => {
                 let frames = |guest: &&Hostile| Some((guest.id, guest.play.first()?.1));
                 let others: Vec<_> = self.others.iter().filter_map(frames).collect();
-                return control::control_goal(row, error, &others, at, choices);
+                return control::control_goal(row, error, (&others, &self.devices), at, choices);
             }
             // Busy is one that runs.
             Hypercall::VcpuOp if error == Some(Errno::Busy) => {
