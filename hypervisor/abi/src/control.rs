@@ -43,6 +43,11 @@ numbers! {
         GetVcpu = 13, "get_vcpu",
         /// Assigns a part of a device to a domain, which owns it until it is destroyed: [`AssignDevice`].
         AssignDevice = 14, "assign_device",
+        /// Sets machine-contiguous memory aside for domains to come: [`KeepExtent`]. A domain that is made with it has its memory from
+        /// there, and what it gives back, or leaves behind, is kept for the next.
+        KeepExtent = 15, "keep_extent",
+        /// Gives memory that was set aside back to the machine: [`ExtentRef`]. No domain has it, or may have it.
+        ReleaseExtent = 16, "release_extent",
     }
 }
 
@@ -186,8 +191,11 @@ record! {
         8 => pub limit: u64,
         /// In: the physical CPUs that it may run on, a bit each.
         16 => pub cpus: u64,
+        /// In: the kept extent that it has its memory from, or 0 for the machine's free memory. What the hypervisor shares with it is
+        /// always of that.
+        24 => pub extent: u32,
         /// Zero.
-        24 => pub reserved: [u64; 2],
+        32 => pub reserved: u64,
         /// In: its name in UTF-8, padded with zeros.
         40 => pub name: [u8; NAME_LEN],
     }
@@ -225,6 +233,33 @@ record! {
         16 => pub frame: u64,
         /// In: va of the caller's bytes.
         24 => pub buffer: u64,
+    }
+}
+
+/// [`KeepExtent`] flag: all of it below 4 GiB, where devices with 32 address lines reach it.
+pub const EXTENT_BELOW_4G: u64 = 1 << 0;
+
+record! {
+    /// Memory to be set aside, in one piece.
+    pub struct KeepExtent: 24 {
+        /// In: the number that it is to have, from 1 to 16.
+        0 => pub extent: u32,
+        /// In: how many frames, as a power of two: at most 14.
+        4 => pub order: u32,
+        /// In: `EXTENT_*`.
+        8 => pub flags: u64,
+        /// Out: the first frame.
+        16 => pub first: u64,
+    }
+}
+
+record! {
+    /// Names an extent.
+    pub struct ExtentRef: 8 {
+        /// In: its number.
+        0 => pub extent: u32,
+        /// Zero.
+        4 => pub reserved: u32,
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Rank {
     Runstate,
     /// Free frames.
     Buddy,
+    /// Memory that is kept for domains to come.
+    Extents,
     /// What domains own of devices.
     Devices,
 }

@@ -2,8 +2,11 @@
 
 use crate::devices::Assignments;
 use crate::domains::{Domain, Holdings};
+use crate::frames::table::Put;
 use crate::frames::words::TypeWord;
-use crate::frames::{Buddy, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, table::Put};
+use crate::frames::{
+    Buddy, ExtentError, Extents, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, all_at_home,
+};
 use crate::lock::{Lock, Rank, SharedLock};
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
@@ -15,6 +18,8 @@ pub struct Memory<M> {
     pub(crate) machine: M,
     pub(crate) frames: FrameTable,
     buddy: Lock<Buddy, { Rank::Buddy as u32 }>,
+    /// What is kept for domains to come. A frame of these never gets to the allocator.
+    pub(crate) extents: Lock<Extents, { Rank::Extents as u32 }>,
     /// What domains own of devices.
     pub(crate) devices: SharedLock<Assignments, { Rank::Devices as u32 }>,
 }
@@ -35,6 +40,7 @@ impl<M: Machine> Memory<M> {
             machine,
             frames,
             buddy: Lock::new(buddy),
+            extents: Lock::new(Extents::new()),
             devices: SharedLock::new(Assignments::new()),
         }
     }
@@ -69,12 +75,17 @@ impl<M: Machine> Memory<M> {
     /// Returns the first frame, or `None` if there is no free block that large.
     pub fn allocate(&self, order: u8, owner: DomId, list: &mut FrameList) -> Option<Mfn> {
         let first = self.buddy.lock().alloc(order)?;
+        self.give_all(first, order, owner, list);
+        Some(first)
+    }
+
+    /// Gives 2^`order` frames, which are nobody's, to `owner`.
+    fn give_all(&self, first: Mfn, order: u8, owner: DomId, list: &mut FrameList) {
         for n in 0..1_u64 << order {
             let Some(mfn) = first.offset(n) else { break };
             self.prepare(mfn, owner, false);
             list.push(&self.frames, mfn);
         }
-        Some(first)
     }
 
     /// Takes one frame that the hypervisor keeps for `owner`'s use: zeroed, and not counted as the domain's memory.
@@ -152,8 +163,47 @@ impl<M: Machine> Memory<M> {
         for &mfn in frames {
             self.machine.zero_frame(mfn);
             self.machine.set_m2p(mfn, M2P_INVALID);
-            self.buddy.lock().free(mfn, 0);
+            if mutant!(KeptFrameFreed) || !self.extents.lock().bring_home(mfn) {
+                self.buddy.lock().free(mfn, 0);
+            }
         }
+    }
+
+    /// Keeps 2^`order` free frames, all below frame `limit`, under `number`. Returns the first, or `None` if there are none.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtentError::Taken`], [`ExtentError::NoHeap`].
+    pub(crate) fn keep_extent(&self, number: u32, order: u8, limit: u64) -> Result<Option<Mfn>, ExtentError> {
+        let home = all_at_home(order)?;
+        let Some(first) = self.buddy.lock().alloc_below(order, limit) else {
+            let is_taken = self.extents.lock().has(number);
+            return if is_taken {
+                Err(ExtentError::Taken)
+            } else {
+                Ok(None)
+            };
+        };
+        let kept = self.extents.lock().keep(number, first, order, home);
+        if let Err(error) = kept {
+            // As it was: nobody has touched it.
+            self.buddy.lock().put_back(first, order);
+            return Err(error);
+        }
+        Ok(Some(first))
+    }
+
+    /// Gives a block of the extent with this number to the machine. Says whether there is no more of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Extents::give_up`].
+    pub(crate) fn release_block(&self, number: u32) -> Result<bool, ExtentError> {
+        let block = self.extents.lock().give_up(number)?;
+        if let Some((first, order)) = block {
+            self.buddy.lock().free(first, order);
+        }
+        Ok(block.is_none())
     }
 
     /// Lets a frame of `owner`'s be no page table any more, for all that the owner itself has done: takes its pin off, and goes on with what was
@@ -264,7 +314,15 @@ impl<M: Machine> Memory<M> {
         if !holdings.has_room(1_u64.checked_shl(order)?) {
             return None;
         }
-        let first = self.allocate(u8::try_from(order).ok()?, domain.id, &mut holdings.frames)?;
+        let size = u8::try_from(order).ok()?;
+        let first = match domain.extent {
+            None => self.allocate(size, domain.id, &mut holdings.frames)?,
+            Some(number) => {
+                let first = self.extents.lock().take(number, size)?;
+                self.give_all(first, size, domain.id, &mut holdings.frames);
+                first
+            }
+        };
         if let Some(pfn) = pfn {
             for n in 0..1_u64 << order {
                 self.set_pfn(first.offset(n)?, Pfn::new(pfn.raw().wrapping_add(n)));

@@ -96,6 +96,12 @@ mod planting {
         DevicesCounted,
         /// Devices: the frames of RAM, too, may be cached in any way.
         RamCachedAtWill,
+        /// Extents: a frame that a domain has from one can be had again.
+        KeptFrameTwice,
+        /// Extents: a frame that is let go becomes the machine's.
+        KeptFrameFreed,
+        /// Extents: one is given up while a domain has frames of it.
+        GivenUpInUse,
         /// Memory: what the hypervisor shared with a domain that is no more still counts as that domain's, if another has it mapped.
         SharedStaysOwned,
         /// Paging: a page is copied to a frame that need not be one that its owner can write.

@@ -110,6 +110,7 @@ ours {
         vcpu::SelectorSlot,
         // Bulkhead's own interface.
         control::DomainTimes, control::ReadTrace, control::TraceRecord, control::Schedule, control::DomainRef, control::DomainInfo, control::CreateDomain, control::SetLimit, control::CopyMemory, control::VcpuState, control::AssignDevice, grant::Flip,
+        control::KeepExtent, control::ExtentRef,
 }
 }
 

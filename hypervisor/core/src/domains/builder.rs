@@ -95,6 +95,7 @@ pub fn build<M: Machine>(
         limit: entry.pages,
         share: schedule::share(id, entry),
         ports: entry.ports.clone(),
+        extent: None,
     };
     let construction = Construction {
         memory,

@@ -34,6 +34,8 @@ pub struct Shell<'a> {
     pub share: Share,
     /// The I/O ports that are its own.
     pub ports: PortSet,
+    /// The kept extent that it has its memory from, if it is not the machine's free memory.
+    pub extent: Option<u32>,
 }
 
 impl Shell<'_> {
@@ -91,6 +93,7 @@ impl Shell<'_> {
             visitors: AtomicU32::new(0),
             share: Lock::new(self.share),
             ports: self.ports.clone(),
+            extent: self.extent,
             grants: Lock::new(grants),
             maps: Lock::new(MapTrack::new(limits.maps)),
             assists: AtomicU64::new(0),

@@ -9,6 +9,9 @@ use core::ops::Range;
 /// The largest order: 2^18 frames are 1 GiB.
 pub const MAX_ORDER: u8 = 18;
 
+/// How many free blocks of one size are looked at for one that lies low.
+const LOOKED_AT: usize = 64;
+
 const ORDERS: usize = MAX_ORDER as usize + 1;
 
 /// Free memory. One lock guards it; hold it briefly.
@@ -65,14 +68,38 @@ impl Buddy {
         let table = self.table;
         let mfn = self.list(found)?.pop(&table)?;
         table.unmark_free(mfn);
-        // Give the upper half back until the block is as small as wanted.
+        self.give_back_above(mfn, order, found);
+        Some(mfn)
+    }
+
+    /// As [`Buddy::alloc`], below frame `limit`: of each size the first few free blocks are looked at, so that it does not take long.
+    pub fn alloc_below(&mut self, order: u8, limit: u64) -> Option<Mfn> {
+        let table = self.table;
+        let fits = |mfn: Mfn| {
+            let end = mfn.raw().checked_add(1 << order);
+            end.is_some_and(|end| end <= limit)
+        };
+        let (found, mfn) = (order..=MAX_ORDER).find_map(|size| {
+            let list = self.list(size)?;
+            let all = core::iter::successors(list.first(), |&mfn| list.next(&table, mfn));
+            let mfn = all.take(LOOKED_AT).find(|&mfn| fits(mfn))?;
+            Some((size, mfn))
+        })?;
+        self.list(found)?.remove(&table, mfn);
+        table.unmark_free(mfn);
+        self.give_back_above(mfn, order, found);
+        Some(mfn)
+    }
+
+    /// Of a block of 2^`found` frames, keeps the first 2^`order`.
+    fn give_back_above(&mut self, mfn: Mfn, order: u8, found: u8) {
+        // Half of it at a time, the upper one.
         for smaller in (order..found).rev() {
             if let Some(upper) = mfn.offset(1 << smaller) {
                 self.insert(upper, smaller);
             }
         }
         self.free_frames = self.free_frames.saturating_sub(1 << order);
-        Some(mfn)
     }
 
     /// Gives a block back. Its frames must have no owner, no references, and nothing secret in them.
@@ -85,6 +112,11 @@ impl Buddy {
             }
         }
         self.free_frames = self.free_frames.saturating_add(frames);
+        self.join(mfn, order);
+    }
+
+    /// Enters a free block, as one with its buddies as far as these are free.
+    fn join(&mut self, mfn: Mfn, order: u8) {
         let (mut at, mut order) = (mfn, order.min(MAX_ORDER));
         while order < MAX_ORDER {
             let Some(buddy) = Mfn::new(at.raw() ^ (1 << order)) else {
@@ -102,6 +134,12 @@ impl Buddy {
             order = order.saturating_add(1);
         }
         self.insert(at, order);
+    }
+
+    /// Gives back a block that was taken and not touched: its records are as they were.
+    pub fn put_back(&mut self, mfn: Mfn, order: u8) {
+        self.free_frames = self.free_frames.saturating_add(1 << order.min(MAX_ORDER));
+        self.join(mfn, order);
     }
 
     fn insert(&mut self, mfn: Mfn, order: u8) {

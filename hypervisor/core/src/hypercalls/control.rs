@@ -1,6 +1,6 @@
 //! `sysctl`: what only the control domain may ask.
 
-use super::{Answer, Call, devices, domains, initialise};
+use super::{Answer, Call, devices, domains, extents, initialise};
 use crate::domains::Domain;
 use crate::ids::CpuId;
 use crate::machine::Machine;
@@ -32,6 +32,8 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::SetVcpu => initialise::set_vcpu(call),
         ControlOp::GetVcpu => initialise::get_vcpu(call),
         ControlOp::AssignDevice => devices::assign(call),
+        ControlOp::KeepExtent => extents::keep(call),
+        ControlOp::ReleaseExtent => extents::release(call),
     }
 }
 

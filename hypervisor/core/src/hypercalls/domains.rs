@@ -95,7 +95,7 @@ pub(super) fn create<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         warp: Warp::NONE,
         affinity: CpuSet::from_bits(wanted.cpus),
     };
-    if wanted.reserved != [0; 2] {
+    if wanted.reserved != 0 {
         return Err(Errno::Inval);
     }
     let shell = Shell {
@@ -104,7 +104,14 @@ pub(super) fn create<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         limit: wanted.limit,
         share,
         ports: PortSet::default(),
+        extent: (wanted.extent != 0).then_some(wanted.extent),
     };
+    if shell
+        .extent
+        .is_some_and(|number| !call.hv.memory.extents.lock().has(number))
+    {
+        return Err(Errno::NoEnt);
+    }
     if call.hv.is_filling() {
         // Numbers are given to the domains of the boot list first.
         return Err(Errno::Again);

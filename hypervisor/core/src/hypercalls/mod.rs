@@ -13,6 +13,7 @@ mod devices;
 mod domains;
 mod event;
 mod extension;
+mod extents;
 mod flush;
 mod grant;
 mod initialise;

@@ -229,7 +229,7 @@ hypercalls! {
             GetSchedule, [Perm, Fault, Srch];
             SetSchedule, [Perm, Fault, Srch, Inval];
             DomainInfo, [Perm, Fault, Srch];
-            CreateDomain, [Perm, Fault, Inval, Exist, Again, NoMem, NoSpc];
+            CreateDomain, [Perm, Fault, Inval, Exist, NoEnt, Again, NoMem, NoSpc];
             UnpauseDomain, [Perm, Fault, Srch, Inval];
             PauseDomain, [Perm, Fault, Srch, Inval];
             DestroyDomain, [Perm, Fault, Srch, Inval];
@@ -238,6 +238,8 @@ hypercalls! {
             SetVcpu, [Perm, Fault, Srch, Inval, NoEnt, Exist, NoMem];
             GetVcpu, [Perm, Fault, Srch, Inval, NoEnt, NoData, Busy];
             AssignDevice, [Perm, Fault, Srch, Inval, Acces, Exist, NoSpc];
+            KeepExtent, [Perm, Fault, Inval, Exist, NoMem];
+            ReleaseExtent, [Perm, Fault, Inval, NoEnt, Busy];
         }
     }
 }

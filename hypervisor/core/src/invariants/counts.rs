@@ -124,11 +124,18 @@ pub(super) fn check<'a>(
         let mfn = Mfn::new(n).unwrap();
         free += u64::from(check_frame(hv, mfn, expected));
     }
+    let allocatable = hv.memory.free_frames();
+    let extents = hv.memory.extents.lock();
+    for (mfn, is_home) in extents.frames() {
+        let is_free = frames.refs(mfn) == Some(RefWord::FREE);
+        assert_eq!(is_home, is_free, "{mfn:?} is kept for domains to come");
+    }
     assert_eq!(
         free,
-        hv.memory.free_frames(),
-        "all that nobody holds can be allocated"
+        allocatable + extents.at_home(),
+        "all that nobody holds can be allocated, or is kept"
     );
+    drop(extents);
     count.lent
 }
 

@@ -21,7 +21,6 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("mmuext_op.flush_cache_global", None, "no domain owns a device"),
     ("mmuext_op.mark_super", None, "there are no superpages"),
     ("mmuext_op.unmark_super", None, "there are no superpages"),
-    ("sysctl.create_domain", Some(Errno::NoMem), HEAP),
     ("sysctl.set_vcpu", Some(Errno::NoMem), HEAP),
     (
         "sysctl.create_domain",

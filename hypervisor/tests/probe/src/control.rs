@@ -46,6 +46,8 @@ fn denied(probe: &mut Probe) {
         ("sysctl.set_vcpu", ControlOp::SetVcpu),
         ("sysctl.get_vcpu", ControlOp::GetVcpu),
         ("sysctl.assign_device", ControlOp::AssignDevice),
+        ("sysctl.keep_extent", ControlOp::KeepExtent),
+        ("sysctl.release_extent", ControlOp::ReleaseExtent),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }

@@ -1,13 +1,13 @@
 //! `sysctl`: the lives of other domains. Domain 0 makes one out of nothing, fills it, lets it run, and takes it away again.
 
-use alloc::boxed::Box;
+use alloc::{boxed::Box, vec::Vec};
 
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
         ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
-        CreateDomain, DomainInfo, DomainRef, STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN,
-        SetLimit, VcpuState,
+        CreateDomain, DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent, STATE_BUILDING,
+        STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
     },
     event::{ChannelStatus, Virq},
     layout::PAGE_SIZE,
@@ -58,6 +58,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     let is_early = || create_domain(&wanted(DomId::new(0))) == Err(refusal(Errno::Again));
     while is_early() && Instant::now().as_nanos() < deadline {}
     create(probe);
+    extents(probe);
     let made = create_domain(&wanted(DomId::INVALID));
     let Ok(domain) = made else {
         probe.good("sysctl.create_domain", made);
@@ -200,6 +201,100 @@ fn foreign(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         map_foreign(index, page(program), UVMF_INVLPG | hypervisors, domain),
     );
     tidy([map_foreign(index, 0, UVMF_INVLPG, DomId::SELF)]);
+}
+
+fn keep(extent: u32, order: u32, flags: u64) -> Result<u64, Answer> {
+    let mut record = KeepExtent {
+        extent,
+        order,
+        flags,
+        first: 0,
+    };
+    match ask(ControlOp::KeepExtent, in_out(&mut record)) {
+        Ok(0) => Ok(record.first),
+        other => Err(other),
+    }
+}
+
+fn release(extent: u32) -> Answer {
+    ask(
+        ControlOp::ReleaseExtent,
+        input(&ExtentRef { extent, reserved: 0 }),
+    )
+}
+
+/// Memory is kept for a domain, which comes twice and finds it both times.
+fn extents(probe: &mut Probe) {
+    let from = |extent: u32| CreateDomain {
+        extent,
+        ..wanted(DomId::INVALID)
+    };
+    let kept = keep(1, 8, EXTENT_BELOW_4G);
+    let free = || info(DomId::new(0)).1.machine_free;
+    let before = free();
+    let mut lives = Vec::new();
+    for _ in 0..2 {
+        let Ok(domain) = create_domain(&from(1)) else {
+            break;
+        };
+        let mut frames = [0, 4];
+        let reservation = MemoryReservation {
+            extent_start: in_out(&mut frames),
+            nr_extents: 2,
+            extent_order: 1,
+            domid: domain,
+            ..MemoryReservation::ZERO
+        };
+        let op = u64::from(MemoryOp::PopulatePhysmap.raw());
+        let got = call(Hypercall::MemoryOp, [op, input(&reservation)]);
+        let is_busy = release(1) == refusal(Errno::Busy);
+        lives.push((got, frames, is_busy, tell(ControlOp::DestroyDomain, domain)));
+    }
+    let first = kept.unwrap_or(0);
+    let expected = (Ok(2), [first, first.wrapping_add(2)], true, Ok(0));
+    // Other domains take and give back frames meanwhile, a few at a time.
+    let is_kept = free().abs_diff(before) < 64;
+    let is_right = first != 0 && first < 1 << 20 && lives == [expected; 2] && is_kept;
+    // Both times a domain was there to have it.
+    let was_busy = !lives.is_empty() && lives.iter().all(|(_, _, is_busy, _)| *is_busy);
+    probe.good(
+        "sysctl.keep_extent",
+        if is_right { Ok(()) } else { Err((kept, lives)) },
+    );
+    let errors = |all: &[(u32, u32, u64)]| -> Vec<Answer> {
+        let each = all
+            .iter()
+            .map(|&(extent, order, flags)| keep(extent, order, flags));
+        each.map(|kept| kept.err().unwrap_or(Ok(0))).collect()
+    };
+    let bad = errors(&[(0, 1, 0), (17, 1, 0), (2, 15, 0), (2, u32::MAX, 0), (2, 1, 2)]);
+    probe.all_refused("sysctl.keep_extent", Errno::Inval, &bad);
+    probe.all_refused("sysctl.keep_extent", Errno::Exist, &errors(&[(1, 0, 0)]));
+    // What can be read and not written is refused for what it says, if that is nothing.
+    probe.faults("sysctl.keep_extent", Direction::In, |at| {
+        ask(ControlOp::KeepExtent, at)
+    });
+    let busy = if was_busy { refusal(Errno::Busy) } else { Ok(0) };
+    probe.refused("sysctl.release_extent", Errno::Busy, busy);
+    let reserved = ExtentRef {
+        extent: 1,
+        reserved: 1,
+    };
+    let answer = ask(ControlOp::ReleaseExtent, input(&reserved));
+    probe.refused("sysctl.release_extent", Errno::Inval, answer);
+    let released = release(1);
+    let is_right = released == Ok(0) && free() > before;
+    probe.good(
+        "sysctl.release_extent",
+        if is_right { Ok(()) } else { Err((released, before)) },
+    );
+    let missing = [release(1), release(0), release(u32::MAX)];
+    probe.all_refused("sysctl.release_extent", Errno::NoEnt, &missing);
+    probe.faults("sysctl.release_extent", Direction::In, |at| {
+        ask(ControlOp::ReleaseExtent, at)
+    });
+    let unknown = create_domain(&from(1)).err().unwrap_or(Ok(0));
+    probe.refused("sysctl.create_domain", Errno::NoEnt, unknown);
 }
 
 /// A frame of a device that every PC has, and that lies below all others: the display of old.
@@ -351,10 +446,7 @@ fn create(probe: &mut Probe) {
             refused(CreateDomain { vcpus: 0, ..any }),
             refused(CreateDomain { vcpus: 33, ..any }),
             refused(CreateDomain { cpus: 0, ..any }),
-            refused(CreateDomain {
-                reserved: [1, 0],
-                ..any
-            }),
+            refused(CreateDomain { reserved: 1, ..any }),
             refused(CreateDomain {
                 name: [0xff; 32],
                 ..any

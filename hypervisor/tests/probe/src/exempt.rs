@@ -24,6 +24,7 @@ const EXEMPT: &[(&str, &str)] = &[
         "sysctl.assign_device.ENOSPC",
         "what is assigned stays so, and would fill the list for good",
     ),
+    ("sysctl.keep_extent.ENOMEM", NO_EXTENT),
     ("memory_op.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
     // Calls that nobody may make succeed: their refusal is the whole of them.

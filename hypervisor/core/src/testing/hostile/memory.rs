@@ -282,7 +282,8 @@ impl Mind<'_> {
             && choices.chance(60)
         {
             let grants = domain.grants.lock().frames().next();
-            let frame = choices.one_of(&[Some(domain.shared_info), grants]);
+            let own = domain.memory.lock().frames.first();
+            let frame = choices.one_of(&[Some(domain.shared_info), grants, own, own]);
             return (domain.id.raw(), frame.unwrap_or(domain.shared_info));
         }
         let other = choices.one_of(self.others);

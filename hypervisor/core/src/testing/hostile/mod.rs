@@ -165,6 +165,7 @@ impl Hostile {
                 _ => mind.segments(choices),
             },
             62..=67 => return calls::event_op(others, choices),
+            69..=71 | 96..=99 if self.id == 0 => mind.rule(choices),
             68 | 69 => return mind.connect(choices),
             70 => return mind.several(choices),
             71 if choices.chance(20) => {
@@ -172,7 +173,6 @@ impl Hostile {
                 let error = Some(Errno::Inval).filter(|_| choices.chance(70));
                 return mind.first_state(error, World::SCRATCH, choices);
             }
-            71 | 98 | 99 if self.id == 0 => mind.rule(choices),
             71 => return mind.for_another(choices),
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),

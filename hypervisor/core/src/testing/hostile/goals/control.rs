@@ -8,7 +8,7 @@ use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::control::{
     ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
-    CreateDomain, Schedule, SetLimit, VcpuState,
+    CreateDomain, ExtentRef, KeepExtent, Schedule, SetLimit, VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
@@ -47,8 +47,24 @@ pub(super) fn control_goal(
         }),
         Some(ControlOp::CreateDomain) => {
             let weight = if error == Some(Errno::Inval) { 0 } else { 256 };
-            bytes(&made(whom, weight))
+            bytes(&CreateDomain {
+                extent: if error == Some(Errno::NoEnt) { 9 } else { 0 },
+                ..made(whom, weight)
+            })
         }
+        Some(ControlOp::KeepExtent) => bytes(&KeepExtent {
+            extent: if error == Some(Errno::Inval) { 0 } else { 3 },
+            order: if error == Some(Errno::NoMem) { 12 } else { 0 },
+            ..KeepExtent::default()
+        }),
+        Some(ControlOp::ReleaseExtent) => bytes(&ExtentRef {
+            extent: match error {
+                Some(Errno::NoEnt) => 9,
+                Some(Errno::Busy) => 1,
+                _ => 3,
+            },
+            reserved: u32::from(error == Some(Errno::Inval)),
+        }),
         Some(ControlOp::SetLimit) => bytes(&SetLimit {
             domain: whom,
             limit: choices.one_of(&[4, 1000, 2000]),
@@ -131,6 +147,17 @@ pub(in crate::testing::hostile) fn assign_frame(frame: Mfn, owner: u16) -> Act {
     })
 }
 
+/// Assigns a port to a domain.
+pub(super) fn assign_port(port: u64, owner: u16) -> Act {
+    assign_range(AssignDevice {
+        domain: DomId::new(owner),
+        kind: ASSIGN_PORTS,
+        first: port,
+        count: 1,
+        ..AssignDevice::default()
+    })
+}
+
 /// Assigns a part of a device to a guest, or to a domain that is soon no more.
 pub(super) fn assign(devices: &[Mfn], choices: &mut Choices) -> Act {
     let (kind, first) = assignable(devices, choices);
@@ -160,8 +187,17 @@ fn assignable(devices: &[Mfn], choices: &mut Choices) -> (u16, u64) {
 
 /// Makes a domain.
 pub(super) fn create(domain: DomId) -> Act {
+    create_from(domain, 0)
+}
+
+/// Makes a domain that has its memory from an extent.
+pub(super) fn create_from(domain: DomId, extent: u32) -> Act {
+    let record = CreateDomain {
+        extent,
+        ..made(domain, 256)
+    };
     let args = [u64::from(ControlOp::CreateDomain.raw()), World::SCRATCH];
-    call_with(Hypercall::Sysctl, &args, bytes(&made(domain, 256)))
+    call_with(Hypercall::Sysctl, &args, bytes(&record))
 }
 
 /// A domain that is to be made.

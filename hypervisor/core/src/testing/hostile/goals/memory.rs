@@ -3,12 +3,13 @@
 use super::{FRESH, NOBODY, OWN, TOO_LARGE, bytes, control, halves};
 use crate::hypercalls::table::Row;
 use crate::testing::hostile::calls::{call, call_with};
-use crate::testing::hostile::memory::reservation;
+use crate::testing::hostile::memory::{memory_op, reservation};
 use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use alloc::vec;
-use bulkhead_abi::control::ControlOp;
+use alloc::vec::Vec;
+use bulkhead_abi::control::{ControlOp, DomainRef, ExtentRef, KeepExtent};
 use bulkhead_abi::grant::GrantTableOp;
 use bulkhead_abi::memory::{MemoryExchange, MemoryOp};
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
@@ -26,11 +27,68 @@ impl Mind<'_> {
 
     /// Does to others what only the control domain may.
     pub(in crate::testing::hostile) fn rule(&self, choices: &mut Choices) -> VecDeque<Act> {
-        match choices.below(4) {
-            0 | 1 => VecDeque::from([self.for_another(choices)]),
-            2 => self.map_another_goal(None, World::SCRATCH, choices),
+        match choices.below(10) {
+            6..=9 => self.live_on_extent(choices),
+            0..=2 => VecDeque::from([self.for_another(choices)]),
+            3 | 4 => self.map_another_goal(None, World::SCRATCH, choices),
             _ => VecDeque::from([control::assign(&self.devices, choices)]),
         }
+    }
+
+    /// Keeps some memory, has a domain live on it, and gives it up: too early, perhaps.
+    fn live_on_extent(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let domain = DomId::new(FRESH);
+        let lives = self.domains.get(domain);
+        let has = lives.filter(|domain| domain.extent.is_some());
+        let used = has.as_ref().and_then(|domain| domain.extent);
+        let number = used.unwrap_or(1 + u32::try_from(choices.below(2)).unwrap());
+        let sysctl = |op: ControlOp, record: Vec<u8>| {
+            call_with(Hypercall::Sysctl, &[u64::from(op.raw()), World::SCRATCH], record)
+        };
+        let named = bytes(&DomainRef { domain, reserved: 0 });
+        let extent = bytes(&ExtentRef {
+            extent: number,
+            reserved: 0,
+        });
+        let mut wanted = reservation(1 + choices.below(2), 0, 0);
+        wanted.domid = domain;
+        wanted.extent_order = u32::from(choices.chance(30));
+        if let Some(frame) = has.and_then(|domain| domain.memory.lock().frames.first()) {
+            // Something of it outlives it, for a while.
+            let (va, _) = self.aside(choices);
+            let entry = frame.maddr() | pte::PRESENT;
+            let args = [va, entry, UVMF_INVLPG, u64::from(FRESH)];
+            return VecDeque::from([
+                call(Hypercall::UpdateVaMappingOtherdomain, &args, &[]),
+                sysctl(ControlOp::DestroyDomain, named),
+                sysctl(ControlOp::ReleaseExtent, extent),
+                Act::UpdateVa(va, 0, UVMF_INVLPG),
+            ]);
+        }
+        let change = |op| memory_op(op, &wanted);
+        let keep = KeepExtent {
+            extent: number,
+            order: 1 + u32::try_from(choices.below(2)).unwrap(),
+            flags: choices.below(2),
+            ..KeepExtent::default()
+        };
+        let steps = [
+            sysctl(ControlOp::DestroyDomain, named.clone()),
+            sysctl(ControlOp::KeepExtent, bytes(&keep)),
+            control::create_from(domain, number),
+            control::assign_port(0x70 + choices.below(16), FRESH),
+            change(MemoryOp::PopulatePhysmap),
+            change(MemoryOp::IncreaseReservation),
+            change(MemoryOp::DecreaseReservation),
+            change(MemoryOp::PopulatePhysmap),
+            sysctl(ControlOp::ReleaseExtent, extent.clone()),
+            sysctl(ControlOp::DestroyDomain, named),
+            sysctl(ControlOp::ReleaseExtent, extent),
+        ];
+        // Now and then it lives on.
+        let count = if choices.chance(50) { steps.len() } else { 7 };
+        let steps = steps.into_iter().take(count);
+        steps.filter(|_| choices.chance(85)).collect()
     }
 
     /// Maps a frame of another domain's, which the control domain may, at a page of its own, and looks at it; perhaps when that domain
@@ -70,6 +128,10 @@ impl Mind<'_> {
         if (FRESH..FRESH + 3).contains(&whom) && choices.chance(70) {
             let op = u64::from(ControlOp::DestroyDomain.raw());
             plan.push_back(call(Hypercall::Sysctl, &[op, World::SCRATCH], &[u32::from(whom)]));
+            // If it had its memory from there, not all of it has come home.
+            let number = 1 + u32::try_from(choices.below(2)).unwrap();
+            let release = u64::from(ControlOp::ReleaseExtent.raw());
+            plan.push_back(call(Hypercall::Sysctl, &[release, World::SCRATCH], &[number, 0]));
         }
         plan.push_back(Act::Read(va));
         plan
