@@ -6,12 +6,12 @@
 //!
 //! A frame of a device has no record in the frame table that counts anything. So an entry that leads to one holds nothing; it is let stand
 //! because the frame is its table's owner's, and stands no longer than that: all tables of a domain come down before somebody else
-//! can have its devices. The ports that a domain of the boot list owns are its [`PortSet`](crate::ports::PortSet).
+//! can have its devices. The ports that a domain of the boot list owns are its [`PortSet`].
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::ports::Access;
+use crate::ports::{Access, PortSet};
 use bulkhead_abi::{DomId, Errno};
 use core::ops::RangeInclusive;
 use heapless::Vec;
@@ -105,16 +105,17 @@ impl<M: Machine> Hypervisor<M> {
         if !self.machine().may_assign(assigned.what, assigned.range.clone()) {
             return Err(Errno::Acces);
         }
-        // A port of the boot list is its domain's as long as that lives.
-        let has_port = assigned.what == Resource::Ports
-            && self
-                .domains
-                .iter()
-                .any(|domain| domain.ports.overlaps(&assigned.range));
-        if has_port {
-            return Err(Errno::Exist);
-        }
         self.memory.devices.write().insert(assigned)
+    }
+
+    /// Sees to it that no port that a domain has by the boot list is assigned to another, as long as that domain lives.
+    pub(crate) fn reserve_ports(&self, owner: DomId, ports: &PortSet) {
+        let mut devices = self.memory.devices.write();
+        for range in ports.ranges() {
+            let what = Resource::Ports;
+            // The list may name a port twice, and is believed; more ranges than there is room for are reserved in vain.
+            let _ = devices.insert(Assigned { owner, what, range });
+        }
     }
 
     /// Whether all ports of an access are `domain`'s.

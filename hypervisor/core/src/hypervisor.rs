@@ -179,6 +179,7 @@ impl<M: Machine> Hypervisor<M> {
         let domain = self.enter_domain(claim, (entry.vcpus, entry.affinity), |memory| {
             builder::build(memory, id, entry, kernel, ramdisk)
         })?;
+        self.reserve_ports(id, &domain.ports);
         if let Some(vcpu) = domain.vcpus.first() {
             // Its state came with it, so it can be started.
             let _ = self.bring_up(&domain, vcpu);

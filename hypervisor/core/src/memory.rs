@@ -60,6 +60,11 @@ impl<M: Machine> Memory<M> {
         self.buddy.lock().free_frames()
     }
 
+    /// How many frames are kept for domains to come, and no domain has them.
+    pub fn kept_frames(&self) -> u64 {
+        self.extents.lock().at_home()
+    }
+
     /// Checks the allocator's own books: see [`Buddy::invariants`].
     ///
     /// # Panics

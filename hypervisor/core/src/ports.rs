@@ -44,13 +44,11 @@ impl PortSet {
         self.0.iter().any(|&(first, last)| (first..=last).contains(&port))
     }
 
-    /// Whether any of these ports is in it.
-    #[must_use]
-    pub fn overlaps(&self, ports: &RangeInclusive<u64>) -> bool {
-        let is_in = |&(first, last): &(u16, u16)| {
-            u64::from(first) <= *ports.end() && *ports.start() <= u64::from(last)
-        };
-        self.0.iter().any(is_in)
+    /// Its ranges.
+    pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u64>> {
+        self.0
+            .iter()
+            .map(|&(first, last)| u64::from(first)..=u64::from(last))
     }
 
     /// Whether all of the ports of an access are in it.

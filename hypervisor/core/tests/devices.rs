@@ -12,6 +12,7 @@ use bulkhead_abi::physdev::{PhysdevOp, SetIopl};
 use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 use bulkhead_core::frames::Mfn;
+use bulkhead_core::ports::PortSet;
 use bulkhead_core::sync::Ordering;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
 use bulkhead_core::{EndPolicy, Exception, Machine};
@@ -240,4 +241,38 @@ fn ports_answer_whom_they_are_assigned_to() {
     }
     assert_eq!(world.sim().port(0x101), 0x5a, "the other's writes are lost");
     assert_eq!(world.sim().port(0x102), 0);
+}
+
+#[test]
+fn ports_of_the_boot_list_are_their_domains_as_long_as_it_lives() {
+    let config = SimConfig {
+        free_frames: 3 * GuestSpec::FRAMES,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::ControlDomain);
+    let mut ports = PortSet::new();
+    assert!(ports.insert(0x70, 0x73) && ports.insert(0x100, 0x1ff));
+    let listed = GuestSpec {
+        ports,
+        ..GuestSpec::default()
+    };
+    for (id, spec) in [
+        (0, &GuestSpec::default()),
+        (1, &listed),
+        (2, &GuestSpec::default()),
+    ] {
+        world.create(id, spec).unwrap();
+    }
+    turn(&world, 0);
+    world.boot(0);
+    for owner in [1, 2] {
+        assert_eq!(assign(&world, owner, ASSIGN_PORTS, 0x73, 1), Err(Errno::Exist));
+        assert_eq!(
+            assign(&world, owner, ASSIGN_PORTS, 0x60, 0x200),
+            Err(Errno::Exist)
+        );
+    }
+    assert_eq!(assign(&world, 2, ASSIGN_PORTS, 0x74, 1), Ok(0));
+    destroy(&world, 1);
+    assert_eq!(assign(&world, 2, ASSIGN_PORTS, 0x73, 1), Ok(0));
 }

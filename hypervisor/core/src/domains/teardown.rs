@@ -134,6 +134,9 @@ impl<M: Machine> Hypervisor<M> {
             return result;
         }
         self.unenrol(domain);
+        if let Some(number) = domain.extent {
+            self.memory.extents.lock().leave(number);
+        }
         self.domains.release(domain.id);
         self.raise_global(Virq::DomExc);
         self.stop_if_over();

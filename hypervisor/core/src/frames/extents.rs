@@ -23,7 +23,7 @@ pub enum ExtentError {
     Taken,
     /// There is none with this number.
     Missing,
-    /// Some of its frames are not at home.
+    /// Some of its frames are not at home, or a domain may want them.
     InUse,
     /// There is no memory for the list of its frames.
     NoHeap,
@@ -43,6 +43,8 @@ struct Extent {
     frames: u64,
     /// A bit for each frame that is at home.
     home: Vec<u64>,
+    /// How many domains have their memory from it, or may.
+    users: u32,
     /// Whether it is being given up.
     is_closing: bool,
 }
@@ -106,6 +108,31 @@ impl Extents {
         self.kept.iter().any(is_it)
     }
 
+    /// A domain is to have its memory from an extent.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtentError::Missing`].
+    pub fn enter(&mut self, number: u32) -> Result<(), ExtentError> {
+        let extent = self.find(number).filter(|extent| !extent.is_closing);
+        let extent = extent.ok_or(ExtentError::Missing)?;
+        extent.users = extent.users.saturating_add(1);
+        Ok(())
+    }
+
+    /// A domain that had is no more.
+    pub fn leave(&mut self, number: u32) {
+        if let Some(extent) = self.find(number) {
+            extent.users = extent.users.saturating_sub(1);
+        }
+    }
+
+    /// How many domains use an extent.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn users(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.kept.iter().map(|extent| (extent.number, extent.users))
+    }
+
     /// Keeps the frames from `first` on, which are nobody's, under `number`; `home` is [`all_at_home`] for so many.
     ///
     /// # Errors
@@ -121,6 +148,7 @@ impl Extents {
             first,
             frames: 1 << order.min(MAX_EXTENT_ORDER),
             home,
+            users: 0,
             is_closing: false,
         };
         // There is room for as many as there are numbers.
@@ -165,7 +193,7 @@ impl Extents {
     pub fn give_up(&mut self, number: u32) -> Result<Option<(Mfn, u8)>, ExtentError> {
         let extent = self.find(number).ok_or(ExtentError::Missing)?;
         let at_home: u64 = extent.home.iter().map(|word| u64::from(word.count_ones())).sum();
-        if at_home != extent.frames && !mutant!(GivenUpInUse) {
+        if extent.users != 0 || at_home != extent.frames && !mutant!(GivenUpInUse) {
             return Err(ExtentError::InUse);
         }
         extent.is_closing = true;
@@ -280,6 +308,19 @@ mod tests {
             assert_eq!(extents.give_up(3), Ok(None));
             assert_eq!(extents.give_up(3), Err(ExtentError::Missing));
         }
+    }
+
+    #[test]
+    fn an_extent_that_a_domain_may_want_is_not_given_up() {
+        let mut extents = kept(2);
+        assert_eq!(extents.enter(4), Err(ExtentError::Missing));
+        extents.enter(3).unwrap();
+        extents.enter(3).unwrap();
+        extents.leave(3);
+        assert_eq!(extents.give_up(3), Err(ExtentError::InUse));
+        extents.leave(3);
+        assert!(extents.give_up(3).is_ok());
+        assert_eq!(extents.enter(3), Err(ExtentError::Missing), "it is on its way");
     }
 
     #[test]

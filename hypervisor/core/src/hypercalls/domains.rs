@@ -106,12 +106,6 @@ pub(super) fn create<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ports: PortSet::default(),
         extent: (wanted.extent != 0).then_some(wanted.extent),
     };
-    if shell
-        .extent
-        .is_some_and(|number| !call.hv.memory.extents.lock().has(number))
-    {
-        return Err(Errno::NoEnt);
-    }
     if call.hv.is_filling() {
         // Numbers are given to the domains of the boot list first.
         return Err(Errno::Again);
@@ -126,7 +120,14 @@ pub(super) fn create<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     wanted.domain = claim.id();
     // Before there is anything to undo.
     call.write(at, &wanted)?;
-    call.hv.make_domain(claim, &shell).map_err(|error| match error {
+    if let Some(number) = shell.extent {
+        call.hv.memory.extents.lock().enter(number)?;
+    }
+    let made = call.hv.make_domain(claim, &shell);
+    if let (Err(_), Some(number)) = (&made, shell.extent) {
+        call.hv.memory.extents.lock().leave(number);
+    }
+    made.map_err(|error| match error {
         BuildError::NoMemory(_) | BuildError::NoHeap => Errno::NoMem,
         BuildError::NumberTaken => Errno::Exist,
         BuildError::Image(_)

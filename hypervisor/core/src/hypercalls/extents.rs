@@ -52,10 +52,6 @@ pub(super) fn release<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     if reserved != 0 {
         return Err(Errno::Inval);
     }
-    let is_meant = |used: Option<u32>| used == Some(extent);
-    if call.hv.domains.iter().any(|domain| is_meant(domain.extent)) {
-        return Err(Errno::Busy);
-    }
     for _ in 0..BLOCKS {
         if call.hv.memory.release_block(extent)? {
             return Ok(0);

@@ -112,7 +112,7 @@ pub(super) fn extended<M: Machine>(call: &mut Call<'_, M>) -> Answer {
                 MmuExtOp::CopyPage => {
                     memory.copy_page(owner, mfn?, Mfn::new(op.arg2).ok_or(Errno::Inval)?, work)?
                 }
-                // Nobody has rights over caches yet: no domain owns a device.
+                // Nobody has rights over caches: RAM is cached in one way only, and a device's frames need not be written back.
                 MmuExtOp::FlushCache => return Err(Errno::Acces),
                 MmuExtOp::FlushCacheGlobal => return Err(Errno::Perm),
                 MmuExtOp::MarkSuper | MmuExtOp::UnmarkSuper => return Err(Errno::OpNotSupp),

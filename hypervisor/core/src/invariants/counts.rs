@@ -124,6 +124,10 @@ pub(super) fn check<'a>(
         let mfn = Mfn::new(n).unwrap();
         free += u64::from(check_frame(hv, mfn, expected));
     }
+    for (number, users) in hv.memory.extents.lock().users() {
+        let made = domains.iter().filter(|domain| domain.extent == Some(number));
+        assert_eq!(made.count(), users as usize, "domains of extent {number}");
+    }
     let allocatable = hv.memory.free_frames();
     let extents = hv.memory.extents.lock();
     for (mfn, is_home) in extents.frames() {
