@@ -363,6 +363,8 @@ impl World {
             let mut regs = self.regs_mut(cpu);
             regs.rip = Self::CODE;
             (regs.rax, regs.rcx) = (*value, *value);
+            // Where a value has two registers.
+            regs.rdx = *value >> 32;
             [regs.rdi, regs.rsi] = *pointers;
         }
         let name = if mode == Some(Mode::User) {
