@@ -6,7 +6,7 @@ use crate::machine::Machine;
 use crate::sched::State;
 use crate::testing::Sim;
 use crate::time::Purpose;
-use crate::vcpu::{ClockArea, Gates, RunstateArea, Spent, Standing, Vcpu};
+use crate::vcpu::{ClockArea, Gates, InfoPlace, RunstateArea, Spent, Standing, Vcpu};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::vcpu::Runstate;
@@ -155,16 +155,19 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
                     assert!(!has_nmi, "{who:?} sleeps through a non-maskable interrupt");
                     let wanted = hv.with_info(vcpu, |info| info.upcall_wanted());
                     // A guest may have its times written over its flags, or write them itself while it sleeps, on another of its
-                    // vCPUs: it sleeps on what it did to itself.
-                    let info = vcpu.info().frame;
+                    // vCPUs: it sleeps on what it did to itself. So it does if what stands there is not what the hypervisor writes, 1: a
+                    // page-table entry, for example.
+                    let InfoPlace { frame: info, word } = vcpu.info();
                     let is_stored =
                         hv.machine().ram().last_stored(info).load(Ordering::Relaxed) >= history.since();
+                    let flags = hv.machine().frame(info)[usize::from(word)].load(Ordering::Relaxed);
+                    let is_forged = is_stored || flags & 0xff != 1;
                     let times = vcpu.runstate_area.lock();
                     let clock = vcpu.clock.lock();
                     let times = times.iter().flat_map(RunstateArea::frames);
                     let mut frames = times.chain(clock.area.iter().flat_map(ClockArea::frames));
                     assert!(
-                        wanted == Some(false) || is_stored || frames.any(|frame| frame == info),
+                        wanted == Some(false) || is_forged || frames.any(|frame| frame == info),
                         "{who:?} sleeps on an event that it could take"
                     );
                 }
