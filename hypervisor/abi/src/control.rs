@@ -191,8 +191,8 @@ record! {
         8 => pub limit: u64,
         /// In: the physical CPUs that it may run on, a bit each.
         16 => pub cpus: u64,
-        /// In: the kept extent that it has its memory from, or 0 for the machine's free memory. What the hypervisor shares with it is
-        /// always of that.
+        /// In: the kept extent that it has its memory from as long as there is any left in it, or 0 for the machine's free memory alone. Frames of an
+        /// extent cannot be given to other domains for good. What the hypervisor shares with it is always of free memory.
         24 => pub extent: u32,
         /// Zero.
         32 => pub reserved: u64,

@@ -4,9 +4,7 @@ use crate::devices::Assignments;
 use crate::domains::{Domain, Holdings};
 use crate::frames::table::Put;
 use crate::frames::words::TypeWord;
-use crate::frames::{
-    Buddy, ExtentError, Extents, FrameList, FrameTable, Kind, Mfn, Pfn, RefError, all_at_home,
-};
+use crate::frames::{Buddy, ExtentError, Extents, FrameList, FrameTable, Mfn, Pfn, RefError, all_at_home};
 use crate::lock::{Lock, Rank, SharedLock};
 use crate::machine::{Flush, Machine};
 use crate::paging::{PagingError, Work};
@@ -88,43 +86,44 @@ impl<M: Machine> Memory<M> {
     fn give_all(&self, first: Mfn, order: u8, owner: DomId, list: &mut FrameList) {
         for n in 0..1_u64 << order {
             let Some(mfn) = first.offset(n) else { break };
-            self.prepare(mfn, owner, false);
+            self.prepare(mfn, owner);
             list.push(&self.frames, mfn);
         }
     }
 
-    /// Takes one frame that the hypervisor keeps for `owner`'s use: zeroed, and not counted as the domain's memory.
-    pub fn allocate_shared(&self, owner: DomId) -> Option<Mfn> {
+    /// Takes a frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it: zeroed, and not
+    /// counted as the domain's memory.
+    pub fn share(&self, owner: DomId) -> Option<Mfn> {
         let mfn = self.buddy.lock().alloc(0)?;
-        self.prepare(mfn, owner, true);
-        Some(mfn)
-    }
-
-    /// Takes a frame that the hypervisor shares with `owner`, who may map it for writing, and never make a page table of it.
-    pub(crate) fn share(&self, owner: DomId) -> Option<Mfn> {
-        let mfn = self.allocate_shared(owner)?;
-        let held = self.get_as(mfn, owner, Kind::Writable, &mut Work::unlimited());
-        debug_assert_eq!(held, Ok(()), "the frame is fresh");
+        self.clean(mfn);
+        // Its first use comes with it: another vCPU of the owner's may guess the number, and would be quicker to pin it.
+        let assigned = self.frames.assign_shared(mfn, owner);
+        debug_assert_eq!(assigned, Ok(()), "{mfn:?} came from the allocator");
         Some(mfn)
     }
 
     /// Gives back what [`Memory::share`] took. If another domain has the frame mapped, it is nobody's until that lets it go.
-    pub(crate) fn unshare(&self, mfn: Mfn) {
-        self.put_as(mfn, &mut Work::unlimited());
+    pub fn unshare(&self, mfn: Mfn) {
         if mutant!(SharedStaysOwned) {
-            return self.put(mfn);
+            self.put(mfn);
+        } else {
+            // First: from here on its owner cannot make anything of it. Its use holds it still.
+            let held = self.frames.disown(mfn);
+            debug_assert_eq!(held, Put::Held, "{mfn:?} is not shared");
         }
-        match self.frames.disown(mfn) {
-            Put::Held => {}
-            Put::Last => self.free(mfn),
-        }
+        self.put_as(mfn, &mut Work::unlimited());
     }
 
-    fn prepare(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) {
+    fn prepare(&self, mfn: Mfn, owner: DomId) {
+        self.clean(mfn);
+        let assigned = self.frames.assign(mfn, owner);
+        debug_assert_eq!(assigned, Ok(()), "{mfn:?} came from the allocator");
+    }
+
+    /// Makes a frame that is nobody's fit to be somebody's: nothing in it, and no page number.
+    fn clean(&self, mfn: Mfn) {
         self.machine.zero_frame(mfn);
         self.machine.set_m2p(mfn, M2P_INVALID);
-        let assigned = self.frames.assign(mfn, owner, is_hypervisors);
-        debug_assert_eq!(assigned, Ok(()), "{mfn:?} came from the allocator");
     }
 
     /// Records that `mfn` is page `pfn` of its owner.
@@ -166,8 +165,7 @@ impl<M: Machine> Memory<M> {
         // freed, so that free memory never holds a secret.
         self.machine.flush(Flush::All);
         for &mfn in frames {
-            self.machine.zero_frame(mfn);
-            self.machine.set_m2p(mfn, M2P_INVALID);
+            self.clean(mfn);
             if mutant!(KeptFrameFreed) || !self.extents.lock().bring_home(mfn) {
                 self.buddy.lock().free(mfn, 0);
             }
@@ -268,7 +266,8 @@ impl<M: Machine> Memory<M> {
     ///
     /// As [`Memory::surrender`].
     pub(crate) fn detach(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
-        self.detach_with(domain, mfn, work, |_| {})
+        self.finish_partial(domain, mfn, work)?;
+        self.detach_idle(domain, mfn, |_| {})
     }
 
     /// As [`Memory::detach`], and keeps room for another that will take its place.
@@ -282,24 +281,34 @@ impl<M: Machine> Memory<M> {
         mfn: Mfn,
         work: &mut Work,
     ) -> Result<(), Errno> {
-        self.detach_with(domain, mfn, work, |holdings| {
+        self.finish_partial(domain, mfn, work)?;
+        self.detach_idle_and_keep_room(domain, mfn)
+    }
+
+    /// The same on another domain's account, which has to have let the frame be nothing by itself: what it left half done as a page table
+    /// is refused, or it could have others work for it without end.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Inval`].
+    pub(crate) fn detach_idle_and_keep_room(&self, domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
+        self.detach_idle(domain, mfn, |holdings| {
             holdings.awaited = holdings.awaited.saturating_add(1);
         })
     }
 
-    fn detach_with(
-        &self,
-        domain: &Domain,
-        mfn: Mfn,
-        work: &mut Work,
-        note: impl FnOnce(&mut Holdings),
-    ) -> Result<(), Errno> {
-        if self.is_partial(mfn) {
-            self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
-            let unpicked = self.unpick_partial(mfn, None, work);
-            self.put(mfn);
-            unpicked?;
+    /// Takes down what a domain has left half done of a page table.
+    fn finish_partial(&self, domain: &Domain, mfn: Mfn, work: &mut Work) -> Result<(), Errno> {
+        if !self.is_partial(mfn) {
+            return Ok(());
         }
+        self.get(mfn, domain.id).map_err(|_| Errno::Inval)?;
+        let unpicked = self.unpick_partial(mfn, None, work);
+        self.put(mfn);
+        Ok(unpicked?)
+    }
+
+    fn detach_idle(&self, domain: &Domain, mfn: Mfn, note: impl FnOnce(&mut Holdings)) -> Result<(), Errno> {
         let mut holdings = domain.memory.lock();
         if holdings.is_closed {
             return Err(Errno::Inval);
@@ -310,6 +319,11 @@ impl<M: Machine> Memory<M> {
         }
         note(&mut holdings);
         Ok(())
+    }
+
+    /// Whether a frame is of an extent that is kept for domains to come: it is not to be given away.
+    pub(crate) fn is_kept(&self, mfn: Mfn) -> bool {
+        self.extents.lock().contains(mfn)
     }
 
     /// Gives `domain` 2^`order` frames more, zeroed, numbered from `pfn` on if that is given. Returns the first, or `None` if it may not
@@ -323,9 +337,12 @@ impl<M: Machine> Memory<M> {
         let first = match domain.extent {
             None => self.allocate(size, domain.id, &mut holdings.frames)?,
             Some(number) => {
-                let first = self.extents.lock().take(number, size)?;
-                self.give_all(first, size, domain.id, &mut holdings.frames);
-                first
+                let kept = self.extents.lock().take(number, size);
+                if let Some(first) = kept {
+                    self.give_all(first, size, domain.id, &mut holdings.frames);
+                }
+                // What it wants beyond its extent is memory like any other's: such as it may give away.
+                kept.or_else(|| self.allocate(size, domain.id, &mut holdings.frames))?
             }
         };
         if let Some(pfn) = pfn {
@@ -387,7 +404,7 @@ impl<M: Machine> Memory<M> {
                 .filter(|_| !mutant!(LostOnFailedExchange))
             {
                 // It was the domain's a moment ago, and nobody else has seen it.
-                let _ = self.frames.assign(mfn, domain.id, false);
+                let _ = self.frames.assign(mfn, domain.id);
                 holdings.frames.push(&self.frames, mfn);
             }
             holdings.awaited = holdings.awaited.saturating_sub(detached as u64);
@@ -396,7 +413,7 @@ impl<M: Machine> Memory<M> {
         let mut holdings = domain.memory.lock();
         for &first in &taken {
             for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
-                self.prepare(mfn, domain.id, false);
+                self.prepare(mfn, domain.id);
                 holdings.frames.push(&self.frames, mfn);
             }
         }

@@ -123,12 +123,10 @@ fn the_hundredth_successor_finds_the_memory_that_the_first_had() {
     for _ in 0..100 {
         create(&world, EXTENT).unwrap();
         assert_eq!(populate(&world, FRAMES, 0), all);
-        assert_eq!(
-            populate(&world, 1, 0),
-            [],
-            "there is no more, whatever the machine has"
-        );
         assert_eq!(free(&world), before - FRAMES - SHARED);
+        // What it wants beyond that, up to its limit, is like any other's.
+        let more = populate(&world, 1, 0);
+        assert!(more.len() == 1 && !all.contains(&more[0]), "{more:?}");
         destroy(&world);
         assert_eq!(free(&world), before - FRAMES, "none of it is the machine's");
     }

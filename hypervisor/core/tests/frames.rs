@@ -208,7 +208,7 @@ fn references_and_uses_of_random_holders_are_counted_as_a_model_counts_them() {
         let domain = choices.one_of(&domains);
         match choices.below(5) {
             0 => {
-                let assigned = frames.assign(mfn(n), domain, false);
+                let assigned = frames.assign(mfn(n), domain);
                 assert_eq!(assigned.is_ok(), *refs == 0);
                 if *refs == 0 {
                     (*owner, *refs) = (Some(domain), 1);

@@ -62,7 +62,7 @@ pub struct Domain {
     pub teardown: Lock<Option<Teardown>, { Rank::Teardown as u32 }>,
     /// How many work on its memory on behalf of the control domain; see [`Visit`].
     pub visitors: AtomicU32,
-    /// The kept extent that it has its memory from, if it is not the machine's free memory.
+    /// The kept extent that it has its memory from first, if it is not the machine's free memory alone.
     pub extent: Option<u32>,
     /// What its vCPUs are entitled to.
     pub share: Lock<Share, { Rank::Share as u32 }>,

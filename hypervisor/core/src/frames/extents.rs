@@ -168,6 +168,16 @@ impl Extents {
         extent.first.offset(found)
     }
 
+    /// Whether a frame is some extent's, wherever it is now.
+    #[must_use]
+    pub fn contains(&self, mfn: Mfn) -> bool {
+        let is_in = |extent: &Extent| {
+            let n = mfn.raw().checked_sub(extent.first.raw());
+            n.is_some_and(|n| n < extent.frames)
+        };
+        self.kept.iter().any(is_in)
+    }
+
     /// A frame has become nobody's. Says whether it is an extent's, where it is at home again then.
     pub fn bring_home(&mut self, mfn: Mfn) -> bool {
         for extent in &mut self.kept {

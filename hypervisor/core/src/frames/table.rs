@@ -2,8 +2,8 @@
 
 use super::Mfn;
 use super::words::{Kind, RefError, RefWord, TypeError, TypeGet, TypePut, TypeWord};
+use crate::sync::{AtomicU64, Ordering};
 use bulkhead_abi::DomId;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What the hypervisor knows about one frame: 32 bytes, of which an all-zero pattern means "no RAM".
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ pub struct FrameRecord {
     _stamp: AtomicU64,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<FrameRecord>() == 32);
 
 #[cfg(any(test, feature = "testing"))]
@@ -121,15 +122,37 @@ impl FrameTable {
     /// # Errors
     ///
     /// [`RefError::NotOwner`] if the frame is not free.
-    pub fn assign(&self, mfn: Mfn, owner: DomId, is_hypervisors: bool) -> Result<(), RefError> {
+    pub fn assign(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
+        self.publish(mfn, RefWord::allocated(owner, 1, false), TypeWord::UNUSED)
+    }
+
+    /// Gives a free frame to `owner` that the hypervisor keeps for it and shares with it: besides the base reference there is one use of it as
+    /// memory that the owner may write, so that it never becomes anything else.
+    ///
+    /// # Errors
+    ///
+    /// As [`FrameTable::assign`].
+    pub fn assign_shared(&self, mfn: Mfn, owner: DomId) -> Result<(), RefError> {
+        let writable = TypeWord::UNUSED.get(Kind::Writable);
+        let (typing, _) = writable.map_err(|_| RefError::NotOwner)?;
+        self.publish(mfn, RefWord::allocated(owner, 2, true), typing)
+    }
+
+    /// Makes a frame that is nobody's what these words say.
+    fn publish(&self, mfn: Mfn, refs: RefWord, typing: TypeWord) -> Result<(), RefError> {
         let record = self.record(mfn).ok_or(RefError::NoFrame)?;
+        if self.refs(mfn).is_none_or(|word| word.count() != 0) {
+            return Err(RefError::NotOwner);
+        }
+        // Before it is anybody's: its owner's other vCPUs may take references and uses of it from the moment on at which it is, and
+        // may know its number already. Relaxed: the Release of the next write publishes it, to whoever acquires a reference.
+        record.typing.store(typing.bits(), Ordering::Relaxed);
         self.update_refs(mfn, |word| {
             if word.count() != 0 {
                 return Err(RefError::NotOwner);
             }
-            Ok(RefWord::allocated(owner, 1, is_hypervisors))
+            Ok(refs)
         })?;
-        record.typing.store(TypeWord::UNUSED.bits(), Ordering::Release);
         Ok(())
     }
 

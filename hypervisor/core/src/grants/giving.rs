@@ -62,6 +62,7 @@ impl<M: Machine> Memory<M> {
         (mfn, gref): (Mfn, u32),
         work: &mut Work,
     ) -> Result<Giving, GrantError> {
+        self.may_give(mfn)?;
         self.detach(caller, mfn, work).map_err(refusal)?;
         let committed = self.keep_room(receiver).and_then(|()| {
             let mut table = receiver.grants.lock();
@@ -122,21 +123,30 @@ impl<M: Machine> Memory<M> {
         offered: Mfn,
         work: &mut Work,
     ) -> Result<(), GrantError> {
-        // Room is kept before a frame goes: nobody else can have it in between.
-        self.detach_and_keep_room(caller, mfn, work).map_err(refusal)?;
-        self.detach_and_keep_room(receiver, offered, work)
-            .map_err(|error| {
-                // It was the caller's a moment ago, and nobody else has seen it; but to be assigned makes a frame forget what TLBs may still know it as.
-                self.machine.flush(Flush::All);
-                if !mutant!(LostOnRefusedFlip) {
-                    self.take_room(caller, mfn);
-                }
-                if error == Errno::Restart {
-                    GrantError::Again
-                } else {
-                    GrantError::NotOffered
-                }
-            })
+        self.may_give(mfn)?;
+        if self.is_kept(offered) {
+            return Err(GrantError::NotOffered);
+        }
+        // Room is kept before a frame goes: nobody else can have it in between. The other domain's goes first: to spoil what it
+        // offers is easy, and costs the caller nothing then.
+        self.detach_idle_and_keep_room(receiver, offered)
+            .map_err(|_| GrantError::NotOffered)?;
+        self.detach_and_keep_room(caller, mfn, work).map_err(|error| {
+            // It was the receiver's a moment ago, and nobody else has seen it; but to be assigned makes a frame forget what TLBs may still know it as.
+            self.machine.flush(Flush::All);
+            if !mutant!(LostOnRefusedFlip) {
+                self.take_room(receiver, offered);
+            }
+            refusal(error)
+        })
+    }
+
+    /// Whether a frame may be given away at all: one that is kept for domains to come stays with them.
+    fn may_give(&self, mfn: Mfn) -> Result<(), GrantError> {
+        if self.is_kept(mfn) {
+            return Err(GrantError::BadFrame);
+        }
+        Ok(())
     }
 
     /// Gives frames to whom they were committed. No TLB knows them any more.
@@ -188,7 +198,7 @@ impl<M: Machine> Memory<M> {
             self.free(mfn);
             return false;
         }
-        let assigned = self.frames.assign(mfn, domain.id, false);
+        let assigned = self.frames.assign(mfn, domain.id);
         debug_assert_eq!(assigned, Ok(()), "{mfn:?} is nobody's");
         holdings.frames.push(&self.frames, mfn);
         true
@@ -197,8 +207,10 @@ impl<M: Machine> Memory<M> {
 
 #[cfg(test)]
 #[cfg(not(loom))]
+#[expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::frames::Kind;
     use crate::hypervisor::EndPolicy;
     use crate::ids::CpuId;
     use crate::testing::{GuestSpec, SimConfig, World};
@@ -208,14 +220,14 @@ mod tests {
     const PAGE: u64 = 700;
     const GREF: u32 = 8;
 
-    #[test]
-    fn a_frame_whose_receiver_is_destroyed_on_the_way_goes_back_to_the_machine() {
+    /// Two guests, the second of which is about to give a frame to the first, and for each of them one to which nothing refers.
+    fn two() -> (World, [Mfn; 2]) {
         let config = SimConfig {
             free_frames: 2 * GuestSpec::FRAMES + 70,
             cpus: 2,
         };
         let world = World::new(config, EndPolicy::LastDomain);
-        let [offered, given] = [0, 1].map(|cpu| {
+        let frames = [0, 1].map(|cpu| {
             let guest = GuestSpec {
                 home: Some(CpuId::new(u32::try_from(cpu).unwrap())),
                 ..GuestSpec::default()
@@ -229,6 +241,12 @@ mod tests {
             assert_eq!(bared, Ok(0));
             frame
         });
+        (world, frames)
+    }
+
+    #[test]
+    fn a_frame_whose_receiver_is_destroyed_on_the_way_goes_back_to_the_machine() {
+        let (world, [offered, given]) = two();
         let entry = GrantEntry {
             flags: GTF_ACCEPT_TRANSFER | GTF_FLIP,
             domid: DomId::new(2),
@@ -250,5 +268,62 @@ mod tests {
         assert_eq!(hv.memory.free_frames(), free + 1);
         assert_eq!(hv.memory.frames().refs(offered).unwrap().owner(), giver.id);
         world.invariants();
+    }
+
+    #[test]
+    fn what_is_kept_for_domains_to_come_is_not_given_away() {
+        let (world, [offered, _]) = two();
+        let hv = world.hv();
+        let [receiver, giver] = [1, 2].map(|id| hv.domains.get(DomId::new(id)).unwrap());
+        hv.memory.keep_extent(3, 0, u64::MAX).unwrap().unwrap();
+        // As if it had been made with the extent.
+        let kept = hv.memory.extents.lock().take(3, 0).unwrap();
+        hv.memory.frames().assign(kept, giver.id).unwrap();
+        let mut holdings = giver.memory.lock();
+        holdings.frames.push(hv.memory.frames(), kept);
+        holdings.limit += 1;
+        drop(holdings);
+        let entry = |flags: u16| GrantEntry {
+            flags,
+            domid: giver.id,
+            frame: u32::try_from(offered.raw()).unwrap(),
+        };
+        let work = &mut Work::portion();
+        world.set_grant(0, GREF, entry(GTF_ACCEPT_TRANSFER | GTF_FLIP));
+        let flip = hv.memory.begin_flip(&giver, &receiver, (kept, GREF), work);
+        assert_eq!(flip.unwrap_err(), GrantError::BadFrame);
+        world.set_grant(0, GREF, entry(GTF_ACCEPT_TRANSFER));
+        let transfer = hv.memory.begin_transfer(&giver, &receiver, (kept, GREF), work);
+        assert_eq!(transfer.unwrap_err(), GrantError::BadFrame);
+        assert_eq!(hv.memory.frames().refs(kept).unwrap().owner(), giver.id);
+        world.invariants();
+    }
+
+    #[test]
+    fn nobody_takes_down_for_others_what_they_left_half_done() {
+        let (world, [_, given]) = two();
+        let hv = world.hv();
+        let [receiver, giver] = [1, 2].map(|id| hv.domains.get(DomId::new(id)).unwrap());
+        let table = hv
+            .memory
+            .allocate(0, receiver.id, &mut receiver.memory.lock().frames)
+            .unwrap();
+        receiver.memory.lock().limit += 1;
+        // Half validated: the portion is over before the first entry.
+        let mut work = Work::portion();
+        work.spend(u32::MAX);
+        assert!(hv.memory.get_as(table, receiver.id, Kind::L2, &mut work).is_err());
+        assert!(hv.memory.is_partial(table));
+        let entry = GrantEntry {
+            flags: GTF_ACCEPT_TRANSFER | GTF_FLIP,
+            domid: giver.id,
+            frame: u32::try_from(table.raw()).unwrap(),
+        };
+        world.set_grant(0, GREF, entry);
+        let flip = hv
+            .memory
+            .begin_flip(&giver, &receiver, (given, GREF), &mut Work::portion());
+        assert_eq!(flip.unwrap_err(), GrantError::NotOffered);
+        assert!(hv.memory.is_partial(table), "it is the receiver's to finish");
     }
 }

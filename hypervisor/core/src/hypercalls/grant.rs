@@ -29,6 +29,9 @@ const ELEMENT_WORTH: u32 = 6;
 /// How many bytes of a copy are worth an entry.
 const BYTES_WORTH: u32 = 128;
 
+/// What a frame that is refused is worth: it may be freed, or given back to whose it was, with a flush of its own.
+const REFUSED_WORTH: u32 = 48;
+
 /// How many elements wait for one flush.
 const BATCH: usize = 32;
 
@@ -285,7 +288,7 @@ fn give_each<M: Machine, T: Element>(
 ) -> Answer {
     let mut batch = Givings::new();
     let answer = batched(call, |call, element: &mut T, work| {
-        let giving = begin(call, element, work)?;
+        let giving = begin(call, element, work).inspect_err(|_| work.spend(REFUSED_WORTH))?;
         // There is room: a full batch is finished first.
         let _ = batch.push(giving);
         Ok(())

@@ -1,6 +1,7 @@
 //! Tests of what happens to a frame between its owners.
 
 use super::*;
+use crate::frames::Kind;
 use crate::ids::CpuId;
 use crate::sync::Ordering;
 use crate::testing::{Sim, SimConfig};
@@ -111,10 +112,13 @@ fn a_block_is_zeroed_has_no_page_numbers_and_is_all_on_its_owner_s_list() {
 #[test]
 fn a_frame_that_the_hypervisor_keeps_for_a_domain_is_on_no_list() {
     let memory = memory(2);
-    let mfn = memory.allocate_shared(ALICE).unwrap();
+    let mfn = memory.share(ALICE).unwrap();
     let refs = memory.frames.refs(mfn).unwrap();
     assert!(refs.is_hypervisors() && refs.owner() == ALICE);
-    memory.put(mfn);
+    // It is memory that its owner may write, from the first moment to the last.
+    let pinned = memory.get_as(mfn, ALICE, Kind::L1, &mut Work::unlimited());
+    assert!(pinned.is_err());
+    memory.unshare(mfn);
     assert_eq!(memory.free_frames(), 2);
 }
 
@@ -127,6 +131,6 @@ fn memory_that_was_never_used_is_scrubbed_too() {
             memory.machine.write_frame(mfn, 4088, b"firmware");
         }
     }
-    let mfn = memory.allocate_shared(ALICE).unwrap();
+    let mfn = memory.share(ALICE).unwrap();
     assert_eq!(words(&memory, mfn), vec![0; 512]);
 }
