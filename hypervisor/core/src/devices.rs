@@ -5,8 +5,8 @@
 //! with itself.
 //!
 //! A frame of a device has no record in the frame table that counts anything. So an entry that leads to one holds nothing; it is let stand
-//! because the frame is its table's owner's, and stands no longer than that: all tables of a domain come down before somebody else
-//! can have its devices. The ports that a domain of the boot list owns are its [`PortSet`].
+//! because the frame is its table's owner's. When that changes, the domain's vCPUs have stopped for good and every TLB has forgotten its entries: what
+//! its tables still say of devices is never looked at again. The ports that a domain of the boot list owns are its [`PortSet`].
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;

@@ -17,10 +17,13 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn send_nmi(&self, domain: &Domain, vcpu: &Vcpu) {
         // Before it is woken: see `block_unless`. Before its CPU is called, which looks after that; and if it moves meanwhile, the CPU
         // that it comes to looks for it anyway.
-        vcpu.set_nmi(true);
+        if vcpu.swap_nmi(true) {
+            // Its CPU knows, or will look when it comes: to call again and again would take time from whoever runs there.
+            return;
+        }
         self.wake_vcpu(domain, vcpu);
         if !mutant!(NmiUntold) {
-            self.call_home(vcpu);
+            self.call_if_running(domain, vcpu);
         }
     }
 
@@ -31,7 +34,7 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         if let Some(vcpu) = current.vcpu() {
-            vcpu.set_nmi(false);
+            vcpu.swap_nmi(false);
         }
         let handler = current.context.traps.get(Vector::Nmi.raw());
         if handler.address == 0 {

@@ -15,7 +15,7 @@ use crate::policy::{cpuid, msr};
 use crate::ports::Access;
 use crate::traps::Exception;
 use crate::vcpu::debug::CR4_DE;
-use crate::vcpu::{Callback, Mode, Regs, descriptors};
+use crate::vcpu::{Callback, Mode, Regs, descriptors, flags};
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Errno, layout};
 
@@ -119,6 +119,8 @@ impl<M: Machine> Hypervisor<M> {
         match self.code_at(address).software_interrupt() {
             Ok(Interruption { vector, len }) if Self::may_interrupt(current, vector) => {
                 regs.rip = regs.rip.wrapping_add(len) & u64::from(u32::MAX);
+                // It is done: a breakpoint on what comes next is met.
+                regs.rflags &= !flags::RF;
                 Resolved::Interrupt(vector)
             }
             Ok(_) => Resolved::No,

@@ -17,7 +17,11 @@ use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::EndPolicy;
 use bulkhead_core::ids::CpuId;
+use bulkhead_core::lock;
 use bulkhead_core::testing::{Choices, GuestSpec, SimConfig, Stage, StageConfig, World};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The frames of a guest: its memory, shared info, and one of its grant table.
 const GUEST: u64 = 1026;
@@ -446,4 +450,56 @@ fn the_control_domain_does_nothing_of_this_to_itself() {
         }
         assert_eq!(tell(&mut world, 0, op, 9), Err(Errno::Srch), "{op}");
     }
+}
+
+/// Whenever the pause comes while a vCPU goes to sleep: it sleeps on afterwards, and is said to.
+#[test]
+fn a_vcpu_that_is_paused_as_it_goes_to_sleep_sleeps_on() {
+    check_locks();
+    let mut slept = 0;
+    for moment in 0..100 {
+        let mut world = world(&[5], 2);
+        assert_eq!(world.enter(0), Some((5, 0)));
+        world.boot(0);
+        let record = DomainRef {
+            domain: DomId::new(5),
+            reserved: 0,
+        };
+        world.write(1, World::SCRATCH, &record);
+        let (weak, count) = (world.downgrade(), AtomicUsize::new(0));
+        let is_paused = Arc::new(AtomicBool::new(false));
+        let says_so = Arc::clone(&is_paused);
+        world.sim().set_interruption(move |_| {
+            if count.fetch_add(1, Ordering::Relaxed) == moment {
+                let args = [u64::from(ControlOp::PauseDomain.raw()), World::SCRATCH];
+                let _ = weak
+                    .upgrade()
+                    .unwrap()
+                    .call_within(1, Hypercall::Sysctl.raw(), &args, 1);
+                says_so.store(true, Ordering::Relaxed);
+            }
+        });
+        world.sim().allow_interruption(true);
+        world.block(0);
+        world.sim().allow_interruption(false);
+        if !is_paused.load(Ordering::Relaxed) {
+            break;
+        }
+        world.enter(0);
+        tell(&mut world, 1, ControlOp::PauseDomain, 5).unwrap();
+        tell(&mut world, 1, ControlOp::UnpauseDomain, 5).unwrap();
+        // Its virtual time has to agree with its queue.
+        world.invariants();
+        slept += u32::from(world.enter(0).is_none());
+    }
+    assert!(slept > 0, "it never slept on");
+}
+
+/// Turns the checks of lock order on, by which the simulation knows where it may interrupt. To them, each thread is a CPU.
+fn check_locks() {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
+    }
+    lock::use_cpu_number(|| NUMBER.get());
 }

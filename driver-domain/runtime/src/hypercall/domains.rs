@@ -21,6 +21,9 @@ use super::{
     raw::{call2, call3, call4, in_out, input},
 };
 
+/// The domain that makes these calls.
+const CONTROL: DomId = DomId::new(0);
+
 /// Makes a domain without memory, whose vCPUs have no state and do not run. Returns its number.
 ///
 /// # Errors
@@ -204,6 +207,10 @@ pub fn unpin(domain: DomId, frame: u64) -> Result<(), Failure> {
 }
 
 fn table_of(domain: DomId, op: MmuExtOp, mfn: u64) -> Result<(), Failure> {
+    // Its own tables are Rust's memory: to validate one writes to it. Nobody but domain 0 may name others.
+    if matches!(domain, DomId::SELF | CONTROL) {
+        return Err(Errno::Inval.into());
+    }
     let record = MmuExt {
         cmd: op.raw(),
         arg1: mfn,
@@ -213,8 +220,7 @@ fn table_of(domain: DomId, op: MmuExtOp, mfn: u64) -> Result<(), Failure> {
         page_owner: domain,
         table_owner: None,
     };
-    // SAFETY: the hypervisor reads one record that is borrowed for the call. Frames of other domains are no memory of Rust's; of this
-    // domain's, a pin makes none writable that was not.
+    // SAFETY: the hypervisor reads one record that is borrowed for the call. Frames of other domains are no memory of Rust's.
     unsafe {
         call4(
             Hypercall::MmuextOp,

@@ -3,8 +3,8 @@
 //! It is done in portions, by whoever destroys the domain, in an order in which nothing can come back in:
 //!
 //! 1. [`Step::Stopping`]: none of its vCPUs runs, or will again. What the domain was doing in the hypervisor is over.
-//! 2. [`Step::Devices`]: nothing outside can reach its memory any more. No frame is freed before this is so: a device that is
-//!    not quiet writes to memory that is somebody else's by then.
+//! 2. [`Step::Devices`]: its devices are nobody's any more, and no TLB knows them. That a device is quiet is for the control domain to see to before
+//!    it destroys the domain: what goes on moving data writes to memory that is somebody else's by then.
 //! 3. [`Step::Channels`]: whoever was connected to it waits for its number again, which a successor may have.
 //! 4. [`Step::States`]: its vCPUs' states let go of page tables, descriptors and records.
 //! 5. [`Step::Tables`]: pins go, and with them the last page tables. Nothing of the domain refers to its frames any more.
@@ -151,7 +151,6 @@ impl<M: Machine> Hypervisor<M> {
             if !life.condemn() {
                 return;
             }
-            *domain.teardown.lock() = Some(Teardown::new());
             was_alive
         };
         if was_alive {
@@ -159,6 +158,8 @@ impl<M: Machine> Hypervisor<M> {
                 self.stop_vcpu(domain, vcpu);
             }
         }
+        // Now: whoever else destroys it begins with vCPUs that have been told, and deadlines that are gone.
+        *domain.teardown.lock() = Some(Teardown::new());
     }
 
     /// Lets go of what a vCPU of a domain that is stopped holds.

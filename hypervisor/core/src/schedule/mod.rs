@@ -242,7 +242,12 @@ impl<M: Machine> Hypervisor<M> {
                 vcpu.resume_later();
             }
             let _ = queue.run.block(key, now);
-            return Runstate::Offline;
+            // One that is only held goes on to sleep when it is let run again.
+            return if rests && vcpu.is_some_and(Vcpu::is_up) {
+                Runstate::Blocked
+            } else {
+                Runstate::Offline
+            };
         }
         match rest {
             // Woken since it decided to.

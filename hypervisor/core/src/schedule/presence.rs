@@ -118,8 +118,9 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Whether each vCPU of a domain, none of which may run, has left its CPU. One that a CPU has chosen and not taken yet has not, nor
-    /// one on its way between two queues: whoever has it still goes by what it was.
+    /// Whether no vCPU of a domain may run, and each has left its CPU. One that a CPU has chosen and not taken yet has not, nor
+    /// one on its way between two queues: whoever has it still goes by what it was. Nobody wakes one that may not run: that is looked at
+    /// under the same lock.
     pub(crate) fn is_at_rest(&self, domain: &Domain) -> bool {
         domain.vcpus.iter().all(|vcpu| {
             let Some(shared) = self.shared(vcpu.home()) else {
@@ -127,7 +128,7 @@ impl<M: Machine> Hypervisor<M> {
             };
             let queue = shared.queue.lock();
             let is_blocked = queue.run.state((domain.id, vcpu.id)) == Some(State::Blocked);
-            is_blocked && !vcpu.is_away()
+            is_blocked && !vcpu.may_run() && !vcpu.is_away()
         })
     }
 
@@ -258,6 +259,20 @@ mod tests {
         stays(&world);
         hv.settle(migrant, CpuId::new(1));
         assert_eq!(hv.cpus[1].queue.lock().run.state(KEY), Some(State::Blocked));
+        goes(&world);
+    }
+
+    #[test]
+    fn a_vcpu_that_sleeps_and_may_run_is_not_at_rest() {
+        let world = world();
+        world.sim().let_waiting_pass_time(false);
+        assert_eq!(world.enter(0), Some((1, 0)));
+        world.boot(0);
+        world.block(0);
+        let hv = world.hv();
+        let domain = hv.domains.get(GUEST).unwrap();
+        assert_eq!(hv.cpus[0].queue.lock().run.state(KEY), Some(State::Blocked));
+        assert!(!hv.is_at_rest(&domain), "an event would wake it");
         goes(&world);
     }
 }

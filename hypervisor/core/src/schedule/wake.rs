@@ -74,10 +74,12 @@ impl<M: Machine> Hypervisor<M> {
         self.machine().kick(cpu);
     }
 
-    /// Makes the CPU of a vCPU look whom it should run.
-    pub(crate) fn call_home(&self, vcpu: &Vcpu) {
+    /// Makes the CPU that runs a vCPU look whom it should run, if one does: whoever takes the vCPU up later looks then.
+    pub(crate) fn call_if_running(&self, domain: &Domain, vcpu: &Vcpu) {
         let home = vcpu.home();
-        if let Some(shared) = self.shared(home) {
+        let Some(shared) = self.shared(home) else { return };
+        let running = shared.queue.lock().run.running();
+        if running == Some((domain.id, vcpu.id)) {
             self.call(home, shared);
         }
     }

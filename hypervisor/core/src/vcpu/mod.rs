@@ -232,9 +232,9 @@ impl Vcpu {
         self.nmi.load(Ordering::SeqCst)
     }
 
-    /// Says whether a non-maskable interrupt is pending.
-    pub(crate) fn set_nmi(&self, pending: bool) {
-        self.nmi.store(pending, Ordering::SeqCst);
+    /// Says whether a non-maskable interrupt is pending, and whether one was.
+    pub(crate) fn swap_nmi(&self, pending: bool) -> bool {
+        self.nmi.swap(pending, Ordering::SeqCst)
     }
 
     /// On which CPU's list its deadline for `purpose` is.
@@ -243,7 +243,8 @@ impl Vcpu {
         cpu.checked_sub(1).map(CpuId::new)
     }
 
-    /// Notes on which CPU's list its deadline for `purpose` is. Only the CPU that runs it sets deadlines.
+    /// Notes on which CPU's list its deadline for `purpose` is. The CPU that runs it sets deadlines, and, under its domain's lifecycle lock, whoever
+    /// sets its periodic timer.
     pub(crate) fn set_deadline_cpu(&self, purpose: Purpose, cpu: Option<CpuId>) {
         if let Some(place) = self.deadline_cpus.get(purpose as usize) {
             place.store(

@@ -1,7 +1,8 @@
 //! What of the machine's devices a domain may own: neither RAM, nor anything that firmware's memory map describes at all, nor registers that
 //! the hypervisor works with, or that move memory, interrupts or power for the whole machine.
 //!
-//! What is not known to be harmless is not given. Devices on PCI have their registers where the memory map has nothing.
+//! What is known to be harmful is not given; what a board has of its own beyond that, it is for the operator to know. Devices on PCI have their
+//! registers where the memory map has nothing. Without an IOMMU a device that moves data reaches all memory, whoever owns it.
 //! Sources: Intel SDM vol. 3A, section 11.4.1 (the local APIC and the addresses of messages); the PC's ports of old.
 
 use core::ops::{Range, RangeInclusive};
@@ -17,7 +18,7 @@ use crate::layout::{PAGE_SHIFT, PAGE_SIZE};
 const MAX_PORTS: usize = 32;
 
 /// Ports that nobody may have on any PC.
-const PORTS: [RangeInclusive<u16>; 13] = [
+const PORTS: [RangeInclusive<u16>; 16] = [
     // DMA controllers, with their page registers.
     0x00..=0x1f,
     0x80..=0x8f,
@@ -35,6 +36,11 @@ const PORTS: [RangeInclusive<u16>; 13] = [
     0x92..=0x92,
     // The emulator's way to end.
     0xf4..=0xf4,
+    // System management: its interrupts, on Intel's boards and AMD's.
+    0xb2..=0xb3,
+    0xcd6..=0xcd7,
+    // The emulator's channel to the firmware, which copies to and from any memory.
+    0x510..=0x51b,
     // The hypervisor's serial line.
     0x3f8..=0x3ff,
     // PCI configuration space, of all devices at once, and reset.
