@@ -150,6 +150,18 @@ impl<M: Machine> Memory<M> {
         }
     }
 
+    /// The same, as a part of `work`: a frame that is freed takes longer than one that is held by others.
+    #[inline]
+    pub(crate) fn put_within(&self, mfn: Mfn, work: &mut Work) {
+        match self.frames.put(mfn) {
+            Put::Held => {}
+            Put::Last => {
+                work.spend(RECLAIM_WORTH);
+                self.free(mfn);
+            }
+        }
+    }
+
     /// Makes a frame that nobody refers to any more allocatable.
     #[inline(never)]
     pub(crate) fn free(&self, mfn: Mfn) {

@@ -124,7 +124,8 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<(), GrantError> {
         self.may_give(mfn)?;
-        if self.is_kept(offered) {
+        // What is kept stays, and nothing is exchanged for itself.
+        if self.is_kept(offered) || mfn == offered {
             return Err(GrantError::NotOffered);
         }
         // Room is kept before a frame goes: nobody else can have it in between. The other domain's goes first: to spoil what it

@@ -114,11 +114,12 @@ impl<M: Machine> Memory<M> {
     pub(super) fn let_go(&self, frame: Mfn, rights: Rights, work: &mut Work) {
         match rights.kind() {
             Some(_) => self.put_as(frame, work),
-            None => self.put(frame),
+            None => self.put_within(frame, work),
         }
     }
 
-    /// Begins a use of a grant: see [`super::GrantTable::begin_use`].
+    /// Begins a use of a grant: see [`super::GrantTable::begin_use`]. What its grantor has left half done as a page table is not granted to be
+    /// written: others could be kept at work for it without end.
     pub(super) fn use_grant(
         &self,
         grantor: &Domain,
@@ -126,7 +127,13 @@ impl<M: Machine> Memory<M> {
         user: DomId,
         rights: Rights,
     ) -> Result<Mfn, GrantError> {
-        grantor.grants.lock().begin_use(&self.machine, gref, user, rights)
+        let mut table = grantor.grants.lock();
+        let frame = table.begin_use(&self.machine, gref, user, rights)?;
+        if rights == Rights::ReadWrite && self.is_partial(frame) {
+            table.end_use(&self.machine, gref, rights);
+            return Err(GrantError::NotGranted);
+        }
+        Ok(frame)
     }
 
     /// Ends a use of a grant.

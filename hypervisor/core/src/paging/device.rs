@@ -11,6 +11,9 @@ use crate::machine::Machine;
 use crate::memory::Memory;
 use bulkhead_abi::{DomId, pte};
 
+/// What a look at all that is assigned of devices is worth, in entries looked at.
+const LOOK_WORTH: u32 = 16;
+
 impl<M: Machine> Memory<M> {
     /// As [`entry::adjust`], for an entry of `table` that may lead to frames of `owner`'s: how a device's frame is cached may stand in it.
     #[inline(always)]
@@ -20,21 +23,22 @@ impl<M: Machine> Memory<M> {
         level: Level,
         entry: u64,
         owner: DomId,
+        work: &mut Work,
     ) -> Result<u64, PagingError> {
-        entry::adjust(level, entry).or_else(|error| self.adjust_cached(table, level, entry, owner, error))
+        entry::adjust(level, entry)
+            .or_else(|error| self.adjust_cached((table, level, entry), owner, error, work))
     }
 
     #[cold]
     fn adjust_cached(
         &self,
-        table: Mfn,
-        level: Level,
-        entry: u64,
+        (table, level, entry): (Mfn, Level, u64),
         owner: DomId,
         error: PagingError,
+        work: &mut Work,
     ) -> Result<u64, PagingError> {
         if !mutant!(RamCachedAtWill) {
-            self.check_device(table, level, entry, owner, error)?;
+            self.check_device((table, level, entry), owner, error, work)?;
         }
         let caching = entry & pte::CACHE_MASK;
         entry::adjust(level, entry & !pte::CACHE_MASK).map(|adjusted| adjusted | caching)
@@ -51,19 +55,19 @@ impl<M: Machine> Memory<M> {
         work: &mut Work,
     ) -> Result<(), PagingError> {
         self.get_target(entry, owner, level, work)
-            .or_else(|error| self.check_device(table, level, entry, owner, error))
+            .or_else(|error| self.check_device((table, level, entry), owner, error, work))
     }
 
     /// Whether an entry that would be refused for `error` leads to a frame of a device, and may.
     #[cold]
     fn check_device(
         &self,
-        table: Mfn,
-        level: Level,
-        entry: u64,
+        (table, level, entry): (Mfn, Level, u64),
         owner: DomId,
         error: PagingError,
+        work: &mut Work,
     ) -> Result<(), PagingError> {
+        work.spend(LOOK_WORTH);
         let may_be = match error {
             PagingError::Foreign | PagingError::NoFrame | PagingError::Flags(_) => level == Level::L1,
             PagingError::Descriptor(_)

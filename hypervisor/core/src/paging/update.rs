@@ -180,7 +180,7 @@ impl<M: Machine> Memory<M> {
         let word = words.get(index).ok_or(PagingError::NotMapped)?;
         for _ in 0..TRIES {
             let old = word.load(Ordering::Relaxed);
-            let next = self.adjust(table, level, make(old), owner)?;
+            let next = self.adjust(table, level, make(old), owner, work)?;
             let is_harmless = entry::is_harmless_change(old, next);
             if !is_harmless {
                 self.get_target_of(table, next, owner, level, work)?;

@@ -45,7 +45,7 @@ impl<M: Machine> Memory<M> {
     #[inline]
     pub(crate) fn put_as(&self, mfn: Mfn, work: &mut Work) {
         self.put_type(mfn, work);
-        self.put(mfn);
+        self.put_within(mfn, work);
     }
 
     /// Takes a use of a frame that the caller holds a reference to.
@@ -279,7 +279,7 @@ impl<M: Machine> Memory<M> {
                 }
                 continue;
             }
-            let adjusted = match self.adjust(mfn, level, word.load(Ordering::Relaxed), owner) {
+            let adjusted = match self.adjust(mfn, level, word.load(Ordering::Relaxed), owner, work) {
                 Ok(adjusted) => adjusted,
                 Err(error) => return Err((error, index)),
             };
@@ -401,7 +401,7 @@ impl<M: Machine> Memory<M> {
         if level != Level::L1 || is_writable(entry) {
             self.put_as(mfn, work);
         } else {
-            self.put(mfn);
+            self.put_within(mfn, work);
         }
     }
 }

@@ -89,7 +89,7 @@ fn a_flip_that_is_refused_changes_nothing() {
     pair.grant_frame(offer, offered);
     refused(given, DomId::new(9), GrantStatus::BadDomain);
     refused(pair.frame(GRANTEE, PAGE), OWNER, GrantStatus::BadPage);
-    refused(offered, OWNER, GrantStatus::BadPage);
+    refused(offered, OWNER, GrantStatus::BadGntref);
     refused(Mfn::new(0).unwrap(), OWNER, GrantStatus::BadPage);
     // What is offered is in use, somebody else's, or no frame: each is found before anything else has happened.
     let table = pair.frame(GRANTOR, pair.info[GRANTOR].pt_base >> 12);
