@@ -42,6 +42,19 @@ pub(crate) struct Machine<'a> {
 /// QEMU's smallest board: no PCI, no drives, no HPET; its firmware boots by PVH and nothing else.
 pub(crate) const MICROVM: &str = "microvm";
 
+/// Serial lines that lead nowhere, for domains to own. The line by which the second interrupts is triggered by edge, that of the third by
+/// level.
+const SPARE_SERIAL_LINES: [&str; 8] = [
+    "-chardev",
+    "null,id=second",
+    "-device",
+    "isa-serial,chardev=second,iobase=0x2f8,irq=3",
+    "-chardev",
+    "null,id=third",
+    "-device",
+    "isa-serial,chardev=third,iobase=0x3e8,irq=5",
+];
+
 impl Machine<'_> {
     /// The machine that everything runs on unless it says otherwise.
     pub(crate) const DEFAULT: Self = Machine {
@@ -86,6 +99,9 @@ pub(crate) fn command(machine: &Machine<'_>, medium: &Medium, console: Console) 
         Console::Plain => drop(command.args(["-serial", "stdio", "-monitor", "none"])),
     }
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    if machine.board != MICROVM {
+        command.args(SPARE_SERIAL_LINES);
+    }
     match medium {
         Medium::Files {
             hypervisor,
