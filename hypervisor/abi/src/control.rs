@@ -268,6 +268,9 @@ pub const ASSIGN_PORTS: u16 = 0;
 /// [`AssignDevice`] kind: frames of registers and device memory, which are no RAM. The domain may map them by their numbers, and have them
 /// cached as it likes.
 pub const ASSIGN_FRAMES: u16 = 1;
+/// [`AssignDevice`] kind: interrupt lines, by the numbers of global system interrupts. The domain makes pirqs of the same numbers of them
+/// ([`PhysdevOp::MapPirq`](crate::physdev::PhysdevOp::MapPirq)).
+pub const ASSIGN_LINES: u16 = 2;
 
 record! {
     /// Something that a domain is to own and nobody owns yet.

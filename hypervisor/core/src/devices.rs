@@ -1,4 +1,4 @@
-//! Which domain owns what of devices: ranges of I/O ports, and of frames that are no RAM.
+//! Which domain owns what of devices: ranges of I/O ports, of frames that are no RAM, and of interrupt lines.
 //!
 //! The control domain assigns them, each to one domain at a time, and they are that domain's until it is destroyed: then nobody's, before
 //! any of its frames comes free. [`Machine::may_assign`] says what can be assigned at all: never RAM, and never what the hypervisor works
@@ -23,6 +23,8 @@ pub enum Resource {
     Ports,
     /// Frames that are no RAM, by number.
     Frames,
+    /// Interrupt lines, by the numbers of global system interrupts. What becomes of one is told in [`crate::irq`].
+    Lines,
 }
 
 /// How many ranges can be assigned, on the whole machine.

@@ -7,6 +7,7 @@ use crate::events::GlobalVirqs;
 use crate::events::bits::{self, SharedInfoView, VcpuInfoView, Wake};
 use crate::events::{Raise, Target};
 use crate::ids::{CpuId, VcpuId};
+use crate::irq::Lines;
 use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
@@ -40,6 +41,8 @@ pub struct Hypervisor<M> {
     pub(crate) cpus: Box<[Shared]>,
     pub(crate) board: Board,
     pub(crate) global_virqs: Lock<GlobalVirqs, { Rank::GlobalVirqs as u32 }>,
+    /// The interrupt lines of devices.
+    pub(crate) lines: Lock<Lines, { Rank::Lines as u32 }>,
     end_policy: EndPolicy,
     /// More domains are to come: the machine is not over, even if all that there are have ended.
     is_filling: AtomicBool,
@@ -141,6 +144,7 @@ impl<M: Machine> Hypervisor<M> {
             cpus: shared.into_boxed_slice(),
             board: Board::new(),
             global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
+            lines: Lock::new(Lines::new()),
             end_policy,
             is_filling: AtomicBool::new(false),
             has_crashed: AtomicBool::new(false),

@@ -33,6 +33,7 @@ mod hypervisor;
 pub mod ids;
 #[cfg(any(test, feature = "testing"))]
 mod invariants;
+pub mod irq;
 pub mod lock;
 pub mod machine;
 pub mod memory;

@@ -49,6 +49,8 @@ pub enum Rank {
     Extents,
     /// What domains own of devices.
     Devices,
+    /// What interrupt lines are, and what their controller lets through.
+    Lines,
 }
 
 /// A mutual-exclusion lock of rank `R`, fair: first come, first served.

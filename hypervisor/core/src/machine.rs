@@ -7,6 +7,7 @@ use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
+use crate::irq::{Gsi, Trigger};
 use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
@@ -227,8 +228,20 @@ pub trait Machine: Sync + 'static {
     /// Writes to ports likewise.
     fn write_port(&self, port: u16, width: Width, value: u32);
 
-    /// Whether a domain may own this: ports and frames of devices that the hypervisor does not use itself, and no RAM.
+    /// Whether a domain may own this: ports, frames and interrupt lines of devices that the hypervisor does not use itself, and no RAM.
     fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool;
+
+    /// How a line interrupts that may be assigned.
+    fn line_trigger(&self, gsi: Gsi) -> Trigger;
+
+    /// Lets interrupts of a line, which is masked, and may be assigned, arrive at `cpu` from now on.
+    fn route_line(&self, gsi: Gsi, cpu: CpuId);
+
+    /// Lets a line no longer interrupt, as it is at first. One interrupt may be on its way already.
+    fn mask_line(&self, gsi: Gsi);
+
+    /// Lets a line interrupt; it has been routed. One that is triggered by level does so at once if its device wants something.
+    fn unmask_line(&self, gsi: Gsi);
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

@@ -94,6 +94,16 @@ mod planting {
         DevicesKept,
         /// Devices: an entry that leads to one gives back what it never took.
         DevicesCounted,
+        /// Lines: any domain makes a pirq of a line that was assigned to one, or to none.
+        LinesAreEverybodys,
+        /// Lines: one is bound to a second port.
+        LineBoundTwice,
+        /// Lines: one raises a port that has been closed.
+        LineOfClosedPort,
+        /// Lines: one that is triggered by level is not masked when it is delivered.
+        LevelLeftOpen,
+        /// Lines: those of a domain that is taken down stay as they are.
+        LinesKept,
         /// Devices: the frames of RAM, too, may be cached in any way.
         RamCachedAtWill,
         /// Extents: a frame that a domain has from one can be had again.

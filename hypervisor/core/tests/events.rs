@@ -455,6 +455,7 @@ impl World {
                         virq,
                         row: status.vcpu.raw(),
                     },
+                    Channel::Pirq(gsi) => panic!("{end:?} has {gsi:?}, which nobody asked for"),
                     Channel::Ipi => Open::Ipi,
                 };
                 (end, (what, status.vcpu.raw()))

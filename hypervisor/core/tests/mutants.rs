@@ -5,6 +5,7 @@
 #![cfg(not(loom))]
 #![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
+use bulkhead_abi::{DomId, Errno};
 use bulkhead_core::lock;
 use bulkhead_core::testing::{Choices, Mutant, Stage, StageConfig};
 use std::cell::Cell;
@@ -52,6 +53,7 @@ fn play(seed: u64) -> (usize, Result<(), String>) {
             }
             stage.invariants();
         }
+        take_down(&stage);
     }));
     let broken = played.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -59,6 +61,21 @@ fn play(seed: u64) -> (usize, Result<(), String>) {
             .unwrap_or_default()
     });
     (stage.acts(), broken)
+}
+
+/// Takes the guests down that have devices, whatever they are doing.
+fn take_down(stage: &Stage) {
+    for id in [1, 2] {
+        let destroy = || stage.world().hv().destroy_domain(DomId::new(id));
+        // One that is never taken down is for other tests to find.
+        for _ in 0..10_000 {
+            if destroy() != Err(Errno::Restart) {
+                break;
+            }
+            stage.step();
+        }
+        stage.invariants();
+    }
 }
 
 /// Plays worlds with `mutant` until one breaks a law, or `limit` acts have passed: how many passed, and which law.

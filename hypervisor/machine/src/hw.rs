@@ -10,6 +10,7 @@ use bulkhead_core::devices::Resource;
 use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
+use bulkhead_core::irq::{Gsi, Trigger};
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
 use bulkhead_core::sched::CpuSet;
 use bulkhead_core::vcpu::descriptors::Ldt;
@@ -343,6 +344,22 @@ impl Machine for Hw {
 
     fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool {
         self.assignable.may_assign(what, &range)
+    }
+
+    fn line_trigger(&self, gsi: Gsi) -> Trigger {
+        apic::line_trigger(gsi)
+    }
+
+    fn route_line(&self, gsi: Gsi, cpu: CpuId) {
+        apic::route_line(gsi, cpu.index());
+    }
+
+    fn mask_line(&self, gsi: Gsi) {
+        apic::mask_line(gsi);
+    }
+
+    fn unmask_line(&self, gsi: Gsi) {
+        apic::unmask_line(gsi);
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

@@ -150,6 +150,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     let clock = time::start(&acpi).ok_or(BootError::NoClock)?;
     let wall_clock_ns = time::date::at_boot(acpi.fixed.century, time::now_ns());
     apic::init(features, acpi.controllers.local_apic).ok_or(BootError::NoLocalApic)?;
+    apic::init_lines(&acpi.controllers);
     apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
 
     trace::record(
@@ -164,7 +165,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     }
     let leaves = memory.audit().map_err(BootError::PageTables)?;
     log::debug!("page tables: {leaves} leaf entries keep the laws");
-    let assignable = acpi.leave_to_domains(&firmware.memory);
+    let assignable = acpi.leave_to_domains(&firmware.memory, apic::lines());
     let (l4, map) = (memory.l4(), memory.map().clone());
     let free = memory.into_free();
     log::info!(

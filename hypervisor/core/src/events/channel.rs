@@ -4,6 +4,7 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::event::Virq;
 
 use super::{EventError, Port};
+use crate::irq::Gsi;
 
 /// What a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Channel {
     },
     /// Raised by the hypervisor as a virtual interrupt.
     Virq(Virq),
+    /// Raised by an interrupt line of the domain's.
+    Pirq(Gsi),
     /// Raised by the domain itself, to interrupt the vCPU that the port notifies.
     Ipi,
 }
@@ -42,7 +45,7 @@ impl Channel {
         match self {
             Self::Unbound { remote } if remote == binder => Ok(()),
             Self::Unbound { remote } => Err(EventError::ReservedForAnother { remote }),
-            Self::Closed | Self::Interdomain { .. } | Self::Virq(_) | Self::Ipi => {
+            Self::Closed | Self::Interdomain { .. } | Self::Virq(_) | Self::Pirq(_) | Self::Ipi => {
                 Err(EventError::NotUnbound)
             }
         }
@@ -65,9 +68,12 @@ impl Channel {
     pub fn peer_closed(self, domain: DomId, port: Port) -> Self {
         match self {
             Self::Interdomain { .. } if self.names(domain, port) => Self::Unbound { remote: domain },
-            Self::Closed | Self::Unbound { .. } | Self::Interdomain { .. } | Self::Virq(_) | Self::Ipi => {
-                self
-            }
+            Self::Closed
+            | Self::Unbound { .. }
+            | Self::Interdomain { .. }
+            | Self::Virq(_)
+            | Self::Pirq(_)
+            | Self::Ipi => self,
         }
     }
 
@@ -84,7 +90,7 @@ impl Channel {
     /// [`EventError::NotOpen`], or [`EventError::TiedToVcpu`] for what belongs to one vCPU by its nature.
     pub fn check_movable(self) -> Result<(), EventError> {
         match self {
-            Self::Unbound { .. } | Self::Interdomain { .. } => Ok(()),
+            Self::Unbound { .. } | Self::Interdomain { .. } | Self::Pirq(_) => Ok(()),
             Self::Virq(virq) if virq.is_global() => Ok(()),
             Self::Virq(_) | Self::Ipi => Err(EventError::TiedToVcpu),
             Self::Closed => Err(EventError::NotOpen),
@@ -96,7 +102,9 @@ impl Channel {
     pub fn is_open(self) -> bool {
         match self {
             Self::Closed => false,
-            Self::Unbound { .. } | Self::Interdomain { .. } | Self::Virq(_) | Self::Ipi => true,
+            Self::Unbound { .. } | Self::Interdomain { .. } | Self::Virq(_) | Self::Pirq(_) | Self::Ipi => {
+                true
+            }
         }
     }
 }

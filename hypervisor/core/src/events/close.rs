@@ -12,6 +12,7 @@ use bulkhead_abi::DomId;
 
 use super::{Channel, EventError, EventTable, Port};
 use crate::ids::VcpuId;
+use crate::irq::Gsi;
 
 /// The table of the other end, if it is not the same.
 #[derive(Debug)]
@@ -40,15 +41,17 @@ impl Peer<'_> {
     }
 }
 
-/// A port that is closed now, and whose pending bit must go with it.
+/// A port that is closed now, and whose pending bit must go with it, and its interrupt line, if it had one.
 ///
-/// Call [`SharedInfoView::clear_pending`](super::bits::SharedInfoView::clear_pending) before the lock of its table is
+/// Call [`SharedInfoView::clear_pending`](super::bits::SharedInfoView::clear_pending), and unbind the line, before the lock of its table is
 /// dropped: the port's next user must not find a notification that was not for it.
 #[must_use = "the next user of the port would find a notification that was not for it"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
     /// The port.
     pub port: Port,
+    /// The interrupt line that raised it.
+    pub line: Option<Gsi>,
 }
 
 /// How far the closing of one port has come.
@@ -89,6 +92,7 @@ impl EventTable {
     /// [`EventError::NotOpen`].
     pub fn close(&mut self, port: Port, mut peer: Peer<'_>) -> Result<Closing, EventError> {
         let status = self.status(port);
+        let mut line = None;
         match status.channel {
             Channel::Closed => return Err(EventError::NotOpen),
             Channel::Interdomain { domain, port: other } => {
@@ -119,10 +123,11 @@ impl EventTable {
                     *place = None;
                 }
             }
+            Channel::Pirq(gsi) => line = Some(gsi),
             Channel::Unbound { .. } | Channel::Ipi => {}
         }
         self.ports.close(port);
-        Ok(Closing::Done(Closed { port }))
+        Ok(Closing::Done(Closed { port, line }))
     }
 
     /// Closes the open ports from `from` on, `budget` of them at most, and gives each to `closed`.

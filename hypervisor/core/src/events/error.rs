@@ -23,7 +23,7 @@ pub enum EventError {
         /// The domain that it waits for.
         remote: DomId,
     },
-    /// Only the hypervisor raises this port: it stands for a virtual interrupt.
+    /// Only the hypervisor raises this port: it stands for an interrupt, virtual or of a device.
     NotSendable,
     /// An IPI or a virtual interrupt of one vCPU cannot be told to notify another.
     TiedToVcpu,

@@ -1,9 +1,9 @@
 //! Event channels: how domains, and the hypervisor, notify a domain.
 //!
 //! A domain owns up to 4095 **ports**. An open port is one end of a channel: it waits for another domain to bind to
-//! it, is connected to a port of another domain, stands for a virtual interrupt, or carries interrupts between the
-//! domain's own vCPUs. Raising a port sets bits in memory shared with the guest and, if the guest wants to know,
-//! makes a vCPU take an upcall. Only the two-level layout of those bits is offered.
+//! it, is connected to a port of another domain, stands for an interrupt (virtual, or of a device: see [`crate::irq`]),
+//! or carries interrupts between the domain's own vCPUs. Raising a port sets bits in memory shared with the guest and, if
+//! the guest wants to know, makes a vCPU take an upcall. Only the two-level layout of those bits is offered.
 //!
 //! Two halves, which meet in [`Raise`]:
 //!
@@ -14,7 +14,7 @@
 //! # Laws
 //!
 //! - **No notification is made to a domain that did not agree to it.** A port is raised only by the peer that it
-//!   names, by its own domain, or by a virtual interrupt that its domain asked for. A port that waits for a peer is
+//!   names, by its own domain, or by an interrupt, virtual or of a device, that its domain asked for. A port that waits for a peer is
 //!   never raised.
 //! - **No wake-up is lost.** [`bits`] argues the order of its steps; binding raises the binder's new port once, as the
 //!   other side may have sent while nobody listened.

@@ -71,7 +71,7 @@ impl EventTable {
                 vcpu: entry.notify,
             })),
             Channel::Unbound { .. } => Ok(Target::Nobody),
-            Channel::Virq(_) => Err(EventError::NotSendable),
+            Channel::Virq(_) | Channel::Pirq(_) => Err(EventError::NotSendable),
             Channel::Closed => Err(EventError::NotOpen),
         }
     }

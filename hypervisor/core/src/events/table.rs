@@ -10,6 +10,7 @@ use super::ports::{Entry, Ports};
 use super::virq::VirqPorts;
 use super::{Channel, EventError, GlobalVirqs, Peer, Port};
 use crate::ids::VcpuId;
+use crate::irq::Gsi;
 
 /// A port to be raised, and the vCPU that is to be notified of it.
 ///
@@ -164,6 +165,26 @@ impl EventTable {
         self.ports.open(Channel::Ipi, vcpu)
     }
 
+    /// Opens a port that an interrupt line raises. The caller sees to it that it is the domain's, and has no other port.
+    ///
+    /// # Errors
+    ///
+    /// [`EventError::NoFreePort`], [`EventError::OutOfMemory`], [`EventError::Dying`].
+    pub fn bind_pirq(&mut self, gsi: Gsi) -> Result<Port, EventError> {
+        self.check_alive()?;
+        self.ports.open(Channel::Pirq(gsi), VcpuId::BOOT)
+    }
+
+    /// What an interrupt of `gsi` raises that was for `port`; `None` if the port does not stand for that line any more.
+    #[must_use = "an undelivered notification is a lost wake-up"]
+    pub fn pirq(&self, gsi: Gsi, port: Port) -> Option<Raise> {
+        let entry = self.ports.get(port);
+        (entry.channel == Channel::Pirq(gsi)).then_some(Raise {
+            port,
+            vcpu: entry.notify,
+        })
+    }
+
     /// From now on `port` notifies `vcpu`. What is pending stays where it was shown.
     ///
     /// # Errors
@@ -265,7 +286,7 @@ impl EventTable {
                     );
                 }
                 Channel::Closed => panic!("port {port} is open and closed"),
-                Channel::Unbound { .. } | Channel::Ipi => {}
+                Channel::Unbound { .. } | Channel::Pirq(_) | Channel::Ipi => {}
             }
         }
         assert_eq!(

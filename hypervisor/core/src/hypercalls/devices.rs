@@ -3,9 +3,10 @@
 use super::{Answer, Call, domains};
 use crate::devices::{Assigned, Resource};
 use crate::frames::Mfn;
+use crate::irq::Gsi;
 use crate::machine::Machine;
 use bulkhead_abi::Errno;
-use bulkhead_abi::control::{ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice};
+use bulkhead_abi::control::{ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice};
 
 pub(super) fn assign<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let AssignDevice {
@@ -20,6 +21,7 @@ pub(super) fn assign<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let (what, limit) = match kind {
         ASSIGN_PORTS => (Resource::Ports, 1 << 16),
         ASSIGN_FRAMES => (Resource::Frames, Mfn::LIMIT),
+        ASSIGN_LINES => (Resource::Lines, Gsi::LIMIT.into()),
         _ => return Err(Errno::Inval),
     };
     let end = first.checked_add(count).filter(|&end| end <= limit);

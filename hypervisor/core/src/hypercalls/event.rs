@@ -3,7 +3,7 @@
 use super::{Answer, Call};
 use crate::domains::Domain;
 use crate::events::bits::{self, SharedInfoView};
-use crate::events::{Channel, Closing, EventError, EventTable, Peer, Port, Sweep};
+use crate::events::{Channel, Closed, Closing, EventError, EventTable, Peer, Port, Sweep};
 use crate::hypervisor::Hypervisor;
 use crate::ids::VcpuId;
 use crate::machine::Machine;
@@ -107,7 +107,7 @@ pub(super) fn close<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         let closing = with_tables(own, peer.as_ref(), |table, peer| {
             let closing = table.close(port, peer)?;
             if let Closing::Done(closed) = &closing {
-                clear_pending(call, own, closed.port);
+                call.hv.end_port(own, closed);
             }
             Ok::<_, EventError>(closing)
         })?;
@@ -133,14 +133,11 @@ pub(super) fn reset<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 impl<M: Machine> Hypervisor<M> {
     /// Closes `budget` ports of a domain at most. Says whether none is open any more.
     pub(crate) fn close_channels(&self, domain: &Domain, budget: u32) -> bool {
-        let frame = self.machine().frame(domain.shared_info);
         let mut at = Port::FIRST;
         let mut peer = None;
         for _ in 0..budget {
             let sweep = with_tables(domain, peer.as_ref(), |table, peer| {
-                table.sweep(at, peer, 1, |closed| {
-                    SharedInfoView::new(&frame).clear_pending(closed.port);
-                })
+                table.sweep(at, peer, 1, |closed| self.end_port(domain, &closed))
             });
             match sweep {
                 Sweep::Done => return true,
@@ -152,6 +149,13 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         false
+    }
+
+    /// Leaves nothing behind of a port that has been closed. The lock of its table is still held.
+    fn end_port(&self, domain: &Domain, closed: &Closed) {
+        self.unbind_line(domain, closed);
+        let frame = self.machine().frame(domain.shared_info);
+        SharedInfoView::new(&frame).clear_pending(closed.port);
     }
 }
 
@@ -178,6 +182,10 @@ pub(super) fn status<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             record.bound_to = virq.raw();
             ChannelStatus::Virq
         }
+        Channel::Pirq(gsi) => {
+            record.bound_to = gsi.raw();
+            ChannelStatus::Pirq
+        }
         Channel::Ipi => ChannelStatus::Ipi,
     };
     record.status = status.raw();
@@ -197,11 +205,6 @@ pub(super) fn unmask<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         .with_info(vcpu, |info| bits::unmask(SharedInfoView::new(&frame), info, port));
     call.hv.wake(own, vcpu, wake.unwrap_or(bits::Wake::Nobody));
     Ok(0)
-}
-
-fn clear_pending<M: Machine>(call: &Call<'_, M>, domain: &Domain, port: Port) {
-    let frame = call.hv.machine().frame(domain.shared_info);
-    SharedInfoView::new(&frame).clear_pending(port);
 }
 
 /// The domain that an operation is about.

@@ -21,6 +21,7 @@ mod memory;
 mod mmu;
 mod modes;
 mod multicall;
+mod physdev;
 mod registers;
 mod reservation;
 mod sched;

@@ -5,7 +5,7 @@
 
 use super::{
     Answer, Call, areas, console, control, event, extension, grant, initialise, memory, mmu, modes,
-    multicall, registers, sched, segments, traps, vcpu, version,
+    multicall, physdev, registers, sched, segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
@@ -146,8 +146,12 @@ hypercalls! {
             ShutdownCode => sched::shutdown_code, [Fault, Inval];
         }
         PhysdevOp: PhysdevOp {
+            IrqStatusQuery => physdev::irq_status_query, [Fault, Inval];
             SetIopl => modes::set_iopl, [Fault, Inval];
             SetIobitmap => modes::set_iobitmap, [Fault, Inval];
+            Eoi => physdev::eoi, [Fault, Inval];
+            MapPirq => physdev::map_pirq, [Fault, Perm, Inval];
+            UnmapPirq => physdev::unmap_pirq, [Fault, Perm, Inval, Busy];
         }
         CallbackOp: CallbackOp {
             Register => traps::register_callback, [Fault, Inval, NoSys];
@@ -156,6 +160,7 @@ hypercalls! {
         EventChannelOp: EventChannelOp {
             BindInterdomain => event::bind_interdomain, [Fault, Srch, Inval, NoSpc, NoMem];
             BindVirq => event::bind_virq, [Fault, Inval, NoEnt, Exist, Busy, NoSpc, NoMem];
+            BindPirq => physdev::bind_pirq, [Fault, Perm, Inval, Exist, NoSpc, NoMem];
             Close => event::close, [Fault, Inval];
             Send => event::send, [Fault, Inval];
             Status => event::status, [Fault, Perm, Srch, Inval];

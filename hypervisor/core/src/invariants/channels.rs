@@ -17,7 +17,11 @@ pub(super) fn check(domains: &[Arc<Domain>]) {
                     domain: peer,
                     port: peer_port,
                 } => Some((port, peer, peer_port)),
-                Channel::Closed | Channel::Unbound { .. } | Channel::Virq(_) | Channel::Ipi => None,
+                Channel::Closed
+                | Channel::Unbound { .. }
+                | Channel::Virq(_)
+                | Channel::Pirq(_)
+                | Channel::Ipi => None,
             };
             events.open_ports().filter_map(peer).collect()
         };

@@ -18,6 +18,7 @@ mod channels;
 mod counts;
 mod devices;
 mod grants;
+mod lines;
 pub(crate) mod registers;
 mod running;
 mod tables;
@@ -44,6 +45,7 @@ impl Hypervisor<Sim> {
         running::check(self, &domains, cpus);
         channels::check(&domains);
         devices::check(self, &domains);
+        lines::check(self, &domains);
     }
 
     /// Checks the laws that hold at any time, also while CPUs are in the hypervisor.

@@ -4,6 +4,7 @@
 use super::World;
 use super::asked::{NO_NUMBER, NO_RESULT};
 use crate::frames::Mfn;
+use crate::irq::Gsi;
 use crate::traps::Exception;
 use crate::vcpu::{Mode, Segments};
 use alloc::boxed::Box;
@@ -78,6 +79,8 @@ pub enum Act {
     Sysenter,
     /// The guest loads segments.
     Load(Segments),
+    /// A device interrupts the guest by a line, whosever that is, if it may.
+    Interrupt(Gsi),
     /// Nothing, for some nanoseconds.
     Compute(u64),
 }
@@ -104,6 +107,7 @@ impl Act {
             | Self::CompatCall
             | Self::Sysenter
             | Self::Load(_)
+            | Self::Interrupt(_)
             | Self::Compute(_) => return None,
         };
         let own = u64::from(DomId::SELF.raw());
@@ -291,6 +295,10 @@ impl World {
             }
             &Act::Load(segments) => {
                 self.load_segments(cpu, segments);
+                Effect::Done
+            }
+            &Act::Interrupt(gsi) => {
+                self.interrupt(cpu, gsi);
                 Effect::Done
             }
             &Act::Compute(ns) => {

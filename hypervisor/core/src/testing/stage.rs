@@ -242,6 +242,7 @@ fn check_error(act: &Act, effect: Effect) {
         | Act::Sysenter
         | Act::Load(_)
         | Act::Forget { .. }
+        | Act::Interrupt(_)
         | Act::Compute(_) => {
             return;
         }

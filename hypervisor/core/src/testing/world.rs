@@ -10,6 +10,7 @@ use crate::domains::builder::BuildError;
 use crate::hypervisor::{Cpu, Current, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
 use crate::invariants::registers;
+use crate::irq::Gsi;
 use crate::machine::Machine;
 use crate::ports::PortSet;
 use crate::sched::CpuSet;
@@ -310,6 +311,15 @@ impl World {
             }
         });
         self.running(cpu)
+    }
+
+    /// A device interrupts `cpu` by a line, unless that is masked; then the hypervisor enters whom it chooses.
+    pub fn interrupt(&self, cpu: usize, gsi: Gsi) {
+        self.visit(cpu, Bases::Kept, |hv, _, _| {
+            if hv.machine().fire_line(gsi) {
+                hv.line_interrupt(gsi);
+            }
+        });
     }
 
     /// The guest on `cpu` computes for `ns` nanoseconds, as far as interrupts let it; so does who comes after it.

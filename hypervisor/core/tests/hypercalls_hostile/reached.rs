@@ -10,6 +10,7 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("event_channel_op.bind_interdomain", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_ipi", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_virq", Some(Errno::NoMem), HEAP),
+    ("event_channel_op.bind_pirq", Some(Errno::NoMem), HEAP),
     ("vcpu_op.initialise", Some(Errno::NoMem), HEAP),
     ("vcpu_op.get_physid", None, "no vCPU is bound to a CPU for good"),
     (

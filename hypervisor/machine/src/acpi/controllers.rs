@@ -4,11 +4,13 @@
 
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::{AcpiHandler, AcpiTables};
+use bulkhead_core::irq::Trigger;
 use bulkhead_machine::layout::MAX_CPUS;
+use bulkhead_machine::portable::lines::{MAX_OVERRIDES, Override, Polarity, Wiring};
 use heapless::Vec;
 
-/// Most I/O APICs and interrupt overrides that are kept.
-const MAX_CONTROLLERS: usize = 16;
+/// Most I/O APICs that are kept.
+pub(crate) const MAX_CONTROLLERS: usize = 16;
 /// A CPU entry's flag: the CPU can be started.
 const ENABLED: u32 = 1 << 0;
 /// The APIC id that means "no CPU" in the MADT's short entries.
@@ -25,8 +27,8 @@ pub(crate) struct Controllers {
     pub(crate) local_apic: Option<u64>,
     /// The I/O APICs.
     pub(crate) io_apics: Vec<IoApic, MAX_CONTROLLERS>,
-    /// The ISA interrupt lines that do not arrive at the input of their own number.
-    pub(crate) overrides: Vec<Override, MAX_CONTROLLERS>,
+    /// How interrupt lines are wired.
+    pub(crate) wiring: Wiring,
 }
 
 /// One I/O APIC.
@@ -38,19 +40,6 @@ pub(crate) struct IoApic {
     pub(crate) address: u64,
     /// The global number of its first input.
     pub(crate) first_gsi: u32,
-}
-
-/// An ISA interrupt line that is wired in its own way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Override {
-    /// The ISA line.
-    pub(crate) irq: u8,
-    /// The global input that it arrives at.
-    pub(crate) gsi: u32,
-    /// Whether it is active when low (ISA lines are active when high unless this says otherwise).
-    pub(crate) active_low: bool,
-    /// Whether it is level-triggered (ISA lines are edge-triggered unless this says otherwise).
-    pub(crate) level: bool,
 }
 
 /// Reads the MADT; what it does not tell stays empty.
@@ -87,11 +76,19 @@ pub(super) fn read<H: AcpiHandler>(tables: &AcpiTables<H>) -> Controllers {
                 let moved = Override {
                     irq: entry.irq,
                     gsi: entry.global_system_interrupt,
-                    active_low: entry.flags & POLARITY == ACTIVE_LOW,
-                    level: entry.flags & TRIGGER == LEVEL,
+                    polarity: if entry.flags & POLARITY == ACTIVE_LOW {
+                        Polarity::Low
+                    } else {
+                        Polarity::High
+                    },
+                    trigger: if entry.flags & TRIGGER == LEVEL {
+                        Trigger::Level
+                    } else {
+                        Trigger::Edge
+                    },
                 };
-                if found.overrides.push(moved).is_err() {
-                    log::warn!("an interrupt override is left out: there are more than {MAX_CONTROLLERS}");
+                if !found.wiring.note(moved) {
+                    log::warn!("an interrupt override is left out: there are more than {MAX_OVERRIDES}");
                 }
             }
             _ => {}

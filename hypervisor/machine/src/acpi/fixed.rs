@@ -24,6 +24,8 @@ pub(crate) struct Fixed {
     pub(crate) enable: Option<(u16, u8)>,
     /// The reset register and the value that resets.
     pub(crate) reset: Option<(Register, u8)>,
+    /// The interrupt line of power management, which stays masked.
+    pub(crate) sci: Option<u16>,
     /// The index of the century register in the real-time clock.
     pub(crate) century: Option<u8>,
 }
@@ -80,6 +82,7 @@ pub(super) fn read<H: AcpiHandler>(early: &EarlyTables, tables: &AcpiTables<H>) 
             .then(|| fadt.reset_register().ok().and_then(register))
             .flatten()
             .map(|register| (register, fadt.reset_value)),
+        sci: Some(fadt.sci_interrupt),
         century: Some(fadt.century).filter(|&index| index != 0),
     }
 }

@@ -10,15 +10,20 @@ mod handler;
 
 use ::acpi::mcfg::Mcfg;
 use ::acpi::{AcpiTables, HpetInfo};
+use bulkhead_core::irq::Gsi;
 use bulkhead_machine::layout::PAGE_SIZE;
 use bulkhead_machine::portable::assignable::Assignable;
 use bulkhead_machine::portable::memory_map::Survey;
 use heapless::Vec;
 
-pub(crate) use controllers::Controllers;
+pub(crate) use controllers::{Controllers, MAX_CONTROLLERS};
 pub(crate) use fixed::{Fixed, Register};
 
 use crate::boot::entry::EarlyTables;
+
+/// The ISA lines of what the hypervisor has for itself: the interval timer, the second 8259, its serial line, and the clock. Where the
+/// timer does not arrive at input 0, the 8259s do.
+const OWN_ISA_LINES: [u8; 4] = [0, 2, 4, 8];
 
 /// Most PCI configuration regions that are kept.
 const MAX_REGIONS: usize = 4;
@@ -37,8 +42,9 @@ pub(crate) struct AcpiInfo {
 }
 
 impl AcpiInfo {
-    /// What domains may own of devices, where `survey` is what firmware says of memory: nothing of what stands here.
-    pub(crate) fn leave_to_domains(&self, survey: &Survey) -> Assignable {
+    /// What domains may own of devices, where `survey` is what firmware says of memory, and `lines` are the interrupt lines that there are:
+    /// nothing of what stands here.
+    pub(crate) fn leave_to_domains(&self, survey: &Survey, lines: impl Iterator<Item = Gsi>) -> Assignable {
         let bits = core::arch::x86_64::__cpuid(0x8000_0008).eax & 0xff;
         let mut left = Assignable::new(survey, bits);
         let apics = self.controllers.io_apics.iter().map(|apic| apic.address);
@@ -51,6 +57,17 @@ impl AcpiInfo {
             left.take_bytes(bus(first)..bus(last.saturating_add(1)));
         }
         self.fixed.take_from(&mut left);
+        lines.for_each(|gsi| left.add_line(gsi));
+        let wiring = &self.controllers.wiring;
+        for gsi in OWN_ISA_LINES.map(|irq| wiring.of_isa(irq)) {
+            left.take_line(gsi);
+        }
+        left.take_line(0);
+        if let Some(sci) = self.fixed.sci {
+            // Tables give it as an ISA line, if it is one's.
+            left.take_line(sci.into());
+            left.take_line(u8::try_from(sci).map_or(sci.into(), |irq| wiring.of_isa(irq)));
+        }
         left
     }
 }
@@ -127,7 +144,7 @@ fn report(info: &AcpiInfo) {
     for io_apic in &controllers.io_apics {
         log::debug!("  {io_apic:x?}");
     }
-    for moved in &controllers.overrides {
+    for moved in controllers.wiring.overrides() {
         log::debug!("  {moved:?}");
     }
     log::debug!("  {fixed:x?}");

@@ -1,22 +1,30 @@
-//! Interrupt controllers: each CPU's local APIC, and the two old 8259s that are put to sleep.
+//! Interrupt controllers: each CPU's local APIC, the I/O APICs, and the two old 8259s that are put to sleep.
 //!
 //! The `x2apic` crate was the first choice. It hands out one object that only its creating CPU may use, mutably,
 //! where we need a handle that every CPU and every interrupt handler shares; and it brings second copies of two
 //! of our dependencies. The registers that we need fit on a page.
 
+mod io;
 mod legacy;
 mod local;
 mod registers;
 mod timer;
 
+pub(crate) use io::{
+    init as init_lines, lines, mask as mask_line, route as route_line, trigger as line_trigger,
+    unmask as unmask_line,
+};
 pub(crate) use legacy::mask as mask_8259s;
 pub(crate) use local::{Ipi, eoi, id, init, nmi_to_others, send_ipi};
 pub(crate) use timer::{calibrate, set_timer, stop_timer};
 
+use bulkhead_abi::extension::DIRECT_GATE_VECTORS;
+use bulkhead_core::irq::Gsi;
+
 /// Interrupt vectors of the local APIC.
 ///
 /// The APIC ranks interrupts by the upper half of the vector; the timer goes before what devices and guests
-/// cause.
+/// cause. Below these are the vectors of lines: see [`Vector::FIRST_LINE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Vector {
@@ -32,20 +40,35 @@ pub(crate) enum Vector {
     Spurious = 0xff,
 }
 
+impl Vector {
+    /// The vector of line 0. The others follow.
+    pub(crate) const FIRST_LINE: u8 = 0x90;
+}
+
+// The vectors of lines lie between those that a guest may have gates for, which must be no device's, and the timer's.
+const _: () = assert!(
+    *DIRECT_GATE_VECTORS.end() < Vector::FIRST_LINE && Vector::FIRST_LINE + Gsi::LIMIT <= Vector::Timer as u8
+);
+
 /// What an interrupt was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interrupt {
     /// The one-shot timer has fired.
     Timer,
+    /// A device's. Who handles it calls [`eoi`] when the line has been masked, if it has to be: it would interrupt again at once.
+    Line(Gsi),
     /// Nothing that anybody waits for.
     Other,
 }
 
-/// Tells the APIC that the interrupt with `vector` is served, and the caller what it was.
+/// Tells the APIC that the interrupt with `vector` is served, unless it is a device's, and the caller what it was.
 pub(crate) fn acknowledge(vector: u32) -> Interrupt {
     crate::trace::record(crate::trace::Event::Interrupt as u16, vector.into(), 0);
     if vector == Vector::Spurious as u32 {
         return Interrupt::Other;
+    }
+    if let Some(gsi) = io::line(vector) {
+        return Interrupt::Line(gsi);
     }
     eoi();
     match vector {

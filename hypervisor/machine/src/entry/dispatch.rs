@@ -3,6 +3,7 @@
 use core::fmt;
 
 use bulkhead_abi::trap::Vector;
+use bulkhead_core::irq::Gsi;
 use bulkhead_core::vcpu::{Mode, Regs};
 use bulkhead_core::{Cpu, Exception};
 use bulkhead_machine::portable::crossing::closed;
@@ -97,6 +98,7 @@ fn trapped(record: &mut CpuInfo, address: u64) {
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
+            apic::Interrupt::Line(gsi) => line(gsi),
             apic::Interrupt::Other => {}
         },
         vector => {
@@ -120,6 +122,12 @@ fn trapped(record: &mut CpuInfo, address: u64) {
     leave(record);
 }
 
+/// A device interrupts.
+fn line(gsi: Gsi) {
+    hypervisor().line_interrupt(gsi);
+    apic::eoi();
+}
+
 /// An exception or interrupt while the hypervisor ran. Returns the registers to go on with.
 pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
     let address = Cr2::read_raw();
@@ -130,7 +138,10 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
     }
     if regs.entry_vector >= FIRST_INTERRUPT {
         // Interrupts are on only while this CPU waits for one; who waits looks for what is due.
-        let _ = apic::acknowledge(regs.entry_vector);
+        if let apic::Interrupt::Line(gsi) = apic::acknowledge(regs.entry_vector) {
+            // It holds no lock while it waits.
+            line(gsi);
+        }
         return frame;
     }
     match u8::try_from(regs.entry_vector).ok().and_then(Vector::from_raw) {

@@ -1,4 +1,4 @@
-//! What of the machine's devices a domain may own: neither RAM, nor anything that firmware's memory map describes at all, nor registers that
+//! What of the machine's devices a domain may own: the interrupt lines that a controller has; and neither RAM, nor anything that firmware's memory map describes at all, nor registers that
 //! the hypervisor works with, or that move memory, interrupts or power for the whole machine.
 //!
 //! What is known to be harmful is not given; what a board has of its own beyond that, it is for the operator to know. Devices on PCI have their
@@ -8,6 +8,7 @@
 use core::ops::{Range, RangeInclusive};
 
 use bulkhead_core::devices::Resource;
+use bulkhead_core::irq::Gsi;
 use heapless::Vec;
 
 use super::memory_map::{MAX_RANGES, Survey};
@@ -58,7 +59,11 @@ pub struct Assignable {
     taken: Ranges<MAX_RANGES>,
     /// One past the last frame that an entry of a page table can name on this machine.
     limit: u64,
+    /// The interrupt lines that may, a bit each.
+    lines: u128,
 }
+
+const _: () = assert!(Gsi::LIMIT as u32 <= u128::BITS, "each line has a bit");
 
 impl Assignable {
     /// What is left beside what `survey` describes, on a CPU with physical addresses of so many bits.
@@ -70,6 +75,7 @@ impl Assignable {
             limit: 1_u64
                 .checked_shl(physical_bits.saturating_sub(PAGE_SHIFT))
                 .unwrap_or(0),
+            lines: 0,
         };
         for bytes in survey.described() {
             assignable.take_bytes(bytes);
@@ -99,6 +105,18 @@ impl Assignable {
         }
     }
 
+    /// Puts an interrupt line in: none may be owned at first.
+    pub fn add_line(&mut self, gsi: Gsi) {
+        self.lines |= 1 << gsi.raw();
+    }
+
+    /// Takes an interrupt line out, if it is one that there may be.
+    pub fn take_line(&mut self, gsi: u32) {
+        if let Some(gsi) = Gsi::new(gsi) {
+            self.lines &= !(1 << gsi.raw());
+        }
+    }
+
     /// Whether a domain may own this.
     #[must_use]
     pub fn may_assign(&self, what: Resource, range: &RangeInclusive<u64>) -> bool {
@@ -109,6 +127,10 @@ impl Assignable {
                     last < u64::from(*taken.start()) || u64::from(*taken.end()) < first
                 };
                 last <= u64::from(u16::MAX) && PORTS.iter().chain(&self.ports).all(is_apart)
+            }
+            Resource::Lines => {
+                let is_left = |n: u64| n < Gsi::LIMIT.into() && self.lines >> n & 1 != 0;
+                last < Gsi::LIMIT.into() && range.clone().all(is_left)
             }
             Resource::Frames => {
                 let is_apart = |taken: &Range<u64>| last < taken.start || taken.end <= first;
@@ -206,6 +228,19 @@ mod tests {
         }
         for free in [0x1f0..=0x1f7, 0x2f8..=0x2ff, 0xc000..=0xc0ff] {
             assert!(all.may_assign(Resource::Ports, &free), "{free:#x?}");
+        }
+    }
+
+    #[test]
+    fn only_lines_that_are_there_and_are_not_taken_are_given() {
+        let mut all = assignable();
+        (0..24).filter_map(Gsi::new).for_each(|gsi| all.add_line(gsi));
+        all.take_line(4);
+        all.take_line(u32::MAX);
+        let may = |range| all.may_assign(Resource::Lines, &range);
+        assert!(may(0..=3) && may(5..=23));
+        for taken in [4..=4, 0..=23, 24..=24, 23..=24, 95..=96, 0..=u64::MAX] {
+            assert!(!may(taken.clone()), "{taken:?}");
         }
     }
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod command_line;
 pub mod crossing;
 pub mod firmware;
+pub mod lines;
 pub mod memory_map;
 pub mod ranges;
 pub mod rtc;

@@ -5,9 +5,9 @@ use alloc::{boxed::Box, vec::Vec};
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
-        ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
-        CreateDomain, DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent, STATE_BUILDING,
-        STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
+        ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp,
+        CopyMemory, CreateDomain, DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent,
+        STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
     },
     event::{ChannelStatus, Virq},
     layout::PAGE_SIZE,
@@ -25,7 +25,7 @@ use crate::{
     control::{NOBODY, ask},
     dead::Dying,
     events::{self, port},
-    giving,
+    giving, lines,
     mmu::read,
     probe::{Direction, Probe},
     window::Window,
@@ -57,6 +57,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
     let is_early = || create_domain(&wanted(DomId::new(0))) == Err(refusal(Errno::Again));
     while is_early() && Instant::now().as_nanos() < deadline {}
+    lines::give(probe);
     create(probe);
     extents(probe);
     let made = create_domain(&wanted(DomId::INVALID));
@@ -93,7 +94,12 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     let again = create_domain(&wanted(domain));
     let waits = events::status_of(DomId::SELF, ours).map(|found| (found.status, found.bound_to));
     // Nor does it own what its predecessor did.
-    let given = assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 1);
+    let given = assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 1).and(assign(
+        DomId::new(1),
+        ASSIGN_LINES,
+        14,
+        1,
+    ));
     probe.law("what-a-dead-domain-owned-is-assigned-again", given);
     let is_right =
         again == Ok(domain) && waits == Ok((ChannelStatus::Unbound.raw(), u32::from(domain.raw())));
@@ -300,7 +306,7 @@ fn extents(probe: &mut Probe) {
 /// A frame of a device that every PC has, and that lies below all others: the display of old.
 const DISPLAY: u64 = 0xa0;
 
-fn assign(domain: DomId, kind: u16, first: u64, count: u64) -> Answer {
+pub(crate) fn assign(domain: DomId, kind: u16, first: u64, count: u64) -> Answer {
     ask(
         ControlOp::AssignDevice,
         input(&AssignDevice {
@@ -361,7 +367,10 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         },
     );
     probe.law("ports-are-assigned", assign(domain, ASSIGN_PORTS, 0x2e8, 8));
+    // The first is a disk's of old.
+    probe.law("a-line-is-assigned", assign(domain, ASSIGN_LINES, 14, 1));
     let taken = [
+        assign(DomId::new(1), ASSIGN_LINES, 14, 1),
         assign(domain, ASSIGN_FRAMES, DISPLAY, 1),
         assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 4),
         assign(DomId::new(1), ASSIGN_PORTS, 0x2e0, 9),
@@ -375,6 +384,13 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         assign(domain, ASSIGN_FRAMES, 0xf_ec00, 1),
         assign(domain, ASSIGN_FRAMES, 0xf_ee00, 1),
         assign(domain, ASSIGN_FRAMES, (1 << 40) - 1, 1),
+        // Its timer's, its serial line's, the clock's, that of power management, and one that there is not.
+        assign(domain, ASSIGN_LINES, 0, 1),
+        assign(domain, ASSIGN_LINES, 2, 1),
+        assign(domain, ASSIGN_LINES, 4, 1),
+        assign(domain, ASSIGN_LINES, 8, 1),
+        assign(domain, ASSIGN_LINES, 9, 1),
+        assign(domain, ASSIGN_LINES, 95, 1),
         assign(domain, ASSIGN_PORTS, 0x20, 1),
         assign(domain, ASSIGN_PORTS, 0x3f8, 1),
         assign(domain, ASSIGN_PORTS, 0xcfc, 4),
@@ -387,6 +403,7 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         assign(domain, ASSIGN_FRAMES, u64::MAX, 2),
         assign(domain, ASSIGN_FRAMES, 1 << 40, 1),
         assign(domain, ASSIGN_PORTS, 0xffff, 2),
+        assign(domain, ASSIGN_LINES, 96, 1),
         assign(DomId::new(0), ASSIGN_FRAMES, DISPLAY, 1),
     ];
     probe.all_refused("sysctl.assign_device", Errno::Inval, &bad);

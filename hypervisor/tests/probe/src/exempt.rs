@@ -9,6 +9,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ("event_channel_op.bind_interdomain.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_ipi.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_virq.ENOMEM", NO_HEAP),
+    ("event_channel_op.bind_pirq.ENOMEM", NO_HEAP),
     ("vcpu_op.initialise.ENOMEM", NO_HEAP),
     ("sysctl.create_domain.ENOMEM", NO_HEAP),
     ("sysctl.set_vcpu.ENOMEM", NO_HEAP),

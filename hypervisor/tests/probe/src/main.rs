@@ -33,6 +33,7 @@ mod grants;
 mod info;
 mod laws;
 mod ldt;
+mod lines;
 mod memory;
 mod mmu;
 mod nmi;
@@ -91,6 +92,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     extension::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
     stretches::check(&mut probe, &window);
+    lines::check(&mut probe, shared);
     events::check(&mut probe);
     probe.verdict()
 }

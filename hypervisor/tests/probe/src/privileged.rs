@@ -304,18 +304,20 @@ const INDEX: u16 = 0x70;
 const DATA: u16 = 0x71;
 const VALID: u8 = 0x0d;
 
-fn inb(port: u16) -> (u8, Option<Vector>) {
+/// Reads a port.
+pub(crate) fn inb(port: u16) -> (u8, Option<Vector>) {
     let mut value = 0_u8;
     let fault = attempt(1, || {
-        // SAFETY: reads a clock, or nothing, or faults and is skipped.
+        // SAFETY: reads a clock, or a register of a serial line, or nothing, or faults and is skipped.
         unsafe { asm!("in al, dx", in("dx") port, inout("al") value, options(nomem, nostack)) };
     });
     (value, fault)
 }
 
-fn outb(port: u16, value: u8) -> Option<Vector> {
+/// Writes a port.
+pub(crate) fn outb(port: u16, value: u8) -> Option<Vector> {
     attempt(1, || {
-        // SAFETY: chooses a register of a clock, or does nothing, or faults and is skipped.
+        // SAFETY: chooses a register of a clock, or writes one of a serial line, none of which reaches memory, or does nothing, or faults and is skipped.
         unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
     })
 }

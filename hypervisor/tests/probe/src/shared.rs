@@ -2,7 +2,7 @@
 //!
 //! The runtime keeps them out while its program runs; a check that is about their coming opens the door for as long.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bulkhead_abi::shared_info::offset;
 use bulkhead_runtime::{Environment, event};
@@ -34,6 +34,18 @@ impl Shared {
         self.upcall_mask().store(1, Ordering::SeqCst);
         event::dispatch();
         result
+    }
+
+    /// Whether a port is pending, which is then not so any more.
+    pub(crate) fn take_pending(self, port: u32) -> bool {
+        let (word, bit) = (port as usize >> 6 & 63, 1 << (port & 63));
+        let place = offset::EVTCHN_PENDING.wrapping_add(word << 3);
+        let address = Window::address(PAGE).wrapping_add(place as u64);
+        let word = core::ptr::with_exposed_provenance_mut::<u64>(usize::try_from(address).unwrap_or(0));
+        // SAFETY: `map` has mapped the page for good (that is what `self` says), the word is one of its 64 for pending ports, and everybody
+        // accesses these atomically, the hypervisor too.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.fetch_and(!bit, Ordering::SeqCst) & bit != 0
     }
 
     fn upcall_mask(self) -> &'static AtomicU8 {

@@ -3,14 +3,16 @@
 use super::Hostile;
 use super::tables::Mind;
 use crate::events::Channel;
+use crate::irq::Gsi;
 use crate::machine::Machine;
-use crate::testing::{Act, Choices, World};
+use crate::testing::{Act, Choices, Sim, World};
 use crate::traps::Exception;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::callback::{CallbackOp, CallbackType};
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, ExtensionOp};
+use bulkhead_abi::physdev::{MapPirq, MapPirqType, PhysdevOp, UnmapPirq};
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::trap::{TI_DPL_MASK, TrapInfo, VECTOR_INT80};
 use bulkhead_abi::vcpu::VcpuOp;
@@ -100,6 +102,57 @@ pub(super) fn event(op: EventChannelOp, record: &[u32]) -> Act {
         &[u64::from(op.raw()), World::SCRATCH],
         record,
     )
+}
+
+/// Whether a sub-operation of `physdev_op` is about interrupt lines.
+pub(super) fn is_of_lines(op: u32) -> bool {
+    !matches!(
+        PhysdevOp::from_raw(op),
+        Some(PhysdevOp::SetIopl | PhysdevOp::SetIobitmap)
+    )
+}
+
+/// Makes a pirq of a line.
+pub(super) fn map_pirq(domid: DomId, kind: MapPirqType, gsi: u32, at: u64) -> Act {
+    let record = MapPirq {
+        domid,
+        map_type: kind.raw(),
+        index: i32::try_from(gsi).unwrap(),
+        pirq: -1,
+        ..MapPirq::default()
+    };
+    let args = [u64::from(PhysdevOp::MapPirq.raw()), at];
+    call_with(Hypercall::PhysdevOp, &args, record.to_bytes().as_ref().to_vec())
+}
+
+/// Takes a pirq back.
+pub(super) fn unmap_pirq(domid: DomId, pirq: u32, at: u64) -> Act {
+    let record = UnmapPirq { domid, pirq };
+    let args = [u64::from(PhysdevOp::UnmapPirq.raw()), at];
+    call_with(Hypercall::PhysdevOp, &args, record.to_bytes().as_ref().to_vec())
+}
+
+/// A line that may be assigned; one of the few that are at first, more often than not.
+pub(super) fn line(choices: &mut Choices) -> Gsi {
+    let below = if choices.chance(70) { 2 } else { 8 };
+    let raw = Sim::LINES.start + choices.below(below);
+    Gsi::new(u32::try_from(raw).unwrap()).unwrap()
+}
+
+/// Does something with a line, or its device does.
+pub(super) fn line_op(choices: &mut Choices) -> Act {
+    let gsi = line(choices);
+    let raw = gsi.raw();
+    match choices.below(10) {
+        0..=1 => map_pirq(DomId::SELF, MapPirqType::Gsi, raw, World::SCRATCH),
+        2..=3 => event(EventChannelOp::BindPirq, &[raw, 0]),
+        4 => unmap_pirq(DomId::SELF, raw, World::SCRATCH),
+        5..=6 => {
+            let eoi = u64::from(PhysdevOp::Eoi.raw());
+            call(Hypercall::PhysdevOp, &[eoi, World::SCRATCH], &[raw])
+        }
+        _ => Act::Interrupt(gsi),
+    }
 }
 
 pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {

@@ -13,7 +13,7 @@ mod memory;
 mod programs;
 mod tables;
 
-use super::{Act, Choices, Fate, FirstState, World};
+use super::{Act, Choices, Fate, FirstState, Sim, World};
 use crate::frames::Mfn;
 use crate::grants::{Mapping, Names};
 use crate::machine::Machine;
@@ -96,6 +96,8 @@ impl Hostile {
             let devices = world.sim().device_frames();
             let some = devices.into_iter().step_by(2).zip([1, 2].into_iter().cycle());
             assigned.extend(some.map(|(frame, owner)| goals::assign_frame(frame, owner)));
+            let lines = Sim::LINES.take(2).zip([1, 2]);
+            assigned.extend(lines.map(|(line, owner)| goals::assign_line(line, owner)));
         }
         let plan = plan.into_iter().chain(assigned);
         Self {
@@ -180,7 +182,8 @@ impl Hostile {
             78 => return calls::extension(choices),
             79..=90 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
-            100..=119 => mind.grants(choices),
+            118 | 119 => return calls::line_op(choices),
+            100..=117 => mind.grants(choices),
             _ => {
                 return Act::Forget {
                     masked: choices.chance(20),

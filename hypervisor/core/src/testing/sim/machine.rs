@@ -5,6 +5,7 @@ use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
+use crate::irq::{Gsi, Trigger};
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::policy::xstate;
 use crate::sched::CpuSet;
@@ -303,12 +304,41 @@ impl Machine for Sim {
         match what {
             // The hypervisor's own interrupt controllers and timer.
             Resource::Ports => *range.start() >= 0x60,
+            Resource::Lines => range.clone().all(|n| Self::LINES.contains(&n)),
             Resource::Frames => {
                 let frames = self.device_frames();
                 let is_device = |n: u64| frames.iter().any(|mfn| mfn.raw() == n);
                 range.end() - range.start() < frames.len() as u64 && range.clone().all(is_device)
             }
         }
+    }
+
+    fn line_trigger(&self, gsi: Gsi) -> Trigger {
+        if gsi.raw().is_multiple_of(2) {
+            Trigger::Edge
+        } else {
+            Trigger::Level
+        }
+    }
+
+    fn route_line(&self, gsi: Gsi, cpu: CpuId) {
+        let mut state = self.state();
+        let cpus = state.cpus.len();
+        let line = state.lines.entry(gsi.raw()).or_default();
+        assert!(!line.is_open, "{gsi:?} is routed while it may interrupt");
+        assert!(cpu.index() < cpus, "{gsi:?} is routed to {cpu:?}");
+        line.is_routed = true;
+    }
+
+    fn mask_line(&self, gsi: Gsi) {
+        self.state().lines.entry(gsi.raw()).or_default().is_open = false;
+    }
+
+    fn unmask_line(&self, gsi: Gsi) {
+        let mut state = self.state();
+        let line = state.lines.entry(gsi.raw()).or_default();
+        assert!(line.is_routed, "{gsi:?} leads nowhere");
+        (line.is_open, line.has_fired) = (true, false);
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

@@ -6,6 +6,7 @@ use super::tlb::{Access, Cached, Tlb};
 use super::{GuestSpec, Ram};
 use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
 use crate::ids::CpuId;
+use crate::irq::Gsi;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::policy::xstate;
@@ -125,6 +126,17 @@ struct State {
     flushes: u64,
     /// What was last written to each port.
     ports: BTreeMap<u16, u32>,
+    /// What the interrupt controller does with each line that it has been told of; the others are masked.
+    lines: BTreeMap<u32, SimLine>,
+}
+
+/// An interrupt line, as its controller knows it.
+#[derive(Clone, Copy, Debug, Default)]
+struct SimLine {
+    is_routed: bool,
+    is_open: bool,
+    /// Whether it has interrupted since it was last unmasked.
+    has_fired: bool,
 }
 
 #[derive(Debug, Default)]
@@ -255,6 +267,7 @@ impl Sim {
                 trace: VecDeque::new(),
                 flushes: 0,
                 ports: BTreeMap::new(),
+                lines: BTreeMap::new(),
             }),
             interruption: Interruption::default(),
             ram,
@@ -311,6 +324,33 @@ impl Sim {
         let hole = self.ram.holes().last().cloned().unwrap();
         let beyond = self.ram.limit()..self.ram.limit() + 8;
         hole.chain(beyond).filter_map(Mfn::new).collect()
+    }
+
+    /// The interrupt lines that may be assigned. Even ones are triggered by edge, odd ones by level.
+    pub const LINES: Range<u64> = 16..24;
+
+    /// Whether a line may interrupt.
+    pub fn is_line_open(&self, gsi: Gsi) -> bool {
+        self.state()
+            .lines
+            .get(&gsi.raw())
+            .is_some_and(|line| line.is_open)
+    }
+
+    /// Whether a line has interrupted since it was unmasked.
+    pub fn has_line_fired(&self, gsi: Gsi) -> bool {
+        self.state()
+            .lines
+            .get(&gsi.raw())
+            .is_some_and(|line| line.has_fired)
+    }
+
+    /// A device wants something. Says whether its line interrupts: it does not while it is masked.
+    pub fn fire_line(&self, gsi: Gsi) -> bool {
+        let mut state = self.state();
+        let line = state.lines.entry(gsi.raw()).or_default();
+        line.has_fired |= line.is_open;
+        line.is_open
     }
 
     /// Whether there is RAM at `mfn`.

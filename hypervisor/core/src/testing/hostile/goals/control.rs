@@ -4,11 +4,11 @@ use super::{FRESH, NOBODY, TOO_LARGE, bytes};
 use crate::frames::Mfn;
 use crate::hypercalls::table::Row;
 use crate::testing::hostile::calls::call_with;
-use crate::testing::{Act, Choices, World};
+use crate::testing::{Act, Choices, Sim, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::control::{
-    ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp, CopyMemory,
-    CreateDomain, ExtentRef, KeepExtent, Schedule, SetLimit, VcpuState,
+    ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp,
+    CopyMemory, CreateDomain, ExtentRef, KeepExtent, Schedule, SetLimit, VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
@@ -86,7 +86,9 @@ pub(super) fn control_goal(
             let (kind, first) = match error {
                 Some(Errno::Inval) => (9, 0),
                 // RAM, and the hypervisor's own ports.
-                Some(Errno::Acces) => choices.one_of(&[(ASSIGN_FRAMES, 300), (ASSIGN_PORTS, 0x20)]),
+                Some(Errno::Acces) => {
+                    choices.one_of(&[(ASSIGN_FRAMES, 300), (ASSIGN_PORTS, 0x20), (ASSIGN_LINES, 4)])
+                }
                 _ => assignable(devices, choices),
             };
             bytes(&AssignDevice {
@@ -147,6 +149,17 @@ pub(in crate::testing::hostile) fn assign_frame(frame: Mfn, owner: u16) -> Act {
     })
 }
 
+/// Assigns an interrupt line to a guest.
+pub(in crate::testing::hostile) fn assign_line(line: u64, owner: u16) -> Act {
+    assign_range(AssignDevice {
+        domain: DomId::new(owner),
+        kind: ASSIGN_LINES,
+        first: line,
+        count: 1,
+        ..AssignDevice::default()
+    })
+}
+
 /// Assigns a port to a domain.
 pub(super) fn assign_port(port: u64, owner: u16) -> Act {
     assign_range(AssignDevice {
@@ -175,13 +188,14 @@ fn assign_range(record: AssignDevice) -> Act {
     call_with(Hypercall::Sysctl, &args, bytes(&record))
 }
 
-/// A port or a frame that may be assigned.
+/// A port, a frame or a line that may be assigned.
 fn assignable(devices: &[Mfn], choices: &mut Choices) -> (u16, u64) {
     let device = choices.one_of(devices).raw();
     choices.one_of(&[
         (ASSIGN_FRAMES, device),
         (ASSIGN_FRAMES, device),
         (ASSIGN_PORTS, 0x60 + device % 16),
+        (ASSIGN_LINES, Sim::LINES.start + device % 8),
     ])
 }
 

@@ -3,11 +3,15 @@
 use super::{NO_VCPU, OWN, TOO_LARGE};
 use crate::testing::hostile::calls::{self, bind_virq, call, event};
 use crate::testing::hostile::tables::Mind;
-use crate::testing::{Act, Choices};
+use crate::testing::{Act, Choices, Sim, World};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use bulkhead_abi::event::{EventChannelOp, Virq};
-use bulkhead_abi::{Errno, Hypercall};
+use bulkhead_abi::physdev::{MapPirqType, PhysdevOp};
+use bulkhead_abi::{DomId, Errno, Hypercall};
+
+/// The number of the event channel operation that binds a pirq, where those of `physdev_op` stand: none of those is the same.
+const BIND: u32 = EventChannelOp::BindPirq.raw();
 
 impl Mind<'_> {
     pub(super) fn event_goal(
@@ -25,6 +29,7 @@ impl Mind<'_> {
         let port = u32::try_from(1 + choices.below(5)).unwrap();
         let record = match (op, error) {
             (_, Some(Errno::NoSpc)) => return self.fill_ports(choices),
+            (EventChannelOp::BindPirq, _) => return self.line_goal(BIND, error, at, choices),
             (_, None) => return VecDeque::from([calls::event_op(self.others, choices)]),
             (EventChannelOp::BindVirq, Some(Errno::Exist)) => {
                 return VecDeque::from([bind_virq(Virq::Debug), bind_virq(Virq::Debug)]);
@@ -54,6 +59,56 @@ impl Mind<'_> {
         )])
     }
 
+    /// Something with an interrupt line that ends with `error`; `op` is of `physdev_op`, or [`BIND`].
+    pub(super) fn line_goal(
+        &self,
+        op: u32,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> VecDeque<Act> {
+        // Half of the guests have one of these two for themselves.
+        let line = calls::line(choices).raw();
+        let own_line = if choices.chance(50) {
+            u32::try_from(Sim::LINES.start).unwrap() + u32::from(self.guest.id.saturating_sub(1) % 2)
+        } else {
+            line
+        };
+        let raw = match error {
+            Some(Errno::Inval) if choices.chance(50) => TOO_LARGE,
+            Some(Errno::Perm) => 40,
+            _ => own_line,
+        };
+        let whom = match error {
+            Some(Errno::Perm) if choices.chance(50) => DomId::new(self.victim(choices)),
+            _ => DomId::SELF,
+        };
+        let map = calls::map_pirq(DomId::SELF, MapPirqType::Gsi, raw, World::SCRATCH);
+        let bind = call(
+            Hypercall::EventChannelOp,
+            &[u64::from(BIND), at],
+            &[raw, if raw == TOO_LARGE { 2 } else { 0 }],
+        );
+        let act = match PhysdevOp::from_raw(op) {
+            _ if op == BIND => bind.clone(),
+            Some(PhysdevOp::MapPirq) => {
+                let kind = if error == Some(Errno::Inval) {
+                    MapPirqType::Msi
+                } else {
+                    MapPirqType::Gsi
+                };
+                calls::map_pirq(whom, kind, raw, at)
+            }
+            Some(PhysdevOp::UnmapPirq) => calls::unmap_pirq(whom, raw, at),
+            _ => call(Hypercall::PhysdevOp, &[u64::from(op), at], &[raw]),
+        };
+        let mut acts = VecDeque::from([map, act]);
+        if error == Some(Errno::Exist) || error == Some(Errno::Busy) || op == PhysdevOp::Eoi.raw() {
+            acts.insert(1, bind);
+        }
+        acts
+    }
+
     /// Opens every port that there is, tries to open more, and closes all.
     fn fill_ports(&self, choices: &mut Choices) -> VecDeque<Act> {
         let own = u32::from(OWN);
@@ -62,10 +117,13 @@ impl Mind<'_> {
         if choices.chance(75) {
             return VecDeque::from([open]);
         }
+        let line = calls::line(choices).raw();
         VecDeque::from([
+            calls::map_pirq(DomId::SELF, MapPirqType::Gsi, line, World::SCRATCH),
             Act::Repeat(Box::new(open), 5000),
             bind_virq(Virq::Xenoprof),
             event(EventChannelOp::BindIpi, &[0]),
+            event(EventChannelOp::BindPirq, &[line, 0]),
             event(EventChannelOp::BindInterdomain, &[own, 2000]),
             event(EventChannelOp::Reset, &[own]),
         ])

@@ -11,7 +11,7 @@ mod events;
 mod memory;
 mod vcpus;
 
-pub(super) use control::assign_frame;
+pub(super) use control::{assign_frame, assign_line};
 
 use super::calls::{self, call, call_with};
 use super::programs::canonical;
@@ -104,6 +104,7 @@ impl Mind<'_> {
                 return start.into_iter().chain([busy]).collect();
             }
             Hypercall::VcpuOp => self.vcpu_goal(op, error, at, choices),
+            Hypercall::PhysdevOp if calls::is_of_lines(op) => return self.line_goal(op, error, at, choices),
             Hypercall::SchedOp => self.sched_goal(op, error, at, choices),
             Hypercall::CallbackOp => vcpus::callback_goal(op, error, at, choices),
             _ => self.processor_goal(row.call, op, error, at, choices),

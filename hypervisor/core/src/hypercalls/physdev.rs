@@ -1,0 +1,77 @@
+//! `physdev_op`: interrupt lines as pirqs. See [`crate::irq`]. A pirq has the number of its line.
+//!
+//! A domain does all this for itself only: what it may have, the control domain has assigned to it.
+
+use super::{Answer, Call};
+use crate::irq::{Gsi, Trigger};
+use crate::machine::Machine;
+use bulkhead_abi::event::{BIND_PIRQ_WILL_SHARE, BindPirq};
+use bulkhead_abi::physdev::{Eoi, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, UnmapPirq};
+use bulkhead_abi::{DomId, Errno};
+
+/// Lets only the caller itself pass.
+fn check_own<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<(), Errno> {
+    if id == DomId::SELF || id == call.domain().id {
+        Ok(())
+    } else {
+        Err(Errno::Perm)
+    }
+}
+
+/// The line of a pirq.
+fn line(pirq: u32) -> Result<Gsi, Errno> {
+    Gsi::new(pirq).ok_or(Errno::Inval)
+}
+
+pub(super) fn map_pirq<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut record: MapPirq = call.read(at)?;
+    check_own(call, record.domid)?;
+    if MapPirqType::from_raw(record.map_type) != Some(MapPirqType::Gsi) {
+        return Err(Errno::Inval);
+    }
+    let gsi = line(u32::try_from(record.index).map_err(|_| Errno::Inval)?)?;
+    if record.pirq != -1 && record.pirq != record.index {
+        return Err(Errno::Inval);
+    }
+    call.hv.map_line(call.domain(), gsi)?;
+    record.pirq = record.index;
+    call.write(at, &record)?;
+    Ok(0)
+}
+
+pub(super) fn unmap_pirq<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let UnmapPirq { domid, pirq } = call.read(call.arg::<1>())?;
+    check_own(call, domid)?;
+    call.hv.unmap_line(call.domain(), line(pirq)?)?;
+    Ok(0)
+}
+
+pub(super) fn bind_pirq<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut record: BindPirq = call.read(at)?;
+    // To be ready to share is no harm: there is nobody to share with.
+    if record.flags & !BIND_PIRQ_WILL_SHARE != 0 {
+        return Err(Errno::Inval);
+    }
+    record.port = call.hv.bind_line(call.domain(), line(record.pirq)?)?.raw();
+    call.write(at, &record)?;
+    Ok(0)
+}
+
+pub(super) fn eoi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let Eoi { irq } = call.read(call.arg::<1>())?;
+    call.hv.end_line(call.domain(), line(irq)?)?;
+    Ok(0)
+}
+
+pub(super) fn irq_status_query<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut record: IrqStatusQuery = call.read(at)?;
+    record.flags = match call.hv.line_trigger(call.domain(), line(record.irq)?)? {
+        Trigger::Level => IRQ_STATUS_NEEDS_EOI,
+        Trigger::Edge => 0,
+    };
+    call.write(at, &record)?;
+    Ok(0)
+}

@@ -1,0 +1,158 @@
+//! The I/O APICs, by which devices' interrupt lines reach CPUs.
+//!
+//! Every line is masked from the boot on, until the core unmasks it for the domain that owns it. Each has a vector of its own.
+//!
+//! Source: Intel 82093AA data sheet, section 3.
+
+use core::ptr::NonNull;
+
+use bulkhead_core::irq::{Gsi, Trigger};
+use bulkhead_machine::portable::lines::{self, MASKED, Wiring};
+use heapless::Vec;
+use spin::{Mutex, Once};
+
+use super::Vector;
+use crate::acpi::{Controllers, MAX_CONTROLLERS};
+use crate::cpu;
+use crate::memory::map_mmio;
+
+/// Offset of the register that selects another.
+const SELECT: usize = 0x00;
+/// Offset of the register by which the selected one is read and written.
+const WINDOW: usize = 0x10;
+/// Bytes of both.
+const SIZE: u64 = 0x20;
+
+/// The register that tells how many inputs there are.
+const VERSION: u32 = 0x01;
+/// The first register of the redirection table: two for each input, the low half first.
+const TABLE: u32 = 0x10;
+/// The most inputs that can be selected.
+const MAX_INPUTS: u32 = 120;
+
+/// One I/O APIC.
+#[derive(Debug)]
+struct IoApic {
+    registers: NonNull<u8>,
+    first_gsi: u32,
+    inputs: u32,
+}
+
+// SAFETY: the pointer is to device registers, mapped for good, which any CPU may use; the lock around all I/O APICs lets one at a time.
+unsafe impl Send for IoApic {}
+
+/// All of them. Two registers are needed for each access, so one CPU at a time may come.
+static IO_APICS: Mutex<Vec<IoApic, MAX_CONTROLLERS>> = Mutex::new(Vec::new());
+
+/// How lines are wired.
+static WIRING: Once<Wiring> = Once::new();
+
+/// Masks every line of the machine, whatever firmware left. The boot CPU calls it once.
+pub(crate) fn init(controllers: &Controllers) {
+    let wiring = WIRING.call_once(|| controllers.wiring.clone());
+    log::trace!("interrupt lines: {wiring:?}");
+    let mut all = IO_APICS.lock();
+    for found in &controllers.io_apics {
+        let Ok(registers) = map_mmio(found.address, SIZE) else {
+            log::warn!("the I/O APIC at {:#x} cannot be reached", found.address);
+            continue;
+        };
+        let mut apic = IoApic {
+            registers,
+            first_gsi: found.first_gsi,
+            inputs: 0,
+        };
+        apic.inputs = (apic.read(VERSION) >> 16 & 0xff)
+            .saturating_add(1)
+            .min(MAX_INPUTS);
+        for input in 0..apic.inputs {
+            apic.write(TABLE.saturating_add(input << 1), MASKED);
+        }
+        // There is as much room as the tables' reader has.
+        let _ = all.push(apic);
+    }
+}
+
+/// The lines that an I/O APIC has.
+pub(crate) fn lines() -> impl Iterator<Item = Gsi> {
+    Gsi::all().filter(|&gsi| with_entry(gsi, |_, _| ()).is_some())
+}
+
+/// How a line is triggered.
+pub(crate) fn trigger(gsi: Gsi) -> Trigger {
+    WIRING.get().map_or(Trigger::Level, |wiring| wiring.of(gsi).0)
+}
+
+/// Lets a line, which is masked, interrupt CPU `cpu` from now on.
+pub(crate) fn route(gsi: Gsi, cpu: usize) {
+    let Some(wiring) = WIRING.get() else { return };
+    // Entries have eight bits for the number. The boot CPU's fits: where it does not, nobody has assigned a line.
+    let to = [cpu, 0]
+        .into_iter()
+        .find_map(|cpu| u8::try_from(cpu::apic_id(cpu)).ok());
+    let [low, high] = lines::entry(wiring.of(gsi), vector(gsi), to.unwrap_or(0));
+    with_entry(gsi, |apic, register| {
+        // The half that masks comes first, so that no interrupt goes to a mixture.
+        apic.write(register, low);
+        apic.write(register.saturating_add(1), high);
+    });
+}
+
+/// Masks a line.
+pub(crate) fn mask(gsi: Gsi) {
+    with_entry(gsi, |apic, register| {
+        let entry = apic.read(register);
+        apic.write(register, entry | MASKED);
+    });
+}
+
+/// Unmasks a line, which has been routed.
+pub(crate) fn unmask(gsi: Gsi) {
+    with_entry(gsi, |apic, register| {
+        let entry = apic.read(register);
+        apic.write(register, entry & !MASKED);
+    });
+}
+
+/// The vector of a line.
+fn vector(gsi: Gsi) -> u8 {
+    // It fits: see `Vector::FIRST_LINE`.
+    u8::try_from(gsi.raw()).map_or(Vector::Spurious as u8, |n| Vector::FIRST_LINE.saturating_add(n))
+}
+
+/// The line of a vector, if it is one's.
+pub(super) fn line(vector: u32) -> Option<Gsi> {
+    vector.checked_sub(Vector::FIRST_LINE.into()).and_then(Gsi::new)
+}
+
+/// Shows the I/O APIC of a line, and the first register of its entry there, to `act`. `None` if no I/O APIC has it.
+fn with_entry<T>(gsi: Gsi, act: impl FnOnce(&IoApic, u32) -> T) -> Option<T> {
+    let all = IO_APICS.lock();
+    let (apic, input) = all.iter().find_map(|apic| {
+        let input = gsi.raw().checked_sub(apic.first_gsi)?;
+        (input < apic.inputs).then_some((apic, input))
+    })?;
+    Some(act(apic, TABLE.saturating_add(input << 1)))
+}
+
+impl IoApic {
+    /// Reads a register. The caller holds the lock of all I/O APICs, or is the boot.
+    fn read(&self, register: u32) -> u32 {
+        self.select(register);
+        // SAFETY: `map_mmio` mapped both registers for good; their offsets are multiples of 4.
+        unsafe { self.registers.add(WINDOW).cast::<u32>().read_volatile() }
+    }
+
+    /// Writes a register likewise.
+    fn write(&self, register: u32, value: u32) {
+        self.select(register);
+        // SAFETY: as in `read`. What is written are entries of the redirection table, masked or with a vector that has a handler on every
+        // CPU before a line is unmasked.
+        unsafe { self.registers.add(WINDOW).cast::<u32>().write_volatile(value) };
+    }
+
+    fn select(&self, register: u32) {
+        // SAFETY: as in `read`. It does nothing but choose what the next access is to.
+        unsafe { self.registers.add(SELECT).cast::<u32>().write_volatile(register) };
+    }
+}
