@@ -113,7 +113,11 @@ hypercalls! {
         XenVersion: VersionOp {
             Version => version::version, [];
             Extraversion => version::extraversion, [Fault];
+            CompileInfo => version::compile_info, [Fault];
             Capabilities => version::capabilities, [Fault];
+            Changeset => version::changeset, [Fault];
+            GuestHandle => version::guest_handle, [Fault];
+            Commandline => version::command_line, [Fault];
             PlatformParameters => version::platform_parameters, [Fault];
             GetFeatures => version::get_features, [Fault, Inval];
             Pagesize => version::page_size, [Inval];

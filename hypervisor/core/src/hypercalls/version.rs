@@ -2,8 +2,10 @@
 
 use super::{Answer, Call};
 use crate::machine::Machine;
-use bulkhead_abi::version::{FeatureInfo, PlatformParameters, REPORTED_FEATURES, REPORTED_VERSION, len};
-use bulkhead_abi::{Errno, layout};
+use bulkhead_abi::version::{
+    CompileInfo, FeatureInfo, PlatformParameters, REPORTED_FEATURES, REPORTED_VERSION, len,
+};
+use bulkhead_abi::{Errno, Record, layout};
 
 /// What stands behind the version in a guest's banner.
 const EXTRAVERSION: &str = "-bulkhead";
@@ -21,6 +23,32 @@ pub(super) fn extraversion<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 pub(super) fn capabilities<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     write_text::<M, { len::CAPABILITIES }>(call, CAPABILITIES)
+}
+
+/// What guests show beside the version: Linux, below `/sys/hypervisor`.
+pub(super) fn compile_info<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let info = CompileInfo {
+        compiler: field("rustc"),
+        compile_by: field("bulkhead"),
+        ..CompileInfo::ZERO
+    };
+    call.write(call.arg::<1>(), &info)?;
+    Ok(0)
+}
+
+pub(super) fn changeset<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    write_text::<M, { len::CHANGESET }>(call, concat!("bulkhead ", env!("CARGO_PKG_VERSION")))
+}
+
+/// Domains have no UUID: it is zero, as that of a control domain is.
+pub(super) fn guest_handle<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    call.write_bytes(call.arg::<1>(), &[0; len::GUEST_HANDLE])?;
+    Ok(0)
+}
+
+/// The hypervisor's own words are no guest's business.
+pub(super) fn command_line<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    write_text::<M, { len::COMMANDLINE }>(call, "<denied>")
 }
 
 pub(super) fn platform_parameters<M: Machine>(call: &mut Call<'_, M>) -> Answer {
@@ -59,10 +87,15 @@ pub(super) fn page_size<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 /// Writes `text` into the guest's field of `N` bytes, padded with zeros.
 fn write_text<M: Machine, const N: usize>(call: &Call<'_, M>, text: &str) -> Answer {
+    call.write_bytes(call.arg::<1>(), &field::<N>(text))?;
+    Ok(0)
+}
+
+/// A field of `N` bytes with `text`, or as much of it as leaves room for a zero at the end.
+fn field<const N: usize>(text: &str) -> [u8; N] {
     let mut field = [0; N];
     for (to, from) in field.iter_mut().take(N.saturating_sub(1)).zip(text.bytes()) {
         *to = from;
     }
-    call.write_bytes(call.arg::<1>(), &field)?;
-    Ok(0)
+    field
 }

@@ -1,5 +1,7 @@
 //! Calls that tell, note or print: `xen_version`, `console_io`, `vm_assist`, `physdev_op`, `multicall`.
 
+use alloc::format;
+
 use bulkhead_abi::{
     Errno, Hypercall, Record,
     console::ConsoleIoOp,
@@ -8,7 +10,9 @@ use bulkhead_abi::{
     mmu::{VmAssistOp, VmAssistType},
     multicall::MulticallEntry,
     physdev::{PhysdevOp, SetIobitmap, SetIopl},
-    version::{FeatureInfo, PlatformParameters, REPORTED_FEATURES, REPORTED_VERSION, VersionOp, len},
+    version::{
+        CompileInfo, FeatureInfo, PlatformParameters, REPORTED_FEATURES, REPORTED_VERSION, VersionOp, len,
+    },
 };
 
 use crate::{
@@ -54,6 +58,8 @@ fn version(probe: &mut Probe) {
         ask(VersionOp::Capabilities, at)
     });
 
+    texts(probe);
+
     let mut platform = PlatformParameters::ZERO;
     let asked = ask(VersionOp::PlatformParameters, in_out(&mut platform));
     let start = asked.map(|_| platform.virt_start);
@@ -86,6 +92,43 @@ fn version(probe: &mut Probe) {
         Errno::Inval,
         ask(VersionOp::Pagesize, 0x1000),
     );
+}
+
+/// What a guest can show of the hypervisor beside its version.
+fn texts(probe: &mut Probe) {
+    let mut info = CompileInfo::ZERO;
+    let asked = ask(VersionOp::CompileInfo, in_out(&mut info));
+    let result = asked
+        .map_err(|_| info.compiler)
+        .and_then(|_| terminated(info.compiler));
+    probe.good("xen_version.compile_info", result);
+    let mut changeset = [0xff_u8; len::CHANGESET];
+    let asked = ask(VersionOp::Changeset, in_out(&mut changeset));
+    let result = asked.map_err(|_| changeset).and_then(|_| terminated(changeset));
+    probe.good("xen_version.changeset", result);
+    let mut handle = [0xff_u8; len::GUEST_HANDLE];
+    let asked = ask(VersionOp::GuestHandle, in_out(&mut handle));
+    let is_none = handle == [0; len::GUEST_HANDLE];
+    probe.good(
+        "xen_version.guest_handle",
+        asked.and(is_none.then_some(()).ok_or(Failure::Unknown(0))),
+    );
+    let mut line = [0xff_u8; len::COMMANDLINE];
+    let asked = ask(VersionOp::Commandline, in_out(&mut line));
+    let is_denied = line.starts_with(b"<denied>\0");
+    probe.good(
+        "xen_version.commandline",
+        asked.and(is_denied.then_some(()).ok_or(Failure::Unknown(0))),
+    );
+    for op in [
+        VersionOp::CompileInfo,
+        VersionOp::Changeset,
+        VersionOp::GuestHandle,
+        VersionOp::Commandline,
+    ] {
+        let name = format!("xen_version.{}", op.name());
+        probe.faults(&name, Direction::InOut, |at| ask(op, at));
+    }
 }
 
 /// A text that has its end.
