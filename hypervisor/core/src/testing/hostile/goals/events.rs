@@ -67,17 +67,15 @@ impl Mind<'_> {
         at: u64,
         choices: &mut Choices,
     ) -> VecDeque<Act> {
-        // Half of the guests have one of these two for themselves.
-        let line = calls::line(choices).raw();
-        let own_line = if choices.chance(50) {
-            u32::try_from(Sim::LINES.start).unwrap() + u32::from(self.guest.id.saturating_sub(1) % 2)
+        let line = if choices.chance(50) {
+            self.own_line()
         } else {
-            line
+            calls::line(choices).raw()
         };
         let raw = match error {
             Some(Errno::Inval) if choices.chance(50) => TOO_LARGE,
             Some(Errno::Perm) => 40,
-            _ => own_line,
+            _ => line,
         };
         let whom = match error {
             Some(Errno::Perm) if choices.chance(50) => DomId::new(self.victim(choices)),
@@ -109,6 +107,11 @@ impl Mind<'_> {
         acts
     }
 
+    /// The line that domain 0 assigns to this guest first, if it assigns it one.
+    fn own_line(&self) -> u32 {
+        u32::try_from(Sim::LINES.start).unwrap() + u32::from(self.guest.id.saturating_sub(1) % 2)
+    }
+
     /// Opens every port that there is, tries to open more, and closes all.
     fn fill_ports(&self, choices: &mut Choices) -> VecDeque<Act> {
         let own = u32::from(OWN);
@@ -117,7 +120,7 @@ impl Mind<'_> {
         if choices.chance(75) {
             return VecDeque::from([open]);
         }
-        let line = calls::line(choices).raw();
+        let line = self.own_line();
         VecDeque::from([
             calls::map_pirq(DomId::SELF, MapPirqType::Gsi, line, World::SCRATCH),
             Act::Repeat(Box::new(open), 5000),
