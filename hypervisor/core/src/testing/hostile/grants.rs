@@ -116,8 +116,7 @@ impl Mind<'_> {
         };
         let gref = choices.one_of(&GREFS.collect::<Vec<_>>());
         let offer = Act::Grant(self.guest.grant_table, gref, entry);
-        // One that is in use still is refused when the other has been taken.
-        if choices.chance(40) {
+        if choices.chance(30) {
             return VecDeque::from([offer]);
         }
         let mut plan = VecDeque::from(Self::strip(va, choices));
@@ -136,7 +135,8 @@ impl Mind<'_> {
         let list: Vec<Flip> = (0..=choices.below(2))
             .map(|_| {
                 let (va, play) = self.play(choices);
-                if choices.chance(85) {
+                // One that is still in use is refused when the other has been taken.
+                if choices.chance(60) {
                     plan.extend(Self::strip(va, choices));
                 }
                 let mfn = if choices.chance(5) {
