@@ -48,6 +48,68 @@ numbers! {
         KeepExtent = 15, "keep_extent",
         /// Gives memory that was set aside back to the machine: [`ExtentRef`]. No domain has it, or may have it.
         ReleaseExtent = 16, "release_extent",
+        /// What the machine has: [`MachineInfo`].
+        MachineInfo = 17, "machine_info",
+        /// A part of a file of the boot archive, which stays where the boot loader put it: [`ReadFile`].
+        ReadFile = 18, "read_file",
+        /// A part of what the hypervisor has said lately: [`ReadLog`].
+        ReadLog = 19, "read_log",
+    }
+}
+
+record! {
+    /// What the machine has.
+    pub struct MachineInfo: 32 {
+        /// Out: physical CPUs that run domains.
+        0 => pub cpus: u32,
+        /// Out: domains that there are.
+        4 => pub domains: u32,
+        /// Out: frames of RAM.
+        8 => pub ram: u64,
+        /// Out: those of them that are nobody's.
+        16 => pub free: u64,
+        /// Zero.
+        24 => pub reserved: u64,
+    }
+}
+
+/// The longest name of a file that [`ReadFile`] tells, in bytes, without the zero behind it; of a longer one, its beginning.
+pub const FILE_NAME_LEN: usize = 103;
+
+/// The most bytes of a file or of the log that one call gives.
+pub const MAX_READ: u32 = 16384;
+
+record! {
+    /// Reads a part of a file of the boot archive.
+    pub struct ReadFile: 136 {
+        /// In: which, counted from 0.
+        0 => pub index: u32,
+        /// In: how many bytes there is room for, [`MAX_READ`] at most; out: how many there are.
+        4 => pub count: u32,
+        /// In: the first byte wanted.
+        8 => pub offset: u64,
+        /// In: va of an array of bytes.
+        16 => pub buffer: u64,
+        /// Out: bytes of the whole file.
+        24 => pub size: u64,
+        /// Out: its name, padded with zeros.
+        32 => pub name: [u8; FILE_NAME_LEN + 1],
+    }
+}
+
+record! {
+    /// Reads a part of the hypervisor's log: text, of which the oldest is forgotten first.
+    pub struct ReadLog: 32 {
+        /// In: how many bytes there is room for, [`MAX_READ`] at most; out: how many there are.
+        0 => pub count: u32,
+        /// Zero.
+        4 => pub reserved: u32,
+        /// In: the number of the first byte wanted, out: that of the next to ask for. Bytes that are gone are passed over.
+        8 => pub from: u64,
+        /// In: va of an array of bytes.
+        16 => pub buffer: u64,
+        /// Out: the number of the next byte that will be written.
+        24 => pub end: u64,
     }
 }
 

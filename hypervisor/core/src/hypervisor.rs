@@ -27,7 +27,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 /// When the machine stops by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndPolicy {
-    /// When the control domain ends.
+    /// When the control domain leaves, or no domain is left: if the control domain crashes, the others run on.
     ControlDomain,
     /// When no domain is left.
     LastDomain,
@@ -352,6 +352,9 @@ impl<M: Machine> Hypervisor<M> {
             ShutdownReason::Crash | ShutdownReason::Watchdog => {
                 self.has_crashed.store(true, Ordering::Relaxed);
                 log::error!("domain {} ({}) is gone: {reason}", domain.id.raw(), domain.name);
+                if domain.is_control() && self.end_policy == EndPolicy::ControlDomain {
+                    log::error!("nobody is in control; the other domains run on until the machine is reset");
+                }
             }
             ShutdownReason::Poweroff
             | ShutdownReason::Reboot
@@ -380,15 +383,18 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     pub(crate) fn stop_if_over(&self) {
-        let has_ended = |domain: &Domain| domain.lifecycle.lock().has_ended();
+        let has_left = |domain: &Domain| domain.lifecycle.lock().has_left();
+        let control_has_left = || {
+            self.domains
+                .get(DomId::new(0))
+                .is_some_and(|domain| has_left(&domain))
+        };
         let is_over = !self.is_filling()
-            && match self.end_policy {
-                EndPolicy::ControlDomain => self
+            && (self.end_policy == EndPolicy::ControlDomain && control_has_left()
+                || self
                     .domains
-                    .get(DomId::new(0))
-                    .is_some_and(|domain| has_ended(&domain)),
-                EndPolicy::LastDomain => self.domains.iter().all(|domain| has_ended(&domain)),
-            };
+                    .iter()
+                    .all(|domain| domain.lifecycle.lock().has_ended()));
         if is_over {
             let crashed = self.has_crashed.load(Ordering::Relaxed);
             self.memory.machine().stop(if crashed {
@@ -397,6 +403,11 @@ impl<M: Machine> Hypervisor<M> {
                 Outcome::Clean
             });
         }
+    }
+
+    /// The operator has typed something: tells the domain that reads it.
+    pub fn console_input(&self) {
+        self.raise_global(Virq::Console);
     }
 
     /// Raises a virtual interrupt that tells about the whole machine, at whoever handles it.

@@ -301,6 +301,22 @@ pub trait Machine: Sync + 'static {
         (0, from, 0)
     }
 
+    /// Frames of RAM that the machine has, whoever uses them.
+    fn ram_frames(&self) -> u64;
+
+    /// Name and content of a file of the boot archive, by its place there, counted from 0.
+    fn boot_file(&self, index: u32) -> Option<(&str, &[u8])> {
+        let _ = index;
+        None
+    }
+
+    /// Copies what was logged into `text`, from the byte with number `from` on. Returns how many bytes were copied, the number of
+    /// the byte after the last of them, and that of the next that will be written.
+    fn read_log(&self, from: u64, text: &mut [u8]) -> (usize, u64, u64) {
+        let _ = text;
+        (0, from, 0)
+    }
+
     /// Leaves a line in this CPU's trace ring.
     fn trace(&self, what: Trace, a: u64, b: u64);
 }

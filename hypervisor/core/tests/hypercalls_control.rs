@@ -6,22 +6,30 @@
     reason = "a test fails by panicking"
 )]
 
-use bulkhead_abi::control::{CONTROL_VERSION, ControlOp, DomainTimes, ReadTrace, Schedule};
+use bulkhead_abi::control::{
+    CONTROL_VERSION, ControlOp, DomainTimes, MAX_READ, MachineInfo, ReadFile, ReadLog, ReadTrace, Schedule,
+};
 use bulkhead_abi::event::Virq;
+use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, layout};
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::machine::Outcome;
+use bulkhead_core::testing::{GuestSpec, Sim, SimConfig, World};
 use bulkhead_core::{EndPolicy, Machine};
 
 const MS: u64 = 1_000_000;
 
 /// Domain 0 on the last of `cpus` CPUs, and the others on the first; all have booted. Domain 0 runs.
 fn world(others: u16, cpus: u32) -> World {
+    world_with(others, cpus, EndPolicy::LastDomain)
+}
+
+fn world_with(others: u16, cpus: u32, end: EndPolicy) -> World {
     let config = SimConfig {
         free_frames: GuestSpec::FRAMES * u64::from(others + 1),
         cpus,
     };
-    let world = World::new(config, EndPolicy::LastDomain);
+    let world = World::new(config, end);
     world.sim().let_waiting_pass_time(cpus == 1);
     for id in 0..=others {
         let home = if id == 0 {
@@ -251,4 +259,110 @@ fn a_domain_whose_cpus_change_leaves_the_one_that_it_may_not_use_any_longer() {
         world.yield_now(1);
     }
     assert_eq!(seen, [true; 3], "all share the second CPU");
+}
+
+#[test]
+fn the_control_domain_is_told_what_the_machine_has() {
+    let mut world = world(1, 1);
+    let info = ask(&mut world, 0, ControlOp::MachineInfo, MachineInfo::default()).unwrap();
+    assert_eq!((info.cpus, info.domains), (1, 2));
+    assert_eq!(info.free, world.hv().memory().free_frames());
+    assert_eq!(info.ram, world.sim().ram_frames());
+}
+
+/// Where a guest has what it reads.
+const BUFFER: u64 = World::SCRATCH + 512;
+
+#[test]
+fn a_file_of_the_boot_archive_is_read_in_parts() {
+    let mut world = world(0, 1);
+    let mut read = |index, offset, count| {
+        let request = ReadFile {
+            index,
+            offset,
+            count,
+            buffer: BUFFER,
+            ..ReadFile::default()
+        };
+        let read = ask(&mut world, 0, ControlOp::ReadFile, request)?;
+        let name = read.name.split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = String::from_utf8(name.to_vec()).unwrap();
+        Ok::<_, Errno>((name, read.size, read.count, world.read::<u64>(0, BUFFER)))
+    };
+    for (index, (name, content)) in (0..).zip(Sim::FILES) {
+        let (name, size) = (name.to_string(), content.len() as u64);
+        let start = u64::from_le_bytes(*content.first_chunk().unwrap());
+        assert_eq!(read(index, 0, 8), Ok((name.clone(), size, 8, start)));
+        let last = u64::from(content[content.len() - 1]) | start & !0xff;
+        assert_eq!(read(index, size - 1, 99), Ok((name.clone(), size, 1, last)));
+        assert_eq!(read(index, size, 8), Ok((name.clone(), size, 0, last)));
+        assert_eq!(read(index, u64::MAX, 8), Ok((name, size, 0, last)));
+    }
+    assert_eq!(read(2, 0, 8), Err(Errno::NoEnt));
+    assert_eq!(read(u32::MAX, 0, 8), Err(Errno::NoEnt));
+}
+
+#[test]
+fn one_call_reads_no_more_than_so_much_of_a_file() {
+    let mut world = world(0, 1);
+    let request = ReadFile {
+        index: 1,
+        count: u32::MAX,
+        buffer: BUFFER,
+        ..ReadFile::default()
+    };
+    let read = ask(&mut world, 0, ControlOp::ReadFile, request).unwrap();
+    assert_eq!((read.count, read.size), (MAX_READ, Sim::FILES[1].1.len() as u64));
+    assert!(read.size > u64::from(MAX_READ));
+}
+
+#[test]
+fn the_log_is_read_to_its_end_and_not_twice() {
+    let mut world = world(0, 1);
+    let end = Sim::LOG.len() as u64;
+    let mut from = 0;
+    let mut text = Vec::new();
+    loop {
+        let request = ReadLog {
+            count: 8,
+            from,
+            buffer: BUFFER,
+            ..ReadLog::default()
+        };
+        let read = ask(&mut world, 0, ControlOp::ReadLog, request).unwrap();
+        assert_eq!((read.end, read.from), (end, from + u64::from(read.count)));
+        if read.count == 0 {
+            break;
+        }
+        let bytes = world.read::<u64>(0, BUFFER).to_le_bytes();
+        text.extend_from_slice(&bytes[..read.count as usize]);
+        from = read.from;
+    }
+    assert_eq!(text, Sim::LOG);
+}
+
+#[test]
+fn who_reads_the_operators_line_is_told_that_there_is_something() {
+    let world = world(0, 1);
+    let port = world.bind_virq(0, Virq::Console).unwrap();
+    world.hv().console_input();
+    assert!(world.is_pending(0, port));
+}
+
+#[test]
+fn guests_run_on_when_the_control_domain_crashes_and_not_when_it_leaves() {
+    for (reason, stopped) in [
+        (ShutdownReason::Crash, None),
+        (ShutdownReason::Poweroff, Some(Outcome::Clean)),
+        (ShutdownReason::Reboot, Some(Outcome::Clean)),
+    ] {
+        let world = world_with(1, 1, EndPolicy::ControlDomain);
+        world.shut_down(0, reason);
+        assert_eq!(world.sim().stopped(), stopped, "{reason}");
+        if stopped.is_none() {
+            assert_eq!(world.running(0), Some((1, 0)));
+            world.shut_down(0, ShutdownReason::Poweroff);
+            assert_eq!(world.sim().stopped(), Some(Outcome::DomainCrashed));
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! The boot archive: the files that the boot loader put into memory with us.
 
-use bulkhead_machine::portable::archive::Archive;
+use alloc::vec::Vec;
+
+use bulkhead_machine::portable::archive::{Archive, Name};
 use spin::Once;
 
-static ARCHIVE: Once<Archive<'static>> = Once::new();
+static FILES: Once<Vec<(Name, &'static [u8])>> = Once::new();
 
-/// Checks the archive and keeps it; says in the log what is in it.
+/// Checks the archive and keeps the list of its files; says in the log what is in it. Needs the heap.
 pub(crate) fn open(bytes: &'static [u8]) {
     if bytes.is_empty() {
         log::warn!("no boot archive: start the machine with one (-initrd)");
@@ -13,15 +15,12 @@ pub(crate) fn open(bytes: &'static [u8]) {
     }
     match Archive::new(bytes) {
         Ok(archive) => {
-            log::info!(
-                "boot archive: {} files, {} KiB",
-                archive.files().count(),
-                bytes.len() >> 10
-            );
-            for (name, data) in archive.files() {
+            let files: Vec<_> = archive.files().collect();
+            log::info!("boot archive: {} files, {} KiB", files.len(), bytes.len() >> 10);
+            for (name, data) in &files {
                 log::debug!("  {name}: {} bytes", data.len());
             }
-            ARCHIVE.call_once(|| archive);
+            FILES.call_once(|| files);
         }
         Err(error) => log::error!("the boot archive is not a tar archive: {error}"),
     }
@@ -29,5 +28,15 @@ pub(crate) fn open(bytes: &'static [u8]) {
 
 /// The content of the file `name` of the boot archive.
 pub(crate) fn file(name: &str) -> Option<&'static [u8]> {
-    ARCHIVE.get()?.file(name)
+    let files = FILES.get()?.iter();
+    files
+        .filter(|(held, _)| held == name)
+        .map(|&(_, data)| data)
+        .next()
+}
+
+/// Name and content of the file with this number, from 0 on.
+pub(crate) fn nth(index: u32) -> Option<(&'static str, &'static [u8])> {
+    let (name, data) = FILES.get()?.get(usize::try_from(index).ok()?)?;
+    Some((name, data))
 }

@@ -7,20 +7,45 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use bulkhead_core::irq::Gsi;
 use bulkhead_machine::layout::MAX_CPUS;
+use bulkhead_machine::portable::text_ring::TextRing;
+use heapless::Deque;
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
+use crate::apic;
 use crate::cpu::stack::this_cpu;
 use crate::serial::Port;
 use crate::time::tsc;
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console { port: None, last: 0 });
+static CONSOLE: Mutex<Console> = Mutex::new(Console {
+    port: None,
+    last: 0,
+    typed: Deque::new(),
+    log: TextRing::new(),
+});
 
-/// The port, and what newline translation must remember.
+/// The ISA line of the port.
+const IRQ: u8 = 4;
+
+/// The port's interrupt line, once it is listened to.
+static LINE: Once<Gsi> = Once::new();
+
+/// How much the operator can type ahead, beside what the port itself keeps.
+const TYPED: usize = 1024;
+
+/// How much of the log is kept.
+const LOG: usize = 32 * 1024;
+
+/// The port, and what goes through it.
 struct Console {
     port: Option<Port>,
+    /// The last byte sent: what newline translation must remember.
     last: u8,
+    /// What the operator typed and nobody has read.
+    typed: Deque<u8, TYPED>,
+    log: TextRing<LOG>,
 }
 
 /// Opens the port and installs the log; levels below `level` are dropped.
@@ -60,12 +85,55 @@ pub(crate) fn last_output() -> u64 {
         .map_or(0, |last| last.load(Ordering::Relaxed))
 }
 
+/// Has the port interrupt the boot CPU when the operator types, from now on. Without an I/O APIC it does not.
+pub(crate) fn listen() {
+    let Some(gsi) = apic::isa_line(IRQ) else {
+        log::warn!("the serial line cannot interrupt: domain 0 is not told when somebody types");
+        return;
+    };
+    apic::route_line(gsi, 0);
+    apic::unmask_line(gsi);
+    LINE.call_once(|| gsi);
+    if let Some(port) = &mut CONSOLE.lock().port {
+        port.interrupt_on_receipt();
+    }
+}
+
+/// Whether this is the port's interrupt line.
+pub(crate) fn is_line(gsi: Gsi) -> bool {
+    LINE.get() == Some(&gsi)
+}
+
+/// Takes what the port has received. What there is no room for stays in the port, until somebody reads.
+pub(crate) fn receive() {
+    CONSOLE.lock().receive();
+}
+
 /// Takes a byte that the operator typed, if there is one.
 pub(crate) fn read_byte() -> Option<u8> {
-    CONSOLE.lock().port.as_mut()?.receive()
+    let mut console = CONSOLE.lock();
+    let byte = console.typed.pop_front();
+    // Also makes room again: the port says that it has received something only when it had nothing before.
+    console.receive();
+    byte.or_else(|| console.typed.pop_front())
+}
+
+/// Copies what was logged into `text`, from byte number `from` on: how many bytes, the number after the last, and the number of the next
+/// that will be written.
+pub(crate) fn read_log(from: u64, text: &mut [u8]) -> (usize, u64, u64) {
+    CONSOLE.lock().log.read(from, text)
 }
 
 impl Console {
+    fn receive(&mut self) {
+        while !self.typed.is_full()
+            && let Some(byte) = self.port.as_mut().and_then(Port::receive)
+        {
+            // There is room.
+            let _ = self.typed.push_back(byte);
+        }
+    }
+
     fn send(&mut self, bytes: &[u8]) {
         let Some(port) = &mut self.port else { return };
         let mut rest = bytes;
@@ -82,9 +150,11 @@ impl Console {
     }
 }
 
+/// Writes lines of the log.
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.send(text.as_bytes());
+        self.log.push(text.as_bytes());
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use heapless::Vec;
 use spin::Once;
 
 use crate::archive;
+use crate::console;
 use crate::cpu::stack::this_cpu;
 use crate::entry;
 use crate::entry::{TableFrames, ring3};
@@ -69,7 +70,8 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     let direct_gates = ring3::judge(&mut buddy, platform.l4, platform.options.direct_gates)
         .ok_or(StartError::OutOfMemory)?;
     let times = (platform.clock, platform.wall_clock_ns);
-    let machine = Hw::new(platform.l4, times, direct_gates, platform.assignable);
+    let ram = platform.map.frames();
+    let machine = Hw::new(platform.l4, times, direct_gates, platform.assignable, ram);
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,
@@ -88,6 +90,7 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     };
     smp::start_others(&platform.cpus, &platform.map, common);
     warp::judge(platform.features, platform.options.stable_tsc);
+    console::listen();
     hypervisor.fill(|| boot_domains(hypervisor))
 }
 

@@ -30,7 +30,7 @@ use crate::entry::{self, guest_memory};
 use crate::memory::direct;
 use crate::time::{TscClock, tsc, warp};
 use crate::trace;
-use crate::{apic, console, cpu, power, shootdown};
+use crate::{apic, archive, console, cpu, power, shootdown};
 
 static HYPERVISOR: Once<Hypervisor<Hw>> = Once::new();
 
@@ -57,6 +57,7 @@ pub(crate) struct Hw {
     wall_clock_ns: u64,
     has_direct_gates: bool,
     assignable: Assignable,
+    ram_frames: u64,
 }
 
 impl Hw {
@@ -66,11 +67,13 @@ impl Hw {
         (clock, wall_clock_ns): (TscClock, Option<u64>),
         has_direct_gates: bool,
         assignable: Assignable,
+        ram_frames: u64,
     ) -> Self {
         Self {
             l4,
             has_direct_gates,
             assignable,
+            ram_frames,
             clock,
             wall_clock_ns: wall_clock_ns.unwrap_or(0),
         }
@@ -464,6 +467,18 @@ impl Machine for Hw {
 
     fn read_trace(&self, cpu: CpuId, from: u64, records: &mut [TraceRecord]) -> (usize, u64, u64) {
         trace::read(cpu.index(), from, records)
+    }
+
+    fn ram_frames(&self) -> u64 {
+        self.ram_frames
+    }
+
+    fn boot_file(&self, index: u32) -> Option<(&str, &[u8])> {
+        archive::nth(index)
+    }
+
+    fn read_log(&self, from: u64, text: &mut [u8]) -> (usize, u64, u64) {
+        console::read_log(from, text)
     }
 
     #[inline]

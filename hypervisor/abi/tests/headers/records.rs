@@ -109,7 +109,7 @@ ours {
         // A part of `struct cpu_user_regs`.
         vcpu::SelectorSlot,
         // Bulkhead's own interface.
-        control::DomainTimes, control::ReadTrace, control::TraceRecord, control::Schedule, control::DomainRef, control::DomainInfo, control::CreateDomain, control::SetLimit, control::CopyMemory, control::VcpuState, control::AssignDevice, grant::Flip,
+        control::DomainTimes, control::ReadTrace, control::TraceRecord, control::Schedule, control::DomainRef, control::DomainInfo, control::CreateDomain, control::SetLimit, control::CopyMemory, control::VcpuState, control::AssignDevice, control::MachineInfo, control::ReadFile, control::ReadLog, grant::Flip,
         control::KeepExtent, control::ExtentRef,
 }
 }

@@ -40,6 +40,15 @@ impl Lifecycle {
         }
     }
 
+    /// Whether the domain has ended because it wanted to.
+    #[must_use]
+    pub const fn has_left(self) -> bool {
+        match self {
+            Self::ShutDown(reason) => !matches!(reason, ShutdownReason::Crash | ShutdownReason::Watchdog),
+            Self::Building | Self::Running | Self::Dying => false,
+        }
+    }
+
     /// The domain is to be destroyed. Says whether it was not yet.
     pub fn condemn(&mut self) -> bool {
         core::mem::replace(self, Self::Dying) != Self::Dying

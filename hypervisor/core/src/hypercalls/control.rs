@@ -1,14 +1,11 @@
 //! `sysctl`: what only the control domain may ask.
 
-use super::{Answer, Call, devices, domains, extents, initialise};
+use super::{Answer, Call, devices, domains, extents, initialise, machine};
 use crate::domains::Domain;
-use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::sched::{CpuSet, Share, Warp, Weight};
 use crate::vcpu::Spent;
-use bulkhead_abi::control::{
-    CONTROL_VERSION, ControlOp, DomainTimes, MAX_TRACE_RECORDS, ReadTrace, Schedule, TraceRecord,
-};
+use bulkhead_abi::control::{CONTROL_VERSION, ControlOp, DomainTimes, Schedule};
 use bulkhead_abi::{Errno, Record};
 
 /// Lets only the control domain pass.
@@ -19,7 +16,7 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     match ControlOp::from_raw(call.arg32::<0>()).ok_or(Errno::NoSys)? {
         ControlOp::Version => Ok(u64::from(CONTROL_VERSION)),
         ControlOp::DomainTimes => domain_times(call),
-        ControlOp::ReadTrace => read_trace(call),
+        ControlOp::ReadTrace => machine::read_trace(call),
         ControlOp::GetSchedule => get_schedule(call),
         ControlOp::SetSchedule => set_schedule(call),
         ControlOp::DomainInfo => domains::info(call),
@@ -34,6 +31,9 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::AssignDevice => devices::assign(call),
         ControlOp::KeepExtent => extents::keep(call),
         ControlOp::ReleaseExtent => extents::release(call),
+        ControlOp::MachineInfo => machine::info(call),
+        ControlOp::ReadFile => machine::read_file(call),
+        ControlOp::ReadLog => machine::read_log(call),
     }
 }
 
@@ -55,28 +55,6 @@ fn domain_times<M: Machine>(call: &Call<'_, M>) -> Answer {
         hypervisor_ns,
     };
     call.write(at, &times)?;
-    Ok(0)
-}
-
-fn read_trace<M: Machine>(call: &Call<'_, M>) -> Answer {
-    let at = call.arg::<1>();
-    let mut request: ReadTrace = call.read(at)?;
-    let cpu = CpuId::new(request.cpu);
-    if cpu.index() >= call.hv.cpus.len() {
-        return Err(Errno::NoEnt);
-    }
-    let mut records = [TraceRecord::ZERO; MAX_TRACE_RECORDS as usize];
-    let wanted = request.count.min(MAX_TRACE_RECORDS) as usize;
-    let room = records.get_mut(..wanted).unwrap_or_default();
-    let (count, next, end) = call.hv.machine().read_trace(cpu, request.from, room);
-    for (n, record) in (0..).zip(records.iter().take(count)) {
-        let place = u64::wrapping_mul(n, TraceRecord::SIZE as u64);
-        call.write(request.buffer.wrapping_add(place), record)?;
-    }
-    request.count = u32::try_from(count).unwrap_or(0);
-    request.from = next;
-    request.end = end;
-    call.write(at, &request)?;
     Ok(0)
 }
 

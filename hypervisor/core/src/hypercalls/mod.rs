@@ -17,6 +17,7 @@ mod extents;
 mod flush;
 mod grant;
 mod initialise;
+mod machine;
 mod memory;
 mod mmu;
 mod modes;

@@ -249,6 +249,9 @@ hypercalls! {
             AssignDevice, [Perm, Fault, Srch, Inval, Acces, Exist, NoSpc];
             KeepExtent, [Perm, Fault, Inval, Exist, NoMem];
             ReleaseExtent, [Perm, Fault, Inval, NoEnt, Busy];
+            MachineInfo, [Perm, Fault];
+            ReadFile, [Perm, Fault, NoEnt];
+            ReadLog, [Perm, Fault];
         }
     }
 }

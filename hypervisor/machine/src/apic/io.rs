@@ -83,6 +83,12 @@ pub(crate) fn trigger(gsi: Gsi) -> Trigger {
     WIRING.get().map_or(Trigger::Level, |wiring| wiring.of(gsi).0)
 }
 
+/// The line at which an ISA interrupt arrives, if an I/O APIC has it.
+pub(crate) fn isa_line(irq: u8) -> Option<Gsi> {
+    let gsi = Gsi::new(WIRING.get()?.of_isa(irq))?;
+    with_entry(gsi, |_, _| gsi)
+}
+
 /// Lets a line, which is masked, interrupt CPU `cpu` from now on.
 pub(crate) fn route(gsi: Gsi, cpu: usize) {
     let Some(wiring) = WIRING.get() else { return };

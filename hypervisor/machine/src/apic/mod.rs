@@ -11,7 +11,7 @@ mod registers;
 mod timer;
 
 pub(crate) use io::{
-    init as init_lines, lines, mask as mask_line, route as route_line, trigger as line_trigger,
+    init as init_lines, isa_line, lines, mask as mask_line, route as route_line, trigger as line_trigger,
     unmask as unmask_line,
 };
 pub(crate) use legacy::mask as mask_8259s;

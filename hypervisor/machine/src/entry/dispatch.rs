@@ -13,7 +13,7 @@ use super::info::CpuInfo;
 use super::{crossing, guest_memory, info, stubs};
 use crate::cpu::debug;
 use crate::hw::hypervisor;
-use crate::{apic, panic};
+use crate::{apic, console, panic};
 
 /// The first vector that is no exception.
 const FIRST_INTERRUPT: u32 = 32;
@@ -124,7 +124,12 @@ fn trapped(record: &mut CpuInfo, address: u64) {
 
 /// A device interrupts.
 fn line(gsi: Gsi) {
-    hypervisor().line_interrupt(gsi);
+    if console::is_line(gsi) {
+        console::receive();
+        hypervisor().console_input();
+    } else {
+        hypervisor().line_interrupt(gsi);
+    }
     apic::eoi();
 }
 

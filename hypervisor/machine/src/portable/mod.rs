@@ -12,4 +12,5 @@ pub mod ranges;
 pub mod rtc;
 pub mod sleep_state;
 pub mod symbols;
+pub mod text_ring;
 pub mod trace;

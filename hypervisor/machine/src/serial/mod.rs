@@ -4,6 +4,7 @@
 //! a crash: it takes no lock, keeps no state, and works whatever the driver was doing when it was interrupted.
 
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::IER;
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::{Port as IoPort, PortReadOnly};
 
@@ -56,6 +57,11 @@ impl Port {
                 PATIENCE
             };
         }
+    }
+
+    /// Has the port interrupt when something is received, from now on.
+    pub(crate) fn interrupt_on_receipt(&mut self) {
+        self.uart.enable_interrupts(IER::DATA_READY);
     }
 
     /// Takes a received byte, if there is one.

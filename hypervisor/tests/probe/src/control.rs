@@ -2,7 +2,10 @@
 
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
-    control::{CONTROL_VERSION, ControlOp, DomainTimes, ReadTrace, Schedule, TraceRecord},
+    control::{
+        CONTROL_VERSION, ControlOp, DomainTimes, MachineInfo, ReadFile, ReadLog, ReadTrace, Schedule,
+        TraceRecord,
+    },
 };
 
 use crate::{
@@ -18,6 +21,9 @@ pub(crate) fn check(probe: &mut Probe) {
         version(probe);
         times(probe);
         trace(probe);
+        machine(probe);
+        file(probe);
+        log(probe);
         schedule(probe);
     } else {
         denied(probe);
@@ -48,6 +54,9 @@ fn denied(probe: &mut Probe) {
         ("sysctl.assign_device", ControlOp::AssignDevice),
         ("sysctl.keep_extent", ControlOp::KeepExtent),
         ("sysctl.release_extent", ControlOp::ReleaseExtent),
+        ("sysctl.machine_info", ControlOp::MachineInfo),
+        ("sysctl.read_file", ControlOp::ReadFile),
+        ("sysctl.read_log", ControlOp::ReadLog),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }
@@ -103,6 +112,80 @@ fn trace(probe: &mut Probe) {
         let buffer = read(0, 4, at);
         if buffer == refusal(Errno::Fault) {
             ask(ControlOp::ReadTrace, at)
+        } else {
+            buffer
+        }
+    });
+}
+
+fn machine(probe: &mut Probe) {
+    let mut info = MachineInfo::ZERO;
+    let answer = ask(ControlOp::MachineInfo, in_out(&mut info));
+    let is_plausible = answer == Ok(0) && info.cpus != 0 && info.domains != 0 && info.free < info.ram;
+    let result = if is_plausible { Ok(()) } else { Err((answer, info)) };
+    probe.good("sysctl.machine_info", result);
+    probe.faults("sysctl.machine_info", Direction::InOut, |at| {
+        ask(ControlOp::MachineInfo, at)
+    });
+}
+
+fn file(probe: &mut Probe) {
+    let read = |index: u32, buffer: u64, count: u32| {
+        let mut request = ReadFile {
+            index,
+            count,
+            buffer,
+            ..ReadFile::ZERO
+        };
+        ask(ControlOp::ReadFile, in_out(&mut request)).map(|_| request)
+    };
+    // One of the first is the list of domains, and another is this program.
+    let is_program = |index: u32| {
+        let mut magic = [0; 4];
+        read(index, in_out(&mut magic), 4).is_ok_and(|file| file.size > 4) && magic == *b"\x7fELF"
+    };
+    let is_list = |index: u32| {
+        read(index, 0, 0).is_ok_and(|file| file.name.starts_with(b"boot.list\0") && file.size != 0)
+    };
+    let found = ((0..8).any(is_program), (0..8).any(is_list));
+    let result = if found == (true, true) { Ok(()) } else { Err(found) };
+    probe.good("sysctl.read_file", result);
+    let mut byte = [0];
+    let nowhere = [99, u32::MAX].map(|index| read(index, in_out(&mut byte), 1).map(|_| 0));
+    probe.all_refused("sysctl.read_file", Errno::NoEnt, &nowhere);
+    // Neither the request nor the buffer that it names.
+    probe.faults("sysctl.read_file", Direction::InOut, |at| {
+        let buffer = read(0, at, 4).map(|_| 0);
+        if buffer == refusal(Errno::Fault) {
+            ask(ControlOp::ReadFile, at)
+        } else {
+            buffer
+        }
+    });
+}
+
+fn log(probe: &mut Probe) {
+    let read = |from: u64, buffer: u64, count: u32| {
+        let mut request = ReadLog {
+            count,
+            from,
+            buffer,
+            ..ReadLog::ZERO
+        };
+        ask(ControlOp::ReadLog, in_out(&mut request)).map(|_| request)
+    };
+    let mut text = [0; 64];
+    let first = read(0, in_out(&mut text), 64);
+    let is_text = text.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n'));
+    let result = match first {
+        Ok(first) if first.count == 64 && first.end > 64 && is_text => Ok(()),
+        other => Err(other),
+    };
+    probe.good("sysctl.read_log", result);
+    probe.faults("sysctl.read_log", Direction::InOut, |at| {
+        let buffer = read(0, at, 4).map(|_| 0);
+        if buffer == refusal(Errno::Fault) {
+            ask(ControlOp::ReadLog, at)
         } else {
             buffer
         }

@@ -409,6 +409,23 @@ impl Machine for Sim {
         self.state().typed.pop_front()
     }
 
+    fn ram_frames(&self) -> u64 {
+        let holes: u64 = self.ram.holes().iter().map(|hole| hole.end - hole.start).sum();
+        self.ram.limit() - holes
+    }
+
+    fn boot_file(&self, index: u32) -> Option<(&str, &[u8])> {
+        Self::FILES.get(index as usize).copied()
+    }
+
+    fn read_log(&self, from: u64, text: &mut [u8]) -> (usize, u64, u64) {
+        let end = Self::LOG.len();
+        let first = usize::try_from(from).unwrap_or(end).min(end);
+        let count = text.len().min(end - first);
+        text[..count].copy_from_slice(&Self::LOG[first..first + count]);
+        (count, (first + count) as u64, end as u64)
+    }
+
     fn stop(&self, outcome: Outcome) {
         self.state().stopped.get_or_insert(outcome);
     }

@@ -209,6 +209,12 @@ impl Default for SimFpu {
 }
 
 impl Sim {
+    /// The files of its boot archive.
+    pub const FILES: [(&str, &[u8]); 2] = [("boot.list", b"domain a"), ("kernel", &[0x7f; 20_000])];
+
+    /// What its hypervisor has said.
+    pub const LOG: &[u8] = b"INFO boot: it is a simulation\n";
+
     /// Makes a machine, and the memory of a hypervisor on it. RAM has a hole in the middle, and the hypervisor some frames of
     /// its own.
     #[must_use]

@@ -8,7 +8,7 @@ use crate::testing::{Act, Choices, Sim, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::control::{
     ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp,
-    CopyMemory, CreateDomain, ExtentRef, KeepExtent, Schedule, SetLimit, VcpuState,
+    CopyMemory, CreateDomain, ExtentRef, KeepExtent, ReadFile, ReadLog, Schedule, SetLimit, VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
@@ -21,7 +21,8 @@ pub(super) fn control_goal(
     choices: &mut Choices,
 ) -> VecDeque<Act> {
     let op = row.op.and_then(|(_, number)| ControlOp::from_raw(number));
-    let is_life = op.is_some_and(|op| op as u32 >= ControlOp::CreateDomain as u32);
+    let life = ControlOp::CreateDomain.raw()..=ControlOp::ReleaseExtent.raw();
+    let is_life = op.is_some_and(|op| life.contains(&op.raw()));
     let whom = match error {
         Some(Errno::Srch) => NOBODY,
         // Domain 0 may not do it to itself.
@@ -39,6 +40,18 @@ pub(super) fn control_goal(
     let op = row.op.map_or(default, |(_, number)| number);
     let record = match ControlOp::from_raw(op) {
         Some(ControlOp::ReadTrace) if error == Some(Errno::NoEnt) => TOO_LARGE.to_le_bytes().to_vec(),
+        Some(ControlOp::ReadFile) => bytes(&ReadFile {
+            index: if error == Some(Errno::NoEnt) { TOO_LARGE } else { 1 },
+            // The record itself is written over.
+            count: choices.one_of(&[0, 4]),
+            buffer: at,
+            ..ReadFile::default()
+        }),
+        Some(ControlOp::ReadLog) => bytes(&ReadLog {
+            count: choices.one_of(&[0, 4]),
+            buffer: at,
+            ..ReadLog::default()
+        }),
         Some(ControlOp::SetSchedule) => bytes(&Schedule {
             domain: whom,
             weight: if error == Some(Errno::Inval) { 0 } else { 256 },
