@@ -2,7 +2,11 @@
 //!
 //! Every other domain is answered `EPERM`, whatever it asks.
 
-pub use bulkhead_abi::control::{CONTROL_VERSION, ControlOp, DomainTimes, Schedule, TraceRecord};
+use alloc::string::String;
+
+pub use bulkhead_abi::control::{
+    CONTROL_VERSION, ControlOp, DomainInfo, DomainTimes, MachineInfo, Schedule, TraceRecord,
+};
 use bulkhead_abi::{DomId, errno::Failure};
 
 use crate::hypercall::control;
@@ -41,6 +45,82 @@ pub fn schedule(domain: DomId) -> Result<Schedule, Failure> {
 /// `ESRCH` if there is no such domain, `EINVAL` for a weight of 0 or CPUs of which there is none.
 pub fn set_schedule(schedule: &Schedule) -> Result<(), Failure> {
     control::set_schedule(schedule)
+}
+
+/// What the machine has.
+///
+/// # Errors
+///
+/// None that domain 0 can meet.
+pub fn machine() -> Result<MachineInfo, Failure> {
+    control::machine_info()
+}
+
+/// A file of the boot archive, which stays where the boot loader put it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFile {
+    index: u32,
+    /// Its name; of a very long one, the beginning.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The files of the boot archive.
+pub fn boot_files() -> impl Iterator<Item = BootFile> {
+    (0..).map_while(|index| {
+        let file = control::read_file(index, 0, &mut []).ok()?;
+        let name = file.name.split(|&byte| byte == 0).next().unwrap_or_default();
+        Some(BootFile {
+            index,
+            name: String::from_utf8_lossy(name).into_owned(),
+            size: file.size,
+        })
+    })
+}
+
+impl BootFile {
+    /// Reads from byte `offset` on as much as there is room for, or until the file's end; returns how much.
+    ///
+    /// # Errors
+    ///
+    /// None that domain 0 can meet.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, Failure> {
+        let mut done = 0_usize;
+        while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let from = offset.saturating_add(done as u64);
+            match control::read_file(self.index, from, rest)?.count {
+                0 => break,
+                count => done = done.saturating_add(count as usize),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Reads the hypervisor's log, in order. What was forgotten before it was read is passed over.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogReader {
+    next: u64,
+}
+
+impl LogReader {
+    /// Begins with the oldest that is still there.
+    #[must_use]
+    pub const fn from_oldest() -> Self {
+        Self { next: 0 }
+    }
+
+    /// Copies what comes next into `bytes`: as much as there is room for, 16 KiB at most, and nothing if there is no more.
+    ///
+    /// # Errors
+    ///
+    /// None that domain 0 can meet.
+    pub fn read<'a>(&mut self, bytes: &'a mut [u8]) -> Result<&'a [u8], Failure> {
+        let answer = control::read_log(self.next, bytes)?;
+        self.next = answer.from;
+        Ok(bytes.get(..answer.count as usize).unwrap_or_default())
+    }
 }
 
 /// Reads the trace ring of one CPU, in order. Records that were overwritten before they were read are passed over.

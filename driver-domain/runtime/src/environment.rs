@@ -10,8 +10,9 @@ use log::LevelFilter;
 
 use crate::{
     command_line::CommandLine,
+    event::Port,
     hypercall,
-    memory::{self, Mfn, Pfn, frame::to_usize},
+    memory::{self, Mfn, OwnPage, Pfn, frame::to_usize},
 };
 
 /// The domain that the program finds itself in.
@@ -21,6 +22,7 @@ pub struct Environment {
     is_initial_domain: bool,
     top_table: Option<Pfn>,
     shared_info: Option<Mfn>,
+    store: Option<(OwnPage, u32)>,
 }
 
 impl Environment {
@@ -33,6 +35,9 @@ impl Environment {
             is_initial_domain: start.flags & SIF_INITDOMAIN != 0,
             top_table: Pfn::at_address(to_usize(start.pt_base)),
             shared_info: Mfn::at_maddr(start.shared_info),
+            store: Mfn::new(start.store_mfn)
+                .filter(|_| start.store_evtchn != 0)
+                .and_then(|mfn| Some((OwnPage::at(mfn)?, start.store_evtchn))),
         }
     }
 
@@ -59,6 +64,12 @@ impl Environment {
     #[must_use]
     pub const fn shared_info(&self) -> Option<Mfn> {
         self.shared_info
+    }
+
+    /// The ring to xenstore, and the port that tells of it; `None` in a domain that has none. To be opened once.
+    #[must_use]
+    pub fn store(&self) -> Option<(OwnPage, Port)> {
+        self.store.map(|(page, port)| (page, Port::open(port)))
     }
 
     /// Number of the domain's vCPUs, running or not. The runtime uses the first.

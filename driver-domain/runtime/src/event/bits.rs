@@ -41,7 +41,7 @@ impl EventBits<'_> {
     }
 
     /// Forgets that `port` was raised.
-    pub(super) fn clear(self, port: u32) {
+    pub(crate) fn clear(self, port: u32) {
         if let Some((word, bit)) = locate(self.pending, port) {
             word.fetch_and(!bit, Ordering::Relaxed);
         }

@@ -104,8 +104,8 @@ impl Port {
         self.fired.try_take().is_some()
     }
 
-    /// Takes over a port that was just bound, and opens it.
-    fn open(number: u32) -> Self {
+    /// Takes over a port that was bound, and opens it.
+    pub(crate) fn open(number: u32) -> Self {
         let fired = fired(number);
         fired.reset();
         // All ports start masked, so nothing has fired into the void; unmasking raises what came meanwhile.

@@ -6,12 +6,13 @@ use bulkhead_abi::{
     DomId, Record,
     grant::{GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, MapGrantRef, UnmapGrantRef},
 };
+use bulkhead_ring::SharedPage;
 use heapless::Vec;
 
 use super::{Access, BATCH, GrantError, GrantRef};
 use crate::{
     hypercall,
-    memory::{View, window::WindowPage},
+    memory::{View, own, window::WindowPage},
 };
 
 /// What is to be mapped.
@@ -162,6 +163,31 @@ impl Mapping {
     fn view(&self) -> Option<View> {
         // SAFETY: the page is mapped while `self` lives, writable if it is used so, and only seen through views.
         self.page.as_ref().map(|page| unsafe { View::at(page.address()) })
+    }
+}
+
+/// A page that may only be read is not written.
+impl SharedPage for Mapping {
+    fn load(&self, offset: usize) -> u32 {
+        self.view().map_or(0, |view| own::load(view, offset))
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        if let Some(view) = self.writable() {
+            own::store(view, offset, value);
+        }
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        match self.view() {
+            Some(view) => own::read(view, offset, to),
+            None => to.fill(0),
+        }
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        // What does not fit is not written, as the trait says.
+        let _ = Mapping::write(self, offset, from);
     }
 }
 

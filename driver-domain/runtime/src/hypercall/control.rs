@@ -2,7 +2,10 @@
 
 use bulkhead_abi::{
     DomId, Hypercall, Record,
-    control::{ControlOp, DomainTimes, MAX_TRACE_RECORDS, ReadTrace, Schedule, TraceRecord},
+    control::{
+        ControlOp, DomainTimes, MAX_READ, MAX_TRACE_RECORDS, MachineInfo, ReadFile, ReadLog, ReadTrace,
+        Schedule, TraceRecord,
+    },
     errno::Failure,
 };
 
@@ -47,6 +50,38 @@ pub(crate) fn read_trace(cpu: u32, from: u64, records: &mut [TraceRecord]) -> Re
     // SAFETY: the record is the operation's own, and the buffer has room for as many records as it says; both are borrowed
     // for the call.
     unsafe { control(ControlOp::ReadTrace.raw(), in_out(&mut record)) }.map(|_| record)
+}
+
+/// What the machine has.
+pub(crate) fn machine_info() -> Result<MachineInfo, Failure> {
+    let mut record = MachineInfo::ZERO;
+    // SAFETY: the record is the operation's own, borrowed for the call; it points to nothing.
+    unsafe { control(ControlOp::MachineInfo.raw(), in_out(&mut record)) }.map(|_| record)
+}
+
+/// Reads file `index` of the boot archive from byte `offset` on. The answer has how many bytes were read.
+pub(crate) fn read_file(index: u32, offset: u64, bytes: &mut [u8]) -> Result<ReadFile, Failure> {
+    let mut record = ReadFile {
+        index,
+        count: u32::try_from(bytes.len()).unwrap_or(MAX_READ),
+        offset,
+        buffer: in_out(bytes),
+        ..ReadFile::ZERO
+    };
+    // SAFETY: the record is the operation's own, and the buffer has room for as many bytes as it says; both are borrowed for the call.
+    unsafe { control(ControlOp::ReadFile.raw(), in_out(&mut record)) }.map(|_| record)
+}
+
+/// Reads the log from byte number `from` on. The answer has how many bytes were read, and the number of the next.
+pub(crate) fn read_log(from: u64, bytes: &mut [u8]) -> Result<ReadLog, Failure> {
+    let mut record = ReadLog {
+        count: u32::try_from(bytes.len()).unwrap_or(MAX_READ),
+        from,
+        buffer: in_out(bytes),
+        ..ReadLog::ZERO
+    };
+    // SAFETY: as in `read_file`.
+    unsafe { control(ControlOp::ReadLog.raw(), in_out(&mut record)) }.map(|_| record)
 }
 
 /// What a domain is entitled to.

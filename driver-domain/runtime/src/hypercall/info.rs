@@ -1,6 +1,6 @@
 //! `xen_version` and `console_io`.
 
-use bulkhead_abi::{Hypercall, console::ConsoleIoOp, version::VersionOp};
+use bulkhead_abi::{Hypercall, console::ConsoleIoOp, errno::Failure, version::VersionOp};
 
 use super::raw::{Answer, call2, call3, in_out, input};
 
@@ -47,4 +47,18 @@ pub(crate) fn console_write(text: &[u8]) {
             input(text),
         )
     };
+}
+
+/// Reads what was typed at the hypervisor's console.
+pub(crate) fn console_read(bytes: &mut [u8]) -> Result<usize, Failure> {
+    // SAFETY: the hypervisor writes at most `bytes.len()` bytes of a slice that is borrowed for the call.
+    let read = unsafe {
+        call3(
+            Hypercall::ConsoleIo,
+            u64::from(ConsoleIoOp::Read.raw()),
+            bytes.len() as u64,
+            in_out(bytes),
+        )
+    }?;
+    Ok(usize::try_from(read).unwrap_or(0))
 }

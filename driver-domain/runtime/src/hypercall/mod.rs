@@ -9,6 +9,7 @@ pub(crate) mod event;
 pub(crate) mod extension;
 pub(crate) mod grant;
 mod info;
+pub(crate) mod memory;
 mod mmu;
 mod raw;
 mod sched;
@@ -17,9 +18,9 @@ mod vcpu;
 
 pub use self::raw::raw_call;
 pub(crate) use self::{
-    info::{console_write, read_version_text, version},
+    info::{console_read, console_write, read_version_text, version},
     mmu::{flush_local_tlb, mmu_update, set_user_root, update_va_mapping},
-    sched::{block, is_vcpu_up, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
+    sched::{block, is_vcpu_up, poll, set_singleshot_timer, shutdown, stop_periodic_timer, yield_cpu},
     trap::{clear_trap_table, register_callback, set_trap_table, stack_switch, unregister_callback},
     vcpu::{initialise_vcpu, runstate, vcpu_down, vcpu_up},
 };

@@ -3,11 +3,12 @@
 use bulkhead_abi::{
     Hypercall,
     errno::Failure,
-    sched::{SchedOp, Shutdown, ShutdownReason},
+    sched::{Poll, SchedOp, Shutdown, ShutdownReason},
     vcpu::{SetSingleshotTimer, VcpuOp},
 };
 
 use super::raw::{Answer, call2, call3, input};
+use crate::time::Instant;
 
 /// The vCPU that has the timer of the [executor](crate::executor).
 const VCPU: u64 = 0;
@@ -16,6 +17,18 @@ const VCPU: u64 = 0;
 pub(crate) fn block() {
     // SAFETY: takes no argument. The upcall that may come out of it preserves all registers and memory.
     let _: Answer = unsafe { call2(Hypercall::SchedOp, u64::from(SchedOp::Block.raw()), 0) };
+}
+
+/// Sleeps until `port`, which may be masked, is pending, another event can be delivered, or `ns` nanoseconds have passed.
+pub(crate) fn poll(port: u32, ns: u64) {
+    let ports = [port];
+    let record = Poll {
+        ports: input(&ports),
+        nr_ports: 1,
+        timeout_abs_ns: Instant::now().as_nanos().saturating_add(ns),
+    };
+    // SAFETY: the hypervisor reads the record and the list, both borrowed for the call.
+    let _: Answer = unsafe { call2(Hypercall::SchedOp, u64::from(SchedOp::Poll.raw()), input(&record)) };
 }
 
 /// Lets another vCPU run on this CPU, if one wants to.

@@ -1,4 +1,4 @@
-//! The heap: `talc` over runs of frames, which it takes as it grows.
+//! The heap: `talc` over runs of frames, which it takes as it grows. Large allocations may be [`borrowed`] instead.
 
 use core::{
     alloc::{GlobalAlloc, Layout},
@@ -13,7 +13,7 @@ use talc::{
     source::Source,
 };
 
-use super::{frame::pages_for, frames};
+use super::{borrowed, frame::pages_for, frames};
 
 /// The heap grows by this much, or by what one allocation needs.
 const GROWTH: usize = 256 * 1024;
@@ -63,6 +63,9 @@ static HEAP: Heap = Heap(Mutex::new(Talc::new(FreeFrames)));
 // SAFETY: `Talc` is an allocator in the sense of the trait; the lock gives it to one caller at a time.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(block) = borrowed::take(layout) {
+            return block;
+        }
         // SAFETY: the caller's layout has a size, as the trait demands.
         let block = unsafe { self.0.lock().allocate(layout) };
         match block {
@@ -75,13 +78,18 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if borrowed::contains(block) {
+            // SAFETY: it is in memory that only `take` gives, with this layout.
+            return unsafe { borrowed::give_back(block, layout) };
+        }
         // SAFETY: the caller got `block` from `alloc` with this layout, and so from `allocate`.
         unsafe { self.0.lock().deallocate(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let is_ours = !borrowed::contains(block);
         // SAFETY: as in `dealloc`; the caller's new size is not zero.
-        if unsafe { self.0.lock().try_realloc_in_place(block, layout, new_size) } {
+        if is_ours && unsafe { self.0.lock().try_realloc_in_place(block, layout, new_size) } {
             return block;
         }
         // SAFETY: the trait demands that `new_size`, rounded up to the alignment, is no larger than

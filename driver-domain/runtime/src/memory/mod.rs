@@ -18,10 +18,12 @@
 
 mod batch;
 mod bitmap;
+mod borrowed;
 pub mod frame;
 mod frames;
 mod heap;
 pub(crate) mod image;
+pub(crate) mod own;
 mod p2m;
 mod page;
 mod rights;
@@ -41,7 +43,9 @@ use self::{
     tables::LinearTables,
 };
 pub use self::{
+    borrowed::borrow,
     frame::{Mfn, Pfn, VIRT_BASE},
+    own::OwnPage,
     p2m::{machine_frame, pseudo_physical_frame},
     page::Page,
 };

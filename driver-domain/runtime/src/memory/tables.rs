@@ -198,6 +198,12 @@ impl WindowTables {
         // SAFETY: the caller gives us the frame, and a table without entries shows nothing.
         unsafe { self.level2.hang(place, table, &[0; ENTRIES]) }
     }
+
+    /// The frame that page `index` shows.
+    pub(super) fn shown(&self, index: usize) -> Option<Mfn> {
+        let entry = self.level2.child(index / ENTRIES)?.entry(index % ENTRIES);
+        (entry & pte::PRESENT != 0).then(|| Mfn::in_entry(entry))
+    }
 }
 
 const _: () = assert!(ENTRIES * ENTRY_SIZE == PAGE_SIZE, "a table fills its frame");

@@ -1,7 +1,7 @@
 //! From the first instruction to the guest's main function, and to the end.
 //!
 //! The steps in their order: traps, so that a mistake is reported; shared_info and events; memory; time;
-//! logging; the program. Each step may use the ones before it.
+//! console; logging; the program. Each step may use the ones before it.
 
 #[cfg(target_os = "none")]
 mod entry;
@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use bulkhead_abi::sched::ShutdownReason;
 
 use crate::{
+    console,
     environment::{self, Environment},
     event, hypercall, logging, memory,
     shared_info::SharedInfo,
@@ -34,6 +35,7 @@ extern "C" fn begin(start_page: usize, boot_stack_top: usize) -> ! {
     event::init(shared);
     memory::init(&start, boot_stack_top);
     time::init();
+    console::init(&start);
     let environment = Box::leak(Box::new(Environment::new(&start)));
     logging::init(environment.log_level());
     let reason = bulkhead_guest_main(environment);

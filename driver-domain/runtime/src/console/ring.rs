@@ -1,0 +1,130 @@
+//! The console ring: what this domain prints and what is typed for it.
+//!
+//! Source: the guest ABI's section 12.1. The ring is drained by the control domain. If that does not do it for a while, it is gone, and
+//! text is dropped until there is room again: a guest does not end because nobody listens.
+
+use core::{
+    hint,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use bulkhead_abi::start_info::StartInfo;
+use bulkhead_ring::{CONSOLE_IN, CONSOLE_OUT, Reader, Writer};
+use spin::{Mutex, Once};
+
+use crate::{
+    event::Port,
+    hypercall,
+    memory::{Mfn, OwnPage},
+    shared_info::SharedInfo,
+};
+
+/// How long a full ring may stay full, in waits of [`WAIT_NS`].
+const PATIENCE: u32 = 100;
+
+/// How long one wait for room lasts at most, in nanoseconds.
+const WAIT_NS: u64 = 5_000_000;
+
+/// How often another vCPU's turn at the ring is awaited: longer than any turn without a full ring. Whoever holds it may also be what a panic
+/// interrupted.
+const ATTEMPTS: u32 = 10_000_000;
+
+static RING: Once<Ring> = Once::new();
+
+struct Ring {
+    page: OwnPage,
+    port: u32,
+    writer: Mutex<Writer>,
+    /// Nobody drains it.
+    is_abandoned: AtomicBool,
+}
+
+/// Finds the ring that start_info names, if this is a domain with one.
+pub(crate) fn init(start: &StartInfo) {
+    let is_named = start.console_evtchn != 0;
+    if let Some(page) = Mfn::new(start.console_mfn)
+        .filter(|_| is_named)
+        .and_then(OwnPage::at)
+    {
+        let writer = Mutex::new(Writer::new(CONSOLE_OUT, &page));
+        RING.call_once(|| Ring {
+            page,
+            port: start.console_evtchn,
+            writer,
+            is_abandoned: AtomicBool::new(false),
+        });
+    }
+}
+
+/// Writes to the ring, if there is one that works.
+pub(super) fn write(bytes: &[u8]) -> bool {
+    let Some(ring) = RING.get() else { return false };
+    let writer = (0..ATTEMPTS).find_map(|_| {
+        hint::spin_loop();
+        ring.writer.try_lock()
+    });
+    let Some(mut writer) = writer else { return false };
+    let mut rest = bytes;
+    let mut patience = if ring.is_abandoned.load(Ordering::Relaxed) {
+        0
+    } else {
+        PATIENCE
+    };
+    loop {
+        // Before room is looked for: whoever makes some raises it again.
+        SharedInfo::get().event_bits(0).clear(ring.port);
+        let Ok(written) = writer.write(&ring.page, rest) else {
+            return false;
+        };
+        if written != 0 {
+            // There is nobody to be told that it failed.
+            let _ = hypercall::event::send(ring.port);
+            ring.is_abandoned.store(false, Ordering::Relaxed);
+            patience = PATIENCE;
+        }
+        rest = rest.get(written..).unwrap_or_default();
+        if rest.is_empty() {
+            break;
+        }
+        if patience == 0 {
+            ring.is_abandoned.store(true, Ordering::Relaxed);
+            break;
+        }
+        patience = patience.saturating_sub(1);
+        hypercall::poll(ring.port, WAIT_NS);
+    }
+    true
+}
+
+/// What is typed on this domain's console.
+#[derive(Debug)]
+pub struct Input {
+    reader: Reader,
+    page: OwnPage,
+    port: Port,
+}
+
+/// Opens the console's input; `None` in a domain without a ring. To be called once: two readers would each get a part.
+#[must_use]
+pub fn input() -> Option<Input> {
+    let ring = RING.get()?;
+    Some(Input {
+        reader: Reader::new(CONSOLE_IN, &ring.page),
+        page: ring.page,
+        port: Port::open(ring.port),
+    })
+}
+
+impl Input {
+    /// Waits until something was typed, and reads as much of it as there is room for.
+    pub async fn read(&mut self, bytes: &mut [u8]) -> usize {
+        loop {
+            if let Ok(count @ 1..) = self.reader.read(&self.page, bytes) {
+                // There is room for more.
+                let _ = self.port.notify();
+                return count;
+            }
+            self.port.wait().await;
+        }
+    }
+}
