@@ -35,6 +35,9 @@ pub(crate) fn write(
         "boot.list".to_owned(),
         bootlist::text(scenario.domains)?.into_bytes(),
     )];
+    if !scenario.offer.config.is_empty() {
+        files.push(("bulkhead.toml".to_owned(), scenario.offer.config.into()));
+    }
     if scenario.ballast > 0 {
         files.push(("ballast".to_owned(), vec![0xb1; scenario.ballast]));
     }

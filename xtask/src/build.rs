@@ -15,7 +15,7 @@ use cargo_metadata::Message;
 use crate::archive;
 use crate::bootlist::Ramdisk;
 use crate::images::{HYPERVISOR, Image, Images};
-use crate::linux::{self, LINUX, initramfs};
+use crate::linux::{self, LINUX, VMLINUZ, initramfs};
 use crate::project::{BARE_METAL, Project, run_to_end, spelled};
 use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
@@ -144,8 +144,13 @@ impl<'a> Workshop<'a> {
                 .clone()
                 .with_context(|| format!("image `{name}` does not build, as told above"));
         }
-        if name == LINUX {
+        if name == LINUX || name == VMLINUZ {
             let kernel = linux::kernel(self.project)?;
+            let kernel = if name == LINUX {
+                kernel.unpacked()
+            } else {
+                kernel.packaged()
+            };
             self.built.insert(name.to_owned(), Some(kernel.clone()));
             return Ok(kernel);
         }
@@ -189,12 +194,15 @@ impl<'a> Workshop<'a> {
     /// If an image is unknown or does not build, or the archive cannot be written.
     pub(crate) fn boot_files(&mut self, scenario: &Scenario<'_>) -> Result<BootFiles> {
         let hypervisor = self.image(HYPERVISOR)?;
-        let kernels: BTreeSet<&str> = scenario.domains.iter().map(|domain| domain.kernel).collect();
+        let kernels = scenario.domains.iter().map(|domain| domain.kernel);
+        let kernels: BTreeSet<&str> = kernels.chain(scenario.offer.images.iter().copied()).collect();
         let built = kernels
             .into_iter()
             .map(|kernel| self.image(kernel))
             .collect::<Result<Vec<_>>>()?;
-        let ramdisks: BTreeSet<Ramdisk<'_>> = scenario.domains.iter().map(|domain| domain.ramdisk).collect();
+        let ramdisks = scenario.domains.iter().map(|domain| domain.ramdisk);
+        let ramdisks: BTreeSet<Ramdisk<'_>> =
+            ramdisks.chain(scenario.offer.ramdisks.iter().copied()).collect();
         let ramdisks = ramdisks
             .into_iter()
             .filter_map(|ramdisk| self.ramdisk(ramdisk).transpose())

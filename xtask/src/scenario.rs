@@ -5,7 +5,7 @@
 use anyhow::{Result, anyhow};
 
 use crate::benches::BENCHES;
-use crate::bootlist::Domain;
+use crate::bootlist::{Domain, Ramdisk};
 use crate::loader::Loader;
 use crate::machine_tests;
 use crate::qemu::Machine;
@@ -25,8 +25,30 @@ pub(crate) struct Scenario<'a> {
     pub(crate) words: &'a [&'a str],
     /// The domains, domain 0 first.
     pub(crate) domains: &'a [Domain<'a>],
+    /// What the control domain finds in the boot archive.
+    pub(crate) offer: Offer<'a>,
     /// Bytes of a file in the boot archive that nobody uses: it makes the archive big.
     pub(crate) ballast: usize,
+}
+
+/// What the control domain finds in the boot archive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer<'a> {
+    /// Its configuration, `bulkhead.toml`; none if empty.
+    pub(crate) config: &'a str,
+    /// Images for its guests; Debian's kernel counts as one.
+    pub(crate) images: &'a [&'a str],
+    /// Ramdisks for its guests.
+    pub(crate) ramdisks: &'a [Ramdisk<'a>],
+}
+
+impl Offer<'_> {
+    /// It finds nothing.
+    pub(crate) const NOTHING: Self = Self {
+        config: "",
+        images: &[],
+        ramdisks: &[],
+    };
 }
 
 impl<'a> Scenario<'a> {
@@ -39,6 +61,7 @@ impl<'a> Scenario<'a> {
             grub_script: "",
             words: &[],
             domains,
+            offer: Offer::NOTHING,
             ballast: 0,
         }
     }

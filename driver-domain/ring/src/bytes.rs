@@ -77,10 +77,7 @@ impl Stream {
     /// The place in the page of the byte with this index, and how many follow to the end of the buffer.
     fn place(self, index: u32) -> (usize, usize) {
         let offset = index as usize & self.size.wrapping_sub(1);
-        (
-            self.buffer.saturating_add(offset),
-            self.size.wrapping_sub(offset),
-        )
+        (self.buffer.saturating_add(offset), self.size.wrapping_sub(offset))
     }
 }
 

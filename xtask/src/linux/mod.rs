@@ -1,7 +1,8 @@
 //! Debian's stock Linux as a guest: fetches the kernel's package and takes the kernel out of it.
 //!
 //! Nothing is installed: the package is downloaded by `apt-get download` and unpacked below `target/linux/`, once for
-//! each version. What boots is the `vmlinux` inside of the distributor's `vmlinuz`, byte for byte.
+//! each version. What boots is the distributor's `vmlinuz`, or the `vmlinux` inside of
+//! it, byte for byte.
 //!
 //! [`boot_image`] is pure and finds that `vmlinux`; [`kallsyms`] reads the names of its functions, of which the package has no
 //! other list.
@@ -24,6 +25,9 @@ use crate::project::{Project, output_of, spelled};
 /// What a domain has for its kernel if that is to be Debian's.
 pub(crate) const LINUX: &str = "linux";
 
+/// The same as the package has it, compressed.
+pub(crate) const VMLINUZ: &str = "vmlinuz";
+
 /// The package that depends on the kernel of the day.
 const META_PACKAGE: &str = "linux-image-amd64";
 
@@ -44,23 +48,55 @@ impl Error for Unavailable {}
 /// # Errors
 ///
 /// [`Unavailable`] if it cannot be had here; others if what was had cannot be used.
-pub(crate) fn kernel(project: &Project) -> Result<Built> {
+pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
     let directory = project.target("linux")?;
     let package = current_package().map_err(|error| Unavailable(format!("{error:#}")))?;
-    let built = Built {
-        name: LINUX.into(),
-        elf: directory.join(format!("{package}.elf")),
-        stripped: directory.join(format!("{package}.elf")),
-        symbols: directory.join(format!("{package}.sym")),
+    let file = |suffix: &str| directory.join(format!("{package}.{suffix}"));
+    let built = Kernel {
+        packed: file("vmlinuz"),
+        elf: file("elf"),
+        symbols: file("sym"),
     };
-    // Written last: where it is, all is.
-    if !built.symbols.is_file() {
+    // These are written last: where they are, all is.
+    if !built.symbols.is_file() || !built.packed.is_file() {
         let tree = directory.join(&package);
         download(project, &directory, &package, &tree).map_err(|error| Unavailable(format!("{error:#}")))?;
         unpack(&tree, &built).with_context(|| format!("in package {package}"))?;
         fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
     }
     Ok(built)
+}
+
+/// The files of the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernel {
+    /// As the package has it.
+    packed: PathBuf,
+    /// The ELF file in it.
+    elf: PathBuf,
+    symbols: PathBuf,
+}
+
+impl Kernel {
+    /// The ELF file, as [`LINUX`].
+    pub(crate) fn unpacked(self) -> Built {
+        Built {
+            name: LINUX.into(),
+            elf: self.elf.clone(),
+            stripped: self.elf,
+            symbols: self.symbols,
+        }
+    }
+
+    /// The boot image, as [`VMLINUZ`].
+    pub(crate) fn packaged(self) -> Built {
+        Built {
+            name: VMLINUZ.into(),
+            elf: self.elf,
+            stripped: self.packed,
+            symbols: self.symbols,
+        }
+    }
 }
 
 /// The package that has the kernel of the day, such as `linux-image-6.1.0-56-amd64`.
@@ -95,14 +131,15 @@ fn download(project: &Project, directory: &Path, package: &str, tree: &Path) -> 
 }
 
 /// Takes the kernel and its functions' names out of the unpacked package `tree`.
-fn unpack(tree: &Path, built: &Built) -> Result<()> {
+fn unpack(tree: &Path, built: &Kernel) -> Result<()> {
     let path = only_file(&tree.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     let file = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let vmlinux = boot_image::vmlinux(&file).with_context(|| format!("in {}", path.display()))?;
     let functions = kallsyms::functions(&vmlinux).context("no names in the kernel")?;
     fs::write(&built.elf, &vmlinux).with_context(|| format!("cannot write {}", built.elf.display()))?;
     fs::write(&built.symbols, functions.encode()?)
-        .with_context(|| format!("cannot write {}", built.symbols.display()))
+        .with_context(|| format!("cannot write {}", built.symbols.display()))?;
+    fs::write(&built.packed, &file).with_context(|| format!("cannot write {}", built.packed.display()))
 }
 
 /// The one file in `directory` whose name `is_it`.
