@@ -16,6 +16,7 @@
 //!
 //! Lock order: window or heap, then frames.
 
+mod balloon;
 mod batch;
 mod bitmap;
 mod borrowed;
@@ -35,19 +36,20 @@ use core::ops::Range;
 
 use bulkhead_abi::{errno::Failure, layout::PAGE_SIZE, pte, start_info::StartInfo};
 
+pub use self::{
+    balloon::balloon,
+    borrowed::borrow,
+    frame::{Mfn, Pfn, VIRT_BASE},
+    own::OwnPage,
+    p2m::{machine_frame, pseudo_physical_frame},
+    page::Page,
+};
 use self::{
     batch::Batch,
     frame::{LINEAR_FRAMES, to_usize},
     image::Image,
     rights::Layout,
     tables::LinearTables,
-};
-pub use self::{
-    borrowed::borrow,
-    frame::{Mfn, Pfn, VIRT_BASE},
-    own::OwnPage,
-    p2m::{machine_frame, pseudo_physical_frame},
-    page::Page,
 };
 pub(crate) use self::{rights::Rights, view::View};
 use crate::hypercall;

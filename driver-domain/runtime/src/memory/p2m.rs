@@ -38,6 +38,15 @@ pub fn machine_frame(pfn: Pfn) -> Option<Mfn> {
         .and_then(|entry| Mfn::new(entry.load(Ordering::Relaxed)))
 }
 
+/// Says which machine frame `pfn` has from now on. The page's mapping is the caller's business.
+pub(super) fn set(pfn: Pfn, mfn: Option<Mfn>) {
+    /// What the ABI writes where there is none.
+    const NONE: u64 = u64::MAX;
+    if let Some(entry) = P2M.get().and_then(|list| list.get(pfn.index())) {
+        entry.store(mfn.map_or(NONE, Mfn::raw), Ordering::Relaxed);
+    }
+}
+
 /// The pseudo-physical frame of `mfn`, or `None` if it is not one of the domain's.
 ///
 /// The hypervisor's table may say anything about frames of others, so the answer counts only if the domain's

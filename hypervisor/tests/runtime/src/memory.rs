@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bulkhead_runtime::{
     Environment, Vector,
-    memory::{Page, Pfn, machine_frame, pseudo_physical_frame},
+    memory::{self, Page, Pfn, machine_frame, pseudo_physical_frame},
     report::Checks,
     trap::{Fault, probe_read, probe_write},
 };
@@ -37,6 +37,7 @@ pub(super) fn check(checks: &mut Checks, environment: &Environment) {
     checks.report("every-frame-is-mapped", every_frame_is_mapped(environment));
     checks.report("m2p-inverts-p2m", m2p_inverts_p2m(environment));
     checks.report("pages-are-apart", pages_are_apart());
+    checks.report("memory-is-given-and-taken-back", balloon(environment));
     checks.report(
         "much-memory-can-be-allocated",
         much_memory_can_be_allocated(environment),
@@ -123,4 +124,26 @@ fn much_memory_can_be_allocated(environment: &Environment) -> Result<(), &'stati
         }
     }
     Ok(())
+}
+
+/// A balloon of 4 MiB: what was given is gone, and what comes back can be used.
+fn balloon(environment: &Environment) -> Result<(), (u64, u64)> {
+    const PAGES: u64 = 1024;
+    let whole = environment.memory().total / PAGE_SIZE;
+    let lacking = || {
+        frames(environment)
+            .filter(|&pfn| machine_frame(pfn).is_none())
+            .count() as u64
+    };
+    let smaller = memory::balloon(whole.saturating_sub(PAGES));
+    if smaller.checked_add(PAGES) != Some(whole) || lacking() != PAGES {
+        return Err((smaller, lacking()));
+    }
+    let whole_again = memory::balloon(u64::MAX);
+    if whole_again != whole || lacking() != 0 {
+        return Err((whole_again, lacking()));
+    }
+    // The guard page alone is not mapped, and M2P agrees.
+    every_frame_is_mapped(environment).map_err(|unmapped| (whole, unmapped as u64))?;
+    m2p_inverts_p2m(environment).map_err(|pfn| (whole, pfn.raw()))
 }
