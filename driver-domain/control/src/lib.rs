@@ -1,0 +1,10 @@
+//! What the control domain decides, without the hypercalls by which it does it: these parts run on the host, too, and are tested there.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod allowance;
+pub mod log;
+pub mod restarts;
