@@ -166,11 +166,11 @@ mod planting {
         UncheckedDescriptor,
         /// Descriptors: a page of descriptors is believed as it is.
         UncheckedDescriptorPage,
-        /// Descriptors: a refused table keeps the pages before the one that is wrong.
-        LostPutOnRefusedGdt,
+        /// Descriptors: a refused list of frames keeps those before the one that is wrong.
+        LostPutOnRefusedList,
         /// Descriptors: the old table is kept when a new one takes its place.
         LostPutOnGdt,
-        /// Descriptors: a table of local descriptors that goes, or is refused, keeps its pages.
+        /// Descriptors: a table of local descriptors that goes keeps its pages.
         LostPutOnLdt,
         /// Descriptors: a vCPU's first state that is refused keeps what it names.
         LostPutOnFirstState,

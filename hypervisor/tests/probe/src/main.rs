@@ -85,7 +85,7 @@ fn main(environment: &Environment) -> ShutdownReason {
     debug::check(&mut probe);
     extended::check(&mut probe);
     privileged::check(&mut probe, &window);
-    vcpus::check(&mut probe, environment, &window);
+    vcpus::check(&mut probe, environment, &mut window);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     nmi::check(&mut probe);
