@@ -104,6 +104,8 @@ mod planting {
         LevelLeftOpen,
         /// Lines: those of a domain that is taken down stay as they are.
         LinesKept,
+        /// Lines: one that raises a port is wired in another way.
+        BoundLineRewired,
         /// Devices: the frames of RAM, too, may be cached in any way.
         RamCachedAtWill,
         /// Extents: a frame that a domain has from one can be had again.
@@ -128,6 +130,12 @@ mod planting {
         StillListed,
         /// Memory: a domain gets more than it may have.
         NoLimit,
+        /// Memory: what one domain has claimed, another gets.
+        ClaimIgnored,
+        /// Memory: a domain that is no more has its claim still.
+        ClaimKept,
+        /// Memory: a map has as many entries as somebody says.
+        MapUnbounded,
         /// Memory: frames that were to be exchanged are lost when one of them cannot be.
         LostOnFailedExchange,
         /// Grants: whoever knows a grant can use it.
@@ -208,6 +216,10 @@ mod planting {
         LostWake,
         /// Scheduling: a deadline is set, and the timer is not.
         TimerNotSet,
+        /// Scheduling: a domain that has ended leaves its watchdogs.
+        WatchdogLeft,
+        /// Scheduling: a vCPU that asked to stay on a CPU goes elsewhere.
+        PinIgnored,
         /// Scheduling: a poll that is over leaves its deadline.
         PollDeadlineLeft,
         /// Scheduling: a stopped vCPU leaves its deadlines.

@@ -69,7 +69,12 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     let direct_gates = ring3::judge(&mut buddy, platform.l4, platform.options.direct_gates)
         .ok_or(StartError::OutOfMemory)?;
     let times = (platform.clock, platform.wall_clock_ns);
-    let machine = Hw::new(platform.l4, times, direct_gates, platform.assignable);
+    let machine = Hw::new(
+        platform.l4,
+        times,
+        direct_gates,
+        (platform.assignable, platform.firmware_map),
+    );
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,

@@ -182,6 +182,7 @@ impl Hostile {
             78 => return calls::extension(choices),
             79..=90 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
+            118 | 119 if self.id == 0 && choices.chance(50) => return calls::setup_gsi(choices),
             118 | 119 => return calls::line_op(choices),
             100..=117 => mind.grants(choices),
             _ => {
