@@ -146,7 +146,7 @@ impl Hostile {
             mapped: self.mapped(world),
             devices: world.sim().device_frames(),
         };
-        let mut plan = match choices.below(120) {
+        let mut plan = match choices.below(130) {
             0..=12 => return mind.update_va(choices),
             13..=24 => return mind.mmu_update(choices),
             25..=34 => return mind.extended(choices),
@@ -180,8 +180,9 @@ impl Hostile {
             76 | 77 => return calls::anything(choices),
             78 if choices.chance(40) => return calls::send_nmi(choices),
             78 => return calls::extension(choices),
-            79..=90 => mind.goal(choices),
+            79..=90 | 120..=127 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
+            128 | 129 => mind.segments(choices),
             118 | 119 if self.id == 0 && choices.chance(50) => return calls::setup_gsi(choices),
             118 | 119 => return calls::line_op(choices),
             100..=117 => mind.grants(choices),
