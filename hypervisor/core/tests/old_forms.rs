@@ -1,6 +1,5 @@
 //! Old forms of calls, which do what those of today do.
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_abi::event::{BindIpi, EventChannelOp, Send};
 use bulkhead_abi::nmi::{NmiCallback, NmiOp};
