@@ -19,7 +19,7 @@ const EPISODE: usize = 400;
 const LOOK: usize = 8;
 
 /// How many acts may pass until a mutant is caught: some have to wait for a rare coincidence.
-const ACTS: usize = 150_000;
+const ACTS: usize = 400_000;
 
 /// How many acts of the same histories are played without a mutant: as many as the most hidden one needs.
 const UNHARMED: usize = 60_000;

@@ -30,8 +30,9 @@ impl Mind<'_> {
 
     /// Does to others what only the control domain may.
     pub(in crate::testing::hostile) fn rule(&self, choices: &mut Choices) -> VecDeque<Act> {
-        match choices.below(10) {
+        match choices.below(13) {
             6..=9 => self.live_on_extent(choices),
+            10..=12 => self.claim_goal(None, World::SCRATCH, choices),
             0..=2 => VecDeque::from([self.for_another(choices)]),
             3 | 4 => self.map_another_goal(None, World::SCRATCH, choices),
             _ => VecDeque::from([control::assign(&self.devices, choices)]),
@@ -246,13 +247,14 @@ impl Mind<'_> {
         };
         let mut wanted = reservation(1 + choices.below(2), 0, 0);
         wanted.domid = domid;
+        // All that nobody has is little more than that.
         let limit = match error {
             Some(Errno::NoMem) => 2000,
-            _ => 4,
+            _ => choices.one_of(&[4, 6, 8]),
         };
         let set_limit = SetLimit {
             domain: domid,
-            limit: choices.one_of(&[limit, 2000]),
+            limit: 2000,
         };
         let sysctl = |op: ControlOp, record: Vec<u8>| {
             call_with(Hypercall::Sysctl, &[u64::from(op.raw()), World::SCRATCH], record)
