@@ -62,6 +62,8 @@ numbers! {
         Restart = 85, "ERESTART",
         /// The operation is not supported here.
         OpNotSupp = 95, "EOPNOTSUPP",
+        /// The buffer is too small.
+        NoBufs = 105, "ENOBUFS",
     }
 }
 

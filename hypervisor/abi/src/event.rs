@@ -17,6 +17,9 @@ pub const FIFO_PRIORITY_MIN: u32 = 15;
 /// Number of VIRQs that the ABI has room for.
 pub const NR_VIRQS: u32 = 24;
 
+/// Bytes before the record of the old form, `event_channel_op_compat`: the sub-operation, a u32, stands there.
+pub const COMPAT_RECORD: u64 = 4;
+
 /// Flag of [`BindPirq`]: the caller agrees to share the interrupt.
 pub const BIND_PIRQ_WILL_SHARE: u32 = 1;
 

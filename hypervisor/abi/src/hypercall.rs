@@ -66,7 +66,7 @@ numbers! {
         MmuextOp = 26, "mmuext_op",
         /// Security modules.
         XsmOp = 27, "xsm_op",
-        /// Registers an NMI handler (old form of `callback_op`).
+        /// Registers an NMI handler (old form of `callback_op`): [`NmiOp`](crate::nmi::NmiOp).
         NmiOp = 28, "nmi_op",
         /// Yield, block, poll, shut down: [`SchedOp`](crate::sched::SchedOp).
         SchedOp = 29, "sched_op",

@@ -39,6 +39,7 @@ pub mod memory;
 pub mod mmu;
 pub mod msr;
 pub mod multicall;
+pub mod nmi;
 pub mod numbers;
 pub mod physdev;
 pub mod pte;

@@ -150,6 +150,12 @@ record! {
     }
 }
 
+/// The most entries that a domain's map may have.
+pub const MAX_MAP_ENTRIES: u32 = 128;
+
+/// Pages of the M2P that one entry of [`MachphysMfnList`] stands for: it has the frame of the first.
+pub const MACHPHYS_CHUNK_PAGES: u64 = 512;
+
 record! {
     /// One range of an E820 map. Packed: entries lie 20 bytes apart.
     #[repr(packed(4))]

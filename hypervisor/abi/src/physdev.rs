@@ -62,6 +62,9 @@ numbers! {
     }
 }
 
+/// Bytes before the record of the old form, `physdev_op_compat`: the sub-operation, a u32, stands there.
+pub const COMPAT_RECORD: u64 = 8;
+
 /// Status flag: the guest must end the interrupt.
 pub const IRQ_STATUS_NEEDS_EOI: u32 = 1 << 0;
 /// Status flag: other domains share the interrupt.

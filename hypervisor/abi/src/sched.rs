@@ -6,6 +6,9 @@ use crate::{numbers, record};
 /// Ports that one [`Poll`] may name.
 pub const MAX_POLL_PORTS: u32 = 128;
 
+/// Watchdogs that a domain may have: their numbers are 1 to this.
+pub const MAX_WATCHDOGS: u32 = 2;
+
 numbers! {
     /// Sub-operation of `sched_op` (`rdi`); the argument is in `rsi`.
     pub enum SchedOp: u32 {

@@ -98,6 +98,7 @@ check_records!(
     mmu::MmuUpdate,
     mmu::MmuExt,
     multicall::MulticallEntry,
+    nmi::NmiCallback,
     physdev::IrqStatusQuery,
     physdev::SetIopl,
     physdev::SetIobitmap,

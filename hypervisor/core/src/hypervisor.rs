@@ -345,6 +345,7 @@ impl<M: Machine> Hypervisor<M> {
             u64::from(domain.id.raw()),
             u64::from(reason.raw()),
         );
+        self.end_watchdogs(domain);
         for vcpu in &domain.vcpus {
             self.stop_vcpu(domain, vcpu);
         }

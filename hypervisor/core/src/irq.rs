@@ -66,6 +66,15 @@ pub enum Trigger {
     Level,
 }
 
+/// When a line is active.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polarity {
+    /// When it is high.
+    High,
+    /// When it is low.
+    Low,
+}
+
 /// Why an operation on a line was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IrqError {
@@ -85,13 +94,15 @@ pub enum IrqError {
     },
     /// The pirq is bound to no port.
     NotBound,
+    /// There is no such line that a domain could have.
+    NoLine,
 }
 
 impl From<IrqError> for Errno {
     fn from(error: IrqError) -> Self {
         match error {
             IrqError::NoAccess => Self::Perm,
-            IrqError::NotMapped | IrqError::NotBound => Self::Inval,
+            IrqError::NotMapped | IrqError::NotBound | IrqError::NoLine => Self::Inval,
             IrqError::AlreadyBound { .. } => Self::Exist,
             IrqError::StillBound { .. } => Self::Busy,
         }
@@ -299,6 +310,29 @@ impl<M: Machine> Hypervisor<M> {
         self.change_line(gsi, |line| Ok((line.map(domain.id)?, ())))
     }
 
+    /// Lets a line be wired like this from now on. It is masked: one that raises a port is refused.
+    pub(crate) fn wire_line(&self, gsi: Gsi, trigger: Trigger, active: Polarity) -> Result<(), IrqError> {
+        let number = u64::from(gsi.raw());
+        if !self.machine().may_assign(Resource::Lines, number..=number) {
+            return Err(IrqError::NoLine);
+        }
+        self.change_line(gsi, |line| match line.bound() {
+            Some((_, port)) if !mutant!(BoundLineRewired) => Err(IrqError::AlreadyBound { port }),
+            _ => {
+                self.machine().wire_line(gsi, trigger, active);
+                Ok((line, ()))
+            }
+        })
+    }
+
+    /// The lowest line of a domain's that is no pirq.
+    pub(crate) fn unmapped_line(&self, domain: &Domain) -> Option<Gsi> {
+        let devices = self.memory.devices.read();
+        let owns = |gsi: &Gsi| devices.owns(domain.id, Resource::Lines, gsi.raw().into());
+        let lines = self.lines.lock();
+        Gsi::all().filter(|&gsi| lines.get(gsi) == Line::Idle).find(owns)
+    }
+
     /// Takes a pirq of the calling domain's back.
     pub(crate) fn unmap_line(&self, domain: &Domain, gsi: Gsi) -> Result<(), IrqError> {
         self.change_line(gsi, |line| Ok((line.unmap(domain.id)?, ())))
@@ -350,8 +384,8 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A line interrupts this CPU, which holds no lock.
     pub fn line_interrupt(&self, gsi: Gsi) {
-        let trigger = self.machine().line_trigger(gsi);
-        let fired = self.change_line(gsi, |line| Ok::<_, IrqError>(line.fire(trigger)));
+        let fire = |line: Line| Ok::<_, IrqError>(line.fire(self.machine().line_trigger(gsi)));
+        let fired = self.change_line(gsi, fire);
         let Ok(Some((owner, port))) = fired else {
             return;
         };

@@ -7,12 +7,13 @@ use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
-use crate::irq::{Gsi, Trigger};
+use crate::irq::{Gsi, Polarity, Trigger};
 use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use bulkhead_abi::control::TraceRecord;
+use bulkhead_abi::memory::E820Entry;
 use core::ops::{Deref, RangeInclusive};
 
 /// The 512 words of a frame, as the only view of its contents: a guest may write at any instant, and atomics bear that.
@@ -126,6 +127,17 @@ pub trait Machine: Sync + 'static {
     /// The first address that could not be written; part of `from` may have been stored.
     fn copy_to_guest(&self, to: u64, from: &[u8]) -> Result<(), GuestFault>;
 
+    /// Entry `index` of the machine's memory map, as the boot gave it: there are a few hundred at most.
+    fn memory_map(&self, index: usize) -> Option<E820Entry>;
+
+    /// What tells this build of the hypervisor from all others, if it has been linked so.
+    fn build_id(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// The frame that shows page `page` of the machine-to-pseudo-physical array, if that has entries of frames there are.
+    fn m2p_frame(&self, page: u64) -> Option<Mfn>;
+
     /// Sets the machine-to-pseudo-physical entry of `mfn`, which guests read.
     fn set_m2p(&self, mfn: Mfn, value: u64);
 
@@ -233,6 +245,9 @@ pub trait Machine: Sync + 'static {
 
     /// How a line interrupts that may be assigned.
     fn line_trigger(&self, gsi: Gsi) -> Trigger;
+
+    /// Lets a line that may be assigned, and is masked, be wired like this when it is next routed.
+    fn wire_line(&self, gsi: Gsi, trigger: Trigger, active: Polarity);
 
     /// Lets interrupts of a line, which is masked, and may be assigned, arrive at `cpu` from now on.
     fn route_line(&self, gsi: Gsi, cpu: CpuId);

@@ -77,9 +77,55 @@ impl<M: Machine> Memory<M> {
     ///
     /// Returns the first frame, or `None` if there is no free block that large.
     pub fn allocate(&self, order: u8, owner: DomId, list: &mut FrameList) -> Option<Mfn> {
-        let first = self.buddy.lock().alloc(order)?;
+        self.allocate_claimed(order, owner, (list, &mut 0))
+    }
+
+    /// The same for one that may have a claim on frames.
+    fn allocate_claimed(
+        &self,
+        order: u8,
+        owner: DomId,
+        (list, claim): (&mut FrameList, &mut u64),
+    ) -> Option<Mfn> {
+        let first = self.buddy.lock().alloc_claimed(order, claim)?;
         self.give_all(first, order, owner, list);
         Some(first)
+    }
+
+    /// Lets a domain have a claim on as many free frames as it lacks to have `pages`. With 0, its claim ends.
+    ///
+    /// # Errors
+    ///
+    /// [`Errno::Inval`] if it has a claim, or so many frames already, or may not have so many; [`Errno::NoMem`] if there are not so many that
+    /// are free and not claimed.
+    pub(crate) fn claim(&self, domain: &Domain, pages: u64) -> Result<(), Errno> {
+        let mut holdings = domain.memory.lock();
+        if pages == 0 {
+            self.end_claim(&mut holdings);
+            return Ok(());
+        }
+        let has = holdings.frames.len().saturating_add(holdings.awaited);
+        let lacks = pages.checked_sub(has).filter(|&lacks| lacks != 0);
+        let lacks = lacks.filter(|_| pages <= holdings.limit && !holdings.is_closed && holdings.claim == 0);
+        let lacks = lacks.ok_or(Errno::Inval)?;
+        if self.buddy.lock().claim(&mut holdings.claim, lacks) {
+            Ok(())
+        } else {
+            Err(Errno::NoMem)
+        }
+    }
+
+    /// Nobody has a claim on frames for this domain any more.
+    pub(crate) fn end_claim(&self, holdings: &mut Holdings) {
+        if !(mutant!(ClaimKept) && holdings.is_closed) {
+            self.buddy.lock().unclaim(&mut holdings.claim, u64::MAX);
+        }
+    }
+
+    /// How many frames are claimed.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn claimed(&self) -> u64 {
+        self.buddy.lock().claimed()
     }
 
     /// Gives 2^`order` frames, which are nobody's, to `owner`.
@@ -346,15 +392,16 @@ impl<M: Machine> Memory<M> {
             return None;
         }
         let size = u8::try_from(order).ok()?;
+        let Holdings { frames, claim, .. } = &mut *holdings;
         let first = match domain.extent {
-            None => self.allocate(size, domain.id, &mut holdings.frames)?,
+            None => self.allocate_claimed(size, domain.id, (frames, claim))?,
             Some(number) => {
                 let kept = self.extents.lock().take(number, size);
                 if let Some(first) = kept {
-                    self.give_all(first, size, domain.id, &mut holdings.frames);
+                    self.give_all(first, size, domain.id, frames);
                 }
                 // What it wants beyond its extent is memory like any other's: such as it may give away.
-                kept.or_else(|| self.allocate(size, domain.id, &mut holdings.frames))?
+                kept.or_else(|| self.allocate_claimed(size, domain.id, (frames, claim)))?
             }
         };
         if let Some(pfn) = pfn {

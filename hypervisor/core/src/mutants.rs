@@ -104,6 +104,8 @@ mod planting {
         LevelLeftOpen,
         /// Lines: those of a domain that is taken down stay as they are.
         LinesKept,
+        /// Lines: one that raises a port is wired in another way.
+        BoundLineRewired,
         /// Devices: the frames of RAM, too, may be cached in any way.
         RamCachedAtWill,
         /// Extents: a frame that a domain has from one can be had again.
@@ -128,6 +130,12 @@ mod planting {
         StillListed,
         /// Memory: a domain gets more than it may have.
         NoLimit,
+        /// Memory: what one domain has claimed, another gets.
+        ClaimIgnored,
+        /// Memory: a domain that is no more has its claim still.
+        ClaimKept,
+        /// Memory: a map has as many entries as somebody says.
+        MapUnbounded,
         /// Memory: frames that were to be exchanged are lost when one of them cannot be.
         LostOnFailedExchange,
         /// Grants: whoever knows a grant can use it.
@@ -166,11 +174,11 @@ mod planting {
         UncheckedDescriptor,
         /// Descriptors: a page of descriptors is believed as it is.
         UncheckedDescriptorPage,
-        /// Descriptors: a refused table keeps the pages before the one that is wrong.
-        LostPutOnRefusedGdt,
+        /// Descriptors: a refused list of frames keeps those before the one that is wrong.
+        LostPutOnRefusedList,
         /// Descriptors: the old table is kept when a new one takes its place.
         LostPutOnGdt,
-        /// Descriptors: a table of local descriptors that goes, or is refused, keeps its pages.
+        /// Descriptors: a table of local descriptors that goes keeps its pages.
         LostPutOnLdt,
         /// Descriptors: a vCPU's first state that is refused keeps what it names.
         LostPutOnFirstState,
@@ -208,6 +216,10 @@ mod planting {
         LostWake,
         /// Scheduling: a deadline is set, and the timer is not.
         TimerNotSet,
+        /// Scheduling: a domain that has ended leaves its watchdogs.
+        WatchdogLeft,
+        /// Scheduling: a vCPU that asked to stay on a CPU goes elsewhere.
+        PinIgnored,
         /// Scheduling: a poll that is over leaves its deadline.
         PollDeadlineLeft,
         /// Scheduling: a stopped vCPU leaves its deadlines.

@@ -3,6 +3,7 @@
 use crate::ids::VcpuId;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
+use bulkhead_abi::sched::MAX_WATCHDOGS;
 use core::num::NonZeroU64;
 
 /// What a deadline is for.
@@ -14,11 +15,33 @@ pub enum Purpose {
     Poll,
     /// The next tick of the vCPU's periodic timer.
     Tick,
+    /// The end of the domain, unless it winds up its first watchdog before. Its first vCPU stands for the domain.
+    FirstWatchdog,
+    /// The same with its second.
+    SecondWatchdog,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Timer, Self::Poll, Self::Tick];
+    pub const ALL: [Self; 5] = [
+        Self::Timer,
+        Self::Poll,
+        Self::Tick,
+        Self::FirstWatchdog,
+        Self::SecondWatchdog,
+    ];
+
+    /// Those of a domain, as a whole: they last while its vCPUs come and go.
+    pub const WATCHDOGS: [Self; MAX_WATCHDOGS as usize] = [Self::FirstWatchdog, Self::SecondWatchdog];
+
+    /// Whether it is one vCPU's own, and ends when that goes down.
+    #[must_use]
+    pub const fn is_of_vcpu(self) -> bool {
+        match self {
+            Self::Timer | Self::Poll | Self::Tick => true,
+            Self::FirstWatchdog | Self::SecondWatchdog => false,
+        }
+    }
 }
 
 /// A deadline of a vCPU's. Each vCPU has at most one for each purpose.

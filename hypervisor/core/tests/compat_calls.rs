@@ -1,21 +1,15 @@
 //! The system calls of 32-bit programs: SYSCALL in 32-bit code, and SYSENTER.
 #![cfg(not(loom))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use bulkhead_abi::callback::{
     CALLBACK_MASK_EVENTS, CallbackOp, CallbackRegister, CallbackType, CallbackUnregister,
 };
-use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
 use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::trap::{BounceFrame, BounceFrameWithError, IretFrame, TrapInfo, Vector};
 use bulkhead_abi::{Errno, Hypercall, selectors};
-use bulkhead_core::EndPolicy;
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::World;
 use bulkhead_core::vcpu::{Mode, Sysenter};
 
 const ENTRY: u64 = 0x1300;
@@ -25,31 +19,8 @@ const AFTER: u64 = World::CODE + 2;
 
 /// A domain that is about to run a 32-bit program, and another.
 fn world() -> World {
-    let config = SimConfig {
-        free_frames: 2 * GuestSpec::FRAMES,
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::LastDomain);
-    for id in 1..=2 {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    world.enter(0);
-    world.boot(0);
-    world.yield_now(0);
-    world.boot(0);
-    world.yield_now(0);
-    assert_eq!(world.running(0), Some((1, 0)));
-    let root = world.sim().root(CpuId::BOOT).unwrap();
-    let record = MmuExt {
-        cmd: MmuExtOp::NewUserBaseptr.raw(),
-        arg1: root.raw(),
-        arg2: 0,
-    };
-    world.write(0, World::SCRATCH, &record);
-    let args = [World::SCRATCH, 1, 0, 0x7ff0];
-    world.call(0, Hypercall::MmuextOp, &args).unwrap();
-    let stack = [selectors::FLAT_RING3_SS.into(), World::STACK];
-    world.call(0, Hypercall::StackSwitch, &stack).unwrap();
+    let world = World::booted(2);
+    world.allow_programs(0);
     world
 }
 

@@ -1,14 +1,8 @@
 //! Crossings between a guest's kernel and its programs: each on its own tables, its own GS and the right stack.
 #![cfg(not(loom))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bulkhead_abi::mmu::{MmuExt, MmuExtOp};
 use bulkhead_abi::shared_info::offset;
-use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::trap::{BounceFrame, BounceFrameWithError, IretFrame, PF_USER, PF_WRITE, TrapInfo, Vector};
 use bulkhead_abi::vcpu::SegmentBase;
 use bulkhead_abi::{Hypercall, selectors};
@@ -19,7 +13,7 @@ use bulkhead_core::{EndPolicy, Exception};
 const SYSCALL_CALLBACK: u64 = 0x1300;
 const HANDLER: u64 = 0x1200;
 /// The kernel's stack, for entries from programs: the end of a free page.
-const KERNEL_SP: u64 = 0x3f_1000;
+const KERNEL_SP: u64 = World::STACK;
 const PROGRAM: u64 = 0x5000;
 const PROGRAM_SP: u64 = 0x3f_3000;
 /// The interrupt flag.
@@ -28,11 +22,11 @@ const KERNEL_GS: u64 = 0xffff_8880_1000_0000;
 const USER_GS: u64 = 0x7f00_0000_1000;
 
 /// A world whose domain 1 has booted, with a kernel stack and bases of GS; it has no tables for programs.
-fn world() -> (World, StartInfo) {
+fn world() -> World {
     let world = World::new(SimConfig::default(), EndPolicy::LastDomain);
     world.create(1, &GuestSpec::default()).unwrap();
     world.enter(0);
-    let info = world.boot(0);
+    world.boot(0);
     let callbacks = [World::EVENT_CALLBACK, 0, SYSCALL_CALLBACK];
     world.call(0, Hypercall::SetCallbacks, &callbacks).unwrap();
     let stack = [u64::from(selectors::FLAT_RING3_SS), KERNEL_SP];
@@ -41,20 +35,13 @@ fn world() -> (World, StartInfo) {
         let args = [u64::from(which.raw()), base];
         world.call(0, Hypercall::SetSegmentBase, &args).unwrap();
     }
-    (world, info)
+    world
 }
 
 /// The same with tables for programs: those of its kernel, which will do.
 fn world_with_programs() -> World {
-    let (world, info) = world();
-    let op = MmuExt {
-        cmd: MmuExtOp::NewUserBaseptr.raw(),
-        arg1: world.read(0, info.mfn_list + info.pt_base / 4096 * 8),
-        ..MmuExt::default()
-    };
-    world.write(0, World::SCRATCH, &op);
-    let args = [World::SCRATCH, 1, 0, 0x7ff0];
-    world.call(0, Hypercall::MmuextOp, &args).unwrap();
+    let world = world();
+    world.allow_programs(0);
     world
 }
 
@@ -191,7 +178,7 @@ fn a_program_that_goes_where_no_cpu_goes_is_its_kernels_affair() {
 
 #[test]
 fn a_guest_without_tables_for_programs_cannot_start_one() {
-    let (world, _) = world();
+    let world = world();
     start_program(&world, PROGRAM);
     assert_eq!(world.sim().stopped(), Some(Outcome::DomainCrashed));
 }

@@ -17,9 +17,7 @@ use bulkhead_abi::vcpu::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::EndPolicy;
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::lock;
-use bulkhead_core::testing::{Choices, GuestSpec, SimConfig, Stage, StageConfig, World};
-use std::cell::Cell;
+use bulkhead_core::testing::{Choices, GuestSpec, SimConfig, Stage, StageConfig, World, check_locks};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -493,13 +491,4 @@ fn a_vcpu_that_is_paused_as_it_goes_to_sleep_sleeps_on() {
         slept += u32::from(world.enter(0).is_none());
     }
     assert!(slept > 0, "it never slept on");
-}
-
-/// Turns the checks of lock order on, by which the simulation knows where it may interrupt. To them, each thread is a CPU.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
 }

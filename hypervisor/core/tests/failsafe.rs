@@ -12,7 +12,6 @@ use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::trap::{FailsafeFrame, IretFrame};
 use bulkhead_abi::{Hypercall, layout, pte, selectors};
 use bulkhead_core::EndPolicy;
-use bulkhead_core::ids::CpuId;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
 use bulkhead_core::vcpu::{Mode, Segments};
 
@@ -164,17 +163,7 @@ fn events_are_masked_at_the_callback_if_it_was_registered_so() {
 #[test]
 fn a_program_whose_segments_are_gone_is_left_for_its_kernel() {
     let world = world();
-    let root = world.sim().root(CpuId::BOOT).unwrap();
-    let record = MmuExt {
-        cmd: MmuExtOp::NewUserBaseptr.raw(),
-        arg1: root.raw(),
-        arg2: 0,
-    };
-    world.write(0, World::SCRATCH, &record);
-    let args = [World::SCRATCH, 1, 0, 0x7ff0];
-    world.call(0, Hypercall::MmuextOp, &args).unwrap();
-    let stack = [selectors::FLAT_RING3_SS.into(), World::STACK];
-    world.call(0, Hypercall::StackSwitch, &stack).unwrap();
+    world.allow_programs(0);
     set_table(&world, 0);
     let frame = IretFrame {
         rip: 0x1_2340,

@@ -15,19 +15,9 @@ use bulkhead_core::Machine;
 use bulkhead_core::frames::{Kind, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::lock;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
-use std::cell::Cell;
+use bulkhead_core::testing::{GuestSpec, SimConfig, World, check_locks};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-
-/// Turns the checks of lock order on: without them nobody knows when a CPU can be interrupted. Each thread is a CPU to them.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
-}
 
 /// A world with two CPUs. Domain 1 goes anywhere, 2 is bound to the first CPU, 3 to the second.
 fn world() -> World {

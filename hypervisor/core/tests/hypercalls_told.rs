@@ -13,7 +13,7 @@ use bulkhead_abi::version::{
 };
 use bulkhead_abi::{DomId, Errno, Hypercall, layout};
 use bulkhead_core::EndPolicy;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::{GuestSpec, Sim, SimConfig, World};
 
 /// An address that nothing is mapped at.
 const NOTHING: u64 = 0x7000_0000_0000;
@@ -46,6 +46,28 @@ fn text(world: &World, op: VersionOp, len: u64) -> String {
     );
     assert_eq!(world.read::<u8>(0, World::SCRATCH + len), 0xff, "and no further");
     told
+}
+
+#[test]
+fn the_control_domain_alone_is_told_which_build_it_runs_on() {
+    let control = world(0);
+    let id = Sim::BUILD_ID;
+    let len = u32::try_from(id.len()).unwrap();
+    let ask = |room: u32| {
+        control.write(0, World::SCRATCH, &room);
+        version(&control, VersionOp::BuildId, World::SCRATCH)
+    };
+    assert_eq!(version(&control, VersionOp::BuildId, 0), Ok(len.into()));
+    assert_eq!(ask(0), Err(Errno::Inval));
+    assert_eq!(ask(len - 1), Err(Errno::NoBufs));
+    assert_eq!(ask(len + 9), Ok(len.into()));
+    assert_eq!(control.read::<u32>(0, World::SCRATCH), len);
+    for (n, byte) in (4..).zip(id) {
+        assert_eq!(control.read::<u8>(0, World::SCRATCH + n), *byte);
+    }
+    assert_eq!(version(&control, VersionOp::BuildId, NOTHING), Err(Errno::Fault));
+    let guest = world(1);
+    assert_eq!(version(&guest, VersionOp::BuildId, 0), Err(Errno::Perm));
 }
 
 #[test]

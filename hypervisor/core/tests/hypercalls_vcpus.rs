@@ -8,24 +8,13 @@ use bulkhead_abi::sched::{SchedOp, ShutdownReason};
 use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VGCF_ONLINE, VcpuGuestContext, VcpuOp};
 use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::lock;
 use bulkhead_core::machine::Flush;
 use bulkhead_core::paging::Level;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::{GuestSpec, SimConfig, World, check_locks};
 use bulkhead_core::{EndPolicy, Exception, Machine};
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-
-/// Turns the checks of lock order on: without them nobody knows when a CPU can be interrupted. Each thread is a CPU to them.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
-}
 
 /// A machine with `cpus` CPUs and a domain that has `vcpus` vCPUs, the first of which runs on the first CPU.
 fn world(cpus: u32, vcpus: u32) -> World {
@@ -42,15 +31,6 @@ fn world(cpus: u32, vcpus: u32) -> World {
     world.create(1, &guest).unwrap();
     assert_eq!(world.enter(0), Some((1, 0)));
     world.boot(0);
-    world
-}
-
-/// The same, where the second vCPU runs too: on the second CPU, if there is one.
-fn started(cpus: u32) -> World {
-    let world = world(cpus, 2);
-    let state = world.first_state(0);
-    assert_eq!(world.initialise(0, 1, &state), Ok(0));
-    assert_eq!(up(&world, 1), Ok(0));
     world
 }
 
@@ -139,7 +119,7 @@ fn a_state_that_is_refused_holds_nothing() {
 #[test]
 fn a_vcpu_that_goes_down_goes_on_where_it_was() {
     for cpus in [1, 2] {
-        let world = started(cpus);
+        let world = World::started(cpus);
         let second = cpus as usize - 1;
         if cpus == 1 {
             world.yield_now(0);
@@ -168,20 +148,20 @@ fn a_vcpu_that_goes_down_goes_on_where_it_was() {
 #[test]
 fn a_vcpu_is_taken_down_by_another_wherever_it_is() {
     // On a CPU.
-    let world = started(2);
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
     world.invariants();
     assert_eq!(world.enter(1), None, "its CPU was told");
     assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
     // Waiting for one.
-    let world = started(1);
+    let world = World::started(1);
     assert_eq!(runstate(&world, 0, 1), Runstate::Runnable);
     assert_eq!(world.vcpu_op(0, VcpuOp::Down, 1, 0), Ok(0));
     assert_eq!(runstate(&world, 0, 1), Runstate::Offline);
     world.invariants();
     // Asleep.
-    let world = started(2);
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     world
         .call(1, Hypercall::SchedOp, &[u64::from(SchedOp::Block.raw())])
@@ -194,7 +174,7 @@ fn a_vcpu_is_taken_down_by_another_wherever_it_is() {
 
 #[test]
 fn a_vcpu_that_is_down_is_not_woken_and_finds_its_events_when_it_is_up() {
-    let world = started(2);
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     let ipi = BindIpi { vcpu: 1, port: 0 };
     let port = world.event_op(0, EventChannelOp::BindIpi, ipi).unwrap().port;
@@ -212,7 +192,7 @@ fn a_vcpu_that_is_down_is_not_woken_and_finds_its_events_when_it_is_up() {
 
 #[test]
 fn a_vcpu_that_is_down_has_no_timer() {
-    let world = started(2);
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     let soon = world.sim().now() + 1_000_000;
     world.set_timer(1, soon, 0).unwrap();
@@ -227,7 +207,7 @@ fn a_vcpu_that_is_down_has_no_timer() {
 
 #[test]
 fn the_last_vcpu_that_goes_down_ends_the_domain() {
-    let world = started(2);
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     assert_eq!(world.vcpu_op(0, VcpuOp::Down, 0, 0), Ok(0));
     assert_eq!(world.running(0), None);
@@ -255,7 +235,7 @@ fn whatever_vcpu_ends_the_domain_all_of_them_stop() {
     };
     let leave: fn(&World) = |world| world.shut_down(1, ShutdownReason::Poweroff);
     for end in [crash, leave] {
-        let world = started(2);
+        let world = World::started(2);
         assert_eq!(world.enter(1), Some((1, 1)));
         end(&world);
         assert_eq!(world.running(1), None);
@@ -439,7 +419,7 @@ fn a_vcpu_that_does_not_run_remembers_nothing_and_nobody_is_interrupted_for_it()
 fn a_vcpu_that_ends_its_domain_while_another_does_goes_no_further() {
     check_locks();
     for moment in 0.. {
-        let world = started(2);
+        let world = World::started(2);
         assert_eq!(world.enter(1), Some((1, 1)));
         world.write(1, World::SCRATCH, &0_u32);
         let left = AtomicUsize::new(moment);

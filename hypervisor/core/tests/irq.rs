@@ -5,7 +5,8 @@
 use bulkhead_abi::control::{ASSIGN_LINES, AssignDevice, ControlOp};
 use bulkhead_abi::event::{BindPirq, BindVcpu, ChannelStatus, Close, EventChannelOp, Send, Status};
 use bulkhead_abi::physdev::{
-    Eoi, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, PhysdevOp, UnmapPirq,
+    Eoi, GetFreePirq, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, PhysdevOp, SetupGsi,
+    UnmapPirq,
 };
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::EndPolicy;
@@ -300,4 +301,56 @@ fn the_lines_of_a_domain_that_is_destroyed_are_masked_and_another_may_have_them(
     assert_eq!(map(&world, LEVEL), Ok(17));
     let port = bind(&world, LEVEL).unwrap();
     assert!(interrupt(&world, LEVEL, 2, port));
+}
+
+#[test]
+fn the_control_domain_says_how_a_line_is_wired_that_raises_no_port() {
+    let world = world();
+    let wire = |gsi: u32, triggering: u8, polarity: u8| {
+        let record = SetupGsi {
+            gsi,
+            triggering,
+            polarity,
+        };
+        ask(&world, Hypercall::PhysdevOp, PhysdevOp::SetupGsi.raw(), &record).map(|_| ())
+    };
+    turn(&world, 1);
+    assert_eq!(wire(EDGE, 1, 1), Err(Errno::Perm));
+    map(&world, EDGE).unwrap();
+    map(&world, LEVEL).unwrap();
+    bind(&world, LEVEL).unwrap();
+    turn(&world, 0);
+    for (gsi, triggering, polarity) in [(TAKEN, 0, 0), (96, 0, 0), (EDGE, 2, 0), (EDGE, 0, 2)] {
+        assert_eq!(wire(gsi, triggering, polarity), Err(Errno::Inval), "{gsi}");
+    }
+    assert_eq!(wire(LEVEL, 0, 0), Err(Errno::Exist), "it is bound");
+    assert_eq!(wire(EDGE, 1, 1), Ok(()));
+    turn(&world, 1);
+    assert_eq!(flags(&world, EDGE), Ok(IRQ_STATUS_NEEDS_EOI));
+    let port = bind(&world, EDGE).unwrap();
+    assert!(interrupt(&world, EDGE, 1, port) && !is_open(&world, EDGE));
+    assert_eq!(eoi(&world, EDGE), Ok(()));
+    assert!(is_open(&world, EDGE));
+}
+
+#[test]
+fn a_free_pirq_is_a_line_of_the_callers_that_is_none_yet() {
+    let world = world();
+    let free = |kind: MapPirqType| {
+        let record = GetFreePirq {
+            map_type: kind.raw(),
+            pirq: 0,
+        };
+        let op = PhysdevOp::GetFreePirq.raw();
+        ask(&world, Hypercall::PhysdevOp, op, &record).map(|record| record.pirq)
+    };
+    let gsi = MapPirqType::Gsi;
+    assert_eq!(free(gsi), Err(Errno::NoSpc), "the control domain has none");
+    turn(&world, 1);
+    assert_eq!(free(MapPirqType::Msi), Err(Errno::Inval));
+    assert_eq!(free(gsi), Ok(EDGE));
+    assert_eq!(map(&world, EDGE), Ok(16));
+    assert_eq!(free(gsi), Ok(LEVEL));
+    assert_eq!(map(&world, LEVEL), Ok(17));
+    assert_eq!(free(gsi), Err(Errno::NoSpc));
 }

@@ -7,11 +7,13 @@
 )]
 
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
+use bulkhead_abi::selectors::{GUEST_GDT_FRAMES, MAX_GDT_ENTRIES, MAX_LDT_ENTRIES};
 use bulkhead_abi::trap::{TrapInfo, Vector};
-use bulkhead_abi::vcpu::{SegmentBase, VGCF_ONLINE};
+use bulkhead_abi::vcpu::{SegmentBase, VGCF_ONLINE, VcpuGuestContext, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall, pte};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::vcpu::descriptors::LDT_FRAMES;
 use bulkhead_core::{EndPolicy, Exception};
 
 /// The pages of the table, mapped writable at first, and their addresses.
@@ -175,6 +177,95 @@ fn a_vcpu_begins_with_the_local_descriptors_of_its_first_state() {
     );
     assert_eq!(world.regs(1).rip, World::SECOND_ENTRY);
     assert_eq!(loaded(&world), (0, 0), "the first has none");
+    world.invariants();
+}
+
+/// The first of as many pages as there may be of local descriptors, and of others.
+const LDT_PAGE: u64 = 640;
+const GDT_PAGE: u64 = 700;
+
+/// A domain that has two vCPUs, and all these pages, none of which it can write. Their frames, without those of local descriptors.
+fn with_all_pages() -> (World, [u64; GUEST_GDT_FRAMES]) {
+    let config = SimConfig {
+        free_frames: GuestSpec::FRAMES,
+        cpus: 1,
+    };
+    let world = World::new(config, EndPolicy::LastDomain);
+    let guest = GuestSpec {
+        vcpus: 2,
+        ..GuestSpec::default()
+    };
+    world.create(1, &guest).unwrap();
+    world.enter(0);
+    let info = world.boot(0);
+    let protect = |page: u64| {
+        let frame: u64 = world.read(0, info.mfn_list + page * 8);
+        let args = [page << 12, frame << 12 | pte::PRESENT, UVMF_INVLPG];
+        world.call(0, Hypercall::UpdateVaMapping, &args).unwrap();
+        frame
+    };
+    for page in (LDT_PAGE..).take(LDT_FRAMES) {
+        protect(page);
+    }
+    let frames = std::array::from_fn(|n| protect(GDT_PAGE + n as u64));
+    (world, frames)
+}
+
+/// Makes a call one go at a time, and looks at all laws in between: how many goes it took.
+fn goes(world: &World, number: Hypercall, args: &[u64]) -> (usize, Result<u64, Errno>) {
+    for go in 1..100 {
+        if let Some(answer) = world.call_within(0, number.raw(), args, 1) {
+            return (go, answer);
+        }
+        world.invariants();
+    }
+    panic!("it does not come to an end");
+}
+
+#[test]
+fn tables_with_all_their_pages_take_several_goes_and_come_to_an_end() {
+    let (world, frames) = with_all_pages();
+    for (n, frame) in frames.iter().enumerate() {
+        world.write(0, World::SCRATCH + n as u64 * 8, frame);
+    }
+    let args = [World::SCRATCH, u64::from(MAX_GDT_ENTRIES)];
+    let (took, answer) = goes(&world, Hypercall::SetGdt, &args);
+    assert_eq!(answer, Ok(0));
+    assert!(took > 5, "{took} goes");
+    let record = MmuExt {
+        cmd: MmuExtOp::SetLdt.raw(),
+        arg1: LDT_PAGE << 12,
+        arg2: u64::from(MAX_LDT_ENTRIES),
+    };
+    world.write(0, World::SCRATCH, &record);
+    let (took, answer) = goes(&world, Hypercall::MmuextOp, &[World::SCRATCH, 1, 0, 0x7ff0]);
+    assert_eq!((answer, loaded(&world)), (Ok(0), (LDT_FRAMES, 8192)));
+    assert!(took > 5, "{took} goes");
+    world.invariants();
+}
+
+#[test]
+fn a_first_state_with_all_its_pages_takes_several_goes_and_comes_to_an_end() {
+    let (world, frames) = with_all_pages();
+    let mut state = world.first_state(0);
+    state.gdt_frames[..GUEST_GDT_FRAMES].copy_from_slice(&frames);
+    state.gdt_ents = u64::from(MAX_GDT_ENTRIES);
+    (state.ldt_base, state.ldt_ents) = (LDT_PAGE << 12, u64::from(MAX_LDT_ENTRIES));
+    let initialise = |state: &VcpuGuestContext| {
+        world.write(0, World::STATE, state);
+        let args = [u64::from(VcpuOp::Initialise.raw()), 1, World::STATE];
+        goes(&world, Hypercall::VcpuOp, &args)
+    };
+    // Refused when all has been looked at, and nothing of it remains.
+    state.event_callback_eip = 1 << 47;
+    let (took, answer) = initialise(&state);
+    assert_eq!(answer, Err(Errno::Inval));
+    assert!(took > 10, "{took} goes");
+    world.invariants();
+    state.event_callback_eip = 0;
+    let (took, answer) = initialise(&state);
+    assert_eq!(answer, Ok(0));
+    assert!(took > 10, "{took} goes");
     world.invariants();
 }
 

@@ -6,9 +6,7 @@
 #![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use bulkhead_abi::{DomId, Errno};
-use bulkhead_core::lock;
-use bulkhead_core::testing::{Choices, Mutant, Stage, StageConfig};
-use std::cell::Cell;
+use bulkhead_core::testing::{Choices, Mutant, Stage, StageConfig, check_locks};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +19,7 @@ const EPISODE: usize = 400;
 const LOOK: usize = 8;
 
 /// How many acts may pass until a mutant is caught: some have to wait for a rare coincidence.
-const ACTS: usize = 150_000;
+const ACTS: usize = 400_000;
 
 /// How many acts of the same histories are played without a mutant: as many as the most hidden one needs.
 const UNHARMED: usize = 60_000;
@@ -32,15 +30,6 @@ const STAGE: StageConfig = StageConfig {
     cpus: 2,
     interleaving: 8,
 };
-
-/// Turns the checks of lock order on. To them, each thread is a CPU.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
-}
 
 /// Plays one world, which a seed determines. `Err` if it breaks a law; in any case how many acts there were.
 fn play(seed: u64) -> (usize, Result<(), String>) {

@@ -7,40 +7,14 @@ use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::trap::{BounceFrame, TrapInfo, Vector};
 use bulkhead_abi::vcpu::{Runstate, RunstateInfo, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall};
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
-use bulkhead_core::{EndPolicy, lock};
-use std::cell::Cell;
+use bulkhead_core::testing::{World, check_locks};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-/// Turns the checks of lock order on: without them nobody knows when a CPU can be interrupted. Each thread is a CPU to them.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
-}
-
 /// Two CPUs, and a domain whose two vCPUs run on them.
 fn world() -> World {
-    let config = SimConfig {
-        free_frames: GuestSpec::FRAMES,
-        cpus: 2,
-    };
-    let world = World::new(config, EndPolicy::LastDomain);
-    world.sim().let_waiting_pass_time(false);
-    let guest = GuestSpec {
-        vcpus: 2,
-        ..GuestSpec::default()
-    };
-    world.create(1, &guest).unwrap();
-    world.enter(0);
-    world.boot(0);
-    let state = world.first_state(0);
-    world.initialise(0, 1, &state).unwrap();
-    world.vcpu_op(0, VcpuOp::Up, 1, 0).unwrap();
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     world
 }

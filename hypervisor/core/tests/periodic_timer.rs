@@ -10,29 +10,14 @@ use bulkhead_abi::Errno;
 use bulkhead_abi::event::{BindVirq, EventChannelOp, Virq};
 use bulkhead_abi::shared_info::offset;
 use bulkhead_abi::vcpu::{MIN_PERIODIC_TIMER_NS, VcpuOp};
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
-use bulkhead_core::{EndPolicy, Machine};
+use bulkhead_core::Machine;
+use bulkhead_core::testing::World;
 
 const PERIOD: u64 = 10_000_000;
 
 /// Two CPUs, and a domain whose two vCPUs run on them.
 fn world() -> World {
-    let config = SimConfig {
-        free_frames: GuestSpec::FRAMES,
-        cpus: 2,
-    };
-    let world = World::new(config, EndPolicy::LastDomain);
-    world.sim().let_waiting_pass_time(false);
-    let guest = GuestSpec {
-        vcpus: 2,
-        ..GuestSpec::default()
-    };
-    world.create(1, &guest).unwrap();
-    world.enter(0);
-    world.boot(0);
-    let state = world.first_state(0);
-    world.initialise(0, 1, &state).unwrap();
-    world.vcpu_op(0, VcpuOp::Up, 1, 0).unwrap();
+    let world = World::started(2);
     assert_eq!(world.enter(1), Some((1, 1)));
     world
 }

@@ -69,9 +69,15 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     prepare(0);
     let direct_gates = ring3::judge(&mut buddy, platform.l4, platform.options.direct_gates)
         .ok_or(StartError::OutOfMemory)?;
-    let times = (platform.clock, platform.wall_clock_ns);
     let ram = platform.map.frames();
-    let machine = Hw::new(platform.l4, times, direct_gates, platform.assignable, ram);
+    let times = (platform.clock, platform.wall_clock_ns);
+    let machine = Hw::new(
+        platform.l4,
+        times,
+        direct_gates,
+        (platform.assignable, platform.firmware_map),
+        ram,
+    );
     let end = match platform.options.end {
         End::Domain0 => EndPolicy::ControlDomain,
         End::Last => EndPolicy::LastDomain,

@@ -4,13 +4,15 @@ use core::arch::asm;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::vec::Vec;
 use bulkhead_abi::control::TraceRecord;
+use bulkhead_abi::memory::E820Entry;
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::devices::Resource;
 use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
-use bulkhead_core::irq::{Gsi, Trigger};
+use bulkhead_core::irq::{Gsi, Polarity, Trigger};
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
 use bulkhead_core::sched::CpuSet;
 use bulkhead_core::vcpu::descriptors::Ldt;
@@ -27,7 +29,8 @@ use crate::cpu::control::load_page_tables;
 use crate::cpu::stack::this_cpu;
 use crate::cpu::{debug, fpu};
 use crate::entry::{self, guest_memory};
-use crate::memory::direct;
+use crate::memory::page_table::Table;
+use crate::memory::{direct, image};
 use crate::time::{TscClock, tsc, warp};
 use crate::trace;
 use crate::{apic, archive, console, cpu, power, shootdown};
@@ -58,6 +61,8 @@ pub(crate) struct Hw {
     has_direct_gates: bool,
     assignable: Assignable,
     ram_frames: u64,
+    /// Firmware's memory map.
+    firmware_map: Vec<E820Entry>,
 }
 
 impl Hw {
@@ -66,7 +71,7 @@ impl Hw {
         l4: u64,
         (clock, wall_clock_ns): (TscClock, Option<u64>),
         has_direct_gates: bool,
-        assignable: Assignable,
+        (assignable, firmware_map): (Assignable, Vec<E820Entry>),
         ram_frames: u64,
     ) -> Self {
         Self {
@@ -74,6 +79,7 @@ impl Hw {
             has_direct_gates,
             assignable,
             ram_frames,
+            firmware_map,
             clock,
             wall_clock_ns: wall_clock_ns.unwrap_or(0),
         }
@@ -347,6 +353,23 @@ impl Machine for Hw {
 
     fn may_assign(&self, what: Resource, range: RangeInclusive<u64>) -> bool {
         self.assignable.may_assign(what, &range)
+    }
+
+    fn memory_map(&self, index: usize) -> Option<E820Entry> {
+        self.firmware_map.get(index).copied()
+    }
+
+    fn build_id(&self) -> Option<&[u8]> {
+        image::build_id()
+    }
+
+    fn m2p_frame(&self, page: u64) -> Option<Mfn> {
+        let address = M2P_RW.saturating_add(page << PAGE_SHIFT);
+        Mfn::new(Table::of_entry(self.l4 << PAGE_SHIFT).shown(address)?)
+    }
+
+    fn wire_line(&self, gsi: Gsi, trigger: Trigger, active: Polarity) {
+        apic::wire_line(gsi, trigger, active);
     }
 
     fn line_trigger(&self, gsi: Gsi) -> Trigger {

@@ -32,10 +32,11 @@ use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::Range;
 
+use bulkhead_abi::memory::{E820Entry, E820Type};
 use bulkhead_machine::layout::{MAX_CPUS, PAGE_SHIFT, word};
 use bulkhead_machine::portable::command_line::Options;
 use bulkhead_machine::portable::firmware::{BadPlace, COMMAND_LINE_SIZE, FirmwareInfo};
-use bulkhead_machine::portable::memory_map::MemoryMap;
+use bulkhead_machine::portable::memory_map::{Entry, Kind, MemoryMap};
 use bulkhead_machine::portable::ranges::Full;
 use heapless::Vec;
 
@@ -176,6 +177,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     hand_over(Platform {
         free,
         map,
+        firmware_map: told_map(&firmware),
         assignable,
         options,
         l4,
@@ -207,6 +209,24 @@ fn read_command_line(firmware: &FirmwareInfo) -> Options {
         );
     }
     options
+}
+
+/// Firmware's memory map, as the control domain may read it. Empty if there is no memory for it.
+fn told_map(firmware: &FirmwareInfo) -> alloc::vec::Vec<E820Entry> {
+    let entry = |entry: Entry| E820Entry {
+        addr: entry.start,
+        size: entry.len,
+        range_type: match entry.kind {
+            Kind::Ram => E820Type::Ram.raw(),
+            Kind::Other => E820Type::Reserved.raw(),
+        },
+    };
+    let mut told = alloc::vec::Vec::new();
+    if told.try_reserve_exact(firmware.memory.entries().count()).is_ok() {
+        told.extend(firmware.memory.entries().map(entry));
+        told.sort_unstable_by_key(|entry| entry.addr);
+    }
+    told
 }
 
 /// Makes the firmware's memory map ours, and shows it.

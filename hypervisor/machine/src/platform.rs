@@ -1,5 +1,6 @@
 //! What the boot found and prepared, handed to the hypervisor proper.
 
+use bulkhead_abi::memory::E820Entry;
 use bulkhead_machine::layout::MAX_CPUS;
 use bulkhead_machine::portable::assignable::Assignable;
 use bulkhead_machine::portable::command_line::Options;
@@ -17,6 +18,8 @@ pub(crate) struct Platform {
     pub(crate) free: Ranges<MAX_RANGES>,
     /// All RAM, used or not; the frame table and the machine-to-physical table have an entry for each frame.
     pub(crate) map: MemoryMap,
+    /// Firmware's memory map, lowest entry first.
+    pub(crate) firmware_map: alloc::vec::Vec<E820Entry>,
     /// What domains may own of devices.
     pub(crate) assignable: Assignable,
     /// What the command line asks for.

@@ -93,7 +93,10 @@ impl Mapping {
                         access,
                     }),
                     Err(error) => {
-                        page.release();
+                        // If the call failed, it may have mapped some: those pages stay taken.
+                        if called.is_ok() {
+                            page.release();
+                        }
                         Err(error)
                     }
                 });

@@ -39,6 +39,7 @@ const PRELUDE: &str = r#"
 #include <xen/io/xenbus.h>
 #include <xen/io/xs_wire.h>
 #include <xen/memory.h>
+#include <xen/nmi.h>
 #include <xen/physdev.h>
 #include <xen/sched.h>
 #include <xen/vcpu.h>

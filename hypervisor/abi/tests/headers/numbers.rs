@@ -62,6 +62,7 @@ compared {
     mmu::MmuExtOp = "MMUEXT_", Upper;
     mmu::VmAssistOp = "VMASST_CMD_", Same;
     mmu::VmAssistType = "VMASST_TYPE_", Same;
+    nmi::NmiOp = "XENNMI_", Same;
     physdev::PhysdevOp = "PHYSDEVOP_", Same;
     physdev::MapPirqType = "MAP_PIRQ_TYPE_", Upper;
     sched::SchedOp = "SCHEDOP_", Same;

@@ -69,6 +69,7 @@ compared {
     mmu::MmuUpdate = "struct mmu_update";
     mmu::MmuExt = "struct mmuext_op";
     multicall::MulticallEntry = "struct multicall_entry";
+    nmi::NmiCallback = "struct xennmi_callback";
     physdev::IrqStatusQuery = "struct physdev_irq_status_query";
     physdev::SetIopl = "struct physdev_set_iopl";
     physdev::SetIobitmap = "struct physdev_set_iobitmap";

@@ -5,7 +5,6 @@
 
 use bulkhead_core::testing::{Choices, Stage, StageConfig};
 use libfuzzer_sys::fuzz_target;
-use std::process;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +20,11 @@ const LOOK: usize = 128;
 
 /// How many hypercalls make a line.
 const LEG: u64 = 1_000_000;
+
+unsafe extern "C" {
+    /// Ends the process at once. The fuzzer takes an end that runs exit handlers for a crash.
+    fn _exit(status: i32) -> !;
+}
 
 /// How many acts there were, and how many of them were hypercalls.
 static ACTS: AtomicU64 = AtomicU64::new(0);
@@ -58,6 +62,7 @@ fn count(stage: &Stage) {
     }
     if calls >= *ENOUGH {
         eprintln!("enough: {calls} hypercalls in {acts} acts, and no law was broken");
-        process::exit(0);
+        // SAFETY: it ends the process, and returns to nobody.
+        unsafe { _exit(0) };
     }
 }

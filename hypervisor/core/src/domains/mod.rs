@@ -30,7 +30,9 @@ use crate::sched::Share;
 use crate::vcpu::{Spent, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use bulkhead_abi::DomId;
+use bulkhead_abi::memory::E820Entry;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use heapless::String;
 
@@ -85,6 +87,10 @@ pub struct Holdings {
     pub kept: u64,
     /// How many are on their way to it: there is room for them.
     pub awaited: u64,
+    /// How many more of the machine's free frames it has a claim on: nobody else gets them.
+    pub claim: u64,
+    /// The memory map that it is told, if not that of all that it may have: no entry means none.
+    pub map: Vec<E820Entry>,
     /// Whether nothing comes or goes any more: the domain is being destroyed.
     pub is_closed: bool,
 }

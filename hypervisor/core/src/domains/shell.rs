@@ -86,6 +86,8 @@ impl Shell<'_> {
                 limit: self.limit,
                 kept: 0,
                 awaited: 0,
+                claim: 0,
+                map: Vec::new(),
                 is_closed: false,
             }),
             lifecycle: Lock::new(Lifecycle::Building),

@@ -154,6 +154,7 @@ impl<M: Machine> Hypervisor<M> {
             was_alive
         };
         if was_alive {
+            self.end_watchdogs(domain);
             for vcpu in &domain.vcpus {
                 self.stop_vcpu(domain, vcpu);
             }
@@ -233,6 +234,7 @@ impl<M: Machine> Hypervisor<M> {
                 self.memory.put_as(domain.shared_info, work);
                 let mut holdings = domain.memory.lock();
                 holdings.is_closed = true;
+                self.memory.end_claim(&mut holdings);
                 teardown.tables = core::mem::take(&mut holdings.frames);
                 teardown.idle.push(self.memory.frames(), domain.shared_info);
                 Step::Tables { found: false }

@@ -21,6 +21,8 @@ pub struct Buddy {
     /// Free blocks by order.
     free: [FrameList; ORDERS],
     free_frames: u64,
+    /// How many of them domains have a claim on.
+    claimed: u64,
 }
 
 impl Buddy {
@@ -31,6 +33,7 @@ impl Buddy {
             table,
             free: [const { FrameList::new() }; ORDERS],
             free_frames: 0,
+            claimed: 0,
         }
     }
 
@@ -38,6 +41,36 @@ impl Buddy {
     #[must_use]
     pub const fn free_frames(&self) -> u64 {
         self.free_frames
+    }
+
+    /// How many frames are claimed, and not taken yet. There are as many free ones.
+    #[must_use]
+    pub const fn claimed(&self) -> u64 {
+        self.claimed
+    }
+
+    /// Lets `claim`, somebody's, be larger by `frames`. Says whether there are so many that are not claimed.
+    pub fn claim(&mut self, claim: &mut u64, frames: u64) -> bool {
+        let is_there = frames <= self.free_frames.saturating_sub(self.claimed);
+        if is_there {
+            *claim = claim.saturating_add(frames);
+            self.claimed = self.claimed.saturating_add(frames);
+        }
+        is_there
+    }
+
+    /// Lets a claim be smaller by `frames`, or end, if it is for less.
+    pub fn unclaim(&mut self, claim: &mut u64, frames: u64) {
+        let frames = frames.min(*claim);
+        *claim = claim.saturating_sub(frames);
+        self.claimed = self.claimed.saturating_sub(frames);
+    }
+
+    /// Whether a block of 2^`order` frames can be taken without touching what others than the holder of `claim` have claimed.
+    fn leaves_claims(&self, order: u8, claim: u64) -> bool {
+        let frames = 1_u64 << order.min(MAX_ORDER);
+        let others = self.claimed.saturating_sub(claim.min(frames));
+        self.free_frames.saturating_sub(others) >= frames || mutant!(ClaimIgnored)
     }
 
     /// Hands the allocator RAM that nobody uses, as a range of frame numbers. Frames without a record are left out.
@@ -60,10 +93,24 @@ impl Buddy {
         }
     }
 
-    /// Takes a block of 2^`order` frames, or returns `None` if there is none that large.
+    /// As [`Buddy::alloc`], for the holder of `claim`, which becomes smaller by what is taken.
+    pub fn alloc_claimed(&mut self, order: u8, claim: &mut u64) -> Option<Mfn> {
+        if !self.leaves_claims(order, *claim) {
+            return None;
+        }
+        let block = self.take(order)?;
+        self.unclaim(claim, 1_u64 << order.min(MAX_ORDER));
+        Some(block)
+    }
+
+    /// Takes a block of 2^`order` frames, or returns `None` if there is none that large, or it would be what others have claimed.
     ///
     /// The frames belong to nobody, hold whatever they held, and some TLB may still know them.
     pub fn alloc(&mut self, order: u8) -> Option<Mfn> {
+        self.alloc_claimed(order, &mut 0)
+    }
+
+    fn take(&mut self, order: u8) -> Option<Mfn> {
         let found = (order..=MAX_ORDER).find(|&o| self.list(o).is_some_and(|list| !list.is_empty()))?;
         let table = self.table;
         let mfn = self.list(found)?.pop(&table)?;
@@ -74,6 +121,9 @@ impl Buddy {
 
     /// As [`Buddy::alloc`], below frame `limit`: of each size the first few free blocks are looked at, so that it does not take long.
     pub fn alloc_below(&mut self, order: u8, limit: u64) -> Option<Mfn> {
+        if !self.leaves_claims(order, 0) {
+            return None;
+        }
         let table = self.table;
         let fits = |mfn: Mfn| {
             let end = mfn.raw().checked_add(1 << order);
@@ -181,6 +231,12 @@ impl Buddy {
             assert_eq!(len, list.len());
         }
         assert_eq!(total, self.free_frames);
+        assert!(
+            self.claimed <= self.free_frames,
+            "{} frames are claimed, and {} free",
+            self.claimed,
+            self.free_frames
+        );
         let marked: u64 = (0..self.table.limit())
             .filter_map(|n| self.table.free_block(Mfn::new(n)?))
             .map(|order| 1_u64 << order)

@@ -23,7 +23,7 @@ use bulkhead_abi::{DomId, Errno};
 const CHUNK: usize = 1024;
 
 /// Another domain than the caller, by its number.
-fn other<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Arc<Domain>, Errno> {
+pub(super) fn other<M: Machine>(call: &Call<'_, M>, id: DomId) -> Result<Arc<Domain>, Errno> {
     if id == DomId::SELF || id == call.domain().id {
         return Err(Errno::Inval);
     }

@@ -1,5 +1,6 @@
 //! `vcpu_op` initialise: a guest gives one of its vCPUs its first state. The control domain gives and reads those of others.
 
+use super::segments::as_descriptors;
 use super::vcpu::named;
 use super::{Answer, Call, domains};
 use crate::domains::Domain;
@@ -11,9 +12,9 @@ use crate::paging::{PagingError, Work};
 use crate::try_box::TryBox;
 use crate::vcpu::initial::NamedFrames;
 use crate::vcpu::{Context, Standing, Vcpu};
-use bulkhead_abi::Errno;
 use bulkhead_abi::control::VcpuState;
 use bulkhead_abi::vcpu::{VGCF_ONLINE, VcpuGuestContext};
+use bulkhead_abi::{DomId, Errno};
 use core::sync::atomic::Ordering;
 
 /// Makes a vCPU that has none yet a state of what the guest gives. Nothing is held if any part of it is refused.
@@ -69,22 +70,21 @@ fn give_state<M: Machine>(call: &Call<'_, M>, domain: &Domain, vcpu: &Vcpu, from
     let given: VcpuGuestContext = call.read(from)?;
     let mut frames = NamedFrames::of(&given).map_err(|_| Errno::Inval)?;
     let hv = call.hv;
-    hv.hold_frames(domain, &frames)?;
-    // By tables that are held now, and so are what they should be.
-    let local = (given.ldt_base, given.ldt_ents);
-    match hv.hold_ldt(domain.id, frames.kernel_root, local, &mut Work::portion()) {
-        Ok(ldt) => frames.ldt = ldt,
-        Err(error) => {
-            hv.release_frames(&frames);
-            return Err(error);
-        }
-    }
+    // Thirty pages of descriptors are more than one go: those that are checked cost the next one nothing.
+    let mut work = Work::portion();
+    hv.hold_frames(
+        domain.id,
+        &mut frames,
+        (given.ldt_base, given.ldt_ents),
+        &mut work,
+    )
+    .map_err(PagingError::of_operand)?;
     let context = Context::from_guest(&given, frames.clone()).map_err(|_| Errno::Inval);
     let installed = context
         .and_then(|context| TryBox::new(context).ok_or(Errno::NoMem))
         .and_then(|context| install(domain, vcpu, context));
     if let Err(error) = installed {
-        hv.release_frames(&frames);
+        hv.release_frames(&frames, &mut work);
         return Err(error);
     }
     if given.flags & VGCF_ONLINE != 0 {
@@ -105,33 +105,37 @@ fn install(domain: &Domain, vcpu: &Vcpu, context: TryBox<Context>) -> Result<(),
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Takes the holds that a state has on its frames, or none.
-    fn hold_frames(&self, domain: &Domain, frames: &NamedFrames) -> Result<(), Errno> {
-        for (n, (mfn, kind)) in held(frames).enumerate() {
-            // Each may take a portion: were it shared, a table that must be validated might never have its turn.
-            let got = self.memory.get_as(mfn, domain.id, kind, &mut Work::portion());
-            if let Err(error) = got.map_err(PagingError::of_operand) {
-                for (mfn, _) in held(frames).take(n) {
-                    self.memory.put_as(mfn, &mut Work::portion());
-                }
-                return Err(error);
-            }
-        }
+    /// Takes the holds that a state has on its frames, or none, and finds its local descriptors, so many at that address.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_all`](crate::memory::Memory::get_all).
+    fn hold_frames(
+        &self,
+        owner: DomId,
+        frames: &mut NamedFrames,
+        local: (u64, u64),
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        self.memory.get_all(held(frames), owner, work)?;
+        // By tables that are held now, and so are what they should be.
+        frames.ldt = self
+            .hold_ldt(owner, frames.kernel_root, local, work)
+            .inspect_err(|&error| self.memory.put_all(held(frames), error, work))?;
         Ok(())
     }
 
     /// Gives back the holds of a state that there will not be.
-    fn release_frames(&self, frames: &NamedFrames) {
+    fn release_frames(&self, frames: &NamedFrames, work: &mut Work) {
         for (mfn, _) in held(frames).filter(|_| !mutant!(LostPutOnFirstState)) {
-            self.memory.put_as(mfn, &mut Work::portion());
+            self.memory.put_as(mfn, work);
         }
     }
 }
 
 /// What a state holds, and as what.
-fn held(frames: &NamedFrames) -> impl Iterator<Item = (Mfn, Kind)> {
+fn held(frames: &NamedFrames) -> impl Iterator<Item = (Mfn, Kind)> + Clone {
     let roots = [Some(frames.kernel_root), frames.user_root].into_iter().flatten();
-    let pages = frames.gdt.iter().chain(&frames.ldt.frames);
-    let pages = pages.map(|&mfn| (mfn, Kind::Segments));
+    let pages = as_descriptors(&frames.gdt).chain(as_descriptors(&frames.ldt.frames));
     roots.map(|mfn| (mfn, Kind::L4)).chain(pages)
 }

@@ -7,6 +7,7 @@
 //! again ([`Call::restart`]): the guest executes the same instruction once more, after its interrupts.
 
 mod areas;
+mod compat;
 mod console;
 mod control;
 mod devices;

@@ -1,12 +1,14 @@
 //! `physdev_op`: interrupt lines as pirqs. See [`crate::irq`]. A pirq has the number of its line.
 //!
-//! A domain does all this for itself only: what it may have, the control domain has assigned to it.
+//! A domain does all this for itself only: what it may have, the control domain has assigned to it. How lines are wired, the control domain says.
 
 use super::{Answer, Call};
-use crate::irq::{Gsi, Trigger};
+use crate::irq::{Gsi, Polarity, Trigger};
 use crate::machine::Machine;
 use bulkhead_abi::event::{BIND_PIRQ_WILL_SHARE, BindPirq};
-use bulkhead_abi::physdev::{Eoi, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, UnmapPirq};
+use bulkhead_abi::physdev::{
+    Eoi, GetFreePirq, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, SetupGsi, UnmapPirq,
+};
 use bulkhead_abi::{DomId, Errno};
 
 /// Lets only the caller itself pass.
@@ -55,6 +57,42 @@ pub(super) fn bind_pirq<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         return Err(Errno::Inval);
     }
     record.port = call.hv.bind_line(call.domain(), line(record.pirq)?)?.raw();
+    call.write(at, &record)?;
+    Ok(0)
+}
+
+/// The control domain says how a line is wired that raises no port: it knows better than firmware's tables.
+pub(super) fn setup_gsi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.domain().is_control() {
+        return Err(Errno::Perm);
+    }
+    let SetupGsi {
+        gsi,
+        triggering,
+        polarity,
+    } = call.read(call.arg::<1>())?;
+    let trigger = match triggering {
+        0 => Trigger::Edge,
+        1 => Trigger::Level,
+        _ => return Err(Errno::Inval),
+    };
+    let active = match polarity {
+        0 => Polarity::High,
+        1 => Polarity::Low,
+        _ => return Err(Errno::Inval),
+    };
+    call.hv.wire_line(line(gsi)?, trigger, active)?;
+    Ok(0)
+}
+
+/// The lowest line of the caller's that is no pirq yet: its pirq will have that number.
+pub(super) fn get_free_pirq<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut record: GetFreePirq = call.read(at)?;
+    if MapPirqType::from_raw(record.map_type) != Some(MapPirqType::Gsi) {
+        return Err(Errno::Inval);
+    }
+    record.pirq = call.hv.unmapped_line(call.domain()).ok_or(Errno::NoSpc)?.raw();
     call.write(at, &record)?;
     Ok(0)
 }

@@ -1,15 +1,29 @@
-//! `sched_op`: yielding, blocking, polling, ending.
+//! `sched_op`: yielding, blocking, polling, ending; and `sched_op_compat`, the old form of some of it.
 
-use super::{Answer, Call};
+use super::{Answer, Call, domains};
 use crate::events::Port;
+use crate::ids::CpuId;
 use crate::machine::Machine;
-use crate::schedule::Rest;
+use crate::sched::CpuSet;
+use crate::schedule::{Rest, WatchdogError};
 use bulkhead_abi::Errno;
-use bulkhead_abi::sched::{MAX_POLL_PORTS, Poll, Shutdown, ShutdownReason};
+use bulkhead_abi::sched::{
+    MAX_POLL_PORTS, PinOverride, Poll, RemoteShutdown, Shutdown, ShutdownReason, Watchdog,
+};
+use core::num::NonZeroU32;
 use heapless::Vec;
 
 /// The most ports that one poll may name.
 const POLLED: usize = MAX_POLL_PORTS as usize;
+
+impl From<WatchdogError> for Errno {
+    fn from(error: WatchdogError) -> Self {
+        match error {
+            WatchdogError::Missing => Self::Inval,
+            WatchdogError::TooMany => Self::NoSpc,
+        }
+    }
+}
 
 pub(super) fn yield_now<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     call.current.rest = Some(Rest::Yield);
@@ -26,6 +40,52 @@ pub(super) fn block<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 pub(super) fn shutdown<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let reason = reason(call)?;
     call.hv.end(call.current, reason);
+    Ok(0)
+}
+
+/// The old form: the argument is the reason.
+pub(super) fn shutdown_by_argument<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let reason = ShutdownReason::from_raw(call.arg32::<1>()).ok_or(Errno::Inval)?;
+    call.hv.end(call.current, reason);
+    Ok(0)
+}
+
+/// The control domain ends another.
+pub(super) fn remote_shutdown<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.domain().is_control() {
+        return Err(Errno::Perm);
+    }
+    let RemoteShutdown { domain, reason } = call.read(call.arg::<1>())?;
+    let reason = ShutdownReason::from_raw(reason).ok_or(Errno::Inval)?;
+    let domain = domains::other(call, domain)?;
+    call.hv.shut_down(&domain, reason);
+    Ok(0)
+}
+
+/// Makes, winds up or takes away a watchdog of the caller's. One that is made must have a time: without, there is nothing to take away.
+pub(super) fn watchdog<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let Watchdog { id, timeout_s } = call.read(call.arg::<1>())?;
+    let timeout = NonZeroU32::new(timeout_s);
+    let made = call.hv.set_watchdog(call.domain(), call.vcpu()?, id, timeout)?;
+    Ok(made.into())
+}
+
+/// Keeps the calling vCPU of the control domain on one CPU, or no longer.
+pub(super) fn pin_override<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.domain().is_control() {
+        return Err(Errno::Perm);
+    }
+    let PinOverride { pcpu } = call.read(call.arg::<1>())?;
+    let cpu = u32::try_from(pcpu).ok().map(CpuId::new);
+    let vcpu = call.vcpu()?;
+    if cpu.is_some_and(|cpu| !call.hv.has_cpu_in(CpuSet::only(cpu))) {
+        return Err(Errno::Inval);
+    }
+    match (vcpu.pin(), cpu) {
+        (Some(_), Some(_)) => return Err(Errno::Busy),
+        (None, None) => return Err(Errno::Inval),
+        (Some(_), None) | (None, Some(_)) => call.hv.pin(call.domain(), vcpu, cpu),
+    }
     Ok(0)
 }
 

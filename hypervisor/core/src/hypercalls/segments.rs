@@ -5,6 +5,8 @@ use crate::frames::words::TypeWord;
 use crate::frames::{Kind, Mfn};
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Flush, Machine};
+#[cfg(doc)]
+use crate::memory::Memory;
 use crate::paging::{PagingError, Work};
 use crate::sync::Ordering;
 use crate::vcpu::Base;
@@ -30,23 +32,9 @@ pub(super) fn set_gdt<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let (memory, owner) = (&call.hv.memory, call.current.domain.id);
     // Fourteen pages of descriptors are more than one go; and any of them may be a large tree, half taken down.
     let mut work = Work::portion();
-    for (n, &mfn) in named.iter().enumerate() {
-        let got = if work.is_over() {
-            Err(PagingError::Again)
-        } else {
-            memory.get_as(mfn, owner, Kind::Segments, &mut work)
-        };
-        if let Err(error) = got {
-            for &mfn in named.iter().take(n).filter(|_| !mutant!(LostPutOnRefusedGdt)) {
-                if error == PagingError::Again {
-                    memory.set_aside(mfn);
-                } else {
-                    memory.put_as(mfn, &mut work);
-                }
-            }
-            return Err(error.of_operand());
-        }
-    }
+    memory
+        .get_all(as_descriptors(&named), owner, &mut work)
+        .map_err(PagingError::of_operand)?;
     let old = core::mem::replace(&mut call.current.context.gdt, named);
     memory.machine().load_gdt(&call.current.context.gdt);
     memory.machine().flush_local(Flush::All);
@@ -67,12 +55,10 @@ pub(super) fn set_ldt<M: Machine>(
     work: &mut Work,
 ) -> Result<(), Errno> {
     let (hv, context) = (call.hv, &mut *call.current.context);
-    let ldt = hv.hold_ldt(
-        call.current.domain.id,
-        context.roots.kernel(),
-        (va, entries),
-        work,
-    )?;
+    let owner = call.current.domain.id;
+    let ldt = hv
+        .hold_ldt(owner, context.roots.kernel(), (va, entries), work)
+        .map_err(PagingError::of_operand)?;
     let old = core::mem::replace(&mut context.ldt, ldt);
     hv.machine().load_ldt(&context.ldt);
     hv.machine().flush_local(Flush::All);
@@ -85,39 +71,30 @@ impl<M: Machine> Hypervisor<M> {
     ///
     /// # Errors
     ///
-    /// [`Errno::Inval`] if there are too many, or not at the start of a page, or a page is not there or cannot be one of descriptors;
-    /// [`Errno::Restart`] if there is more to do. Nothing is held then.
+    /// [`PagingError::NotMapped`] if there are too many, or not at the start of a page, or a page is not there; as [`Memory::get_all`], if one
+    /// cannot be one of descriptors or there is more to do. Nothing is held then.
     pub(super) fn hold_ldt(
         &self,
         owner: DomId,
         root: Mfn,
         (va, entries): (u64, u64),
         work: &mut Work,
-    ) -> Result<Ldt, Errno> {
+    ) -> Result<Ldt, PagingError> {
         let entries = u16::try_from(entries)
             .ok()
             .filter(|&entries| u32::from(entries) <= MAX_LDT_ENTRIES)
-            .ok_or(Errno::Inval)?;
-        if va & layout::PAGE_OFFSET_MASK != 0 && entries != 0 {
-            return Err(Errno::Inval);
-        }
+            .filter(|&entries| entries == 0 || va & layout::PAGE_OFFSET_MASK == 0)
+            .ok_or(PagingError::NotMapped)?;
         let mut ldt = Ldt {
             entries,
             ..Ldt::default()
         };
         for page in 0..usize::from(entries).div_ceil(DESCRIPTORS_PER_PAGE) as u64 {
             let at = va.wrapping_add(page << layout::PAGE_SHIFT);
-            let taken = self.memory.frame_at(root, at).and_then(|mfn| {
-                self.memory.get_as(mfn, owner, Kind::Segments, work)?;
-                // There is room for as many as were let through.
-                let _ = ldt.frames.push(mfn);
-                Ok(())
-            });
-            if let Err(error) = taken {
-                self.put_ldt(&ldt, work);
-                return Err(error.of_operand());
-            }
+            // There is room for as many as were let through.
+            let _ = ldt.frames.push(self.memory.frame_at(root, at)?);
         }
+        self.memory.get_all(as_descriptors(&ldt.frames), owner, work)?;
         Ok(ldt)
     }
 
@@ -134,6 +111,11 @@ impl<M: Machine> Hypervisor<M> {
             self.machine().load_ldt(&Ldt::default());
         }
     }
+}
+
+/// The frames, each as a page of descriptors.
+pub(super) fn as_descriptors(frames: &[Mfn]) -> impl Iterator<Item = (Mfn, Kind)> + Clone {
+    frames.iter().map(|&mfn| (mfn, Kind::Segments))
 }
 
 /// Writes one descriptor, at a machine address.

@@ -4,7 +4,7 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, areas, console, control, event, extension, grant, initialise, memory, mmu, modes,
+    Answer, Call, areas, compat, console, control, event, extension, grant, initialise, memory, mmu, modes,
     multicall, physdev, registers, sched, segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
@@ -16,6 +16,7 @@ use bulkhead_abi::extension::ExtensionOp;
 use bulkhead_abi::grant::{GrantStatus, GrantTableOp};
 use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::MmuExtOp;
+use bulkhead_abi::nmi::NmiOp;
 use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::sched::SchedOp;
 use bulkhead_abi::vcpu::VcpuOp;
@@ -96,7 +97,7 @@ hypercalls! {
         FpuTaskswitch => registers::fpu_taskswitch, [];
         SetDebugreg => registers::set_debugreg, [Inval, NoDev, Perm];
         GetDebugreg => registers::get_debugreg, [NoDev];
-        MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem];
+        MemoryOp => memory::memory_op, [Fault, Perm, Srch, Inval, NoMem, OpNotSupp];
         UpdateVaMapping => mmu::update_va_mapping, [Inval, Busy, Fault];
         UpdateVaMappingOtherdomain => mmu::update_va_mapping_otherdomain, [Perm, Srch, Inval, Busy, Fault];
         SetTimerOp => vcpu::set_timer_op, [];
@@ -107,6 +108,9 @@ hypercalls! {
         UpdateDescriptor => segments::update_descriptor, [Inval];
         SetSegmentBase => segments::set_segment_base, [Inval];
         Multicall => multicall::multicall, [Fault];
+        EventChannelOpCompat => compat::event_channel_op,
+            [Fault, Perm, Srch, Inval, NoEnt, Exist, Busy, NoSpc, NoMem];
+        PhysdevOpCompat => compat::physdev_op, [Fault, Inval];
         VmAssist => modes::vm_assist, [Inval, NoSys];
     }
     by_first_argument {
@@ -121,6 +125,7 @@ hypercalls! {
             PlatformParameters => version::platform_parameters, [Fault];
             GetFeatures => version::get_features, [Fault, Inval];
             Pagesize => version::page_size, [Inval];
+            BuildId => version::build_id, [Perm, NoData, Fault, Inval, NoBufs];
         }
         ConsoleIo: ConsoleIoOp {
             Write => console::write, [Fault];
@@ -147,7 +152,19 @@ hypercalls! {
             Block => sched::block, [];
             Shutdown => sched::shutdown, [Fault, Inval];
             Poll => sched::poll, [Fault, Inval];
+            RemoteShutdown => sched::remote_shutdown, [Perm, Fault, Srch, Inval];
             ShutdownCode => sched::shutdown_code, [Fault, Inval];
+            Watchdog => sched::watchdog, [Fault, Inval, NoSpc];
+            PinOverride => sched::pin_override, [Perm, Fault, Inval, Busy];
+        }
+        SchedOpCompat: SchedOp {
+            Yield => sched::yield_now, [];
+            Block => sched::block, [];
+            Shutdown => sched::shutdown_by_argument, [Inval];
+        }
+        NmiOp: NmiOp {
+            RegisterCallback => traps::register_nmi, [Fault, Inval];
+            UnregisterCallback => traps::unregister_nmi, [];
         }
         PhysdevOp: PhysdevOp {
             IrqStatusQuery => physdev::irq_status_query, [Fault, Inval];
@@ -156,6 +173,8 @@ hypercalls! {
             Eoi => physdev::eoi, [Fault, Inval];
             MapPirq => physdev::map_pirq, [Fault, Perm, Inval];
             UnmapPirq => physdev::unmap_pirq, [Fault, Perm, Inval, Busy];
+            SetupGsi => physdev::setup_gsi, [Perm, Fault, Inval, Exist];
+            GetFreePirq => physdev::get_free_pirq, [Fault, Inval, NoSpc];
         }
         CallbackOp: CallbackOp {
             Register => traps::register_callback, [Fault, Inval, NoSys];
@@ -207,7 +226,12 @@ hypercalls! {
             CurrentReservation, [Fault, Perm, Srch];
             MaximumReservation, [Fault, Perm, Srch];
             MemoryMap, [Fault];
+            SetMemoryMap, [Fault, Inval, Perm, Srch, NoMem];
+            MachineMemoryMap, [Perm, Fault, Inval];
+            MachphysMfnList, [Fault];
             MachphysMapping, [Fault];
+            AcquireResource, [Perm, Fault, Inval, Srch, OpNotSupp, NoMem];
+            ClaimPages, [Perm, Fault, Inval, NoMem];
         }
         MmuextOp: MmuExtOp {
             PinL1Table, [Inval];
@@ -283,8 +307,22 @@ mod tests {
             )
             .unwrap();
         }
+        text.push_str(NOT_SERVED);
         text
     }
+
+    /// What a guest of the ABI might look for.
+    const NOT_SERVED: &str = "
+## What is not served, and why
+
+- `physdev_op.pirq_eoi_gmfn_v1` and `_v2` (17, 28): a bitmap of the pirqs that need an `eoi`, in a page that guest and hypervisor share. A \
+         guest that has none asks by `irq_status_query`, once for each pirq when it binds it, as Linux does: the bitmap would save calls that \
+         nobody makes often, at the price of one more frame that the hypervisor holds for a domain and writes.
+- `event_channel_op.init_control`, `expand_array`, `set_priority` (11 to 13): the FIFO form of event channels. Guests fall back to that of two \
+         levels.
+- `memory_op.acquire_resource` of other types than grant tables is refused with `EOPNOTSUPP`: they are of guests that are not paravirtual.
+- `physdev_op.get_free_pirq` knows lines alone: a pirq has the number of its line.
+";
 
     #[test]
     fn the_reference_in_the_docs_is_that_of_the_table() {

@@ -3,8 +3,9 @@
 use super::{Answer, BUDGET, Call};
 use crate::machine::Machine;
 use crate::traps::{Exception, Fatal};
-use crate::vcpu::{Callback, flags, is_entry_point};
+use crate::vcpu::{Callback, Context, flags, is_entry_point};
 use bulkhead_abi::callback::{CALLBACK_MASK_EVENTS, CallbackRegister, CallbackType, CallbackUnregister};
+use bulkhead_abi::nmi::NmiCallback;
 use bulkhead_abi::trap::{IretFrame, TI_DPL_MASK, TI_MASK_EVENTS, TrapInfo, Vector};
 use bulkhead_abi::{Errno, Record, layout};
 
@@ -93,8 +94,7 @@ pub(super) fn register_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             context.sysenter_callback = callback;
             call.hv.machine().set_sysenter(context.sysenter());
         }
-        // Events are masked there, whatever the flags say.
-        CallbackType::Nmi => context.traps.set(Vector::Nmi.raw(), address, 0, true),
+        CallbackType::Nmi => set_nmi_handler(context, address),
         CallbackType::SysenterDeprecated => return Err(Errno::NoSys),
     }
     Ok(0)
@@ -112,9 +112,33 @@ pub(super) fn unregister_callback<M: Machine>(call: &mut Call<'_, M>) -> Answer 
             context.sysenter_callback = Callback::default();
             call.hv.machine().set_sysenter(context.sysenter());
         }
-        Some(CallbackType::Nmi) => context.traps.set(Vector::Nmi.raw(), 0, 0, false),
+        Some(CallbackType::Nmi) => unset_nmi_handler(context),
         Some(CallbackType::SysenterDeprecated) | None => return Err(Errno::NoSys),
     }
+    Ok(0)
+}
+
+/// Events are masked there, whatever the flags say.
+fn set_nmi_handler(context: &mut Context, address: u64) {
+    context.traps.set(Vector::Nmi.raw(), address, 0, true);
+}
+
+fn unset_nmi_handler(context: &mut Context) {
+    context.traps.set(Vector::Nmi.raw(), 0, 0, false);
+}
+
+/// `nmi_op`: the old form of a callback of that type.
+pub(super) fn register_nmi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let NmiCallback { handler_address, .. } = call.read(call.arg::<1>())?;
+    if !is_entry_point(handler_address) {
+        return Err(Errno::Inval);
+    }
+    set_nmi_handler(&mut call.current.context, handler_address);
+    Ok(0)
+}
+
+pub(super) fn unregister_nmi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    unset_nmi_handler(&mut call.current.context);
     Ok(0)
 }
 

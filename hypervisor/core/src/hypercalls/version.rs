@@ -85,6 +85,28 @@ pub(super) fn page_size<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     }
 }
 
+/// What the linker made of the hypervisor's code: for the control domain alone. Returns how many bytes it has; a null address asks for no more.
+pub(super) fn build_id<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    if !call.domain().is_control() {
+        return Err(Errno::Perm);
+    }
+    let id = call.hv.machine().build_id().ok_or(Errno::NoData)?;
+    let at = call.arg::<1>();
+    if at != 0 {
+        let room: u32 = call.read(at)?;
+        if room == 0 {
+            return Err(Errno::Inval);
+        }
+        let len = u32::try_from(id.len()).unwrap_or(u32::MAX);
+        if room < len {
+            return Err(Errno::NoBufs);
+        }
+        call.write(at, &len)?;
+        call.write_bytes(at.wrapping_add(u32::SIZE as u64), id)?;
+    }
+    Ok(id.len() as u64)
+}
+
 /// Writes `text` into the guest's field of `N` bytes, padded with zeros.
 fn write_text<M: Machine, const N: usize>(call: &Call<'_, M>, text: &str) -> Answer {
     call.write_bytes(call.arg::<1>(), &field::<N>(text))?;

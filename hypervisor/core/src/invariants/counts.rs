@@ -18,6 +18,7 @@ use crate::vcpu::{ClockArea, Context, RunstateArea, descriptors};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_abi::DomId;
+use bulkhead_abi::memory::MAX_MAP_ENTRIES;
 
 /// What should be counted for one frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,6 +129,8 @@ pub(super) fn check<'a>(
         let made = domains.iter().filter(|domain| domain.extent == Some(number));
         assert_eq!(made.count(), users as usize, "domains of extent {number}");
     }
+    let claims = domains.iter().map(|domain| domain.memory.lock().claim);
+    assert_eq!(claims.sum::<u64>(), hv.memory.claimed(), "what is claimed");
     let allocatable = hv.memory.free_frames();
     let extents = hv.memory.extents.lock();
     for (mfn, is_home) in extents.frames() {
@@ -180,6 +183,12 @@ fn count_domain(hv: &Hypervisor<Sim>, domain: &Domain, count: &mut Recount) {
         domain.id
     );
     assert_eq!(memory.awaited, 0, "{} awaits frames at rest", domain.id);
+    assert!(
+        memory.map.len() <= MAX_MAP_ENTRIES as usize,
+        "{} has a map of {} entries",
+        domain.id,
+        memory.map.len()
+    );
     if teardown.as_ref().is_some_and(Teardown::has_let_states_go) {
         return;
     }

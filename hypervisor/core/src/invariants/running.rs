@@ -42,6 +42,11 @@ pub(super) fn check<'a>(
                 cpu.id()
             );
         }
+        let mut deadlines = queue.deadlines.as_slice().iter();
+        assert!(
+            deadlines.all(|deadline| domains.iter().any(|domain| domain.id == deadline.domain)),
+            "a deadline of a domain that is no more"
+        );
         assert!(
             queue.deadlines.as_slice().is_sorted_by(|a, b| a.at >= b.at),
             "the next deadline stands last"
@@ -112,6 +117,17 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
         vcpu.deadline_cpu(Purpose::Tick).is_none() || deadlines.contains(&Purpose::Tick),
         "the periodic timer of {who:?} has stopped: {deadlines:?}"
     );
+    let mut watchdogs = Purpose::WATCHDOGS.into_iter();
+    assert!(
+        watchdogs.all(|purpose| vcpu.deadline_cpu(purpose).is_some() == deadlines.contains(&purpose)),
+        "the watchdogs of {who:?} are lost or forgotten: {deadlines:?}"
+    );
+    let has_ended = domain.lifecycle.lock().has_ended();
+    assert!(
+        !has_ended || deadlines.is_empty(),
+        "{who:?} has ended and has the deadlines {deadlines:?}"
+    );
+    deadlines.retain(|purpose| purpose.is_of_vcpu());
     assert!(
         vcpu.is_up() || deadlines.is_empty(),
         "{who:?} is down and has the deadlines {deadlines:?}"
@@ -126,6 +142,11 @@ fn check_vcpu<'a>(hv: &Hypervisor<Sim>, domain: &Domain, vcpu: &Vcpu, cpus: impl
     );
     let home = &hv.cpus[vcpu.home().index()];
     let must_schedule = home.must_schedule.load(Ordering::Relaxed);
+    assert!(
+        must_schedule || running.iter().all(|&cpu| vcpu.pin().is_none_or(|pin| pin == cpu)),
+        "{who:?} asked to stay on {:?} and runs on {running:?}",
+        vcpu.pin()
+    );
     let all = (&states[..], &running[..], is_parked, must_schedule);
     match states[..] {
         [] => panic!("{who:?} is in no queue"),

@@ -48,6 +48,48 @@ impl<M: Machine> Memory<M> {
         self.put_within(mfn, work);
     }
 
+    /// Takes each of these frames of `owner`'s as what stands beside it, as [`Memory::get_as`] does; all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::get_as`]. What was checked before [`PagingError::Again`] stays checked: the next go has its portion for the rest.
+    pub(crate) fn get_all(
+        &self,
+        frames: impl Iterator<Item = (Mfn, Kind)> + Clone,
+        owner: DomId,
+        work: &mut Work,
+    ) -> Result<(), PagingError> {
+        for (n, (mfn, kind)) in frames.clone().enumerate() {
+            let got = if work.is_over() {
+                Err(PagingError::Again)
+            } else {
+                self.get_as(mfn, owner, kind, work)
+            };
+            if let Err(error) = got {
+                let held = frames.take(n).filter(|_| !mutant!(LostPutOnRefusedList));
+                self.put_all(held, error, work);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`Memory::get_all`] took, because something else was refused for `error`.
+    pub(crate) fn put_all(
+        &self,
+        frames: impl Iterator<Item = (Mfn, Kind)>,
+        error: PagingError,
+        work: &mut Work,
+    ) {
+        for (mfn, _) in frames {
+            if error == PagingError::Again {
+                self.set_aside(mfn);
+            } else {
+                self.put_as(mfn, work);
+            }
+        }
+    }
+
     /// Takes a use of a frame that the caller holds a reference to.
     ///
     /// # Errors

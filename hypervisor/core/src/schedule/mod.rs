@@ -6,6 +6,7 @@
 //! - [`presence`]: which vCPUs may run at all;
 //! - [`timers`], where deadlines are set, and done when they are due;
 //! - [`alarm`]: a vCPU that wants to be told how long it has run;
+//! - [`watchdog`]: a domain that ends unless it says in time that it is well;
 //! - [`balance`]: moves between CPUs.
 //!
 //! A vCPU that gives up its CPU only says so ([`Rest`]); it is the switch that takes it from the queue, when its registers are in
@@ -18,6 +19,9 @@ mod presence;
 mod switch;
 mod timers;
 mod wake;
+mod watchdog;
+
+pub(crate) use watchdog::WatchdogError;
 
 use crate::domains::boot_list::Entry;
 use crate::hypervisor::{Cpu, Hypervisor, Shared};

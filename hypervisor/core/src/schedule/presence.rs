@@ -74,7 +74,7 @@ impl<M: Machine> Hypervisor<M> {
         self.set_aside(domain, vcpu);
         for purpose in Purpose::ALL
             .into_iter()
-            .filter(|_| !mutant!(StoppedWithDeadlines))
+            .filter(|purpose| purpose.is_of_vcpu() && !mutant!(StoppedWithDeadlines))
         {
             self.cancel_deadline(domain, vcpu, purpose);
         }

@@ -19,7 +19,7 @@ impl<M: Machine> Hypervisor<M> {
             return false;
         }
         cpu.stretch.begin(self.machine().ticks());
-        self.do_due(shared, self.machine().now());
+        self.do_due(cpu.id(), shared, self.machine().now());
         true
     }
 

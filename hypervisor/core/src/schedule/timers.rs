@@ -41,7 +41,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Sets a deadline on CPU `home`, which runs this.
-    fn set_deadline_here(
+    pub(super) fn set_deadline_here(
         &self,
         home: CpuId,
         (domain, vcpu): (&Domain, &Vcpu),
@@ -52,7 +52,7 @@ impl<M: Machine> Hypervisor<M> {
         let Some(shared) = self.shared(home) else { return };
         let mut queue = shared.queue.lock();
         // Who is stopping it has gone through this lock, or will look for deadlines when it has.
-        if !vcpu.is_up() {
+        if purpose.is_of_vcpu() && !vcpu.is_up() {
             return;
         }
         queue.deadlines.set(Deadline {
@@ -84,7 +84,7 @@ impl<M: Machine> Hypervisor<M> {
             return;
         };
         let now = self.machine().now();
-        self.do_due(shared, now);
+        self.do_due(cpu.id(), shared, now);
         if let Some(current) = cpu.current.as_mut() {
             self.ring_alarm(current);
         }
@@ -98,7 +98,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Does what is due at `now`: at most one thing for each deadline there is.
-    pub(super) fn do_due(&self, shared: &Shared, now: u64) {
+    pub(super) fn do_due(&self, cpu: CpuId, shared: &Shared, now: u64) {
         loop {
             // The lock is dropped before the vCPU is woken, which takes it again.
             let Some(due) = shared.queue.lock().deadlines.pop_due(now) else {
@@ -113,6 +113,9 @@ impl<M: Machine> Hypervisor<M> {
             match due.purpose {
                 Purpose::Timer | Purpose::Tick => self.raise_virq(&domain, due.vcpu, Virq::Timer),
                 Purpose::Poll => self.wake_vcpu(&domain, vcpu),
+                Purpose::FirstWatchdog | Purpose::SecondWatchdog => {
+                    self.watchdog_expired(cpu, &domain, vcpu, due.purpose);
+                }
             }
         }
     }

@@ -91,16 +91,31 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Gives the vCPUs of a domain another share, from now on. One that may not run any longer where it is goes elsewhere.
     pub(crate) fn set_share(&self, domain: &Domain, share: Share) {
-        *domain.share.lock() = share;
+        let mut place = domain.share.lock();
+        *place = share;
         for vcpu in &domain.vcpus {
-            let home = vcpu.home();
-            let Some(shared) = self.shared(home) else { continue };
-            let mut queue = shared.queue.lock();
-            let now = self.machine().now();
-            // If it has just moved, its new queue is told at the next change of its share: a weight may be late by that.
-            let Ok(reschedule) = queue.run.set_share((domain.id, vcpu.id), share, now) else {
-                continue;
-            };
+            self.apply_share(domain, vcpu, share);
+        }
+    }
+
+    /// Lets the calling vCPU run on `cpu` only, or wherever its domain's share says.
+    pub(crate) fn pin(&self, domain: &Domain, vcpu: &Vcpu, cpu: Option<CpuId>) {
+        let share = domain.share.lock();
+        vcpu.set_pin(cpu);
+        self.apply_share(domain, vcpu, *share);
+    }
+
+    /// Tells a vCPU's queue what its part of its domain's share is. The lock of that is held.
+    fn apply_share(&self, domain: &Domain, vcpu: &Vcpu, share: Share) {
+        let home = vcpu.home();
+        let Some(shared) = self.shared(home) else { return };
+        let mut queue = shared.queue.lock();
+        let now = self.machine().now();
+        // If it has just moved, its new queue is told at the next change of its share: a weight may be late by that.
+        if let Ok(reschedule) = queue
+            .run
+            .set_share((domain.id, vcpu.id), vcpu.part_of(share), now)
+        {
             self.pass_on(home, shared, &queue, reschedule);
         }
     }

@@ -9,13 +9,13 @@ use crate::ids::CpuId;
 use crate::machine::Machine;
 use alloc::vec::Vec;
 use bulkhead_abi::event::{AllocUnbound, BindInterdomain, BindVirq, EventChannelOp, Virq};
-use bulkhead_abi::mmu::UVMF_INVLPG;
+use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
 use bulkhead_abi::sched::{Poll, SchedOp, Shutdown, ShutdownReason};
 use bulkhead_abi::shared_info::{self, VcpuInfo, offset};
 use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::trap::{BounceFrame, IretFrame, TrapInfo};
 use bulkhead_abi::vcpu::{SetSingleshotTimer, VGCF_IN_KERNEL, VcpuGuestContext, VcpuOp};
-use bulkhead_abi::{DomId, Errno, Hypercall, Record, pte};
+use bulkhead_abi::{DomId, Errno, Hypercall, Record, pte, selectors};
 
 impl World {
     /// Where the guest kernel puts the records of its hypercalls.
@@ -111,6 +111,21 @@ impl World {
     pub fn vcpu_op(&self, cpu: usize, op: VcpuOp, vcpu: u32, at: u64) -> Result<u64, Errno> {
         let args = [u64::from(op.raw()), u64::from(vcpu), at];
         self.call(cpu, Hypercall::VcpuOp, &args)
+    }
+
+    /// The guest on `cpu` lets programs run on its kernel's own tables, and says that its stack for entries from them is at [`World::STACK`].
+    pub fn allow_programs(&self, cpu: usize) {
+        let root = self.sim().root(CpuId::new(u32::try_from(cpu).unwrap())).unwrap();
+        let record = MmuExt {
+            cmd: MmuExtOp::NewUserBaseptr.raw(),
+            arg1: root.raw(),
+            arg2: 0,
+        };
+        self.write(cpu, Self::SCRATCH, &record);
+        let args = [Self::SCRATCH, 1, 0, DomId::SELF.raw().into()];
+        self.call(cpu, Hypercall::MmuextOp, &args).unwrap();
+        let stack = [selectors::FLAT_RING3_SS.into(), Self::STACK];
+        self.call(cpu, Hypercall::StackSwitch, &stack).unwrap();
     }
 
     /// The guest on `cpu` registers a handler for an exception.

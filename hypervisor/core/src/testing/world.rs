@@ -22,6 +22,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
 use bulkhead_abi::trap::Vector;
+use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, selectors};
 use core::ops::{Deref, DerefMut};
 use spin::{Mutex, MutexGuard};
@@ -170,6 +171,33 @@ impl World {
             world.yield_now(0);
         }
         assert_eq!(world.running(0), Some((1, 0)));
+        world
+    }
+
+    /// A domain of two vCPUs on `cpus` CPUs, on the first of which it has booted, and runs. Its second vCPU has been started, and runs when a CPU
+    /// has time for it.
+    ///
+    /// # Panics
+    ///
+    /// If that is not so.
+    #[must_use]
+    pub fn started(cpus: u32) -> Self {
+        let config = SimConfig {
+            free_frames: GuestSpec::FRAMES,
+            cpus,
+        };
+        let world = Self::new(config, EndPolicy::LastDomain);
+        world.sim().let_waiting_pass_time(false);
+        let guest = GuestSpec {
+            vcpus: 2,
+            ..GuestSpec::default()
+        };
+        world.create(1, &guest).unwrap();
+        assert_eq!(world.enter(0), Some((1, 0)));
+        world.boot(0);
+        let state = world.first_state(0);
+        world.initialise(0, 1, &state).unwrap();
+        world.vcpu_op(0, VcpuOp::Up, 1, 0).unwrap();
         world
     }
 

@@ -38,6 +38,7 @@ pub use runstate::History;
 use crate::frames::Mfn;
 use crate::ids::{CpuId, VcpuId};
 use crate::lock::{Lock, Rank};
+use crate::sched::{CpuSet, Share};
 use crate::time::Purpose;
 use crate::try_box::TryBox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -81,6 +82,8 @@ pub struct Vcpu {
     deadline_cpus: [AtomicU32; Purpose::ALL.len()],
     /// Where its time went, up to when its CPU last chose whom to run.
     spent: [AtomicU64; 3],
+    /// The only CPU that it may run on: the number plus one; or zero, if its domain's share says where.
+    pin: AtomicU32,
     /// Whether a non-maskable interrupt is pending.
     nmi: AtomicBool,
     /// Whether it waits for a port to become pending, masked or not.
@@ -151,6 +154,7 @@ impl Vcpu {
             woken: AtomicBool::new(false),
             deadline_cpus: [const { AtomicU32::new(0) }; Purpose::ALL.len()],
             spent: [const { AtomicU64::new(0) }; 3],
+            pin: AtomicU32::new(0),
             nmi: AtomicBool::new(false),
             polling: AtomicBool::new(false),
             parked: Lock::new(None),
@@ -227,6 +231,28 @@ impl Vcpu {
         self.woken.store(woken, Ordering::SeqCst);
     }
 
+    /// The CPU that it has asked to stay on.
+    pub(crate) fn pin(&self) -> Option<CpuId> {
+        self.pin.load(Ordering::Relaxed).checked_sub(1).map(CpuId::new)
+    }
+
+    /// Notes that. Under the lock of its domain's share.
+    pub(crate) fn set_pin(&self, cpu: Option<CpuId>) {
+        let cpu = cpu.map_or(0, |cpu| cpu.raw().saturating_add(1));
+        self.pin.store(cpu, Ordering::Relaxed);
+    }
+
+    /// Its part of its domain's share.
+    pub(crate) fn part_of(&self, share: Share) -> Share {
+        Share {
+            affinity: self
+                .pin()
+                .filter(|_| !mutant!(PinIgnored))
+                .map_or(share.affinity, CpuSet::only),
+            ..share
+        }
+    }
+
     /// Whether a non-maskable interrupt is pending. Sequentially consistent, as [`Vcpu::is_woken`], and for the same reason.
     pub(crate) fn has_nmi(&self) -> bool {
         self.nmi.load(Ordering::SeqCst)
@@ -244,7 +270,7 @@ impl Vcpu {
     }
 
     /// Notes on which CPU's list its deadline for `purpose` is. The CPU that runs it sets deadlines, and, under its domain's lifecycle lock, whoever
-    /// sets its periodic timer.
+    /// sets its periodic timer, or a watchdog of the domain's.
     pub(crate) fn set_deadline_cpu(&self, purpose: Purpose, cpu: Option<CpuId>) {
         if let Some(place) = self.deadline_cpus.get(purpose as usize) {
             place.store(

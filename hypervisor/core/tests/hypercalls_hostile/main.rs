@@ -22,10 +22,8 @@
 mod reached;
 
 use bulkhead_core::lock;
-use bulkhead_core::testing::{Choices, Deed, Score, Stage, StageConfig, Tally, World};
-use std::cell::Cell;
+use bulkhead_core::testing::{Choices, Deed, Score, Stage, StageConfig, Tally, World, check_locks};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many acts a world lasts.
 const EPISODE: usize = 1000;
@@ -49,15 +47,6 @@ const INTERLEAVED: StageConfig = StageConfig {
     cpus: 3,
     interleaving: 4,
 };
-
-/// Turns the checks of lock order on. To them, each thread is a CPU: what is interleaved in it holds no locks.
-fn check_locks() {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed));
-    }
-    lock::use_cpu_number(|| NUMBER.get());
-}
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap())

@@ -11,7 +11,14 @@ const NEVER: &[(&str, Option<Errno>, &str)] = &[
     ("event_channel_op.bind_ipi", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_virq", Some(Errno::NoMem), HEAP),
     ("event_channel_op.bind_pirq", Some(Errno::NoMem), HEAP),
+    ("event_channel_op_compat", Some(Errno::NoMem), HEAP),
+    ("memory_op.set_memory_map", Some(Errno::NoMem), HEAP),
     ("vcpu_op.initialise", Some(Errno::NoMem), HEAP),
+    (
+        "xen_version.build_id",
+        Some(Errno::NoData),
+        "the simulated hypervisor has one",
+    ),
     ("vcpu_op.get_physid", None, "no vCPU is bound to a CPU for good"),
     (
         "extension_op.set_direct_gate",

@@ -4,9 +4,9 @@
 
 use ::acpi::madt::{Madt, MadtEntry};
 use ::acpi::{AcpiHandler, AcpiTables};
-use bulkhead_core::irq::Trigger;
+use bulkhead_core::irq::{Polarity, Trigger};
 use bulkhead_machine::layout::MAX_CPUS;
-use bulkhead_machine::portable::lines::{MAX_OVERRIDES, Override, Polarity, Wiring};
+use bulkhead_machine::portable::lines::{MAX_OVERRIDES, Override, Wiring};
 use heapless::Vec;
 
 /// Most I/O APICs that are kept.

@@ -5,8 +5,9 @@
 //! Source: Intel 82093AA data sheet, section 3.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, Ordering};
 
-use bulkhead_core::irq::{Gsi, Trigger};
+use bulkhead_core::irq::{Gsi, Polarity, Trigger};
 use bulkhead_machine::portable::lines::{self, MASKED, Wiring};
 use heapless::Vec;
 use spin::{Mutex, Once};
@@ -44,8 +45,15 @@ unsafe impl Send for IoApic {}
 /// All of them. Two registers are needed for each access, so one CPU at a time may come.
 static IO_APICS: Mutex<Vec<IoApic, MAX_CONTROLLERS>> = Mutex::new(Vec::new());
 
-/// How lines are wired.
+/// How firmware's tables say that lines are wired.
 static WIRING: Once<Wiring> = Once::new();
+
+/// How the control domain says that they are: [`SAID`], and the other bits; or zero.
+static CORRECTIONS: [AtomicU8; Gsi::LIMIT as usize] = [const { AtomicU8::new(0) }; Gsi::LIMIT as usize];
+
+const SAID: u8 = 1 << 0;
+const LEVEL: u8 = 1 << 1;
+const ACTIVE_LOW: u8 = 1 << 2;
 
 /// Masks every line of the machine, whatever firmware left. The boot CPU calls it once.
 pub(crate) fn init(controllers: &Controllers) {
@@ -80,7 +88,40 @@ pub(crate) fn lines() -> impl Iterator<Item = Gsi> {
 
 /// How a line is triggered.
 pub(crate) fn trigger(gsi: Gsi) -> Trigger {
-    WIRING.get().map_or(Trigger::Level, |wiring| wiring.of(gsi).0)
+    wiring(gsi).0
+}
+
+/// How a line is wired.
+fn wiring(gsi: Gsi) -> (Trigger, Polarity) {
+    let said = correction(gsi).map_or(0, |place| place.load(Ordering::Relaxed));
+    if said == 0 {
+        let unknown = (Trigger::Level, Polarity::Low);
+        return WIRING.get().map_or(unknown, |wiring| wiring.of(gsi));
+    }
+    let trigger = if said & LEVEL == 0 {
+        Trigger::Edge
+    } else {
+        Trigger::Level
+    };
+    let active = if said & ACTIVE_LOW == 0 {
+        Polarity::High
+    } else {
+        Polarity::Low
+    };
+    (trigger, active)
+}
+
+fn correction(gsi: Gsi) -> Option<&'static AtomicU8> {
+    CORRECTIONS.get(usize::try_from(gsi.raw()).ok()?)
+}
+
+/// Lets a line, which is masked, be wired like this when it is next routed. The core's lock of all lines orders this and who asks.
+pub(crate) fn wire(gsi: Gsi, trigger: Trigger, active: Polarity) {
+    let level = if trigger == Trigger::Level { LEVEL } else { 0 };
+    let low = if active == Polarity::Low { ACTIVE_LOW } else { 0 };
+    if let Some(place) = correction(gsi) {
+        place.store(SAID | level | low, Ordering::Relaxed);
+    }
 }
 
 /// The line at which an ISA interrupt arrives, if an I/O APIC has it.
@@ -91,12 +132,11 @@ pub(crate) fn isa_line(irq: u8) -> Option<Gsi> {
 
 /// Lets a line, which is masked, interrupt CPU `cpu` from now on.
 pub(crate) fn route(gsi: Gsi, cpu: usize) {
-    let Some(wiring) = WIRING.get() else { return };
     // Entries have eight bits for the number. The boot CPU's fits: where it does not, nobody has assigned a line.
     let to = [cpu, 0]
         .into_iter()
         .find_map(|cpu| u8::try_from(cpu::apic_id(cpu)).ok());
-    let [low, high] = lines::entry(wiring.of(gsi), vector(gsi), to.unwrap_or(0));
+    let [low, high] = lines::entry(wiring(gsi), vector(gsi), to.unwrap_or(0));
     with_entry(gsi, |apic, register| {
         // The half that masks comes first, so that no interrupt goes to a mixture.
         apic.write(register, low);

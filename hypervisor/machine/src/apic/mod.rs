@@ -12,7 +12,7 @@ mod timer;
 
 pub(crate) use io::{
     init as init_lines, isa_line, lines, mask as mask_line, route as route_line, trigger as line_trigger,
-    unmask as unmask_line,
+    unmask as unmask_line, wire as wire_line,
 };
 pub(crate) use legacy::mask as mask_8259s;
 pub(crate) use local::{Ipi, eoi, id, init, nmi_to_others, send_ipi};

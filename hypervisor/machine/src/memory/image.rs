@@ -11,6 +11,8 @@ unsafe extern "C" {
     static text_end: u8;
     static rodata_start: u8;
     static rodata_end: u8;
+    static build_id_start: u8;
+    static build_id_end: u8;
     static data_start: u8;
     static data_end: u8;
 }
@@ -41,6 +43,16 @@ pub(crate) fn boot_frames() -> Range<u64> {
 /// The frames of all that runs at the link address.
 pub(crate) fn high_frames() -> Range<u64> {
     frames(&(text().start..data().end))
+}
+
+/// The bytes by which the linker tells this image from others, if it has left any: an ELF note with a name of four bytes.
+pub(crate) fn build_id() -> Option<&'static [u8]> {
+    const HEADER: usize = 16;
+    let start = &raw const build_id_start;
+    let len = (&raw const build_id_end).addr().saturating_sub(start.addr());
+    // SAFETY: the link script puts the two symbols around bytes of the image's constants, which nobody writes.
+    let note = unsafe { core::slice::from_raw_parts(start, len) };
+    note.get(HEADER..).filter(|id| !id.is_empty())
 }
 
 /// The frames behind a segment.

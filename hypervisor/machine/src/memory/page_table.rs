@@ -87,7 +87,7 @@ impl Table {
     }
 
     /// The table that `entry`, a present entry of one of our tables and no leaf, points to.
-    pub(super) const fn of_entry(entry: u64) -> Self {
+    pub(crate) const fn of_entry(entry: u64) -> Self {
         Self {
             frame: (entry & ADDRESS_MASK) >> PAGE_SHIFT,
         }
@@ -165,6 +165,25 @@ impl Table {
         let before = entry.swap(leaf(frame, rights), Ordering::Relaxed);
         assert!(before == 0, "{address:#x} is mapped already");
         Ok(())
+    }
+
+    /// The frame that is shown at `address`, if one is. This table is an L4.
+    pub(crate) fn shown(self, address: u64) -> Option<u64> {
+        let mut table = self;
+        for level in (1..=4_u32).rev() {
+            let entry = table.entry(address, level).load(Ordering::Relaxed);
+            let flags = Flags::from_bits_retain(entry);
+            if !flags.contains(Flags::PRESENT) {
+                return None;
+            }
+            if level == 1 || flags.contains(Flags::HUGE_PAGE) {
+                let within = (1_u64 << level.saturating_sub(1).saturating_mul(9)).wrapping_sub(1);
+                let first = (entry & ADDRESS_MASK) >> PAGE_SHIFT & !within;
+                return Some(first | address >> PAGE_SHIFT & within);
+            }
+            table = Self::of_entry(entry);
+        }
+        None
     }
 
     /// The entry for `address` in this table of level `level` (1 to 4).

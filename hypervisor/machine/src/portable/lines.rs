@@ -3,7 +3,7 @@
 //! Sources: ACPI specification 6.5, section 5.2.12.5 (interrupt source overrides); Intel 82093AA data sheet, section 3.2.4 (redirection
 //! table).
 
-use bulkhead_core::irq::{Gsi, Trigger};
+use bulkhead_core::irq::{Gsi, Polarity, Trigger};
 use heapless::Vec;
 
 /// Most ISA lines that are wired in their own way.
@@ -23,15 +23,6 @@ pub struct Override {
     pub polarity: Polarity,
     /// How it is triggered (ISA lines are by edge, unless this says otherwise).
     pub trigger: Trigger,
-}
-
-/// When a line is active.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polarity {
-    /// When it is high.
-    High,
-    /// When it is low.
-    Low,
 }
 
 /// How all lines are wired.

@@ -7,6 +7,8 @@
 
 use core::ops::Range;
 
+use heapless::Vec;
+
 use super::ranges::{Full, Ranges};
 use crate::layout::{DIRECT_MAP_SIZE, PAGE_SHIFT, PAGE_SIZE};
 
@@ -50,6 +52,21 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// A map of the same: no entry is in another, and RAM is what no entry says anything else of.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        let entry = |range: &Range<u64>, kind| Entry {
+            start: range.start,
+            len: span_len(range),
+            kind,
+        };
+        let ram: Vec<Entry, MAX_DIFFERENCE> = difference(self)
+            .iter()
+            .map(|range| entry(range, Kind::Ram))
+            .collect();
+        let other = self.other.iter().map(move |range| entry(range, Kind::Other));
+        ram.into_iter().chain(other)
+    }
+
     /// All that it knows of, RAM and other, in bytes.
     pub fn described(&self) -> impl Iterator<Item = Range<u64>> {
         self.ram.iter().chain(self.other.iter()).cloned()

@@ -426,7 +426,7 @@ fn by_list(maddr: u64, entry: u64, owner: DomId) -> Answer {
     )
 }
 
-fn wanted(domain: DomId) -> CreateDomain {
+pub(crate) fn wanted(domain: DomId) -> CreateDomain {
     let mut name = [0; 32];
     for (to, from) in name.iter_mut().zip(b"made") {
         *to = *from;
@@ -442,7 +442,7 @@ fn wanted(domain: DomId) -> CreateDomain {
     }
 }
 
-fn create_domain(wanted: &CreateDomain) -> Result<DomId, Answer> {
+pub(crate) fn create_domain(wanted: &CreateDomain) -> Result<DomId, Answer> {
     let mut record = *wanted;
     let answer = ask(ControlOp::CreateDomain, in_out(&mut record));
     if answer == Ok(0) {
@@ -479,7 +479,7 @@ fn create(probe: &mut Probe) {
     });
 }
 
-fn info(from: DomId) -> (Answer, DomainInfo) {
+pub(crate) fn info(from: DomId) -> (Answer, DomainInfo) {
     let mut record = DomainInfo {
         domain: from,
         ..DomainInfo::ZERO
@@ -717,7 +717,7 @@ fn reads(probe: &mut Probe, domain: DomId, given: &VcpuGuestContext) {
     probe.faults("sysctl.get_vcpu", Direction::InOut, |at| get_state(domain, 0, at));
 }
 
-fn tell(op: ControlOp, domain: DomId) -> Answer {
+pub(crate) fn tell(op: ControlOp, domain: DomId) -> Answer {
     ask(op, input(&DomainRef { domain, reserved: 0 }))
 }
 

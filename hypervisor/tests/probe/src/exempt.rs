@@ -10,6 +10,8 @@ const EXEMPT: &[(&str, &str)] = &[
     ("event_channel_op.bind_ipi.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_virq.ENOMEM", NO_HEAP),
     ("event_channel_op.bind_pirq.ENOMEM", NO_HEAP),
+    ("event_channel_op_compat.ENOMEM", NO_HEAP),
+    ("memory_op.set_memory_map.ENOMEM", NO_HEAP),
     ("vcpu_op.initialise.ENOMEM", NO_HEAP),
     ("sysctl.create_domain.ENOMEM", NO_HEAP),
     ("sysctl.set_vcpu.ENOMEM", NO_HEAP),
@@ -26,7 +28,7 @@ const EXEMPT: &[(&str, &str)] = &[
         "what is assigned stays so, and would fill the list for good",
     ),
     ("sysctl.keep_extent.ENOMEM", NO_EXTENT),
-    ("memory_op.ENOMEM", NO_EXTENT),
+    ("memory_op.acquire_resource.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
     // Calls that nobody may make succeed: their refusal is the whole of them.
     ("vcpu_op.get_physid", "no vCPU is bound to a processor for good"),
@@ -40,6 +42,14 @@ const EXEMPT: &[(&str, &str)] = &[
     (
         "console_io.read.EFAULT",
         "nobody types at a machine that is tested, and nothing is written where nothing was typed",
+    ),
+    (
+        "xen_version.build_id.ENODATA",
+        "the hypervisor is linked with one",
+    ),
+    (
+        "sched_op_compat.shutdown",
+        "the domain's end is the check of the form of today",
     ),
     (
         "sched_op.shutdown",

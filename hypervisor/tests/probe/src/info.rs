@@ -59,6 +59,7 @@ fn version(probe: &mut Probe) {
     });
 
     texts(probe);
+    build_id(probe);
 
     let mut platform = PlatformParameters::ZERO;
     let asked = ask(VersionOp::PlatformParameters, in_out(&mut platform));
@@ -129,6 +130,34 @@ fn texts(probe: &mut Probe) {
         let name = format!("xen_version.{}", op.name());
         probe.faults(&name, Direction::InOut, |at| ask(op, at));
     }
+}
+
+fn build_id(probe: &mut Probe) {
+    let name = "xen_version.build_id";
+    // The length, then room for it.
+    let ask_for = |room: u32| {
+        let mut answer = [room, 0, 0, 0, 0, 0, 0, 0, 0];
+        (ask(VersionOp::BuildId, in_out(&mut answer)), answer)
+    };
+    if !probe.is_control() {
+        probe.all_refused(name, Errno::Perm, &[ask(VersionOp::BuildId, 0), ask_for(32).0]);
+        return;
+    }
+    let len = ask(VersionOp::BuildId, 0);
+    let (told, answer) = ask_for(32);
+    let [seen, first, ..] = answer;
+    let is_right = matches!(len, Ok(1..=32)) && told == len && Ok(u64::from(seen)) == len && first != 0;
+    probe.good(
+        name,
+        if is_right {
+            Ok(())
+        } else {
+            Err((len, told, answer))
+        },
+    );
+    probe.refused(name, Errno::Inval, ask_for(0).0);
+    probe.refused(name, Errno::NoBufs, ask_for(1).0);
+    probe.faults(name, Direction::In, |at| ask(VersionOp::BuildId, at));
 }
 
 /// A text that has its end.

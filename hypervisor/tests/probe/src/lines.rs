@@ -6,7 +6,8 @@ use bulkhead_abi::{
     control::{ASSIGN_LINES, ASSIGN_PORTS},
     event::{BindPirq, ChannelStatus, EventChannelOp, MAX_PORTS_2LEVEL},
     physdev::{
-        Eoi, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, PhysdevOp, SetIopl, UnmapPirq,
+        Eoi, GetFreePirq, IRQ_STATUS_NEEDS_EOI, IrqStatusQuery, MapPirq, MapPirqType, PhysdevOp, SetIopl,
+        SetupGsi, UnmapPirq,
     },
     sched::{Poll, SchedOp},
 };
@@ -57,6 +58,7 @@ pub(crate) fn give(probe: &mut Probe) {
 
 pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     refusals(probe);
+    wiring(probe);
     if !probe.is_control() {
         interrupts(probe, shared);
     }
@@ -92,6 +94,54 @@ fn eoi(irq: u32) -> Answer {
 fn query(irq: u32) -> Answer {
     let mut record = IrqStatusQuery { irq, flags: 0x5a };
     op(PhysdevOp::IrqStatusQuery, in_out(&mut record)).map(|_| u64::from(record.flags))
+}
+
+fn free_pirq(kind: MapPirqType) -> Answer {
+    let mut record = GetFreePirq {
+        map_type: kind.raw(),
+        pirq: 0,
+    };
+    op(PhysdevOp::GetFreePirq, in_out(&mut record)).map(|_| u64::from(record.pirq))
+}
+
+fn wire(gsi: u32, triggering: u8, polarity: u8) -> Answer {
+    let record = SetupGsi {
+        gsi,
+        triggering,
+        polarity,
+    };
+    op(PhysdevOp::SetupGsi, input(&record))
+}
+
+/// Domain 0 says how a line is wired that nobody has: as firmware's tables do.
+fn wiring(probe: &mut Probe) {
+    let name = "physdev_op.setup_gsi";
+    if !probe.is_control() {
+        probe.all_refused(name, Errno::Perm, &[wire(15, 0, 0), wire(u32::MAX, 0, 0)]);
+        return;
+    }
+    // It has no lines itself.
+    let none = free_pirq(MapPirqType::Gsi);
+    probe.refused("physdev_op.get_free_pirq", Errno::NoSpc, none);
+    probe.good(name, wire(15, 0, 0));
+    let bad = [
+        wire(15, 2, 0),
+        wire(15, 0, 2),
+        // The hypervisor's, one that there is not, and none.
+        wire(TAKEN, 0, 0),
+        wire(95, 0, 0),
+        wire(u32::MAX, 0, 0),
+    ];
+    probe.all_refused(name, Errno::Inval, &bad);
+    probe.faults(name, Direction::In, |at| op(PhysdevOp::SetupGsi, at));
+    // The other domain binds its lines when it comes to that. As it is wired, until then.
+    let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
+    let mut answer = wire(SECOND.gsi, 0, 0);
+    while answer == Ok(0) && Instant::now().as_nanos() < deadline {
+        tidy([call(Hypercall::SchedOp, [u64::from(SchedOp::Yield.raw())])]);
+        answer = wire(SECOND.gsi, 0, 0);
+    }
+    probe.refused(name, Errno::Exist, answer);
 }
 
 fn bind_at(at: u64) -> Answer {
@@ -141,11 +191,14 @@ fn refusals(probe: &mut Probe) {
         ("physdev_op.map_pirq", PhysdevOp::MapPirq),
         ("physdev_op.unmap_pirq", PhysdevOp::UnmapPirq),
         ("physdev_op.eoi", PhysdevOp::Eoi),
+        ("physdev_op.get_free_pirq", PhysdevOp::GetFreePirq),
         ("physdev_op.irq_status_query", PhysdevOp::IrqStatusQuery),
     ] {
         probe.faults(name, Direction::In, |at| op(operation, at));
     }
     probe.faults("event_channel_op.bind_pirq", Direction::In, bind_at);
+    let bad = [MapPirqType::Msi, MapPirqType::Unknown].map(free_pirq);
+    probe.all_refused("physdev_op.get_free_pirq", Errno::Inval, &bad);
 }
 
 impl Serial {
@@ -199,7 +252,7 @@ fn is_told(shared: Shared, port: u32, patience_ns: u64) -> bool {
 }
 
 /// Opens every port, until `act` has been done.
-fn with_all_ports_open(act: impl FnOnce() -> Answer) -> Answer {
+pub(crate) fn with_all_ports_open(act: impl FnOnce() -> Answer) -> Answer {
     let opened: alloc::vec::Vec<u32> = (0..MAX_PORTS_2LEVEL)
         .map_while(|_| alloc_unbound(DomId::SELF, DomId::new(77)).ok())
         .map(|opened| port(Ok(opened)))
@@ -272,6 +325,8 @@ fn interrupts(probe: &mut Probe, shared: Shared) {
         if is_quiet { Ok(()) } else { Err(second) },
     );
     let unmapped = [SECOND.gsi, THIRD.gsi].map(|pirq| unmap(DomId::SELF, pirq));
+    let free = free_pirq(MapPirqType::Gsi);
+    probe.answers("physdev_op.get_free_pirq", free, SECOND.gsi.into());
     let after = [bind(SECOND.gsi, 0), bind(THIRD.gsi, 0)];
     let is_right = unmapped == [Ok(0); 2] && after == [refusal(Errno::Perm); 2];
     probe.good(

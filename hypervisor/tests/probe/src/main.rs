@@ -16,7 +16,9 @@ extern crate alloc;
 
 mod areas;
 mod attempt;
+mod building;
 mod calls;
+mod compat;
 mod control;
 mod dead;
 mod debug;
@@ -82,13 +84,15 @@ fn main(environment: &Environment) -> ShutdownReason {
     grants::check(&mut probe, &mut window);
     control::check(&mut probe);
     domains::check(&mut probe, &mut window);
+    building::check(&mut probe);
     debug::check(&mut probe);
     extended::check(&mut probe);
     privileged::check(&mut probe, &window);
-    vcpus::check(&mut probe, environment, &window);
+    vcpus::check(&mut probe, environment, &mut window);
     areas::check(&mut probe, &mut window);
     sched::check(&mut probe, shared);
     nmi::check(&mut probe);
+    compat::check(&mut probe, shared);
     extension::check(&mut probe, shared);
     preemption::check(&mut probe, &mut window, shared);
     stretches::check(&mut probe, &window);

@@ -21,7 +21,7 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
     together(probe, window);
 }
 
-fn memory_op(op: MemoryOp, at: u64) -> Answer {
+pub(crate) fn memory_op(op: MemoryOp, at: u64) -> Answer {
     call(Hypercall::MemoryOp, [u64::from(op.raw()), at])
 }
 

@@ -25,7 +25,7 @@ static SEEN: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn check(probe: &mut Probe) {
     let name = "vcpu_op.send_nmi";
     let send = |vcpu: u64| vcpu_op(VcpuOp::SendNmi, vcpu, 0);
-    tidy([register(handler as *const () as u64)]);
+    tidy([register(handler_address())]);
     let counts = || [&COUNT, &SEEN].map(|count| count.load(Ordering::Relaxed));
     // Its handler sends the second; the third finds the way back from that.
     let sent = [send(0), send(0)];
@@ -56,6 +56,16 @@ pub(crate) fn check(probe: &mut Probe) {
             Err(unheard)
         },
     );
+}
+
+/// How many have come.
+pub(crate) fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Where they are counted.
+pub(crate) fn handler_address() -> u64 {
+    handler as *const () as u64
 }
 
 fn register(address: u64) -> Answer {

@@ -2,7 +2,7 @@
 
 use bulkhead_abi::{
     Errno, Hypercall,
-    sched::{MAX_POLL_PORTS, Poll, SchedOp, Shutdown, ShutdownReason},
+    sched::{MAX_POLL_PORTS, PinOverride, Poll, SchedOp, Shutdown, ShutdownReason, Watchdog},
     vcpu::{MIN_PERIODIC_TIMER_NS, SINGLESHOT_FUTURE, SetPeriodicTimer, SetSingleshotTimer, VcpuOp},
 };
 use bulkhead_runtime::{event, time::Instant};
@@ -24,9 +24,11 @@ pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     periodic_timer(probe, shared);
     resting(probe, shared);
     ending(probe);
+    watchdogs(probe);
+    pins(probe);
 }
 
-fn sched_op(op: SchedOp, at: u64) -> Answer {
+pub(crate) fn sched_op(op: SchedOp, at: u64) -> Answer {
     call(Hypercall::SchedOp, [u64::from(op.raw()), at])
 }
 
@@ -229,4 +231,45 @@ fn ending(probe: &mut Probe) {
     let reason = ShutdownReason::Poweroff.raw();
     let told = sched_op(SchedOp::ShutdownCode, input(&Shutdown { reason }));
     probe.answers("sched_op.shutdown_code", told, 0);
+}
+
+/// Longer than the probe runs.
+const NEVER_S: u32 = 100_000;
+
+fn watchdogs(probe: &mut Probe) {
+    let name = "sched_op.watchdog";
+    let set = |id: u32, timeout_s: u32| sched_op(SchedOp::Watchdog, input(&Watchdog { id, timeout_s }));
+    let made = [set(0, NEVER_S), set(0, NEVER_S)];
+    let full = set(0, NEVER_S);
+    let wound_up = set(1, NEVER_S);
+    let gone = [set(1, 0), set(2, 0)];
+    let all = (made, wound_up, gone);
+    probe.good(
+        name,
+        if all == ([Ok(1), Ok(2)], Ok(0), [Ok(0); 2]) {
+            Ok(())
+        } else {
+            Err(all)
+        },
+    );
+    probe.refused(name, Errno::NoSpc, full);
+    let bad = [set(0, 0), set(1, 1), set(1, 0), set(3, 1), set(u32::MAX, 1)];
+    probe.all_refused(name, Errno::Inval, &bad);
+    probe.faults(name, Direction::In, |at| sched_op(SchedOp::Watchdog, at));
+}
+
+fn pins(probe: &mut Probe) {
+    let name = "sched_op.pin_override";
+    let pin = |pcpu: i32| sched_op(SchedOp::PinOverride, input(&PinOverride { pcpu }));
+    if !probe.is_control() {
+        probe.all_refused(name, Errno::Perm, &[pin(0), pin(-1)]);
+        return;
+    }
+    probe.all_refused(name, Errno::Inval, &[pin(-1), pin(64), pin(i32::MAX)]);
+    let pinned = pin(0);
+    let again = pin(0);
+    let all = [pinned, pin(-1)];
+    probe.good(name, if all == [Ok(0); 2] { Ok(()) } else { Err(all) });
+    probe.refused(name, Errno::Busy, again);
+    probe.faults(name, Direction::In, |at| sched_op(SchedOp::PinOverride, at));
 }

@@ -5,18 +5,19 @@
 use alloc::vec::Vec;
 
 use bulkhead_abi::{
-    DomId, Hypercall,
+    DomId, Errno, Hypercall,
     mmu::{MmuExt, MmuExtOp, MmuUpdate},
     multicall::MulticallEntry,
-    selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES},
+    selectors::{DESCRIPTORS_PER_PAGE, MAX_GDT_ENTRIES, MAX_LDT_ENTRIES},
 };
 
 use crate::{
-    calls::{Answer, call, in_out, input},
-    frames::{Frame, TABLE, WRITABLE},
+    calls::{Answer, call, in_out, input, refusal, tidy},
+    frames::{Frame, READ_ONLY, TABLE, WRITABLE, show},
     pins::{pin, unpin},
     probe::Probe,
     segments::{DATA, set_gdt},
+    vcpus,
     window::{EMPTY_SLOT, Window},
 };
 
@@ -26,6 +27,8 @@ const LEAVES: usize = 16;
 const CALLS: usize = 32;
 /// Pages of the largest descriptor table.
 const GDT_PAGES: usize = MAX_GDT_ENTRIES as usize / DESCRIPTORS_PER_PAGE;
+/// Pages of the largest table of local descriptors.
+const LDT_PAGES: usize = MAX_LDT_ENTRIES as usize / DESCRIPTORS_PER_PAGE;
 
 const OWN: u64 = DomId::SELF.raw() as u64;
 
@@ -61,6 +64,42 @@ fn descriptors(probe: &mut Probe) {
         Err((set, written))
     };
     probe.law("a-descriptor-table-may-have-all-its-pages", result);
+}
+
+/// A first state for the second vCPU that names as many pages of descriptors as there may be, none of which was one before. It is refused
+/// for something else when all have been looked at; and again, as they are.
+pub(crate) fn first_state(probe: &mut Probe, window: &mut Window) {
+    let page = || Frame::table(&[DATA; DESCRIPTORS_PER_PAGE]);
+    let global = [(); GDT_PAGES].map(|()| page());
+    let local = [(); LDT_PAGES].map(|()| page());
+    let mut state = vcpus::state(window);
+    for (place, frame) in state.gdt_frames.iter_mut().zip(&global) {
+        *place = frame.mfn();
+    }
+    state.gdt_ents = u64::from(MAX_GDT_ENTRIES);
+    let places = local.each_ref().map(|frame| {
+        let address = Window::address(window.skip());
+        tidy([show(address, frame.entry(READ_ONLY))]);
+        address
+    });
+    let [first, ..] = places;
+    (state.ldt_base, state.ldt_ents) = (first, u64::from(MAX_LDT_ENTRIES));
+    state.event_callback_eip = 1 << 47;
+    let refused = [(); 2].map(|()| vcpus::initialise(1, &state));
+    tidy(places.map(|address| show(address, 0)));
+    let written = global
+        .iter()
+        .chain(&local)
+        .try_for_each(|page| page.remap(WRITABLE).map(|_| ()));
+    let result = if refused == [refusal(Errno::Inval); 2] && written.is_ok() {
+        Ok(())
+    } else {
+        Err((refused, written))
+    };
+    probe.law(
+        "a-first-state-with-all-its-pages-is-looked-at-whole-and-let-go",
+        result,
+    );
 }
 
 /// The tree below most entries of a level-4 table.

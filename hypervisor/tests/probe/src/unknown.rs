@@ -38,6 +38,8 @@ const GROUPS: &[(Hypercall, u64)] = &[
     (Hypercall::GrantTableOp, 99),
     (Hypercall::GrantTableOp, 9),
     (Hypercall::MemoryOp, 63),
+    (Hypercall::SchedOpCompat, 99),
+    (Hypercall::NmiOp, 99),
 ];
 
 pub(crate) fn check(probe: &mut Probe) {

@@ -21,6 +21,7 @@ use crate::{
     frames::{Frame, WRITABLE},
     probe::{Direction, Probe},
     sched::{now, poll, set_timer, vcpu_op},
+    stretches,
     window::Window,
 };
 
@@ -62,8 +63,9 @@ fn second(vcpu: &Secondary) {
     }
 }
 
-pub(crate) fn check(probe: &mut Probe, environment: &Environment, window: &Window) {
+pub(crate) fn check(probe: &mut Probe, environment: &Environment, window: &mut Window) {
     refusals(probe, window);
+    stretches::first_state(probe, window);
     let started = vcpu::start(environment, 1, second);
     probe.good("vcpu_op.initialise", started);
     probe.good("vcpu_op.up", started);
@@ -91,7 +93,7 @@ pub(crate) fn check(probe: &mut Probe, environment: &Environment, window: &Windo
 }
 
 /// A state that might be given to a vCPU, and would not get far.
-fn state(window: &Window) -> Box<VcpuGuestContext> {
+pub(crate) fn state(window: &Window) -> Box<VcpuGuestContext> {
     let mut state = Box::new(VcpuGuestContext {
         flags: VGCF_IN_KERNEL,
         ..VcpuGuestContext::default()
@@ -101,7 +103,7 @@ fn state(window: &Window) -> Box<VcpuGuestContext> {
     state
 }
 
-fn initialise(vcpu: u64, state: &VcpuGuestContext) -> Answer {
+pub(crate) fn initialise(vcpu: u64, state: &VcpuGuestContext) -> Answer {
     vcpu_op(VcpuOp::Initialise, vcpu, input(state))
 }
 

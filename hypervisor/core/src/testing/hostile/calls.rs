@@ -155,6 +155,13 @@ pub(super) fn line_op(choices: &mut Choices) -> Act {
     }
 }
 
+/// Says how a line is wired, which nobody but the control domain may.
+pub(super) fn setup_gsi(choices: &mut Choices) -> Act {
+    let wiring = choices.one_of(&[0, 1, 0x101]);
+    let args = [u64::from(PhysdevOp::SetupGsi.raw()), World::SCRATCH];
+    call(Hypercall::PhysdevOp, &args, &[line(choices).raw(), wiring])
+}
+
 pub(super) fn event_op(others: &[&Hostile], choices: &mut Choices) -> Act {
     let port = u32::try_from(choices.below(6)).unwrap();
     let own = 0x7ff0_u32;
@@ -284,7 +291,7 @@ pub(super) fn anything(choices: &mut Choices) -> Act {
     let record = (0..8).flat_map(|_| value().to_le_bytes()).collect();
     let number = value();
     // A guest that ends itself, or takes its last vCPU down, tries nothing more.
-    let may_end = [Hypercall::SchedOp, Hypercall::VcpuOp].map(Hypercall::raw);
+    let may_end = [Hypercall::SchedOp, Hypercall::SchedOpCompat, Hypercall::VcpuOp].map(Hypercall::raw);
     let number = if may_end.contains(&number) {
         Hypercall::XenVersion.raw()
     } else {

@@ -245,7 +245,7 @@ impl Mind<'_> {
                 }
             })
             .collect();
-        if choices.chance(30) {
+        if choices.chance(50) {
             // The same once more, with other rights, somewhere else.
             let mut twin = list[0];
             twin.flags ^= GNTMAP_READONLY;
@@ -285,7 +285,7 @@ impl Mind<'_> {
     fn shown_at(&self, mapped: Mapped, choices: &mut Choices) -> Option<u64> {
         let table = self.ram.frame(self.guest.tables[4].1);
         // Now and then it takes an entry for its own that allows something else.
-        let any_rights = choices.chance(25);
+        let any_rights = choices.chance(40);
         let leads_there = |&&(va, _): &&(u64, Mfn)| {
             let word = table[usize::try_from(va >> 12 & 0x1ff).unwrap()].load(Ordering::Relaxed);
             is_present(word)

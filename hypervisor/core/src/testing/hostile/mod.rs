@@ -146,7 +146,7 @@ impl Hostile {
             mapped: self.mapped(world),
             devices: world.sim().device_frames(),
         };
-        let mut plan = match choices.below(120) {
+        let mut plan = match choices.below(144) {
             0..=12 => return mind.update_va(choices),
             13..=24 => return mind.mmu_update(choices),
             25..=34 => return mind.extended(choices),
@@ -170,7 +170,7 @@ impl Hostile {
             69..=71 | 96..=99 if self.id == 0 => mind.rule(choices),
             68 | 69 => return mind.connect(choices),
             70 => return mind.several(choices),
-            71 if choices.chance(20) => {
+            71 if choices.chance(35) => {
                 // A vCPU has no first state but once: what is refused is tried more often.
                 let error = Some(Errno::Inval).filter(|_| choices.chance(70));
                 return mind.first_state(error, World::SCRATCH, choices);
@@ -180,10 +180,12 @@ impl Hostile {
             76 | 77 => return calls::anything(choices),
             78 if choices.chance(40) => return calls::send_nmi(choices),
             78 => return calls::extension(choices),
-            79..=90 => mind.goal(choices),
+            79..=90 | 120..=127 | 140..=143 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
-            118 | 119 => return calls::line_op(choices),
-            100..=117 => mind.grants(choices),
+            128 | 129 => mind.segments(choices),
+            118 | 119 if self.id == 0 && choices.chance(50) => return calls::setup_gsi(choices),
+            118 | 119 | 130..=132 => return calls::line_op(choices),
+            100..=117 | 133..=139 => mind.grants(choices),
             _ => {
                 return Act::Forget {
                     masked: choices.chance(20),

@@ -1,11 +1,11 @@
 //! What the simulated machine does for the hypervisor.
 
-use super::{Sim, TRACE_LINES};
+use super::{FIRST_RAM, Sim, TRACE_LINES};
 use crate::devices::Resource;
 use crate::emulate::Width;
 use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
-use crate::irq::{Gsi, Trigger};
+use crate::irq::{Gsi, Polarity, Trigger};
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
 use crate::policy::xstate;
 use crate::sched::CpuSet;
@@ -13,10 +13,11 @@ use crate::sync::Ordering;
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
 use alloc::vec;
+use bulkhead_abi::memory::{E820Entry, E820Type};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{layout, pte};
-use core::ops::RangeInclusive;
+use core::ops::{Range, RangeInclusive};
 
 impl Machine for Sim {
     type Frame<'a> = &'a FrameWords;
@@ -313,7 +314,41 @@ impl Machine for Sim {
         }
     }
 
+    fn memory_map(&self, index: usize) -> Option<E820Entry> {
+        let last = self.ram.holes().last().cloned()?;
+        let bytes = |frames: Range<u64>, kind: E820Type| E820Entry {
+            addr: frames.start << layout::PAGE_SHIFT,
+            size: (frames.end - frames.start) << layout::PAGE_SHIFT,
+            range_type: kind.raw(),
+        };
+        let entries = [
+            bytes(FIRST_RAM..last.start, E820Type::Ram),
+            bytes(last.clone(), E820Type::Reserved),
+            bytes(last.end..self.ram.limit(), E820Type::Ram),
+        ];
+        entries.get(index).copied()
+    }
+
+    fn build_id(&self) -> Option<&[u8]> {
+        Some(Self::BUILD_ID)
+    }
+
+    fn m2p_frame(&self, page: u64) -> Option<Mfn> {
+        let mfn = self.own.m2p.offset(page)?;
+        self.own.all.contains(&mfn.raw()).then_some(mfn)
+    }
+
+    fn wire_line(&self, gsi: Gsi, trigger: Trigger, _active: Polarity) {
+        let mut state = self.state();
+        let line = state.lines.entry(gsi.raw()).or_default();
+        assert!(!line.is_open, "{gsi:?} is wired while it may interrupt");
+        line.wired = Some(trigger);
+    }
+
     fn line_trigger(&self, gsi: Gsi) -> Trigger {
+        if let Some(wired) = self.state().lines.get(&gsi.raw()).and_then(|line| line.wired) {
+            return wired;
+        }
         if gsi.raw().is_multiple_of(2) {
             Trigger::Edge
         } else {

@@ -7,6 +7,7 @@ use super::{GuestSpec, Ram};
 use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::irq::Gsi;
+use crate::irq::Trigger;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::policy::xstate;
@@ -134,6 +135,8 @@ struct State {
 #[derive(Clone, Copy, Debug, Default)]
 struct SimLine {
     is_routed: bool,
+    /// How it is wired, if not as it was at first.
+    wired: Option<Trigger>,
     is_open: bool,
     /// Whether it has interrupted since it was last unmasked.
     has_fired: bool,
@@ -332,7 +335,10 @@ impl Sim {
         hole.chain(beyond).filter_map(Mfn::new).collect()
     }
 
-    /// The interrupt lines that may be assigned. Even ones are triggered by edge, odd ones by level.
+    /// What its build id is.
+    pub const BUILD_ID: &[u8] = b"the simulated build";
+
+    /// The interrupt lines that may be assigned. At first even ones are triggered by edge, odd ones by level.
     pub const LINES: Range<u64> = 16..24;
 
     /// Whether a line may interrupt.

@@ -54,6 +54,19 @@ fn what_any_entry_reserves_is_not_ram() {
 }
 
 #[test]
+fn the_map_that_is_told_has_each_byte_once() {
+    let mut survey = Survey::default();
+    for entry in [other(MIB, 0x1001), ram(0, 2 * MIB)] {
+        survey.note(&entry);
+    }
+    let told: Vec<Entry> = survey.entries().collect();
+    assert_eq!(
+        told,
+        [ram(0, MIB), ram(MIB + 0x1001, MIB - 0x1001), other(MIB, 0x1001)]
+    );
+}
+
+#[test]
 fn a_reserved_range_far_above_does_not_raise_the_limit() {
     let map = map(&[ram(0, MIB), other(0xfd_0000_0000, 12 << 30)]);
     assert_eq!(map.frame_limit(), 256);

@@ -117,6 +117,7 @@ pub(super) fn control_goal(
             let (domain, vcpu) = match error {
                 Some(Errno::NoEnt) => (whom, TOO_LARGE),
                 Some(Errno::Busy) => (DomId::new(choices.one_of(&[1, 2])), 0),
+                Some(Errno::Inval) => (DomId::new(0), 0),
                 Some(_) => (whom, 0),
                 None => (DomId::new(choices.one_of(&[1, 2])), 1),
             };

@@ -1,11 +1,13 @@
 //! Goals about event channels.
 
 use super::{NO_VCPU, OWN, TOO_LARGE};
-use crate::testing::hostile::calls::{self, bind_virq, call, event};
+use crate::hypercalls::table::{Row, TABLE};
+use crate::testing::hostile::calls::{self, bind_virq, call, call_with, event};
 use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, Sim, World};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use bulkhead_abi::event::{EventChannelOp, Virq};
 use bulkhead_abi::physdev::{MapPirqType, PhysdevOp};
 use bulkhead_abi::{DomId, Errno, Hypercall};
@@ -98,6 +100,21 @@ impl Mind<'_> {
                 calls::map_pirq(whom, kind, raw, at)
             }
             Some(PhysdevOp::UnmapPirq) => calls::unmap_pirq(whom, raw, at),
+            Some(PhysdevOp::SetupGsi) => {
+                let raw = if error == Some(Errno::Inval) { raw } else { line };
+                let wiring = choices.one_of(&[0, 1, 0x101]);
+                let args = [u64::from(op), at];
+                return VecDeque::from([call(Hypercall::PhysdevOp, &args, &[raw, wiring])]);
+            }
+            Some(PhysdevOp::GetFreePirq) => {
+                let kind = if error == Some(Errno::Inval) {
+                    MapPirqType::Msi
+                } else {
+                    MapPirqType::Gsi
+                };
+                let args = [u64::from(op), at];
+                return VecDeque::from([call(Hypercall::PhysdevOp, &args, &[kind.raw(), 0])]);
+            }
             _ => call(Hypercall::PhysdevOp, &[u64::from(op), at], &[raw]),
         };
         let mut acts = VecDeque::from([map, act]);
@@ -105,6 +122,27 @@ impl Mind<'_> {
             acts.insert(1, bind);
         }
         acts
+    }
+
+    /// The old form of one of the operations that may end so.
+    pub(super) fn event_compat_goal(
+        &self,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> VecDeque<Act> {
+        let may_end_so = |row: &&Row| {
+            row.call == Hypercall::EventChannelOp
+                && row.op.is_some_and(|(_, op)| op <= EventChannelOp::Unmask.raw())
+                && error.is_none_or(|error| row.errors.contains(&error))
+        };
+        let ops: Vec<u32> = TABLE
+            .iter()
+            .filter(may_end_so)
+            .filter_map(|row| row.op.map(|(_, op)| op))
+            .collect();
+        let plan = self.event_goal(choices.one_of(&ops), error, at, choices);
+        plan.into_iter().map(|act| in_old_form(act, 4)).collect()
     }
 
     /// The line that domain 0 assigns to this guest first, if it assigns it one.
@@ -131,4 +169,38 @@ impl Mind<'_> {
             event(EventChannelOp::Reset, &[own]),
         ])
     }
+}
+
+/// A call of the same in the old form, where the sub-operation stands so many bytes before its record; what is none stays as it is.
+fn in_old_form(act: Act, len: usize) -> Act {
+    let Act::Call {
+        number,
+        args,
+        record: rest,
+    } = &act
+    else {
+        return act;
+    };
+    let old = match Hypercall::from_raw(*number) {
+        Some(Hypercall::EventChannelOp) => Hypercall::EventChannelOpCompat,
+        Some(Hypercall::PhysdevOp) => Hypercall::PhysdevOpCompat,
+        _ => return act,
+    };
+    let [op, at, ..] = *args;
+    let mut record = op.to_le_bytes().to_vec();
+    record.truncate(len);
+    record.extend(rest);
+    call_with(old, &[at], record)
+}
+
+/// The old form of one of the few operations that it has.
+pub(super) fn physdev_compat_goal(error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+    let op = choices.one_of(&[
+        PhysdevOp::SetIopl,
+        PhysdevOp::IrqStatusQuery,
+        PhysdevOp::SetIobitmap,
+    ]);
+    let argument = if error == Some(Errno::Inval) { TOO_LARGE } else { 1 };
+    let args = [u64::from(op.raw()), at];
+    in_old_form(call(Hypercall::PhysdevOp, &args, &[argument, 0, 100]), 8)
 }

@@ -9,9 +9,12 @@ use crate::testing::{Act, Choices, World};
 use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
-use bulkhead_abi::control::{ControlOp, DomainRef, ExtentRef, KeepExtent};
+use bulkhead_abi::control::{ControlOp, DomainRef, ExtentRef, KeepExtent, SetLimit};
 use bulkhead_abi::grant::GrantTableOp;
-use bulkhead_abi::memory::{MemoryExchange, MemoryOp};
+use bulkhead_abi::memory::{
+    AcquireResource, ForeignMemoryMap, MAX_MAP_ENTRIES, MachphysMfnList, MemoryExchange, MemoryMap, MemoryOp,
+    MemoryReservation, RESOURCE_GRANT_TABLE,
+};
 use bulkhead_abi::mmu::{MmuExt, MmuExtOp, UVMF_INVLPG};
 use bulkhead_abi::{DomId, Errno, Hypercall, pte};
 
@@ -27,8 +30,9 @@ impl Mind<'_> {
 
     /// Does to others what only the control domain may.
     pub(in crate::testing::hostile) fn rule(&self, choices: &mut Choices) -> VecDeque<Act> {
-        match choices.below(10) {
+        match choices.below(13) {
             6..=9 => self.live_on_extent(choices),
+            10..=12 => self.claim_goal(None, World::SCRATCH, choices),
             0..=2 => VecDeque::from([self.for_another(choices)]),
             3 | 4 => self.map_another_goal(None, World::SCRATCH, choices),
             _ => VecDeque::from([control::assign(&self.devices, choices)]),
@@ -139,7 +143,11 @@ impl Mind<'_> {
 
     pub(super) fn memory_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
         let whom = self.whom(error, choices);
-        let default = MemoryOp::CurrentReservation;
+        let default = if error == Some(Errno::OpNotSupp) {
+            MemoryOp::AcquireResource
+        } else {
+            MemoryOp::CurrentReservation
+        };
         let op = row
             .op
             .and_then(|(_, number)| MemoryOp::from_raw(number))
@@ -161,6 +169,54 @@ impl Mind<'_> {
                     nr_exchanged: 0,
                 })
             }
+            (MemoryOp::SetMemoryMap, error) => {
+                let nr_entries = match error {
+                    Some(Errno::Inval) => MAX_MAP_ENTRIES + 1,
+                    _ => choices.one_of(&[0, 1, 2]),
+                };
+                bytes(&ForeignMemoryMap {
+                    domid: DomId::new(if error.is_none() && choices.chance(30) {
+                        self.victim(choices)
+                    } else {
+                        whom
+                    }),
+                    map: MemoryMap {
+                        nr_entries,
+                        buffer: World::LIST,
+                    },
+                })
+            }
+            (MemoryOp::MachineMemoryMap, error) => bytes(&MemoryMap {
+                nr_entries: if error == Some(Errno::Inval) { 1 } else { 8 },
+                buffer: World::LIST,
+            }),
+            (MemoryOp::MachphysMfnList, _) => bytes(&MachphysMfnList {
+                max_extents: 4,
+                extent_start: World::LIST,
+                nr_extents: 0,
+            }),
+            (MemoryOp::AcquireResource, error) => {
+                let is_long = error == Some(Errno::NoMem);
+                bytes(&AcquireResource {
+                    domid: DomId::new(match error {
+                        Some(Errno::Srch) => NOBODY,
+                        Some(Errno::Perm) => OWN,
+                        // What it gets is to come back.
+                        Some(Errno::NoMem) => FRESH,
+                        _ => self.victim(choices),
+                    }),
+                    resource_type: if error == Some(Errno::OpNotSupp) {
+                        0
+                    } else {
+                        RESOURCE_GRANT_TABLE
+                    },
+                    id: u32::from(error == Some(Errno::Inval)),
+                    nr_frames: if is_long { 40 } else { 1 },
+                    frame: choices.below(2),
+                    frame_list: World::LIST,
+                    ..AcquireResource::default()
+                })
+            }
             (MemoryOp::MemoryMap, _) => {
                 let [low, high] = halves(World::LIST);
                 [choices.one_of(&[0, 1]), 0, low, high]
@@ -175,6 +231,58 @@ impl Mind<'_> {
             _ => whom.to_le_bytes().to_vec(),
         };
         call_with(Hypercall::MemoryOp, &[u64::from(op.raw()), at], record)
+    }
+
+    /// A claim on memory for a domain that domain 0 makes, and gives some of it.
+    pub(super) fn claim_goal(&self, error: Option<Errno>, at: u64, choices: &mut Choices) -> VecDeque<Act> {
+        let domid = DomId::new(FRESH + u16::try_from(choices.below(3)).unwrap());
+        let claim = |nr_extents: u64| {
+            let record = MemoryReservation {
+                nr_extents,
+                domid,
+                ..MemoryReservation::default()
+            };
+            let args = [u64::from(MemoryOp::ClaimPages.raw()), at];
+            call_with(Hypercall::MemoryOp, &args, bytes(&record))
+        };
+        let mut wanted = reservation(1 + choices.below(2), 0, 0);
+        wanted.domid = domid;
+        // All that nobody has is little more than that.
+        let limit = match error {
+            Some(Errno::NoMem) => 2000,
+            _ => choices.one_of(&[4, 6, 8]),
+        };
+        let set_limit = SetLimit {
+            domain: domid,
+            limit: 2000,
+        };
+        let sysctl = |op: ControlOp, record: Vec<u8>| {
+            call_with(Hypercall::Sysctl, &[u64::from(op.raw()), World::SCRATCH], record)
+        };
+        let steps = [
+            control::create(domid),
+            sysctl(ControlOp::SetLimit, bytes(&set_limit)),
+            claim(if error == Some(Errno::Inval) {
+                1 << 40
+            } else {
+                limit
+            }),
+            memory_op(MemoryOp::PopulatePhysmap, &wanted),
+            claim(choices.one_of(&[0, 4])),
+            sysctl(
+                ControlOp::DestroyDomain,
+                bytes(&DomainRef {
+                    domain: domid,
+                    reserved: 0,
+                }),
+            ),
+        ];
+        let count = 3 + usize::try_from(choices.below(4)).unwrap();
+        steps
+            .into_iter()
+            .take(count)
+            .filter(|_| choices.chance(90))
+            .collect()
     }
 
     pub(super) fn paging_goal(&self, row: &Row, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {

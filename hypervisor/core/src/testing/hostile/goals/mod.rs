@@ -21,6 +21,7 @@ use crate::testing::{Act, Choices, Hostile, World};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_abi::console::ConsoleIoOp;
+use bulkhead_abi::memory::MemoryOp;
 use bulkhead_abi::mmu::UVMF_INVLPG;
 use bulkhead_abi::physdev::PhysdevOp;
 use bulkhead_abi::version::VersionOp;
@@ -83,7 +84,17 @@ impl Mind<'_> {
         let one = match row.call {
             Hypercall::EventChannelOp => return self.event_goal(op, error, at, choices),
             Hypercall::GrantTableOp => self.grant_goal(op, error, at, choices),
+            Hypercall::MemoryOp if op == MemoryOp::ClaimPages.raw() => {
+                return self.claim_goal(error, at, choices);
+            }
+            Hypercall::MemoryOp if op == MemoryOp::AcquireResource.raw() => {
+                let create = control::create(DomId::new(FRESH));
+                return VecDeque::from([create, self.memory_goal(row, error, at, choices)]);
+            }
             Hypercall::MemoryOp => self.memory_goal(row, error, at, choices),
+            Hypercall::EventChannelOpCompat => return self.event_compat_goal(error, at, choices),
+            Hypercall::PhysdevOpCompat => events::physdev_compat_goal(error, at, choices),
+            Hypercall::NmiOp => vcpus::nmi_goal(op, error, at),
             Hypercall::MmuextOp | Hypercall::MmuUpdate => self.paging_goal(row, error, at, choices),
             Hypercall::UpdateVaMapping if error == Some(Errno::Fault) => {
                 Act::UpdateVa(self.play(choices).0, 0, at & !3 | UVMF_INVLPG)
@@ -105,7 +116,8 @@ impl Mind<'_> {
             }
             Hypercall::VcpuOp => self.vcpu_goal(op, error, at, choices),
             Hypercall::PhysdevOp if calls::is_of_lines(op) => return self.line_goal(op, error, at, choices),
-            Hypercall::SchedOp => self.sched_goal(op, error, at, choices),
+            Hypercall::SchedOp => return self.sched_goal(op, error, at, choices),
+            Hypercall::SchedOpCompat => vcpus::sched_compat_goal(op, error, choices),
             Hypercall::CallbackOp => vcpus::callback_goal(op, error, at, choices),
             _ => self.processor_goal(row.call, op, error, at, choices),
         };
@@ -174,6 +186,15 @@ impl Mind<'_> {
                 call(number, &args, &[])
             }
             Hypercall::XenVersion => {
+                if op == u64::from(VersionOp::BuildId.raw()) {
+                    let room = match error {
+                        Some(Errno::Inval) => 0,
+                        Some(Errno::NoBufs) => 1,
+                        _ => 64,
+                    };
+                    let at = if choices.chance(20) { 0 } else { at };
+                    return call(number, &[op, at], &[room]);
+                }
                 let is_page_size = op == u64::from(VersionOp::Pagesize.raw());
                 let argument = if is_page_size { u64::from(invalid) } else { at };
                 call(number, &[op, argument], &[u32::from(invalid), 0])

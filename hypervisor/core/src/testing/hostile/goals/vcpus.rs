@@ -1,15 +1,16 @@
 //! Goals about vCPUs: their state, their sleep, where they are entered.
 
-use super::{NO_VCPU, NOWHERE, TOO_LARGE, halves};
+use super::{FRESH, NO_VCPU, NOBODY, NOWHERE, TOO_LARGE, control, halves};
 use crate::testing::hostile::calls::call;
 use crate::testing::hostile::tables::Mind;
 use crate::testing::{Act, Choices, FirstState, World};
+use alloc::collections::VecDeque;
 use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::callback::{CallbackOp, CallbackType};
 use bulkhead_abi::sched::{MAX_POLL_PORTS, SchedOp};
 use bulkhead_abi::vcpu::{SINGLESHOT_FUTURE, VGCF_IN_KERNEL, VGCF_ONLINE, VcpuOp};
-use bulkhead_abi::{Errno, Hypercall};
+use bulkhead_abi::{DomId, Errno, Hypercall};
 
 impl Mind<'_> {
     pub(super) fn vcpu_goal(&self, op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
@@ -98,8 +99,51 @@ impl Mind<'_> {
         })
     }
 
-    pub(super) fn sched_goal(&self, op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
+    pub(super) fn sched_goal(
+        &self,
+        op: u32,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> VecDeque<Act> {
         let record = match SchedOp::from_raw(op) {
+            Some(SchedOp::RemoteShutdown) => {
+                let domain = match error {
+                    Some(Errno::Srch) => NOBODY,
+                    Some(Errno::Inval) if choices.chance(50) => 0,
+                    // The guests are to live on.
+                    _ => FRESH,
+                };
+                let reason = if error == Some(Errno::Inval) { 9 } else { 1 };
+                let end = call(
+                    Hypercall::SchedOp,
+                    &[u64::from(op), at],
+                    &[u32::from(domain), reason],
+                );
+                return VecDeque::from([control::create(DomId::new(FRESH)), end]);
+            }
+            Some(SchedOp::Watchdog) => {
+                // To be ended is to try nothing more: not too often.
+                let seconds = if choices.chance(2) { 1 } else { 10_000 };
+                let record = match error {
+                    Some(Errno::Inval) => choices.one_of(&[[9, 1], [0, 0]]),
+                    Some(_) => [0, 10_000],
+                    None => choices.one_of(&[[0, seconds], [1, seconds], [1, 0], [2, 0]]),
+                };
+                let set = call(Hypercall::SchedOp, &[u64::from(op), at], &record);
+                let times = if error == Some(Errno::NoSpc) { 3 } else { 1 };
+                return core::iter::repeat_n(set, times).collect();
+            }
+            Some(SchedOp::PinOverride) => {
+                let cpu = match error {
+                    Some(Errno::Inval) => 99,
+                    Some(Errno::Busy) => 1,
+                    _ => choices.one_of(&[0, 1, u32::MAX, u32::MAX]),
+                };
+                let pin = call(Hypercall::SchedOp, &[u64::from(op), at], &[cpu]);
+                let times = if error == Some(Errno::Busy) { 2 } else { 1 };
+                return core::iter::repeat_n(pin, times).collect();
+            }
             Some(SchedOp::Poll) => {
                 let list = World::SCRATCH + 24;
                 // The record itself can be read, perhaps, and the ports not.
@@ -118,8 +162,28 @@ impl Mind<'_> {
             Some(SchedOp::Shutdown) if choices.chance(80) => vec![TOO_LARGE],
             _ => vec![0],
         };
-        call(Hypercall::SchedOp, &[u64::from(op), at], &record)
+        VecDeque::from([call(Hypercall::SchedOp, &[u64::from(op), at], &record)])
     }
+}
+
+/// The old form, in which the argument is the reason.
+pub(super) fn sched_compat_goal(op: u32, error: Option<Errno>, choices: &mut Choices) -> Act {
+    // As above.
+    let reason = if error.is_some() || choices.chance(80) {
+        TOO_LARGE
+    } else {
+        0
+    };
+    call(Hypercall::SchedOpCompat, &[u64::from(op), reason.into()], &[])
+}
+
+pub(super) fn nmi_goal(op: u32, error: Option<Errno>, at: u64) -> Act {
+    let address = if error == Some(Errno::Inval) {
+        NOWHERE
+    } else {
+        World::NMI_CALLBACK
+    };
+    call(Hypercall::NmiOp, &[u64::from(op), at], &halves(address))
 }
 
 pub(super) fn callback_goal(op: u32, error: Option<Errno>, at: u64, choices: &mut Choices) -> Act {
