@@ -13,8 +13,6 @@ use bulkhead_abi::shared_info::{LEGACY_VCPUS, SharedInfo};
 use bulkhead_abi::start_info::{self, StartInfo};
 use bulkhead_abi::{DomId, Record, hypercall_page, pte, selectors};
 use bulkhead_core::domains::builder::BuildError;
-use bulkhead_core::domains::image::ImageError;
-use bulkhead_core::domains::plan::PlanError;
 use bulkhead_core::frames::{Kind, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::paging::Level;
@@ -22,6 +20,7 @@ use bulkhead_core::sync::Ordering;
 use bulkhead_core::testing::{GuestSpec, SimConfig, TestKernel, World};
 use bulkhead_core::vcpu::{Regs, Segments};
 use bulkhead_core::{EndPolicy, Machine};
+use bulkhead_image::{ImageError, PlanError};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 

@@ -4,8 +4,6 @@
 //! start: the guest ABI's section 2.
 
 use super::boot_list::{Entry, MAX_VCPUS};
-use super::image::{Image, ImageError};
-use super::plan::{Mapping, Plan, PlanError};
 use super::shell::{self, Shell};
 use super::{Domain, MAX_NAME};
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
@@ -19,6 +17,7 @@ use alloc::vec::Vec;
 use bulkhead_abi::layout::{PAGE_OFFSET_MASK, PAGE_SHIFT, PAGE_SIZE};
 use bulkhead_abi::start_info::{self, StartInfo};
 use bulkhead_abi::{Buffered, DomId, hypercall_page, pte};
+use bulkhead_image::{Image, ImageError, Mapping, Plan, PlanError};
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering;

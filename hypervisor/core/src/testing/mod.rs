@@ -25,7 +25,6 @@ mod choices;
 mod grants;
 mod guest;
 mod hostile;
-mod kernel;
 mod paths;
 mod ram;
 mod sim;
@@ -36,9 +35,9 @@ mod world;
 
 pub use crate::mutants::{Mutant, Planted};
 pub use acts::{Act, Effect, FirstState};
+pub use bulkhead_image::testing::TestKernel;
 pub use choices::Choices;
 pub use hostile::Hostile;
-pub use kernel::TestKernel;
 pub use paths::Fate;
 pub use ram::Ram;
 pub use sim::{Sim, SimConfig};

@@ -2,7 +2,7 @@
 //!
 //! Source: the guest ABI's section 2.1, with the two domains measured there as tests.
 
-use super::image::Image;
+use crate::Image;
 use bulkhead_abi::layout::{self, PAGE_SHIFT, PAGE_SIZE};
 use core::fmt;
 use core::ops::Range;
