@@ -3,14 +3,16 @@
 //! Source: the guest ABI's sections 1.2 and 1.3. Nothing in the file is believed: sizes are checked against the file, addresses
 //! against each other.
 
-use bulkhead_abi::elfnote::{self, ElfNote};
+use crate::notes::Notes;
+use crate::span;
+use bulkhead_abi::elfnote::ElfNote;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
+use bulkhead_abi::version::Feature;
 use core::fmt;
 use core::ops::Range;
 use elf::ElfBytes;
-use elf::abi::{EM_X86_64, PT_LOAD, PT_NOTE, SHT_NOTE};
+use elf::abi::{EM_X86_64, PT_LOAD};
 use elf::endian::LittleEndian;
-use elf::note::Note;
 use heapless::Vec;
 
 /// How many loadable segments a kernel may have.
@@ -25,6 +27,13 @@ pub struct Segment<'a> {
     pub data: &'a [u8],
     /// Its size in memory, in bytes; what the file does not give is zero.
     pub size: u64,
+}
+
+impl Segment<'_> {
+    /// Its addresses.
+    fn place(&self) -> Range<u64> {
+        self.va..self.va.saturating_add(self.size)
+    }
 }
 
 /// A kernel that can be started.
@@ -44,6 +53,8 @@ pub struct Image<'a> {
     pub takes_ramdisk_by_pfn: bool,
     /// A page of hypercall stubs to be filled in.
     pub hypercall_page: Option<u64>,
+    /// The features that it supports, by their [bits](Feature::bit).
+    pub supported: u32,
 }
 
 /// Why an image cannot be started.
@@ -55,16 +66,22 @@ pub enum ImageError {
     NotX86_64,
     /// It has no note that says it runs here.
     NoXenNotes,
-    /// The note XEN_VERSION names something else than `xen-3.0`.
+    /// It does not say that it is for the ABI `xen-3.0`.
     WrongAbi,
-    /// It requires a feature that there is not.
-    Feature,
+    /// It requires this feature, which PV guests do not have.
+    Feature(Feature),
+    /// It requires a feature of this name, which is none.
+    UnknownFeature(FeatureName),
+    /// This note has no number, or none of 4 or 8 bytes.
+    BadNote(ElfNote),
     /// It has no loadable segment, or more than sixteen.
     Segments,
-    /// A segment's place or size makes no sense.
+    /// A segment is not wholly in the file, has less room than data, or lies outside the address space.
     BadSegment,
-    /// An address in its notes makes no sense; the note's number.
-    BadAddress(u32),
+    /// Two segments claim the same memory.
+    Overlap,
+    /// The address in this note makes no sense.
+    BadAddress(ElfNote),
 }
 
 impl fmt::Display for ImageError {
@@ -73,27 +90,59 @@ impl fmt::Display for ImageError {
             Self::NotElf => f.write_str("it is not a whole ELF file"),
             Self::NotX86_64 => f.write_str("it is not for x86-64"),
             Self::NoXenNotes => f.write_str("it has no Xen notes: it is not built to run as a PV guest"),
-            Self::WrongAbi => f.write_str("its note XEN_VERSION is not \"xen-3.0\""),
-            Self::Feature => f.write_str("it requires a feature that PV guests do not have here"),
+            Self::WrongAbi => {
+                f.write_str("its note XEN_VERSION is not \"xen-3.0\": it is not built to run as a PV guest")
+            }
+            Self::Feature(feature) => {
+                write!(
+                    f,
+                    "it requires the feature {feature}, which PV guests do not have"
+                )
+            }
+            Self::UnknownFeature(name) => write!(f, "it requires the feature {name}, which is not known"),
+            Self::BadNote(note) => write!(f, "its note {note} is not a number of 4 or 8 bytes"),
             Self::Segments => f.write_str("it should have 1 to 16 loadable segments"),
-            Self::BadSegment => f.write_str("a segment lies outside the file or wraps around"),
+            Self::BadSegment => f.write_str("a segment lies outside the file or the address space"),
+            Self::Overlap => f.write_str("two of its segments overlap"),
+            Self::BadAddress(ElfNote::Entry) => f.write_str("its note ENTRY points outside the kernel"),
             Self::BadAddress(note) => write!(f, "the address in its note {note} makes no sense"),
         }
     }
 }
 
-/// What the notes say.
-#[derive(Default)]
-struct Notes {
-    found: bool,
-    entry: Option<u64>,
-    hypercall_page: Option<u64>,
-    virt_base: Option<u64>,
-    paddr_offset: Option<u64>,
-    init_p2m: Option<u64>,
-    mod_start_pfn: bool,
-    wrong_abi: bool,
-    bad_feature: bool,
+impl core::error::Error for ImageError {}
+
+/// A name as it stands in a kernel's list of features, to be told to people: at most 32 bytes of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FeatureName {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl FeatureName {
+    pub(crate) fn new(name: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(name) {
+            *to = *from;
+        }
+        Self {
+            bytes,
+            len: name.len().min(bytes.len()),
+        }
+    }
+}
+
+impl fmt::Display for FeatureName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.bytes.get(..self.len).unwrap_or_default();
+        write!(f, "{}", name.escape_ascii())
+    }
+}
+
+impl fmt::Debug for FeatureName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl<'a> Image<'a> {
@@ -107,23 +156,12 @@ impl<'a> Image<'a> {
         if elf.ehdr.e_machine != EM_X86_64 || elf.ehdr.class != elf::file::Class::ELF64 {
             return Err(ImageError::NotX86_64);
         }
-        let notes = Notes::read(&elf);
-        if !notes.found {
-            return Err(ImageError::NoXenNotes);
-        }
-        if notes.wrong_abi {
-            return Err(ImageError::WrongAbi);
-        }
-        if notes.bad_feature {
-            return Err(ImageError::Feature);
-        }
-        let virt_base = notes.virt_base.unwrap_or(0);
-        let paddr_offset = notes.paddr_offset.unwrap_or(0);
-        let segments = load_segments(&elf, virt_base, paddr_offset)?;
+        let notes = Notes::read(&elf)?;
+        let segments = load_segments(&elf, &notes)?;
         let start = segments.iter().map(|s| s.va).min().ok_or(ImageError::Segments)?;
         let end = segments
             .iter()
-            .map(|s| s.va.saturating_add(s.size))
+            .map(|s| s.place().end)
             .max()
             .ok_or(ImageError::Segments)?;
 
@@ -131,10 +169,11 @@ impl<'a> Image<'a> {
             segments,
             span: start..end,
             entry: notes.entry.unwrap_or(elf.ehdr.e_entry),
-            virt_base,
+            virt_base: notes.virt_base,
             init_p2m: notes.init_p2m,
             takes_ramdisk_by_pfn: notes.mod_start_pfn,
             hypercall_page: notes.hypercall_page,
+            supported: notes.supported,
         };
         image.check_addresses()?;
         Ok(image)
@@ -142,27 +181,35 @@ impl<'a> Image<'a> {
 
     fn check_addresses(&self) -> Result<(), ImageError> {
         let is_aligned = |va: u64| va & layout::PAGE_OFFSET_MASK == 0;
-        if !is_aligned(self.virt_base)
-            || self.virt_base > self.span.start
-            || !layout::is_canonical(self.virt_base)
-            || !layout::is_guest_range(self.virt_base, self.span.end.wrapping_sub(self.virt_base))
-        {
-            return Err(ImageError::BadAddress(ElfNote::VirtBase.raw()));
+        let check = |holds, note| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ImageError::BadAddress(note))
+            }
+        };
+        let mapped = self.virt_base..self.span.end;
+        let size = mapped.end.saturating_sub(mapped.start);
+        check(
+            is_aligned(mapped.start)
+                && mapped.start <= self.span.start
+                && span::is_guests(mapped.start, size),
+            ElfNote::VirtBase,
+        )?;
+        check(self.span.contains(&self.entry), ElfNote::Entry)?;
+        if let Some(page) = self.hypercall_page {
+            let end = page.saturating_add(PAGE_SIZE as u64);
+            check(
+                is_aligned(page) && page >= self.virt_base && end <= self.span.end,
+                ElfNote::HypercallPage,
+            )?;
         }
-        if !self.span.contains(&self.entry) {
-            return Err(ImageError::BadAddress(ElfNote::Entry.raw()));
-        }
-        if let Some(page) = self.hypercall_page
-            && (!is_aligned(page)
-                || page < self.virt_base
-                || page.saturating_add(PAGE_SIZE as u64) > self.span.end)
-        {
-            return Err(ImageError::BadAddress(ElfNote::HypercallPage.raw()));
-        }
-        if let Some(p2m) = self.init_p2m
-            && (!is_aligned(p2m) || layout::is_hypervisor(p2m) || !layout::is_canonical(p2m))
-        {
-            return Err(ImageError::BadAddress(ElfNote::InitP2m.raw()));
+        if let Some(p2m) = self.init_p2m {
+            // Xen wants it below VIRT_BASE besides, which is no need of ours.
+            check(
+                is_aligned(p2m) && span::is_guests(p2m, PAGE_SIZE as u64) && !mapped.contains(&p2m),
+                ElfNote::InitP2m,
+            )?;
         }
         Ok(())
     }
@@ -170,10 +217,9 @@ impl<'a> Image<'a> {
 
 fn load_segments<'a>(
     elf: &ElfBytes<'a, LittleEndian>,
-    virt_base: u64,
-    paddr_offset: u64,
+    notes: &Notes,
 ) -> Result<Vec<Segment<'a>, MAX_SEGMENTS>, ImageError> {
-    let mut segments = Vec::new();
+    let mut segments = Vec::<Segment<'a>, MAX_SEGMENTS>::new();
     for header in elf.segments().ok_or(ImageError::Segments)?.iter() {
         if header.p_type != PT_LOAD || header.p_memsz == 0 {
             continue;
@@ -182,14 +228,18 @@ fn load_segments<'a>(
         // Placed by physical address: a per-CPU template's virtual one is only an offset.
         let va = header
             .p_paddr
-            .checked_sub(paddr_offset)
-            .and_then(|offset| virt_base.checked_add(offset))
-            .filter(|va| va.checked_add(header.p_memsz).is_some())
+            .checked_sub(notes.paddr_offset)
+            .and_then(|offset| notes.virt_base.checked_add(offset));
+        let place = va.and_then(|va| Some(va..va.checked_add(header.p_memsz)?));
+        let place = place
             .filter(|_| header.p_filesz <= header.p_memsz)
             .ok_or(ImageError::BadSegment)?;
+        if segments.iter().any(|other| span::overlap(&place, &other.place())) {
+            return Err(ImageError::Overlap);
+        }
         segments
             .push(Segment {
-                va,
+                va: place.start,
                 data,
                 size: header.p_memsz,
             })
@@ -198,80 +248,5 @@ fn load_segments<'a>(
     Ok(segments)
 }
 
-impl Notes {
-    fn read(elf: &ElfBytes<'_, LittleEndian>) -> Self {
-        let mut notes = Self::default();
-        for header in elf
-            .segments()
-            .iter()
-            .flat_map(|table| table.iter())
-            .filter(|h| h.p_type == PT_NOTE)
-        {
-            for note in elf.segment_data_as_notes(&header).into_iter().flatten() {
-                notes.take(&note);
-            }
-        }
-        if !notes.found {
-            let sections = elf.section_headers();
-            for header in sections
-                .iter()
-                .flat_map(|table| table.iter())
-                .filter(|h| h.sh_type == SHT_NOTE)
-            {
-                for note in elf.section_data_as_notes(&header).into_iter().flatten() {
-                    notes.take(&note);
-                }
-            }
-        }
-        notes
-    }
-
-    fn take(&mut self, note: &Note<'_>) {
-        let Note::Unknown(note) = note else { return };
-        if note.name.strip_suffix(b"\0").unwrap_or(note.name) != elfnote::OWNER {
-            return;
-        }
-        let Some(kind) = u32::try_from(note.n_type).ok().and_then(ElfNote::from_raw) else {
-            return;
-        };
-        let number = number(note.desc);
-        let text = note.desc.split(|&b| b == 0).next().unwrap_or_default();
-        self.found = true;
-        #[expect(
-            clippy::wildcard_enum_match_arm,
-            reason = "the other notes inform people and other builders"
-        )]
-        match kind {
-            ElfNote::Entry => self.entry = number,
-            ElfNote::HypercallPage => self.hypercall_page = number,
-            ElfNote::VirtBase => self.virt_base = number,
-            ElfNote::PaddrOffset => self.paddr_offset = number,
-            ElfNote::InitP2m => self.init_p2m = number,
-            ElfNote::ModStartPfn => self.mod_start_pfn = number.is_some_and(|n| n != 0),
-            ElfNote::XenVersion => self.wrong_abi = text != elfnote::XEN_VERSION.as_bytes(),
-            ElfNote::Features => self.bad_feature |= requires_unknown(text),
-            _ => {}
-        }
-    }
-}
-
-fn number(desc: &[u8]) -> Option<u64> {
-    match desc.len() {
-        4 => Some(u64::from(u32::from_le_bytes(*desc.first_chunk()?))),
-        8 => Some(u64::from_le_bytes(*desc.first_chunk()?)),
-        _ => None,
-    }
-}
-
-/// Whether a feature list requires (`!name`) something that a PV guest cannot have here.
-fn requires_unknown(list: &[u8]) -> bool {
-    // "!writable_page_tables" asks for direct page tables managed by the hypervisor, which is what there is.
-    const REQUIRABLE: [&[u8]; 3] = [
-        b"writable_page_tables",
-        b"pae_pgdir_above_4gb",
-        b"mmu_pt_update_preserve_ad",
-    ];
-    list.split(|&b| b == b'|')
-        .filter_map(|name| name.strip_prefix(b"!"))
-        .any(|name| !REQUIRABLE.contains(&name))
-}
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,13 @@
 extern crate alloc;
 
 mod image;
+mod notes;
 mod plan;
+mod span;
+mod start;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use image::{Image, ImageError, Segment};
+pub use image::{FeatureName, Image, ImageError, Segment};
 pub use plan::{Mapping, Plan, PlanError};
+pub use start::{FirstRegisters, MAX_COMMAND_LINE, StartFacts, TableEntry};
