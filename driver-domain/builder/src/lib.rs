@@ -1,7 +1,7 @@
 //! Builds domains, for the control domain: what the hypervisor does for its boot list, done from outside by hypercalls.
 //!
 //! - [`kernel`] opens a kernel's file, whatever it is packed in, and unpacks it step by step.
-//! - [`build`] makes a domain of it through a [`Target`], which the control domain implements by hypercalls and tests by a model;
+//! - [`build()`] makes a domain of it through a [`Target`], which the control domain implements by hypercalls and tests by a model;
 //!   the ramdisk comes in pieces from a [`Source`]. What a build that fails has made is taken down again.
 //!
 //! Both share the processor: there is an `await` after each portion of work. How a domain is laid out and what its kernel finds at its start is
