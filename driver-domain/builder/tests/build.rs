@@ -12,7 +12,7 @@ use bulkhead_abi::{DomId, Errno, Record, hypercall_page, selectors};
 use bulkhead_builder::testing::{DOMAIN, Made, Model, SHARED_INFO};
 use bulkhead_builder::{BuildError, BuildFailed, Built, Bytes, Call, GuestSpec, Source, SourceFailed, build};
 use bulkhead_image::testing::TestKernel;
-use bulkhead_image::{Image, PlanError};
+use bulkhead_image::{Image, PlanError, Segment};
 use core::pin::pin;
 use core::task::{Context, Poll, Waker};
 use embassy_futures::block_on;
@@ -131,6 +131,34 @@ fn the_guest_finds_kernel_ramdisk_list_and_start_info() {
             assert!(made.frames.contains_key(&frame));
         }
     }
+}
+
+/// GRUB for PV guests: mapped from address 0 on, with a second segment that begins in the first one's last page.
+#[test]
+fn segments_that_share_a_page_are_both_there() {
+    let kernel = TestKernel {
+        start: 0,
+        data: vec![0xaa; 5000],
+        bss: 0,
+        ..TestKernel::default()
+    };
+    let file = kernel.build();
+    let mut image = Image::parse(&file).unwrap();
+    let modules = Segment {
+        va: 5000,
+        data: &[0xbb; 9000],
+        size: 9100,
+    };
+    image.segments.push(modules).unwrap();
+    image.span.end = 14_100;
+    let mut model = Model::new(12, 9);
+    let none = None::<&mut Bytes<'_>>;
+    block_on(pin!(build(&mut model, &spec(), &image, none))).unwrap();
+    let made = model.domain.unwrap();
+    let found = made.read(0, 4 * PAGE).unwrap();
+    assert!(found[..5000].iter().all(|&byte| byte == 0xaa));
+    assert!(found[5000..14_000].iter().all(|&byte| byte == 0xbb));
+    assert!(found[14_000..].iter().all(|&byte| byte == 0));
 }
 
 #[test]

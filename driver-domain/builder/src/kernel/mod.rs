@@ -167,7 +167,8 @@ impl<'a> Packed<'a> {
         })
     }
 
-    /// Begins to unpack it, into a buffer of its [`size`](Self::size). Neither that nor any other buffer has more than `limit` bytes.
+    /// Begins to unpack it, into a buffer of its [`size`](Self::size), which is at most `limit`, as is an xz dictionary. Zstandard takes a
+    /// second buffer: of the size too, rounded up to a power of two. 256 MiB is enough for what distributions have.
     ///
     /// # Errors
     ///
@@ -177,8 +178,7 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Unpacks `file` until there is an ELF file, pausing after each [`PORTION`]. No buffer has more than `limit` bytes; up to three are there at
-/// a time: a file that was unpacked, the one that it is unpacked to, and the decoder's.
+/// Unpacks `file` until there is an ELF file, pausing after each [`PORTION`]. The limit is that of [`Packed::unpacker`], for each of two layers.
 ///
 /// # Errors
 ///

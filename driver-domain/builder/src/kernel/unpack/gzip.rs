@@ -2,6 +2,7 @@
 
 use super::{Output, Progress, UnpackError};
 use crate::kernel::Compression;
+use alloc::boxed::Box;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::{
     TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
@@ -11,7 +12,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 const DAMAGED: UnpackError = UnpackError::Damaged(Compression::Gzip);
 
 pub(super) struct Gzip<'a> {
-    inflater: DecompressorOxide,
+    inflater: Box<DecompressorOxide>,
     rest: &'a [u8],
     crc: crc32fast::Hasher,
 }
@@ -19,7 +20,7 @@ pub(super) struct Gzip<'a> {
 impl<'a> Gzip<'a> {
     pub(super) fn new(data: &'a [u8]) -> Result<Self, UnpackError> {
         Ok(Self {
-            inflater: DecompressorOxide::new(),
+            inflater: Box::default(),
             rest: behind_header(data).ok_or(DAMAGED)?,
             crc: crc32fast::Hasher::new(),
         })

@@ -81,7 +81,7 @@ pub struct Unpacker<'a> {
 }
 
 enum Decoder<'a> {
-    Gzip(Box<gzip::Gzip<'a>>),
+    Gzip(gzip::Gzip<'a>),
     Xz(xz::Xz<'a>),
     Zstd(Box<zstd::Zstd<'a>>),
     Lz4(lz4::Lz4<'a>),
@@ -143,7 +143,7 @@ impl<'a> Unpacker<'a> {
         } = packed;
         let size = within(u64::from(size), limit)?;
         let decoder = match compression {
-            Compression::Gzip => Decoder::Gzip(Box::new(gzip::Gzip::new(data)?)),
+            Compression::Gzip => Decoder::Gzip(gzip::Gzip::new(data)?),
             Compression::Xz => Decoder::Xz(xz::Xz::new(data, limit)?),
             Compression::Zstd => Decoder::Zstd(Box::new(zstd::Zstd::new(data, size)?)),
             Compression::Lz4 => Decoder::Lz4(lz4::Lz4::new(data)?),
