@@ -8,13 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
+use bulkhead_abi::elfnote::ElfNote;
 use bulkhead_abi::layout::{PAGE_SIZE, is_guest_range};
 use bulkhead_abi::shared_info::{LEGACY_VCPUS, SharedInfo};
 use bulkhead_abi::start_info::{self, StartInfo};
+use bulkhead_abi::version::Feature;
 use bulkhead_abi::{DomId, Record, hypercall_page, pte, selectors};
 use bulkhead_core::domains::builder::BuildError;
-use bulkhead_core::domains::image::ImageError;
-use bulkhead_core::domains::plan::PlanError;
 use bulkhead_core::frames::{Kind, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::paging::Level;
@@ -22,6 +22,7 @@ use bulkhead_core::sync::Ordering;
 use bulkhead_core::testing::{GuestSpec, SimConfig, TestKernel, World};
 use bulkhead_core::vcpu::{Regs, Segments};
 use bulkhead_core::{EndPolicy, Machine};
+use bulkhead_image::{ImageError, PlanError};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -504,42 +505,42 @@ fn what_is_no_kernel_is_refused_by_what_is_wrong_with_it() {
                 features: Some("!auto_translated_physmap"),
                 ..good.clone()
             },
-            ImageError::Feature,
+            ImageError::Feature(Feature::AutoTranslatedPhysmap),
         ),
         (
             TestKernel {
                 entry: Some(first - 1),
                 ..good.clone()
             },
-            ImageError::BadAddress(1),
+            ImageError::BadAddress(ElfNote::Entry),
         ),
         (
             TestKernel {
                 hypercall_page: Some(0x3000),
                 ..good.clone()
             },
-            ImageError::BadAddress(2),
+            ImageError::BadAddress(ElfNote::HypercallPage),
         ),
         (
             TestKernel {
                 hypercall_page: Some(0x1008),
                 ..good.clone()
             },
-            ImageError::BadAddress(2),
+            ImageError::BadAddress(ElfNote::HypercallPage),
         ),
         (
             TestKernel {
                 virt_base: Some(0xffff_8000_0000_0000),
                 ..good.clone()
             },
-            ImageError::BadAddress(3),
+            ImageError::BadAddress(ElfNote::VirtBase),
         ),
         (
             TestKernel {
                 init_p2m: Some(0xffff_8100_0000_0000),
                 ..good.clone()
             },
-            ImageError::BadAddress(15),
+            ImageError::BadAddress(ElfNote::InitP2m),
         ),
         (
             TestKernel {

@@ -4,23 +4,21 @@
 //! start: the guest ABI's section 2.
 
 use super::boot_list::{Entry, MAX_VCPUS};
-use super::image::{Image, ImageError};
-use super::plan::{Mapping, Plan, PlanError};
 use super::shell::{self, Shell};
 use super::{Domain, MAX_NAME};
 use crate::frames::{FrameList, Kind, MAX_ORDER, Mfn, Pfn};
 use crate::machine::Machine;
 use crate::memory::Memory;
-use crate::paging::{Level, PagingError, Work};
+use crate::paging::{PagingError, Work};
 use crate::schedule;
 use crate::try_box::TryBox;
 use crate::vcpu::{Context, Standing};
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{PAGE_OFFSET_MASK, PAGE_SHIFT, PAGE_SIZE};
 use bulkhead_abi::start_info::{self, StartInfo};
-use bulkhead_abi::{Buffered, DomId, hypercall_page, pte};
+use bulkhead_abi::{Buffered, DomId, hypercall_page};
+use bulkhead_image::{FirstRegisters, Image, ImageError, Plan, PlanError, StartFacts};
 use core::fmt;
-use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 /// Why a domain could not be made.
@@ -193,15 +191,14 @@ impl<M: Machine> Construction<'_, M> {
             self.plan.start_info << PAGE_SHIFT,
             info.to_bytes().as_ref(),
         );
-        let rsp = self.plan.va(self.plan.stack.saturating_add(1));
-        let context = Context::at_start(root, image.entry, rsp, self.plan.va(self.plan.start_info));
-        TryBox::new(context).ok_or(BuildError::NoHeap)
+        let FirstRegisters { rip, rsp, rsi } = self.plan.first_registers();
+        TryBox::new(Context::at_start(root, rip, rsp, rsi)).ok_or(BuildError::NoHeap)
     }
 
     /// Takes the holds that a running domain has: the last step, after everything that may fail for want of memory.
     fn hold(&self, pages: &Pages) -> Result<(), BuildError> {
         let root = pages
-            .mfn(self.plan.region.tables.start)
+            .mfn(self.plan.root())
             .ok_or(BuildError::Tables(PagingError::NotMapped))?;
         let memory = self.memory;
         memory
@@ -237,58 +234,17 @@ impl<M: Machine> Construction<'_, M> {
 
     /// Writes the first page tables as the guest itself would; pinning validates them. Returns the level 4 table.
     fn tables(&self, pages: &Pages) -> Result<Mfn, BuildError> {
-        let broken = BuildError::Tables(PagingError::NotMapped);
-        let region = &self.plan.region;
-        let root = region.tables.start..region.l3.start;
-        for mapping in [Some(region), self.plan.p2m_mapping.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let Mapping {
-                va,
-                target,
-                l3,
-                l2,
-                l1,
-                ..
-            } = mapping;
-            self.hook(pages, Level::L4, *va, &root, l3).ok_or(broken)?;
-            self.hook(pages, Level::L3, *va, l3, l2).ok_or(broken)?;
-            self.hook(pages, Level::L2, *va, l2, l1).ok_or(broken)?;
-            self.hook(pages, Level::L1, *va, l1, target).ok_or(broken)?;
-        }
-        pages.mfn(root.start).ok_or(broken)
-    }
-
-    /// Lets the consecutive `tables` of `level` lead to `children`, of which the first covers `va`.
-    fn hook(
-        &self,
-        pages: &Pages,
-        level: Level,
-        va: u64,
-        tables: &Range<u64>,
-        children: &Range<u64>,
-    ) -> Option<()> {
-        let first_slot = va >> level.shift();
-        for (slot, child) in (first_slot..).zip(children.clone()) {
-            let table = tables
-                .start
-                .checked_add((slot >> 9).checked_sub(first_slot >> 9)?)?;
-            // Leaves belong to the guest kernel, and are not dirty yet; a page that is a table is read-only.
-            let flags = match level {
-                Level::L4 | Level::L3 | Level::L2 => {
-                    pte::PRESENT | pte::WRITABLE | pte::USER | pte::ACCESSED | pte::DIRTY
-                }
-                Level::L1 if self.plan.is_table(child) => pte::PRESENT | pte::ACCESSED,
-                Level::L1 => pte::PRESENT | pte::WRITABLE | pte::ACCESSED,
-            };
-            let index = usize::try_from(slot & 0x1ff).ok()?;
-            let words = self.memory.machine().frame(pages.mfn(table)?);
+        let written = self.plan.entries().try_for_each(|entry| {
+            let words = self.memory.machine().frame(pages.mfn(entry.table)?);
+            let child = pages.mfn(entry.child)?.maddr();
             words
-                .get(index)?
-                .store(pages.mfn(child)?.maddr() | flags, Ordering::Relaxed);
-        }
-        Some(())
+                .get(entry.index)?
+                .store(child | entry.flags, Ordering::Relaxed);
+            Some(())
+        });
+        written
+            .and_then(|()| pages.mfn(self.plan.root()))
+            .ok_or(BuildError::Tables(PagingError::NotMapped))
     }
 
     fn start_info(
@@ -298,48 +254,21 @@ impl<M: Machine> Construction<'_, M> {
         entry: &Entry<'_>,
         ramdisk: Option<&[u8]>,
     ) -> Result<StartInfo, BuildError> {
-        let plan = self.plan;
         let broken = BuildError::Tables(PagingError::NotMapped);
         let is_control = self.id == DomId::new(0);
-        let mut flags = 0;
-        if is_control {
-            flags |= start_info::SIF_PRIVILEGED | start_info::SIF_INITDOMAIN;
-        }
-        let mod_start = match &plan.ramdisk {
-            Some(place) if plan.ramdisk_by_pfn => {
-                flags |= start_info::SIF_MOD_START_PFN;
-                place.start
-            }
-            Some(place) => plan.va(place.start),
-            None => 0,
+        let flags = if is_control {
+            start_info::SIF_PRIVILEGED | start_info::SIF_INITDOMAIN
+        } else {
+            0
         };
-        let mut info = StartInfo {
-            nr_pages: plan.pages,
+        Ok(self.plan.start_info(&StartFacts {
             shared_info: shared_info.maddr(),
+            store_frame: pages.mfn(self.plan.store).ok_or(broken)?.raw(),
+            console_frame: pages.mfn(self.plan.console).ok_or(broken)?.raw(),
             flags,
-            store_mfn: pages.mfn(plan.store).ok_or(broken)?.raw(),
-            console_mfn: pages.mfn(plan.console).ok_or(broken)?.raw(),
-            pt_base: plan.va(plan.region.tables.start),
-            nr_pt_frames: plan.region.tables.end.saturating_sub(plan.region.tables.start),
-            mfn_list: plan.p2m_va(),
-            mod_start,
-            mod_len: ramdisk.map_or(0, |data| data.len() as u64),
-            ..StartInfo::default()
-        };
-        if let Some(mapping) = &plan.p2m_mapping {
-            info.first_p2m_pfn = plan.p2m.start;
-            info.nr_p2m_frames = mapping.tables.end.saturating_sub(plan.p2m.start);
-        }
-        fill(&mut info.magic, start_info::MAGIC);
-        fill(&mut info.cmd_line, entry.cmdline.as_bytes());
-        Ok(info)
-    }
-}
-
-/// Copies `text` into a field of zeros, leaving at least one zero behind it.
-fn fill(field: &mut [u8], text: &[u8]) {
-    let room = field.len().saturating_sub(1);
-    for (to, from) in field.iter_mut().take(room).zip(text) {
-        *to = *from;
+            ramdisk_len: ramdisk.map_or(0, |data| data.len() as u64),
+            command_line: entry.cmdline.as_bytes(),
+            ..StartFacts::default()
+        }))
     }
 }

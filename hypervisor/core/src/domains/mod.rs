@@ -2,14 +2,11 @@
 //!
 //! - [`Domain`] is everything that the hypervisor keeps for one guest; [`DomainTable`] finds it by its number.
 //! - [`Lifecycle`] says what a domain may do next.
-//! - [`boot_list`] names the domains that start with the machine; [`image`] reads a kernel, [`plan`] lays a domain out,
-//!   [`builder`] makes it.
+//! - [`boot_list`] names the domains that start with the machine; [`builder`] makes one.
 
 pub mod boot_list;
 pub mod builder;
-pub mod image;
 mod lifecycle;
-pub mod plan;
 mod shell;
 mod table;
 mod teardown;

@@ -25,7 +25,6 @@ mod choices;
 mod grants;
 mod guest;
 mod hostile;
-mod kernel;
 mod locks;
 mod paths;
 mod ram;
@@ -37,9 +36,9 @@ mod world;
 
 pub use crate::mutants::{Mutant, Planted};
 pub use acts::{Act, Effect, FirstState};
+pub use bulkhead_image::testing::TestKernel;
 pub use choices::Choices;
 pub use hostile::Hostile;
-pub use kernel::TestKernel;
 pub use locks::check_locks;
 pub use paths::Fate;
 pub use ram::Ram;

@@ -2,14 +2,16 @@
 //!
 //! Source: the guest ABI's section 2.1, with the two domains measured there as tests.
 
-use super::image::Image;
-use bulkhead_abi::layout::{self, PAGE_SHIFT, PAGE_SIZE};
+use crate::{Image, span};
+use bulkhead_abi::layout::{PAGE_SHIFT, PAGE_SIZE};
 use core::fmt;
 use core::ops::Range;
 
 /// A domain's first layout, in pages of its own numbering.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// The address of the first instruction.
+    pub entry: u64,
     /// Address of page 0 in the initial mapping.
     pub virt_base: u64,
     /// All pages of the domain.
@@ -75,6 +77,8 @@ impl fmt::Display for PlanError {
     }
 }
 
+impl core::error::Error for PlanError {}
+
 /// Free mapped memory that a kernel finds behind its boot stack, in pages: 512 KiB.
 const SPARE: u64 = 128;
 
@@ -112,6 +116,7 @@ impl Plan {
             return Err(PlanError::TooSmall(cursor.0));
         }
         Ok(Self {
+            entry: image.entry,
             virt_base: image.virt_base,
             pages,
             ramdisk,
@@ -137,7 +142,7 @@ impl Plan {
                 .saturating_add(1 + SPARE)
                 .next_multiple_of(REGION_ALIGN);
             let bytes = end.checked_mul(PAGE_SIZE as u64).ok_or(PlanError::TooLarge)?;
-            if !layout::is_guest_range(virt_base, bytes) {
+            if !span::is_guests(virt_base, bytes) {
                 return Err(PlanError::TooLarge);
             }
             let [l3, l2, l1] = table_counts(virt_base, bytes);
@@ -171,7 +176,7 @@ impl Plan {
         // It has level 3 tables of its own, so no level 4 slot may serve both.
         let slots = |va: u64, bytes: u64| (va >> 39, va.saturating_add(bytes.saturating_sub(1)) >> 39);
         let (own, other) = (slots(va, bytes), slots(region.va, region_bytes));
-        if !layout::is_guest_range(va, bytes) || own.0 <= other.1 && other.0 <= own.1 {
+        if !span::is_guests(va, bytes) || own.0 <= other.1 && other.0 <= own.1 {
             return Err(PlanError::P2mOverlaps);
         }
         let [l3, l2, l1] = table_counts(va, bytes);
@@ -247,6 +252,7 @@ mod tests {
             init_p2m,
             takes_ramdisk_by_pfn,
             hypercall_page: None,
+            supported: 0,
         }
     }
 
@@ -293,6 +299,21 @@ mod tests {
         assert_eq!(plan.region.tables, 0x126..0x12b);
         assert_eq!((plan.stack, plan.region.target.end), (0x12b, 0x400));
         assert_eq!((plan.p2m_mapping.clone(), plan.p2m_va()), (None, 0x11_3000));
+    }
+
+    /// GRUB for PV guests: mapped from address 0 on, which is the kernel's too, its second segment in the middle of a page.
+    #[test]
+    fn a_kernel_at_address_zero_has_page_zero() {
+        let grub = Image {
+            span: 0..0x61_3dc8,
+            entry: 0,
+            ..image(0, 0x61_3dc8, None, false)
+        };
+        let plan = Plan::new(&grub, 0x4000, Some(1)).unwrap();
+        assert_eq!(plan.ramdisk, Some(0x614..0x615));
+        assert_eq!((plan.p2m.clone(), plan.start_info), (0x615..0x635, 0x635));
+        assert_eq!((plan.region.tables.clone(), plan.stack), (0x638..0x63f, 0x63f));
+        assert_eq!(plan.region.target, 0..0x800);
     }
 
     #[test]

@@ -1,5 +1,11 @@
 //! Kernel images for tests: the smallest ELF files that the domain builder takes, with every note to choose.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 use alloc::vec::Vec;
 use bulkhead_abi::elfnote::{self, ElfNote};
 
