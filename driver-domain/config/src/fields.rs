@@ -127,11 +127,10 @@ impl<'a, 'p> Fields<'a, 'p> {
             self.known.insert(key, entry);
             return;
         };
-        let place = in_line(first.line);
-        self.problems.add(
-            entry.line,
-            format_args!("{key} is given twice, first{place}; it should be given once"),
-        );
+        let first = first.line;
+        let place = fmt::from_fn(|f| first.map_or(Ok(()), |line| write!(f, ", first in line {line}")));
+        let sentence = format_args!("{key} is given twice{place}; it should be given once");
+        self.problems.add(entry.line, sentence);
     }
 
     fn refuse(&mut self, entry: &Entry<'_>) {
@@ -196,14 +195,6 @@ impl<'a, 'p> Fields<'a, 'p> {
         }
         self.optional(key)
     }
-}
-
-/// ` in line N`, or nothing.
-pub(crate) fn in_line(line: Option<u32>) -> impl fmt::Display {
-    fmt::from_fn(move |f| match line {
-        Some(line) => write!(f, " in line {line}"),
-        None => Ok(()),
-    })
 }
 
 /// The words with commas between.

@@ -3,6 +3,12 @@
 //! Each file of `broken/` is no configuration; each of `unfit/` is one that does not fit the [`WORLD`]. What is expected
 //! stands in the file itself: `#~ SENTENCE` is said of its line, `#~^ SENTENCE` of the line before, with another `^` of the one before that; `#~* SENTENCE` of no line,
 //! and `#~+ N` are N more that are only counted.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
 
 use bulkhead_config::{World, parse};
 use std::fs;

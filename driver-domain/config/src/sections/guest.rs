@@ -1,6 +1,6 @@
 //! `[[guest]]`: a domain that the control domain makes, and sees to when it ends.
 
-use crate::fields::{At, Entry, Fields, Key, Keys, in_line};
+use crate::fields::{At, Entry, Fields, Key, Keys};
 use crate::problems::Problems;
 use crate::sections::Section;
 use crate::settings::{
@@ -199,9 +199,12 @@ impl Section for Guest {
         let mut first = BTreeMap::new();
         for Self { name, .. } in all {
             if let Some(line) = first.get(name.as_str()) {
-                let place = in_line(*line);
+                let other = fmt::from_fn(|f| match line {
+                    Some(line) => write!(f, "the guest in line {line}"),
+                    None => f.write_str("another guest"),
+                });
                 let sentence = format_args!(
-                    "name = \"{}\" should be another name: the guest{place} has it",
+                    "name = \"{}\" should be another name: {other} has it",
                     name.as_str()
                 );
                 problems.add(name.line(), sentence);
