@@ -137,12 +137,9 @@ impl<'a, 'p> Fields<'a, 'p> {
         let Keys { noun, known, later } = self.keys;
         let is_called = |key: &Key| key.name == entry.key || key.elsewhere.contains(&&*entry.key);
         if let Some((_, what)) = later.iter().find(|(key, _)| is_called(key)) {
-            let sentence = format_args!(
-                "{} should be left out: this version has no {what} yet",
-                excerpt(&entry.key)
-            );
-            self.problems.add(entry.line, sentence);
-            return;
+            let key = excerpt(&entry.key);
+            let sentence = format_args!("{key} should be left out: this version has no {what} yet");
+            return self.problems.add(entry.line, sentence);
         }
         let meant = known
             .iter()
@@ -181,9 +178,11 @@ impl<'a, 'p> Fields<'a, 'p> {
         }
     }
 
-    /// As [`Self::optional`], where nobody will ask for the line.
-    pub(crate) fn value<T: Setting>(&mut self, key: &'static str) -> Option<T> {
-        Some(self.optional(key)?.value)
+    /// Gives `slot` the value of `key`, if it has one that the key takes.
+    pub(crate) fn set<T: Setting>(&mut self, key: &'static str, slot: &mut T) {
+        if let Some(at) = self.optional(key) {
+            *slot = at.value;
+        }
     }
 
     /// The value of a key that must be there; if it is not, that is told, with an `example` of what would be right.
@@ -198,7 +197,7 @@ impl<'a, 'p> Fields<'a, 'p> {
 }
 
 /// The words with commas between.
-pub(crate) fn comma_separated<'a>(words: impl Iterator<Item = &'a str> + Clone) -> impl fmt::Display {
+fn comma_separated<'a>(words: impl Iterator<Item = &'a str> + Clone) -> impl fmt::Display {
     fmt::from_fn(move |f| {
         for (n, word) in words.clone().enumerate() {
             write!(f, "{}{word}", if n == 0 { "" } else { ", " })?;

@@ -24,28 +24,24 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 /// Levenshtein's distance, in which a letter's case counts nothing, and `_` is as good as `-`.
 fn distance(a: &str, b: &str) -> usize {
     let plain = |c: char| if c == '_' { '-' } else { c.to_ascii_lowercase() };
-    // From the empty word to each beginning of `b`; then the same from each longer beginning of `a`.
+    // What it takes to each beginning of `b`, from the empty one on: first from nothing, then from each longer beginning of `a`.
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
     for a in a.chars().map(plain) {
-        let mut left = 0_usize;
-        let mut diagonal = 0_usize;
-        for (n, (cell, b)) in row
-            .iter_mut()
-            .zip(core::iter::once('\0').chain(b.chars().map(plain)))
-            .enumerate()
-        {
-            let above = *cell;
-            let best = if n == 0 {
-                above.saturating_add(1)
-            } else {
-                let changed = diagonal.saturating_add(usize::from(a != b));
-                changed.min(above.saturating_add(1)).min(left.saturating_add(1))
-            };
-            diagonal = replace(cell, best);
-            left = best;
+        let mut cells = row.iter_mut();
+        let Some(first) = cells.next() else {
+            break;
+        };
+        let mut diagonal = *first;
+        *first = first.saturating_add(1);
+        let mut left = *first;
+        for (cell, b) in cells.zip(b.chars().map(plain)) {
+            let changed = diagonal.saturating_add(usize::from(a != b));
+            let put_in_or_left_out = left.min(*cell).saturating_add(1);
+            left = changed.min(put_in_or_left_out);
+            diagonal = replace(cell, left);
         }
     }
-    row.last().copied().unwrap_or(0)
+    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

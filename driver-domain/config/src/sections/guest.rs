@@ -2,7 +2,7 @@
 
 use crate::fields::{At, Entry, Fields, Key, Keys};
 use crate::problems::Problems;
-use crate::sections::Section;
+use crate::sections::{Config, Section};
 use crate::settings::{
     Action, CommandLine, Console, Cpus, FileName, Memory, Name, Setting, Should, Vcpus, Weight, should, size,
 };
@@ -49,11 +49,6 @@ pub struct Guest {
     pub on_crash: Action,
 }
 
-const AUTOSTART: bool = true;
-const ON_POWEROFF: Action = Action::Destroy;
-const ON_REBOOT: Action = Action::Restart;
-const ON_CRASH: Action = Action::Destroy;
-
 impl Guest {
     /// A guest with what it must have; all else is as in a file that does not speak of it.
     pub fn new(
@@ -73,10 +68,10 @@ impl Guest {
             weight: Weight::default(),
             cpus: Cpus::default().into(),
             console: Console::default(),
-            autostart: AUTOSTART,
-            on_poweroff: ON_POWEROFF,
-            on_reboot: ON_REBOOT,
-            on_crash: ON_CRASH,
+            autostart: true,
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Restart,
+            on_crash: Action::Destroy,
         }
     }
 
@@ -101,8 +96,7 @@ impl Guest {
             line: None,
         });
         let guest = Self::read(&mut Fields::new(Self::KEYS, None, entries, &mut problems));
-        let guest = problems.or(guest)?;
-        guest.ok_or_else(Problems::default)
+        problems.or(guest)?.ok_or_else(Problems::default)
     }
 
     /// The memory that it starts with.
@@ -165,39 +159,39 @@ impl Section for Guest {
 
     fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
         let name = fields.required("name", "\"web\"");
-        // Without kernel or memory it is of no account, but its name is: no other should have it.
         let kernel = fields.required("kernel", "\"httpd\"");
         let memory: Option<At<Memory>> = fields.required("memory", "\"32M\"");
-        let at_first = memory.unwrap_or_else(|| Memory::MIN.into());
-        let mut guest = Self {
-            kernel: kernel.or_else(|| FileName::parse("missing").ok().map(At::from))?,
-            ramdisk: fields.optional("ramdisk"),
-            command_line: fields.value("command-line").unwrap_or_default(),
-            memory: at_first,
-            max_memory: at_first,
-            vcpus: fields.value("vcpus").unwrap_or_default(),
-            weight: fields.value("weight").unwrap_or_default(),
-            cpus: fields.optional("cpus").unwrap_or_else(|| Cpus::ALL.into()),
-            console: fields.value("console").unwrap_or_default(),
-            autostart: fields.value("autostart").unwrap_or(AUTOSTART),
-            on_poweroff: fields.value("on-poweroff").unwrap_or(ON_POWEROFF),
-            on_reboot: fields.value("on-reboot").unwrap_or(ON_REBOOT),
-            on_crash: fields.value("on-crash").unwrap_or(ON_CRASH),
-            name: name?,
-        };
         let max_memory: Option<At<Memory>> = fields.optional("max-memory");
+        // What must be there and is not has a stand-in, so that the rest is judged too. Without a name of its
+        // own it is not kept; without kernel or memory it is, since no other guest should have its name.
+        let is_named = name.is_some();
+        let mut guest = Self::new(
+            name.or_else(|| Name::parse("nobody").ok().map(At::from))?,
+            kernel.or_else(|| FileName::parse("nothing").ok().map(At::from))?,
+            memory.unwrap_or_else(|| Memory::MIN.into()),
+        );
+        guest.ramdisk = fields.optional("ramdisk");
+        fields.set("command-line", &mut guest.command_line);
+        fields.set("vcpus", &mut guest.vcpus);
+        fields.set("weight", &mut guest.weight);
+        guest.cpus = fields.optional("cpus").unwrap_or(guest.cpus);
+        fields.set("console", &mut guest.console);
+        fields.set("autostart", &mut guest.autostart);
+        fields.set("on-poweroff", &mut guest.on_poweroff);
+        fields.set("on-reboot", &mut guest.on_reboot);
+        fields.set("on-crash", &mut guest.on_crash);
         if let (Some(memory), Some(max)) = (memory, max_memory)
             && let Err(should) = guest.set_memory(memory, max)
         {
             let sentence = format_args!("max-memory = \"{}\" {should}", *max);
             fields.problems.add(max.line(), sentence);
         }
-        Some(guest)
+        is_named.then_some(guest)
     }
 
-    fn judge(all: &[Self], problems: &mut Problems) {
+    fn judge(config: &Config, problems: &mut Problems) {
         let mut first = BTreeMap::new();
-        for Self { name, .. } in all {
+        for Self { name, .. } in config.guests() {
             if let Some(line) = first.get(name.as_str()) {
                 let other = fmt::from_fn(|f| match line {
                     Some(line) => write!(f, "the guest in line {line}"),
@@ -214,9 +208,9 @@ impl Section for Guest {
         }
     }
 
-    fn fit(all: &[Self], world: &World<'_>, problems: &mut Problems) {
+    fn fit(config: &Config, world: &World<'_>, problems: &mut Problems) {
         let mut free = world.memory;
-        for guest in all {
+        for guest in config.guests() {
             guest.fit_alone(world, problems);
             let wanted = guest.memory().bytes();
             if !guest.autostart || wanted > world.memory {
@@ -262,7 +256,7 @@ impl Guest {
             }
         }
         for (key, memory) in [("memory", self.memory), ("max-memory", self.max_memory)] {
-            // What it is left to be by `memory` was told of there.
+            // Where it is what `memory` is, that was told of there.
             let is_said = key == "memory" || self.max_memory != self.memory;
             if is_said && memory.bytes() > world.memory {
                 let sentence = format_args!(

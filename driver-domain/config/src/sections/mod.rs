@@ -26,11 +26,11 @@ pub(crate) trait Section: Sized + fmt::Display {
     /// Makes one of its keys and values. Tells what is wrong; where it does, what it makes is of no account.
     fn read(fields: &mut Fields<'_, '_>) -> Option<Self>;
 
-    /// Tells what is wrong with all of them together, whatever the machine.
-    fn judge(all: &[Self], problems: &mut Problems);
+    /// Tells what is wrong with those of `config` together, or with what they say of other sections, whatever the machine.
+    fn judge(config: &Config, problems: &mut Problems);
 
-    /// Tells what of them does not fit the `world`.
-    fn fit(all: &[Self], world: &World<'_>, problems: &mut Problems);
+    /// Tells what of those of `config` does not fit the `world`.
+    fn fit(config: &Config, world: &World<'_>, problems: &mut Problems);
 }
 
 /// Sections that will be, and what there is none of yet.
@@ -71,7 +71,10 @@ macro_rules! sections {
 
             /// Itself, if nothing is wrong with what was read nor with the whole.
             fn judged(self, mut problems: Problems) -> Result<Self, Problems> {
-                $(judge(&self.$all, &mut problems);)+
+                $(
+                    count(&self.$all, &mut problems);
+                    <$section>::judge(&self, &mut problems);
+                )+
                 if written(&self) > MAX_FILE {
                     let sentence = format_args!("the configuration should fit {MAX_FILE} bytes when it is written out");
                     problems.add(None, sentence);
@@ -86,7 +89,7 @@ macro_rules! sections {
             /// Everything that does not fit.
             pub fn check(&self, world: &World<'_>) -> Result<(), Problems> {
                 let mut problems = Problems::default();
-                $(<$section>::fit(&self.$all, world, &mut problems);)+
+                $(<$section>::fit(self, world, &mut problems);)+
                 problems.or(())
             }
         }
@@ -140,10 +143,10 @@ fn take<T: Section>(all: &mut Vec<T>, table: Table<'_>, problems: &mut Problems)
         let sentence = format_args!("[{name}] should be [[{name}]]: there may be several");
         problems.add(line, sentence);
     }
-    if all.len() > T::MAX {
-        return;
+    // One too many is kept, so that they are counted and found too many.
+    if all.len() <= T::MAX {
+        all.extend(T::read(&mut Fields::new(T::KEYS, line, table.entries, problems)));
     }
-    all.extend(T::read(&mut Fields::new(T::KEYS, line, table.entries, problems)));
 }
 
 /// Tells of a section that is of no known kind.
@@ -167,8 +170,8 @@ fn refuse(table: &Table<'_>, problems: &mut Problems) {
     problems.add(Some(*line), sentence);
 }
 
-/// Tells what is wrong with all sections of a kind.
-fn judge<T: Section>(all: &[T], problems: &mut Problems) {
+/// Tells if there are too many sections of a kind.
+fn count<T: Section>(all: &[T], problems: &mut Problems) {
     if all.len() > T::MAX {
         let sentence = format_args!(
             "there should be at most {} sections {}",
@@ -177,7 +180,6 @@ fn judge<T: Section>(all: &[T], problems: &mut Problems) {
         );
         problems.add(None, sentence);
     }
-    T::judge(all, problems);
 }
 
 /// How long a configuration is as a file.
