@@ -92,7 +92,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<Entry<'_>>, Vec<Table<'_>>), Pro
 struct Lines {
     /// The places of the line feeds.
     ends: Vec<usize>,
-    /// The place of the last byte, which belongs to the last line even if it ends it.
+    /// The place of the last byte; what is missing behind it is missing in its line, even if it ends that.
     last: usize,
 }
 
@@ -148,6 +148,9 @@ fn sentence(error: &ParseError, found: &str) -> impl fmt::Display {
             "unclosed array table" => "the name of a section should be one word, followed by ]]",
             "unclosed table" => "the name of a section should be one word, followed by ]",
             "unquoted keys cannot be empty" => "there should be a name here",
+            "keys cannot be multi-line basic strings" | "keys cannot be multi-line literal strings" => {
+                "a key should not have triple quotes"
+            }
             "unclosed array" => "the list that begins here should end with ]",
             "missing comma between array elements" => "there should be a comma between the parts of a list",
             "unclosed inline table" => "the table that begins here should end with }",
@@ -299,7 +302,11 @@ impl EventReceiver for Reader<'_, '_> {
         };
         let raw = Raw::new_unchecked(raw.as_str(), encoding, span);
         let mut name = Cow::Borrowed("");
-        raw.decode_key(&mut name, errors);
+        let mut wrong = None;
+        raw.decode_key(&mut name, &mut wrong);
+        if let Some(error) = wrong {
+            errors.report_error(of_string(error, &raw, encoding, span));
+        }
         // A key that is not there at all was told of; keeping it would cost more than any other two bytes of a file.
         if self.depth > 0 || raw.is_empty() {
             return;
@@ -339,13 +346,7 @@ impl EventReceiver for Reader<'_, '_> {
             // What was meant by a bare word, who reads the key can say best.
             Some(_) if encoding.is_none() && self.depth == 0 => Kind::Other,
             Some(error) => {
-                errors.report_error(match is_closed(raw.as_str(), encoding) {
-                    true => error,
-                    false => here(
-                        span,
-                        "the string that begins here should end with the quotes that it begins with",
-                    ),
-                });
+                errors.report_error(of_string(error, &raw, encoding, span));
                 Kind::Other
             }
         };
@@ -360,15 +361,21 @@ fn here(span: Span, sentence: &'static str) -> ParseError {
     ParseError::new(sentence).with_unexpected(span.before())
 }
 
-/// Whether a string ends with the quotes that it begins with.
-fn is_closed(raw: &str, encoding: Option<Encoding>) -> bool {
+/// What to say of a string or a bare word that has an error: before all, that it has no end.
+fn of_string(error: ParseError, raw: &Raw<'_>, encoding: Option<Encoding>, span: Span) -> ParseError {
     let quotes = match encoding {
-        None => return true,
+        None => "",
         Some(Encoding::BasicString) => "\"",
         Some(Encoding::LiteralString) => "'",
         Some(Encoding::MlBasicString) => "\"\"\"",
         Some(Encoding::MlLiteralString) => "'''",
     };
-    let inside = raw.strip_prefix(quotes);
-    inside.is_some_and(|inside| inside.ends_with(quotes))
+    let inside = raw.as_str().strip_prefix(quotes);
+    match inside.is_some_and(|inside| inside.ends_with(quotes)) {
+        true => error,
+        false => here(
+            span,
+            "the string that begins here should end with the quotes that it begins with",
+        ),
+    }
 }
