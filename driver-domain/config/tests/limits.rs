@@ -100,7 +100,7 @@ fn no_file_takes_much_memory_or_stack() {
         "[\n",
     ];
     for piece in pieces {
-        for begin in ["", "[[guest]]\n", "[[guest]]\ncpus = [", "x = \"\"\"", "x = {"] {
+        for begin in ["", "[[guest]]\ncpus = [", "x = {"] {
             let file = begin.to_owned() + &piece.repeat(MAX_FILE / piece.len() - begin.len());
             let reader = move || {
                 let before = USE.get();

@@ -1,8 +1,8 @@
 //! What is said of bad files, sentence by sentence.
 //!
 //! Each file of `broken/` is no configuration; each of `unfit/` is one that does not fit the [`WORLD`]. What is expected
-//! stands in the file itself: `#~ SENTENCE` is said of its line, `#~^ SENTENCE` of the line before, with another `^` of the one before that; `#~* SENTENCE` of no line,
-//! and `#~+ N` are N more that are only counted.
+//! stands in the file itself: `#~ SENTENCE` is said of its line, `#~^ SENTENCE` of the line before, with another `^` of the one
+//! before that; `#~+ N` are N more that are only counted.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -60,7 +60,6 @@ fn expected(bytes: &[u8]) -> String {
         let up = marks.bytes().filter(|mark| *mark == b'^').count();
         match marks {
             "+" => more = format!("and {sentence} more\n"),
-            "*" => sentences.push((0, format!("FILE: {sentence}\n"))),
             _ => sentences.push((n + 1 - up, format!("FILE:{}: {sentence}\n", n + 1 - up))),
         }
     }

@@ -20,7 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = str::from_utf8(bytes) {
         let pairs = text.split('\n').filter_map(|word| word.split_once('='));
         match Guest::from_pairs(pairs) {
-            Ok(guest) => assert_eq!(Config::new(vec![guest.clone()]).expect("one guest").guests(), [guest]),
+            Ok(guest) => assert_eq!(
+                Config::new(vec![guest.clone()]).expect("one guest").guests(),
+                [guest]
+            ),
             Err(problems) => judge(&problems, &[]),
         }
     }
@@ -38,7 +41,12 @@ fn judge(problems: &Problems, bytes: &[u8]) {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n').count().max(1);
     assert!(!problems.first().is_empty());
     for problem in problems.first() {
-        assert!(problem.line.is_none_or(|line| (1..=lines).contains(&(line as usize))), "{problem:?}");
+        assert!(
+            problem
+                .line
+                .is_none_or(|line| (1..=lines).contains(&(line as usize))),
+            "{problem:?}"
+        );
         assert!(!problem.sentence.contains(char::is_control), "{problem:?}");
     }
 }

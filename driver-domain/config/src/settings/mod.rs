@@ -2,6 +2,13 @@
 //!
 //! The file and the shell ask the same [`Setting::read`] and so give the same answers.
 
+mod cpus;
+mod memory;
+
+pub use cpus::{Cpus, MAX_CPUS, parse_cpus};
+pub(crate) use memory::size;
+pub use memory::{Memory, parse_size};
+
 use crate::value::{Value, quoted};
 use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
@@ -155,94 +162,10 @@ impl Setting for CommandLine {
     }
 }
 
-/// The bytes of a size such as `64M`: digits and one of K, M and G, which are powers of 1024.
-///
-/// A number alone is none: whether bytes or megabytes are meant is not guessed.
-#[must_use]
-pub fn parse_size(text: &str) -> Option<u64> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let (_, shift) = *UNITS.iter().find(|(name, _)| *name == unit)?;
-    decimal(digits)?.checked_mul(1 << shift)
-}
-
-/// The units of sizes: their names and the powers of two that they are, from the largest.
-const UNITS: [(&str, u32); 3] = [("G", 30), ("M", 20), ("K", 10)];
-
 /// A number without sign.
 fn decimal(digits: &str) -> Option<u64> {
     let is_plain = digits.bytes().all(|b| b.is_ascii_digit());
     is_plain.then(|| digits.parse().ok()).flatten()
-}
-
-/// An amount of memory for a domain: whole pages of 4 KiB, at least 1 MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Memory {
-    pages: u64,
-}
-
-impl Memory {
-    /// The least that a domain can have: 1 MiB.
-    pub const MIN: Self = Self { pages: 256 };
-
-    /// One more than the most, in pages: what 52 bits of physical address reach, as many as an x86-64 processor can have.
-    const LIMIT_PAGES: u64 = 1 << 40;
-
-    /// So many pages, if a domain can have them.
-    #[must_use]
-    pub const fn from_pages(pages: u64) -> Option<Self> {
-        if pages >= Self::MIN.pages && pages < Self::LIMIT_PAGES {
-            Some(Self { pages })
-        } else {
-            None
-        }
-    }
-
-    /// The amount in pages of 4 KiB.
-    #[must_use]
-    pub const fn pages(self) -> u64 {
-        self.pages
-    }
-
-    /// The amount in bytes.
-    #[must_use]
-    pub const fn bytes(self) -> u64 {
-        self.pages << 12
-    }
-}
-
-impl Setting for Memory {
-    fn read(value: &Value<'_>) -> Result<Self, Should> {
-        let Some(text) = value.text() else {
-            return should("be a size in quotes, such as \"32M\"");
-        };
-        let Some(bytes) = parse_size(text) else {
-            return should("be a size such as \"32M\"");
-        };
-        if bytes & 0xfff != 0 {
-            return should("be whole pages: a multiple of \"4K\"");
-        }
-        match Self::from_pages(bytes >> 12) {
-            Some(memory) => Ok(memory),
-            None if bytes < Self::MIN.bytes() => should("be at least \"1M\""),
-            None => should("be less than \"4194304G\", which is all that a processor can reach"),
-        }
-    }
-}
-
-/// As a size, in the largest unit that it is whole in.
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", size(self.bytes()))
-    }
-}
-
-/// So many bytes in the largest unit that they are whole in; what is less than 1K is left off.
-pub(crate) fn size(bytes: u64) -> impl fmt::Display {
-    fmt::from_fn(move |f| {
-        let is_whole = |(_, shift): &&(&str, u32)| bytes != 0 && bytes.trailing_zeros() >= *shift;
-        let (name, shift) = UNITS.iter().find(is_whole).unwrap_or(&("K", 10));
-        write!(f, "{}{name}", bytes >> shift)
-    })
 }
 
 /// A whole number from `MIN` to `MAX`.
@@ -306,95 +229,6 @@ pub type Weight = Whole<1, 0xffff>;
 impl Default for Weight {
     fn default() -> Self {
         Self(256)
-    }
-}
-
-/// The most physical CPUs that the hypervisor uses; they are numbered from 0.
-pub const MAX_CPUS: u32 = 64;
-
-/// The CPUs of a list such as `0,2-3`, a bit each; CPU 0 is the lowest.
-#[must_use]
-pub fn parse_cpus(list: &str) -> Option<u64> {
-    let mut bits = 0;
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (decimal(first.trim())?, decimal(last.trim())?);
-        if first > last || last >= u64::from(MAX_CPUS) {
-            return None;
-        }
-        // Neither shift is by more than 63.
-        bits |= (u64::MAX << first) & (u64::MAX >> 63_u64.checked_sub(last)?);
-    }
-    Some(bits)
-}
-
-/// Physical CPUs, at least one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cpus(u64);
-
-impl Cpus {
-    /// All that the machine has, however many these are.
-    pub const ALL: Self = Self(u64::MAX);
-
-    /// Those whose bits are set; CPU 0 is the lowest.
-    #[must_use]
-    pub const fn from_bits(bits: u64) -> Option<Self> {
-        if bits == 0 { None } else { Some(Self(bits)) }
-    }
-
-    /// A bit for each; CPU 0 is the lowest.
-    #[must_use]
-    pub const fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// The highest number among them.
-    #[must_use]
-    pub const fn last(self) -> u32 {
-        self.0.ilog2()
-    }
-}
-
-/// All.
-impl Default for Cpus {
-    fn default() -> Self {
-        Self::ALL
-    }
-}
-
-impl Setting for Cpus {
-    fn read(value: &Value<'_>) -> Result<Self, Should> {
-        let list = value.text();
-        if list == Some("all") {
-            return Ok(Self::ALL);
-        }
-        match list.and_then(parse_cpus).and_then(Self::from_bits) {
-            Some(cpus) => Ok(cpus),
-            None => should("be \"all\", or CPUs from 0 to 63 such as \"0,2-3\""),
-        }
-    }
-}
-
-/// As a list with the longest ranges, or `all`.
-impl fmt::Display for Cpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::ALL {
-            return f.write_str("all");
-        }
-        let has = |cpu: u32| self.0.checked_shr(cpu).is_some_and(|rest| rest & 1 != 0);
-        let mut comma = "";
-        for first in (0..MAX_CPUS).filter(|&cpu| has(cpu) && !cpu.checked_sub(1).is_some_and(has)) {
-            write!(f, "{comma}{first}")?;
-            comma = ",";
-            let last = (first..MAX_CPUS)
-                .take_while(|&cpu| has(cpu))
-                .last()
-                .unwrap_or(first);
-            if last > first {
-                write!(f, "-{last}")?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -492,72 +326,6 @@ words!(Console, Action);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_size_is_digits_and_a_unit() {
-        assert_eq!(parse_size("64M"), Some(64 << 20));
-        assert_eq!(parse_size("0K"), Some(0));
-        assert_eq!(parse_size("016G"), Some(16 << 30));
-        for none in [
-            "",
-            "M",
-            "64",
-            "64m",
-            "64MB",
-            "+64M",
-            "-1M",
-            " 64M",
-            "6 4M",
-            "1.5G",
-            "64é",
-            "17179869184G",
-        ] {
-            assert_eq!(parse_size(none), None, "{none}");
-        }
-        assert_eq!(parse_size("17179869183G"), Some(17_179_869_183 << 30));
-    }
-
-    #[test]
-    fn memory_is_shown_as_it_is_best_read() {
-        for size in ["32M", "1G", "1536M", "1028K", "4194303G"] {
-            assert_eq!(Memory::parse(size).unwrap().to_string(), size);
-        }
-        assert_eq!(Memory::parse("1024K").unwrap().to_string(), "1M");
-        assert_eq!(size(0).to_string(), "0K");
-    }
-
-    #[test]
-    fn a_list_of_cpus_has_numbers_and_ranges() {
-        assert_eq!(parse_cpus("0,2-3"), Some(0b1101));
-        assert_eq!(parse_cpus("63"), Some(1 << 63));
-        assert_eq!(parse_cpus("0-63"), Some(u64::MAX));
-        assert_eq!(parse_cpus("2, 2, 1 - 2"), Some(0b110));
-        for none in [
-            "",
-            ",",
-            "0,",
-            "1-",
-            "-1",
-            "3-1",
-            "64",
-            "0-64",
-            "+1",
-            "a",
-            "1-2-3",
-            "99999999999999999999",
-        ] {
-            assert_eq!(parse_cpus(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn cpus_are_shown_in_ranges() {
-        for list in ["0", "63", "0,2-3", "0-62", "1,3,5-7,63", "all"] {
-            assert_eq!(Cpus::parse(list).unwrap().to_string(), list);
-        }
-        assert_eq!(Cpus::parse("0-63").unwrap(), Cpus::ALL);
-        assert_eq!(Cpus::parse("3,1,2").unwrap().last(), 3);
-    }
 
     #[test]
     fn a_whole_number_has_two_ends() {
