@@ -1,0 +1,324 @@
+//! `[[guest]]`: a domain that the control domain makes, and sees to when it ends.
+
+use crate::fields::{At, Entry, Fields, Key, Keys};
+use crate::problems::Problems;
+use crate::sections::{Config, Section};
+use crate::settings::{
+    Action, CommandLine, Console, Cpus, FileName, Memory, Name, Setting, Should, Vcpus, Weight, should, size,
+};
+use crate::value::{Value, quoted};
+use crate::world::World;
+use alloc::borrow::Cow;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use core::fmt;
+
+/// The most guests that a configuration may have.
+pub const MAX_GUESTS: usize = 512;
+
+/// A guest as the operator wants it.
+///
+/// Each part is valid by its type. What is not said in the file has the value that [`Guest::new`] gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// What the operator calls it; no other guest is called so.
+    pub name: At<Name>,
+    /// Its kernel: a program for Bulkhead, an ELF file, or a bzImage.
+    pub kernel: At<FileName>,
+    /// What its kernel finds in memory besides.
+    pub ramdisk: Option<At<FileName>>,
+    /// What its kernel is told.
+    pub command_line: CommandLine,
+    memory: At<Memory>,
+    max_memory: At<Memory>,
+    /// How many processors it sees.
+    pub vcpus: Vcpus,
+    /// Its share of the physical CPUs, relative to others'.
+    pub weight: Weight,
+    /// The physical CPUs that it may run on.
+    pub cpus: At<Cpus>,
+    /// Where its console goes.
+    pub console: Console,
+    /// Whether it is started with the machine.
+    pub autostart: bool,
+    /// What is done when it has powered off.
+    pub on_poweroff: Action,
+    /// What is done when it asks to be started anew.
+    pub on_reboot: Action,
+    /// What is done when it has crashed. It is not restarted again and again without a pause; that is the control domain's to see to.
+    pub on_crash: Action,
+}
+
+impl Guest {
+    /// A guest with what it must have; all else is as in a file that does not speak of it.
+    pub fn new(
+        name: impl Into<At<Name>>,
+        kernel: impl Into<At<FileName>>,
+        memory: impl Into<At<Memory>>,
+    ) -> Self {
+        let memory = memory.into();
+        Self {
+            name: name.into(),
+            kernel: kernel.into(),
+            ramdisk: None,
+            command_line: CommandLine::default(),
+            memory,
+            max_memory: memory,
+            vcpus: Vcpus::default(),
+            weight: Weight::default(),
+            cpus: Cpus::default().into(),
+            console: Console::default(),
+            autostart: true,
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Restart,
+            on_crash: Action::Destroy,
+        }
+    }
+
+    /// Makes a guest of keys and words, as `create name=web kernel=httpd memory=32M` has them.
+    ///
+    /// ```
+    /// use bulkhead_config::Guest;
+    /// let guest = Guest::from_pairs([("name", "web"), ("kernel", "httpd"), ("memory", "32M")]).unwrap();
+    /// assert_eq!(guest.memory().pages(), 8192);
+    /// let problems = Guest::from_pairs([("name", "web"), ("kernel", "httpd"), ("memory", "lots")]).unwrap_err();
+    /// assert_eq!(problems.to_string(), "memory = \"lots\" should be a size such as \"32M\"\n");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with them, in the words of [`parse`](crate::parse), without lines.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let entries = pairs.into_iter().map(|(key, word)| Entry {
+            key: Cow::Borrowed(key),
+            value: Value::word(word),
+            line: None,
+        });
+        let guest = Self::read(&mut Fields::new(Self::KEYS, None, entries, &mut problems));
+        problems.or(guest)?.ok_or_else(Problems::default)
+    }
+
+    /// The memory that it starts with.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        *self.memory
+    }
+
+    /// The memory that it can be given while it runs; never less than it starts with.
+    #[must_use]
+    pub fn max_memory(&self) -> Memory {
+        *self.max_memory
+    }
+
+    /// Gives it `memory` to start with, and at most `max` later.
+    ///
+    /// # Errors
+    ///
+    /// If `max` is less than `memory`: what it should be.
+    pub fn set_memory(
+        &mut self,
+        memory: impl Into<At<Memory>>,
+        max: impl Into<At<Memory>>,
+    ) -> Result<(), Should> {
+        let (memory, max) = (memory.into(), max.into());
+        if *max < *memory {
+            return should(format!("be at least \"{}\", which is its memory", *memory));
+        }
+        (self.memory, self.max_memory) = (memory, max);
+        Ok(())
+    }
+}
+
+impl Section for Guest {
+    const NAME: &'static str = "guest";
+    const MAX: usize = MAX_GUESTS;
+    const KEYS: Keys = Keys {
+        noun: "a guest",
+        known: &[
+            Key::new("name"),
+            Key::new("kernel"),
+            Key::also("ramdisk", &["initrd"]),
+            Key::also("command-line", &["cmdline", "extra", "append"]),
+            Key::new("memory"),
+            Key::also("max-memory", &["maxmem"]),
+            Key::new("vcpus"),
+            Key::also("weight", &["cpu_weight"]),
+            Key::new("cpus"),
+            Key::new("console"),
+            Key::new("autostart"),
+            Key::new("on-poweroff"),
+            Key::new("on-reboot"),
+            Key::new("on-crash"),
+        ],
+        later: &[
+            (Key::also("network", &["vif"]), "networks"),
+            (Key::new("disk"), "disks"),
+        ],
+    };
+
+    fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
+        let name = fields.required("name", "\"web\"");
+        let kernel = fields.required("kernel", "\"httpd\"");
+        let memory: Option<At<Memory>> = fields.required("memory", "\"32M\"");
+        let max_memory: Option<At<Memory>> = fields.optional("max-memory");
+        // What must be there and is not has a stand-in, so that the rest is judged too. Without a name of its
+        // own it is not kept; without kernel or memory it is, since no other guest should have its name.
+        let is_named = name.is_some();
+        let mut guest = Self::new(
+            name.or_else(|| Name::parse("nobody").ok().map(At::from))?,
+            kernel.or_else(|| FileName::parse("nothing").ok().map(At::from))?,
+            memory.unwrap_or_else(|| Memory::MIN.into()),
+        );
+        guest.ramdisk = fields.optional("ramdisk");
+        fields.set("command-line", &mut guest.command_line);
+        fields.set("vcpus", &mut guest.vcpus);
+        fields.set("weight", &mut guest.weight);
+        guest.cpus = fields.optional("cpus").unwrap_or(guest.cpus);
+        fields.set("console", &mut guest.console);
+        fields.set("autostart", &mut guest.autostart);
+        fields.set("on-poweroff", &mut guest.on_poweroff);
+        fields.set("on-reboot", &mut guest.on_reboot);
+        fields.set("on-crash", &mut guest.on_crash);
+        if let (Some(memory), Some(max)) = (memory, max_memory)
+            && let Err(should) = guest.set_memory(memory, max)
+        {
+            let sentence = format_args!("max-memory = \"{}\" {should}", *max);
+            fields.problems.add(max.line(), sentence);
+        }
+        is_named.then_some(guest)
+    }
+
+    fn judge(config: &Config, problems: &mut Problems) {
+        let mut first = BTreeMap::new();
+        for Self { name, .. } in config.guests() {
+            if let Some(line) = first.get(name.as_str()) {
+                let other = fmt::from_fn(|f| match line {
+                    Some(line) => write!(f, "the guest in line {line}"),
+                    None => f.write_str("another guest"),
+                });
+                let sentence = format_args!(
+                    "name = \"{}\" should be another name: {other} has it",
+                    name.as_str()
+                );
+                problems.add(name.line(), sentence);
+            } else {
+                first.insert(name.as_str(), name.line());
+            }
+        }
+    }
+
+    fn fit(config: &Config, world: &World<'_>, problems: &mut Problems) {
+        let mut free = world.memory;
+        for guest in config.guests() {
+            guest.fit_alone(world, problems);
+            let wanted = guest.memory().bytes();
+            if !guest.autostart || wanted > world.memory {
+                continue;
+            }
+            if let Some(rest) = free.checked_sub(wanted) {
+                free = rest;
+                continue;
+            }
+            let what = fmt::from_fn(|f| match free < Memory::MIN.bytes() {
+                true => f.write_str("come later, with autostart = false: the guests before it leave nothing"),
+                false => write!(
+                    f,
+                    "be at most \"{}\": the guests before it leave no more",
+                    size(free)
+                ),
+            });
+            let (memory, all) = (*guest.memory, size(world.memory));
+            let sentence = format_args!("memory = \"{memory}\" should {what} of \"{all}\"");
+            problems.add(guest.memory.line(), sentence);
+        }
+    }
+}
+
+impl Guest {
+    fn fit_alone(&self, world: &World<'_>, problems: &mut Problems) {
+        let name = self.name.as_str();
+        if world.domains.contains(&name) {
+            let sentence = format_args!("name = \"{name}\" should be another name: a domain has it");
+            problems.add(self.name.line(), sentence);
+        }
+        let files = [("kernel", Some(&self.kernel)), ("ramdisk", self.ramdisk.as_ref())];
+        for (key, file) in files {
+            if let Some(file) = file
+                && !world.files.contains(&file.as_str())
+            {
+                let sentence = format_args!(
+                    "{key} = {} should name a file of the boot archive{}",
+                    quoted(file.as_str()),
+                    world.instead_of(file.as_str())
+                );
+                problems.add(file.line(), sentence);
+            }
+        }
+        for (key, memory) in [("memory", self.memory), ("max-memory", self.max_memory)] {
+            // Where it is what `memory` is, that was told of there.
+            let is_said = key == "memory" || self.max_memory != self.memory;
+            if is_said && memory.bytes() > world.memory {
+                let sentence = format_args!(
+                    "{key} = \"{}\" should be at most \"{}\", which this machine has for guests",
+                    *memory,
+                    size(world.memory)
+                );
+                problems.add(memory.line(), sentence);
+            }
+        }
+        if *self.cpus != Cpus::ALL && self.cpus.last() >= world.cpus {
+            let sentence = format_args!(
+                "cpus = \"{}\" should be CPUs that this machine has, from 0 to {}",
+                *self.cpus,
+                world.cpus.saturating_sub(1)
+            );
+            problems.add(self.cpus.line(), sentence);
+        }
+    }
+}
+
+/// The keys and values of the section, without its brackets; what is as if it were left out is.
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = Self::new(self.name.clone(), self.kernel.clone(), self.memory);
+        writeln!(f, "name = {}", quoted(self.name.as_str()))?;
+        writeln!(f, "kernel = {}", quoted(self.kernel.as_str()))?;
+        if let Some(ramdisk) = &self.ramdisk {
+            writeln!(f, "ramdisk = {}", quoted(ramdisk.as_str()))?;
+        }
+        if self.command_line != usual.command_line {
+            writeln!(f, "command-line = {}", quoted(self.command_line.as_str()))?;
+        }
+        writeln!(f, "memory = \"{}\"", *self.memory)?;
+        if self.max_memory != usual.max_memory {
+            writeln!(f, "max-memory = \"{}\"", *self.max_memory)?;
+        }
+        if self.vcpus != usual.vcpus {
+            writeln!(f, "vcpus = {}", self.vcpus)?;
+        }
+        if self.weight != usual.weight {
+            writeln!(f, "weight = {}", self.weight)?;
+        }
+        if self.cpus != usual.cpus {
+            writeln!(f, "cpus = \"{}\"", *self.cpus)?;
+        }
+        if self.console != usual.console {
+            writeln!(f, "console = \"{}\"", self.console)?;
+        }
+        if self.autostart != usual.autostart {
+            writeln!(f, "autostart = {}", self.autostart)?;
+        }
+        let actions = [
+            ("on-poweroff", self.on_poweroff, usual.on_poweroff),
+            ("on-reboot", self.on_reboot, usual.on_reboot),
+            ("on-crash", self.on_crash, usual.on_crash),
+        ];
+        for (key, action, usual) in actions {
+            if action != usual {
+                writeln!(f, "{key} = \"{action}\"")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! What good files mean, key by key.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bulkhead_config::{
+    Action, CommandLine, Console, Cpus, FileName, Guest, Memory, Setting, Vcpus, Weight, parse,
+};
+use std::fs;
+
+/// A guest of 32 MiB with the kernel `httpd`.
+fn guest(name: &str) -> Guest {
+    with_kernel(name, "httpd")
+}
+
+fn with_kernel(name: &str, kernel: &str) -> Guest {
+    Guest::from_pairs([("name", name), ("kernel", kernel), ("memory", "32M")]).unwrap()
+}
+
+fn memory(guest: Guest, memory: &str, max: &str) -> Guest {
+    let mut guest = guest;
+    let [memory, max] = [memory, max].map(|size| Memory::parse(size).unwrap());
+    guest.set_memory(memory, max).unwrap();
+    guest
+}
+
+/// Holds that `tests/good/FILE.toml` means these guests.
+fn means(file: &str, guests: &[Guest]) {
+    let path = format!("{}/tests/good/{file}.toml", env!("CARGO_MANIFEST_DIR"));
+    let config = parse(&fs::read(path).unwrap()).unwrap_or_else(|problems| panic!("{}", problems.of(file)));
+    assert_eq!(config.guests(), guests, "{file}");
+}
+
+#[test]
+fn a_file_that_says_nothing_starts_nothing() {
+    means("empty", &[]);
+    means("comments-only", &[]);
+}
+
+#[test]
+fn what_is_left_out_is_as_if_it_were_written_with_its_default() {
+    means("least", &[guest("web")]);
+    means("defaults-written-out", &[guest("web")]);
+    let guest = guest("web");
+    assert_eq!((guest.vcpus.get(), guest.weight.get()), (1, 256));
+    assert_eq!(
+        (*guest.cpus, guest.console, guest.autostart),
+        (Cpus::ALL, Console::Log, true)
+    );
+    assert_eq!((&guest.ramdisk, guest.command_line.as_str()), (&None, ""));
+    assert_eq!(guest.max_memory(), guest.memory());
+    assert_eq!(
+        (guest.on_poweroff, guest.on_reboot, guest.on_crash),
+        (Action::Destroy, Action::Restart, Action::Destroy)
+    );
+}
+
+#[test]
+fn every_key_has_its_meaning() {
+    let mut guest = memory(with_kernel("Debian-12.web_1", "vmlinuz"), "256M", "1G");
+    guest.ramdisk = Some(FileName::parse("initrd.img").unwrap().into());
+    guest.command_line = CommandLine::parse("console=hvc0 root=/dev/xvda1 quiet").unwrap();
+    guest.vcpus = Vcpus::new(4).unwrap();
+    guest.weight = Weight::new(512).unwrap();
+    guest.cpus = Cpus::from_bits(0b1101).unwrap().into();
+    guest.console = Console::Print;
+    guest.autostart = false;
+    guest.on_poweroff = Action::Keep;
+    guest.on_reboot = Action::Destroy;
+    guest.on_crash = Action::Restart;
+    means("every-key", &[guest]);
+}
+
+#[test]
+fn guests_keep_the_order_of_the_file() {
+    let guests = [
+        guest("b"),
+        memory(guest("a"), "64M", "64M"),
+        memory(guest("B"), "1G", "1G"),
+    ];
+    means("several", &guests);
+}
+
+#[test]
+fn a_value_can_be_written_in_every_way_that_toml_has() {
+    let mut quotes = with_kernel("web", "a \"kernel\" of Bulkhead");
+    quotes.command_line = CommandLine::parse("root=\"/\" path=C:\\dos").unwrap();
+    means("quotes", &[quotes]);
+    let mut long = guest("web");
+    long.command_line = CommandLine::parse("console=hvc0 quiet\n").unwrap();
+    long.vcpus = Vcpus::new(2).unwrap();
+    means("long-string", &[long]);
+    let mut numbers = guest("web");
+    numbers.vcpus = Vcpus::new(32).unwrap();
+    numbers.weight = Weight::new(65535).unwrap();
+    means("numbers", &[numbers]);
+    let mut letters = with_kernel("web", "Käse-ядро");
+    letters.command_line = CommandLine::parse("motd=ąę").unwrap();
+    means("not-ascii", &[letters]);
+}
+
+#[test]
+fn a_value_at_its_limit_is_taken() {
+    let guest = with_kernel("abcdefghijklmnopqrstuvwxyz01234", "k");
+    let mut guest = memory(guest, "1M", "4194303G");
+    guest.vcpus = Vcpus::new(32).unwrap();
+    guest.weight = Weight::new(1).unwrap();
+    guest.cpus = Cpus::from_bits(1 << 63 | 1).unwrap().into();
+    means("limits", &[guest]);
+}
+
+#[test]
+fn a_file_may_come_from_another_system() {
+    means("line-ends-of-windows", &[guest("web")]);
+    means("mark-of-utf8", &[guest("web")]);
+    means("quoted-keys-and-spaces", &[guest("web")]);
+}

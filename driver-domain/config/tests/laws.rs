@@ -1,0 +1,287 @@
+//! What holds for every file, however it came about, and for every configuration.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
+
+use bulkhead_config::{
+    Action, CommandLine, Config, Console, Cpus, FileName, Guest, MAX_PROBLEMS, Memory, Name, Problems,
+    Setting, Whole, parse,
+};
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use std::fs;
+
+/// Every file of `folders` of this directory.
+fn files(folders: &[&str]) -> Vec<Vec<u8>> {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let mut paths: Vec<_> = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(format!("{tests}/{folder}")).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// What holds for the problems of a file: there are some, in the order of their lines, which the file has; each in one clean line.
+fn hold(problems: &Problems, bytes: &[u8]) {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').count().max(1);
+    let first = problems.first();
+    assert!(!first.is_empty() && first.len() <= MAX_PROBLEMS);
+    assert!(problems.more() == 0 || first.len() == MAX_PROBLEMS);
+    assert!(first.is_sorted_by_key(|problem| problem.line));
+    for problem in first {
+        assert!(
+            problem
+                .line
+                .is_none_or(|line| (1..=lines).contains(&(line as usize))),
+            "{problem:?}"
+        );
+        let sentence = &problem.sentence;
+        assert!(
+            !sentence.is_empty() && !sentence.contains(char::is_control),
+            "{sentence:?}"
+        );
+        assert!(sentence.len() <= 600, "{sentence}");
+    }
+}
+
+/// Reads a file and holds what is made of it against the laws.
+fn judge(bytes: &[u8]) {
+    match parse(bytes) {
+        Ok(config) => assert_eq!(parse(config.to_string().as_bytes()), Ok(config)),
+        Err(problems) => hold(&problems, bytes),
+    }
+}
+
+/// A change of a file.
+#[derive(Clone, Debug)]
+enum Change {
+    Set(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, usize),
+    Repeat(Index, Index),
+}
+
+impl Change {
+    fn any() -> impl Strategy<Value = Self> {
+        let pieces = select(vec![
+            "\"",
+            "'",
+            "\"\"\"",
+            "[",
+            "]]",
+            "{",
+            "}",
+            "=",
+            ".",
+            ",",
+            "#",
+            "\n",
+            "\r",
+            "\\",
+            "\\u00",
+            "[[guest]]\n",
+            "memory = ",
+            "\"1G\"",
+            "name = \"a\"\n",
+            "[[network]]\n",
+            "-1",
+            "0x",
+            "1979-05-27",
+            "\u{feff}",
+            "\0",
+        ]);
+        prop_oneof![
+            (any::<Index>(), any::<u8>()).prop_map(|(place, byte)| Self::Set(place, byte)),
+            (any::<Index>(), pieces).prop_map(|(place, piece)| Self::Insert(place, piece.into())),
+            (any::<Index>(), 1..20_usize).prop_map(|(place, count)| Self::Remove(place, count)),
+            (any::<Index>(), any::<Index>()).prop_map(|(from, to)| Self::Repeat(from, to)),
+        ]
+    }
+
+    fn apply(self, bytes: &mut Vec<u8>) {
+        let len = bytes.len();
+        match self {
+            Self::Set(place, byte) if len > 0 => bytes[place.index(len)] = byte,
+            Self::Insert(place, piece) => {
+                let place = place.index(len + 1);
+                bytes.splice(place..place, piece);
+            }
+            Self::Remove(place, count) if len > 0 => {
+                let place = place.index(len);
+                bytes.drain(place..len.min(place + count));
+            }
+            Self::Repeat(from, to) if len > 0 => {
+                let (from, to) = (from.index(len), to.index(len));
+                bytes.extend_from_within(from.min(to)..from.max(to));
+            }
+            Self::Set(..) | Self::Remove(..) | Self::Repeat(..) => {}
+        }
+    }
+}
+
+fn file_name() -> impl Strategy<Value = FileName> {
+    "\\PC{1,30}".prop_filter_map("too long", |name| FileName::parse(&name).ok())
+}
+
+fn command_line() -> impl Strategy<Value = CommandLine> {
+    let character = any::<char>().prop_map(|c| if c == '\0' { '\u{1}' } else { c });
+    vec(character, 0..200).prop_map(|line| CommandLine::parse(&String::from_iter(line)).unwrap())
+}
+
+fn whole<const MAX: u32>() -> impl Strategy<Value = Whole<1, MAX>> {
+    (1..=MAX).prop_map(|number| Whole::new(number).unwrap())
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    select(vec![Action::Destroy, Action::Restart, Action::Keep])
+}
+
+fn guest(name: String) -> impl Strategy<Value = Guest> {
+    let pages = || {
+        prop_oneof![
+            256..100_000_u64,
+            (1..4096_u64).prop_map(|mib| mib << 8),
+            256..1_u64 << 40
+        ]
+    };
+    let files = (file_name(), option::of(file_name()), command_line());
+    let memory = (pages(), option::of(pages()));
+    let cpus = (whole(), whole(), option::of(1..=u64::MAX));
+    let rest = (any::<bool>(), any::<bool>(), [action(), action(), action()]);
+    (files, memory, cpus, rest).prop_map(move |(files, memory, cpus, rest)| {
+        let at_first = Memory::from_pages(memory.0).unwrap();
+        let mut guest = Guest::new(Name::parse(&name).unwrap(), files.0, at_first);
+        guest.ramdisk = files.1.map(Into::into);
+        guest.command_line = files.2;
+        let max = Memory::from_pages(memory.1.unwrap_or(memory.0)).unwrap();
+        guest.set_memory(at_first.min(max), at_first.max(max)).unwrap();
+        (guest.vcpus, guest.weight) = (cpus.0, cpus.1);
+        guest.cpus = cpus
+            .2
+            .map_or(Cpus::ALL, |bits| Cpus::from_bits(bits).unwrap())
+            .into();
+        guest.console = if rest.0 { Console::Log } else { Console::Print };
+        guest.autostart = rest.1;
+        [guest.on_poweroff, guest.on_reboot, guest.on_crash] = rest.2;
+        guest
+    })
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let name = "[A-Za-z0-9][A-Za-z0-9_.-]{0,30}".prop_filter("no name", |name| Name::parse(name).is_ok());
+    btree_set(name, 0..8)
+        .prop_flat_map(|names| names.into_iter().map(guest).collect::<Vec<_>>())
+        .prop_map(|guests| Config::new(guests).unwrap())
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_configuration_or_have_problems(bytes in vec(any::<u8>(), 0..600)) {
+        judge(&bytes);
+    }
+
+    #[test]
+    fn any_text_is_a_configuration_or_has_problems(text in "([a-z\"'#=.,\\[\\]{}\\\\\n 0-9]|\\PC){0,300}") {
+        judge(text.as_bytes());
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_a_configuration_or_has_problems_in_its_lines(
+        file in select(files(&["good", "broken", "unfit"])),
+        changes in vec(Change::any(), 1..8),
+    ) {
+        let mut bytes = file;
+        changes.into_iter().for_each(|change| change.apply(&mut bytes));
+        judge(&bytes);
+    }
+
+    #[test]
+    fn a_configuration_that_was_written_is_read_as_the_same(config in config()) {
+        prop_assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
+    }
+
+    #[test]
+    fn a_guest_that_is_spelled_on_the_shell_is_the_same_as_in_a_file(guest in guest("web".into())) {
+        let max = guest.max_memory().to_string();
+        let texts = [
+            ("name", guest.name.as_str()),
+            ("kernel", guest.kernel.as_str()),
+            ("command-line", guest.command_line.as_str()),
+            ("memory", &guest.memory().to_string()),
+            ("max-memory", &max),
+            ("vcpus", &guest.vcpus.to_string()),
+            ("weight", &guest.weight.to_string()),
+            ("cpus", &guest.cpus.to_string()),
+            ("console", &guest.console.to_string()),
+            ("autostart", &guest.autostart.to_string()),
+            ("on-poweroff", &guest.on_poweroff.to_string()),
+            ("on-reboot", &guest.on_reboot.to_string()),
+            ("on-crash", &guest.on_crash.to_string()),
+        ];
+        let ramdisk = guest.ramdisk.as_ref().map(|file| ("ramdisk", file.as_str()));
+        let spelled = Guest::from_pairs(texts.into_iter().chain(ramdisk));
+        prop_assert_eq!(spelled, Ok(guest.clone()));
+    }
+}
+
+#[test]
+fn the_shell_is_told_what_the_file_is_told() {
+    let cases = [
+        ("name", "\"my web\"", "my web"),
+        ("kernel", "\"\"", ""),
+        ("memory", "\"lots\"", "lots"),
+        ("max-memory", "\"16M\"", "16M"),
+        ("vcpus", "33", "33"),
+        ("autostart", "\"yes\"", "yes"),
+        ("cpus", "\"3-1\"", "3-1"),
+        ("on-crash", "\"preserve\"", "preserve"),
+        ("vcpu", "2", "2"),
+        ("network", "[\"red\"]", "red"),
+    ];
+    for (key, value, word) in cases {
+        let sound = [("name", "web"), ("kernel", "httpd"), ("memory", "32M")];
+        let others = || sound.into_iter().filter(|(other, _)| *other != key);
+        let mut file = String::from("[[guest]]\n");
+        others().for_each(|(key, word)| file += &format!("{key} = \"{word}\"\n"));
+        file += &format!("{key} = {value}\n");
+        let in_file = parse(file.as_bytes()).unwrap_err();
+        let on_shell = Guest::from_pairs(others().chain([(key, word)])).unwrap_err();
+        // In the file a number must not be in quotes; the shell has none.
+        let in_file = in_file.to_string().replace(", without quotes", "");
+        assert_eq!(in_file, on_shell.to_string());
+        assert!(on_shell.first().iter().all(|problem| problem.line.is_none()));
+    }
+}
+
+#[test]
+fn a_key_that_is_given_twice_on_the_shell_is_refused() {
+    let pairs = [
+        ("name", "web"),
+        ("kernel", "httpd"),
+        ("memory", "32M"),
+        ("memory", "64M"),
+    ];
+    let problems = Guest::from_pairs(pairs).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "memory is given twice; it should be given once\n"
+    );
+}
+
+#[test]
+fn guests_that_do_not_go_together_are_no_configuration() {
+    let pairs = [("name", "web"), ("kernel", "httpd"), ("memory", "32M")];
+    let guest = Guest::from_pairs(pairs).unwrap();
+    let problems = Config::new(vec![guest.clone(), guest]).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "name = \"web\" should be another name: another guest has it\n"
+    );
+}

@@ -1,0 +1,120 @@
+//! The operators' page and the code say the same.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bulkhead_config::{Guest, MAX_COMMAND_LINE, MAX_FILE, MAX_GUESTS, MAX_PROBLEMS, MAX_VCPUS, Name, parse};
+use std::collections::BTreeMap;
+
+const PAGE: &str = include_str!("../../docs/configuration.md");
+
+/// The texts between ```` ```LANGUAGE ```` and ```` ``` ````.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let begin = format!("```{language}\n");
+    let behind = PAGE.split(&*begin).skip(1);
+    behind.map(|text| text.split("```").next().unwrap()).collect()
+}
+
+/// The rows of the table of keys: what stands in each column.
+fn rows() -> BTreeMap<&'static str, [&'static str; 2]> {
+    let section = PAGE
+        .split("\n## `[[guest]]`\n")
+        .nth(1)
+        .unwrap()
+        .split("\n## ")
+        .next()
+        .unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let mut columns = row.trim_end_matches(" |").split(" | ");
+        let key = columns.next().unwrap().trim_end_matches('`');
+        (key, [columns.next().unwrap(), columns.next().unwrap()])
+    })
+    .collect()
+}
+
+/// The keys that a guest has, from what is said of one that it has not.
+fn keys() -> Vec<String> {
+    let problems = Guest::from_pairs([("no such key at all", "")])
+        .unwrap_err()
+        .to_string();
+    let list = problems
+        .lines()
+        .find_map(|line| line.split_once("; it has "))
+        .unwrap()
+        .1;
+    list.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_is_a_configuration_with_every_key() {
+    let [example] = blocks("toml")[..] else {
+        panic!("one example");
+    };
+    let config = parse(example.as_bytes()).unwrap_or_else(|problems| panic!("{}", problems.of("example")));
+    assert_eq!(config.guests().len(), 2);
+    for key in keys() {
+        let line = format!("\n{key} = ");
+        assert!(example.contains(&line), "the example says nothing of {key}");
+    }
+}
+
+#[test]
+fn the_table_has_the_keys_that_there_are() {
+    let mut keys = keys();
+    keys.sort();
+    assert_eq!(rows().into_keys().collect::<Vec<_>>(), keys);
+}
+
+#[test]
+fn a_default_is_what_the_page_calls_it() {
+    let least = "[[guest]]\nname = \"web\"\nkernel = \"httpd\"\nmemory = \"32M\"\n";
+    let usual = parse(least.as_bytes()).unwrap();
+    for (key, [_, default]) in rows() {
+        let Some(value) = default.strip_prefix('`').map(|value| value.trim_end_matches('`')) else {
+            let is_told = match key {
+                "name" | "kernel" | "memory" => default == "required",
+                "ramdisk" => default == "none",
+                "command-line" => default == "empty",
+                "max-memory" => default == "as `memory`",
+                _ => false,
+            };
+            assert!(is_told, "{key}: {default}");
+            continue;
+        };
+        let written = format!("{least}{key} = {value}\n");
+        assert_eq!(parse(written.as_bytes()).as_ref(), Ok(&usual), "{key} = {value}");
+    }
+}
+
+#[test]
+fn what_is_said_of_a_bad_file_is_what_the_page_shows() {
+    let file = "\n\n\n[[guest]]\nname = \"web\"\nkernel = \"httpd\"\nmemory = \"lots\"\nvcpu = 2\n";
+    let [shown] = blocks("text")[..] else {
+        panic!("one listing");
+    };
+    assert_eq!(
+        parse(file.as_bytes())
+            .unwrap_err()
+            .of("bulkhead.toml")
+            .to_string(),
+        shown
+    );
+}
+
+#[test]
+fn limits_are_as_the_page_has_them() {
+    let rows = rows();
+    let says = |key: &str, words: String| assert!(rows[key][0].contains(&words), "{key}: {words}");
+    says("name", format!("1 to {} letters", Name::MAX));
+    for reserved in Name::RESERVED {
+        says("name", format!("`{reserved}`"));
+    }
+    says("command-line", format!("at most {MAX_COMMAND_LINE} bytes"));
+    says("vcpus", format!("1 to {MAX_VCPUS}"));
+    for (what, limit) in [
+        ("the file", format!("{} KiB", MAX_FILE >> 10)),
+        ("guests", MAX_GUESTS.to_string()),
+        ("problems told", MAX_PROBLEMS.to_string()),
+    ] {
+        assert!(PAGE.contains(&format!("| {what} | {limit} |")), "{what}");
+    }
+}
