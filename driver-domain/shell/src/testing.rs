@@ -1,5 +1,7 @@
 //! For tests: a terminal that does what the sequences sent to it say, and shows what the operator would see.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
+
 use crate::text::width;
 
 /// A terminal of so many columns and of as many rows as are printed.

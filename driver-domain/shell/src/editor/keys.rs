@@ -108,7 +108,12 @@ impl Decoder {
             State::Csi(csi) => return self.csi(csi, byte),
             State::Ss3 => {
                 self.state = State::Ground;
-                return cursor_key(byte);
+                // Of the keypad. After ESC [ it would be a mouse.
+                return if byte == b'M' {
+                    Some(Key::Enter)
+                } else {
+                    cursor_key(byte)
+                };
             }
             State::Text(len) => {
                 self.state = len
@@ -177,8 +182,6 @@ impl Decoder {
                         [4 | 8, _] => Some(Key::End),
                         _ => None,
                     },
-                    // With more than a modifier it is an answer, such as the place of the cursor.
-                    _ if csi.index > 1 || !matches!(csi.params, [0 | 1, _]) => None,
                     _ => cursor_key(byte),
                 };
             }
@@ -235,7 +238,6 @@ fn cursor_key(byte: u8) -> Option<Key> {
         b'D' => Some(Key::Left),
         b'F' => Some(Key::End),
         b'H' => Some(Key::Home),
-        b'M' => Some(Key::Enter),
         _ => None,
     }
 }
@@ -267,6 +269,7 @@ mod tests {
             ("\x1b\x7f", Key::KillWordLeft),
             ("\x1b\x08", Key::KillWordLeft),
             ("\x12", Key::Search),
+            ("\x1bOM", Key::Enter),
         ] {
             assert_eq!(keys(bytes.as_bytes()), [key], "{bytes:?}");
         }
@@ -282,6 +285,8 @@ mod tests {
             "\x1b]11;rgb:0000/0000/0000\x1b\\",
             "\x1bP1$r0m\x1b\\",
             "\x1b[200~",
+            "\x1b[<0;10;10M",
+            "\x1b[32;10;10M",
         ] {
             let text = format!("a{answer}b");
             assert_eq!(keys(text.as_bytes()), chars("ab"), "{answer:?}");

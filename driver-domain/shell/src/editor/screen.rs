@@ -9,8 +9,7 @@ use alloc::vec::Vec;
 use super::line::Line;
 use crate::text::{width, width_of};
 
-/// Erases the row and goes to its start, in this order: what follows stands behind a CR in the stream, where events are
-/// looked for.
+/// Erases the row and goes to its start.
 const ERASE: &[u8] = b"\x1b[2K\r";
 
 /// What the terminal shows in the row of the cursor.

@@ -1,5 +1,7 @@
 //! The editor before a terminal: what the operator sees after each key.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
+
 use super::*;
 use crate::testing::Terminal;
 use proptest::prelude::*;
@@ -463,6 +465,10 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_bytes_are_survived_within_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..3000), columns in 0usize..200) {

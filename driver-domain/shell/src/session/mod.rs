@@ -51,17 +51,17 @@ const TYPED_LIMIT: usize = 4 << 10;
 const CTRL_C: u8 = 0x03;
 const CTRL_BRACKET: u8 = 0x1d;
 
-/// Puts a terminal in order that a guest has used: ends a broken sequence, leaves the second screen, resets modes, colours
-/// and character sets, and lets go of the mouse.
-const RESET: &[u8] =
-    b"\x18\x1b[?1049l\x1b[!p\x1b[0m\x0f\x1b(B\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l";
+/// Puts a terminal in order that a guest has used: ends a broken sequence, leaves the second screen (without a jump of the
+/// cursor, which 1049 would bring), resets modes, colours and character sets, lets go of the mouse, and clears what is below.
+const RESET: &[u8] = b"\x18\x1b[?1047l\x1b[!p\x1b[0m\x0f\x1b(B\
+    \x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\r\n\x1b[J";
 
 /// What the control domain is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Carry this out, print what is to be said, and [`finish`](Session::finish); or, for `console`, [`attach`](Session::attach).
     Run(Command),
-    /// Give the attached guest this input.
+    /// Give the attached guest this input. No more than 4 KiB wait here: what is typed beyond is lost.
     ToGuest(u16, Vec<u8>),
     /// The operator is no longer attached to this guest.
     Detach(u16),
@@ -194,13 +194,9 @@ impl<N: Names> Session<N> {
     /// Shows `text` as the picture of a live command, over the one before. Only the latest is kept for a slow terminal; what is too
     /// wide or too long for it is left out.
     pub fn picture(&mut self, text: &str) {
+        let columns = self.editor.columns().saturating_sub(1);
         let lines = text.lines().take(self.rows.saturating_sub(1));
-        let cut = lines.map(|line| {
-            line.chars()
-                .take(self.editor.columns().saturating_sub(1))
-                .collect()
-        });
-        let lines: Vec<String> = cut.collect();
+        let lines: Vec<String> = lines.map(|line| text::fitting(line, columns)).collect();
         self.picture = Some(lines.join("\n"));
     }
 
@@ -229,7 +225,7 @@ impl<N: Names> Session<N> {
             has_escaped: false,
             is_at_line_start: true,
         });
-        // A Ctrl-] among it has been typed long ago.
+        // A Ctrl-] among it was typed long ago: it does not wait for another.
         for byte in core::mem::take(&mut self.ahead) {
             self.byte(byte, 0);
         }
@@ -399,8 +395,7 @@ impl<N: Names> Session<N> {
         self.raw.clear();
         if attached.has_escaped {
             self.echo.extend_from_slice(RESET);
-        }
-        if !attached.is_at_line_start {
+        } else if !attached.is_at_line_start {
             self.echo.extend_from_slice(b"\r\n");
         }
         self.state = State::Ending;
