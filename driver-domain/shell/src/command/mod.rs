@@ -1,0 +1,133 @@
+//! The command language: lines to [`Command`]s, with help, completion, and errors that say what would be right.
+//!
+//! A line is words with quotes and backslashes. [`table::COMMANDS`] has an entry for each command and is the one place to add
+//! another; the enum says what is typed into what. Domains are named by name or number. What `create` is given stays
+//! pairs of strings: the configuration judges them.
+
+mod complete;
+mod error;
+mod help;
+mod parse;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod values;
+mod words;
+
+use alloc::{string::String, vec::Vec};
+
+use crate::cpus::Cpus;
+pub use complete::{Names, complete};
+pub use error::CommandError;
+pub use help::Topic;
+pub use parse::parse;
+
+/// A domain as the operator names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DomainName {
+    /// By name.
+    Name(String),
+    /// By number.
+    Id(u16),
+}
+
+impl DomainName {
+    /// A word of digits is a number, if domains can have it, and every other a name.
+    #[must_use]
+    pub fn new(word: String) -> Self {
+        match word.parse() {
+            Ok(id) if word.bytes().all(|byte| byte.is_ascii_digit()) => Self::Id(id),
+            _ => Self::Name(word),
+        }
+    }
+}
+
+/// What the operator wants. `json` asks for JSON in the place of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are what the table's usage lines call them")]
+pub enum Command {
+    /// List the domains.
+    List { json: bool },
+    /// Show a domain.
+    Info { domain: DomainName, json: bool },
+    /// Show the machine.
+    Machine { json: bool },
+    /// Start a guest: as the configuration has it, with these settings changed or added, in the order given.
+    Create {
+        name: String,
+        settings: Vec<(String, String)>,
+    },
+    /// End a domain at once.
+    Destroy { domain: DomainName },
+    /// Ask a guest to end.
+    Shutdown { domain: DomainName, how: HowToEnd },
+    /// Ask a guest to end, and start it again.
+    Reboot { domain: DomainName, how: HowToEnd },
+    /// Take a domain from its CPUs.
+    Pause { domain: DomainName },
+    /// Let a domain run.
+    Unpause { domain: DomainName },
+    /// Attach to a guest's console: see [`Session::attach`](crate::session::Session::attach).
+    Console { domain: DomainName },
+    /// Show what a guest has printed.
+    Log { domain: DomainName, json: bool },
+    /// Show where time goes, again and again, until it is stopped.
+    Top { json: bool },
+    /// Show the hypervisor's messages.
+    Dmesg { json: bool },
+    /// Show shares of the CPUs, of one domain or all.
+    Schedule { domain: Option<DomainName>, json: bool },
+    /// Change a domain's share.
+    SetSchedule {
+        domain: DomainName,
+        change: ScheduleChange,
+    },
+    /// Show who has how much memory.
+    Memory { json: bool },
+    /// Ask a domain's balloon for another size; a multiple of 4096.
+    SetMemory { domain: DomainName, bytes: u64 },
+    /// List xenstore, all of it or from a path on.
+    StoreList { path: Option<String>, json: bool },
+    /// Show a value.
+    StoreRead { path: String, json: bool },
+    /// Write a value.
+    StoreWrite { path: String, value: String },
+    /// Remove a path and all below it.
+    StoreRemove { path: String },
+    /// Show changes below a path until it is stopped.
+    StoreWatch { path: String, json: bool },
+    /// Show the machine as a configuration.
+    ConfigShow { json: bool },
+    /// Check a configuration: the named file, or bulkhead.toml.
+    ConfigCheck { file: Option<String> },
+    /// Apply a configuration: the named file, or bulkhead.toml.
+    ConfigLoad { file: Option<String> },
+    /// Show versions.
+    Version { json: bool },
+    /// Explain. The session does this itself.
+    Help(Topic),
+    /// Turn the machine off when the guests have ended, or, by force, in any case.
+    Poweroff { force: bool },
+}
+
+/// How a guest is ended that is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HowToEnd {
+    /// Ask and come back.
+    Ask,
+    /// Ask and wait until it has ended.
+    Wait,
+    /// Ask, and destroy it if it has not ended in time.
+    Force,
+}
+
+/// What is to be changed of a domain's share of the CPUs: names and units as in the hypervisor's record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the hypervisor's record documents them")]
+pub struct ScheduleChange {
+    pub weight: Option<u16>,
+    pub warp_ns: Option<u32>,
+    pub warp_limit_ns: Option<u32>,
+    pub unwarp_ns: Option<u32>,
+    pub cpus: Option<Cpus>,
+}

@@ -1,0 +1,572 @@
+//! The commands: the one place to add another.
+//!
+//! An entry is what a command is called, what follows it, what it does in one line and at length, and how its words
+//! become a [`Command`]. Usage lines, help, completion and the operator's reference are made from here.
+
+use alloc::{format, string::String, vec::Vec};
+use core::fmt;
+
+use super::parse::Given;
+use super::{Command, CommandError, HowToEnd, ScheduleChange};
+
+/// One command.
+pub struct Spec {
+    /// What it is called: one word, or two.
+    pub name: &'static str,
+    /// What follows.
+    pub args: &'static [Arg],
+    /// Options, of which one may be given, anywhere after the name.
+    pub flags: &'static [&'static str],
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// More about it, with an example.
+    pub help: &'static str,
+    /// Makes the command of the words that were given.
+    pub(super) build: fn(&mut Given) -> Result<Command, CommandError>,
+}
+
+/// A part of what follows a command's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    /// A word that must be there.
+    One(Kind),
+    /// Words that may be there, all or none.
+    Maybe(&'static [Self]),
+    /// `key=value`, in any order; each may be there.
+    Keys(&'static [Key]),
+    /// `key=value`, any number, of which the first are suggested. Others judge them.
+    Pairs(&'static [Key]),
+}
+
+/// What a word is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The name or the number of a domain.
+    Domain,
+    /// The name of a guest, which the configuration may know.
+    Guest,
+    /// A size of memory.
+    Size,
+    /// A path in xenstore.
+    Path,
+    /// A file of the boot archive.
+    File,
+    /// Any text.
+    Value,
+    /// A share of the CPUs.
+    Weight,
+    /// A time.
+    Time,
+    /// CPU numbers and ranges.
+    Cpus,
+    /// A word of a command's name.
+    Topic,
+}
+
+/// A key, and what its value is.
+pub type Key = (&'static str, Kind);
+
+impl Kind {
+    /// How it is called in usage lines.
+    #[must_use]
+    pub const fn placeholder(self) -> &'static str {
+        match self {
+            Self::Domain | Self::Guest => "NAME",
+            Self::Size => "SIZE",
+            Self::Path => "PATH",
+            Self::File => "FILE",
+            Self::Value => "VALUE",
+            Self::Weight => "N",
+            Self::Time => "TIME",
+            Self::Cpus => "LIST",
+            Self::Topic => "COMMAND",
+        }
+    }
+}
+
+impl fmt::Display for Arg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spaced = |args: Vec<String>| args.join(" ");
+        match self {
+            Self::One(kind) => f.write_str(kind.placeholder()),
+            Self::Maybe(args) => write!(
+                f,
+                "[{}]",
+                spaced(args.iter().map(|arg| format!("{arg}")).collect())
+            ),
+            Self::Keys(keys) => {
+                let keys = keys
+                    .iter()
+                    .map(|(key, kind)| format!("[{key}={}]", kind.placeholder()));
+                f.write_str(&spaced(keys.collect()))
+            }
+            Self::Pairs(_) => f.write_str("[KEY=VALUE ...]"),
+        }
+    }
+}
+
+impl Spec {
+    /// How the command is typed.
+    #[must_use]
+    pub fn usage(&self) -> String {
+        let mut usage = String::from(self.name);
+        for arg in self.args {
+            usage.push_str(&format!(" {arg}"));
+        }
+        if !self.flags.is_empty() {
+            usage.push_str(&format!(" [{}]", self.flags.join("|")));
+        }
+        usage
+    }
+
+    /// The first word of its name, and the second if there is one.
+    pub(super) fn words(&self) -> (&'static str, Option<&'static str>) {
+        match self.name.split_once(' ') {
+            Some((first, second)) => (first, Some(second)),
+            None => (self.name, None),
+        }
+    }
+}
+
+impl PartialEq for Spec {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Spec {}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spec({})", self.name)
+    }
+}
+
+/// The commands whose name begins with the word `first`.
+pub(super) fn starting_with(first: &str) -> impl Iterator<Item = &'static Spec> {
+    COMMANDS.iter().filter(move |spec| spec.words().0 == first)
+}
+
+const NAME: Arg = Arg::One(Kind::Domain);
+const PATH: Arg = Arg::One(Kind::Path);
+const JSON: &[&str] = &["--json"];
+const FORCE: &str = "--force";
+const WAIT: &str = "--wait";
+const ENDINGS: &[&str] = &[FORCE, WAIT];
+
+/// Keys that `create` suggests. Which there are, and what they may be, is the configuration's affair.
+const GUEST_KEYS: &[Key] = &[
+    ("kernel", Kind::File),
+    ("ramdisk", Kind::File),
+    ("cmdline", Kind::Value),
+    ("memory", Kind::Size),
+    ("vcpus", Kind::Value),
+    ("weight", Kind::Weight),
+    ("cpus", Kind::Cpus),
+];
+
+/// Keys of `sched`.
+const SCHEDULE_KEYS: &[Key] = &[
+    ("weight", Kind::Weight),
+    ("warp", Kind::Time),
+    ("warp-limit", Kind::Time),
+    ("unwarp", Kind::Time),
+    ("cpus", Kind::Cpus),
+];
+
+fn ending(given: &Given) -> HowToEnd {
+    match given.flag {
+        Some(FORCE) => HowToEnd::Force,
+        Some(WAIT) => HowToEnd::Wait,
+        _ => HowToEnd::Ask,
+    }
+}
+
+/// All commands, as `help` lists them.
+pub const COMMANDS: &[Spec] = &[
+    Spec {
+        name: "list",
+        args: &[],
+        flags: JSON,
+        summary: "list the domains",
+        help: "Shows each domain's name, number, memory, vCPUs, state, weight, and how long\n\
+               it has run on CPUs.\n\
+               Example: list",
+        build: |given| {
+            Ok(Command::List {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "info",
+        args: &[Arg::Maybe(&[NAME])],
+        flags: JSON,
+        summary: "show all about one domain, or about the machine",
+        help: "NAME is a domain's name or number. Without it, shows the machine: CPUs,\n\
+               memory, and whether DMA is confined.\n\
+               Example: info web",
+        build: |given| {
+            Ok(match given.domain_if_any() {
+                Some(domain) => Command::Info {
+                    domain,
+                    json: given.has_flag(),
+                },
+                None => Command::Machine {
+                    json: given.has_flag(),
+                },
+            })
+        },
+    },
+    Spec {
+        name: "create",
+        args: &[Arg::One(Kind::Guest), Arg::Pairs(GUEST_KEYS)],
+        flags: &[],
+        summary: "start a guest",
+        help: "A name alone starts a guest that the configuration names. Keys are those of a\n\
+               [[guest]] in bulkhead.toml; they add to what the configuration says of that\n\
+               name, or make a guest that it does not know.\n\
+               Example: create web kernel=httpd memory=32M cmdline=\"port=80 root=/\"",
+        build: |given| {
+            Ok(Command::Create {
+                name: given.text()?,
+                settings: core::mem::take(&mut given.pairs),
+            })
+        },
+    },
+    Spec {
+        name: "destroy",
+        args: &[NAME],
+        flags: &[],
+        summary: "end a domain at once, whatever it does",
+        help: "The domain is not asked: what it has not written is lost. `shutdown` asks it.\n\
+               Example: destroy web",
+        build: |given| {
+            Ok(Command::Destroy {
+                domain: given.domain()?,
+            })
+        },
+    },
+    Spec {
+        name: "shutdown",
+        args: &[NAME],
+        flags: ENDINGS,
+        summary: "ask a guest to shut down",
+        help: "With --wait, comes back when it has ended (Ctrl-C stops waiting). With\n\
+               --force, a guest that has not ended in time is destroyed.\n\
+               Example: shutdown web --wait",
+        build: |given| {
+            Ok(Command::Shutdown {
+                domain: given.domain()?,
+                how: ending(given),
+            })
+        },
+    },
+    Spec {
+        name: "reboot",
+        args: &[NAME],
+        flags: ENDINGS,
+        summary: "ask a guest to shut down, and start it again",
+        help: "Options are those of `shutdown`; with --force it is started again in any case.\n\
+               Example: reboot web",
+        build: |given| {
+            Ok(Command::Reboot {
+                domain: given.domain()?,
+                how: ending(given),
+            })
+        },
+    },
+    Spec {
+        name: "pause",
+        args: &[NAME],
+        flags: &[],
+        summary: "take a domain from its CPUs",
+        help: "It keeps all that it has, and runs on after `unpause`.\n\
+               Example: pause web",
+        build: |given| {
+            Ok(Command::Pause {
+                domain: given.domain()?,
+            })
+        },
+    },
+    Spec {
+        name: "unpause",
+        args: &[NAME],
+        flags: &[],
+        summary: "let a domain run that was paused",
+        help: "Example: unpause web",
+        build: |given| {
+            Ok(Command::Unpause {
+                domain: given.domain()?,
+            })
+        },
+    },
+    Spec {
+        name: "console",
+        args: &[NAME],
+        flags: &[],
+        summary: "attach to a guest's console; Ctrl-] detaches",
+        help: "What you type goes to the guest, and what it prints comes to you, as it is.\n\
+               Ctrl-] detaches; Ctrl-] twice sends one to the guest.\n\
+               Example: console web",
+        build: |given| {
+            Ok(Command::Console {
+                domain: given.domain()?,
+            })
+        },
+    },
+    Spec {
+        name: "log",
+        args: &[NAME],
+        flags: JSON,
+        summary: "show what a guest has printed",
+        help: "Shows the kept end of its console, also of a guest that has ended. With\n\
+               --json, each line is an object with the member `line`.\n\
+               Example: log web",
+        build: |given| {
+            Ok(Command::Log {
+                domain: given.domain()?,
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "top",
+        args: &[],
+        flags: JSON,
+        summary: "show where CPU time goes, until a key is pressed",
+        help: "100 % is one CPU. A domain's time is split into its programs (user), its\n\
+               kernel, and the hypervisor on its account. With --json, each sample is a line.\n\
+               Example: top",
+        build: |given| {
+            Ok(Command::Top {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "dmesg",
+        args: &[],
+        flags: JSON,
+        summary: "show the hypervisor's messages",
+        help: "With --json, each line is an object with the member `line`.\n\
+               Example: dmesg",
+        build: |given| {
+            Ok(Command::Dmesg {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "sched",
+        args: &[Arg::Maybe(&[NAME, Arg::Keys(SCHEDULE_KEYS)])],
+        flags: JSON,
+        summary: "show or change domains' shares of the CPUs",
+        help: "weight: its part of a CPU relative to others', 1 to 65535 (256 if nothing is\n\
+               said). warp: by how much it comes earlier when it wakes; warp-limit: how long\n\
+               it may run so at a time (0: no limit); unwarp: how long it then runs without,\n\
+               at least. cpus: where it may run, such as 0,2-3, or all.\n\
+               Example: sched web weight=512 warp=2ms cpus=0-1",
+        build: schedule,
+    },
+    Spec {
+        name: "memory",
+        args: &[Arg::Maybe(&[NAME, Arg::One(Kind::Size)])],
+        flags: JSON,
+        summary: "show or change how much memory domains have",
+        help: "SIZE is what the domain is to have: a guest with a balloon driver is asked to\n\
+               give memory back, or may take more.\n\
+               Example: memory web 64M",
+        build: |given| {
+            let Some(domain) = given.domain_if_any() else {
+                return Ok(Command::Memory {
+                    json: given.has_flag(),
+                });
+            };
+            given.refuse_flag()?;
+            Ok(Command::SetMemory {
+                domain,
+                bytes: given.size()?,
+            })
+        },
+    },
+    Spec {
+        name: "store ls",
+        args: &[Arg::Maybe(&[PATH])],
+        flags: JSON,
+        summary: "list xenstore from a path on",
+        help: "Without a path, lists all of it. Bytes that are no text are shown as \\xNN.\n\
+               Example: store ls /local/domain/3",
+        build: |given| {
+            Ok(Command::StoreList {
+                path: given.text_if_any(),
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "store read",
+        args: &[PATH],
+        flags: JSON,
+        summary: "show one value of xenstore",
+        help: "Example: store read /local/domain/3/name",
+        build: |given| {
+            Ok(Command::StoreRead {
+                path: given.text()?,
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "store write",
+        args: &[PATH, Arg::One(Kind::Value)],
+        flags: &[],
+        summary: "write a value to xenstore",
+        help: "What is missing on the path is made.\n\
+               Example: store write /local/domain/3/data/note \"hello world\"",
+        build: |given| {
+            Ok(Command::StoreWrite {
+                path: given.text()?,
+                value: given.text()?,
+            })
+        },
+    },
+    Spec {
+        name: "store rm",
+        args: &[PATH],
+        flags: &[],
+        summary: "remove a path of xenstore, and all below it",
+        help: "Example: store rm /local/domain/3/data/note",
+        build: |given| Ok(Command::StoreRemove { path: given.text()? }),
+    },
+    Spec {
+        name: "store watch",
+        args: &[PATH],
+        flags: JSON,
+        summary: "show changes of xenstore below a path, until Ctrl-C",
+        help: "Example: store watch /local/domain/3/device",
+        build: |given| {
+            Ok(Command::StoreWatch {
+                path: given.text()?,
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "config show",
+        args: &[],
+        flags: JSON,
+        summary: "show the machine as it is now, as a bulkhead.toml",
+        help: "What is shown can be loaded again.\n\
+               Example: config show",
+        build: |given| {
+            Ok(Command::ConfigShow {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "config check",
+        args: &[Arg::Maybe(&[Arg::One(Kind::File)])],
+        flags: &[],
+        summary: "say what is wrong with a configuration",
+        help: "FILE is one of the boot archive; without it, bulkhead.toml. Nothing is\n\
+               changed.\n\
+               Example: config check bulkhead.toml",
+        build: |given| {
+            Ok(Command::ConfigCheck {
+                file: given.text_if_any(),
+            })
+        },
+    },
+    Spec {
+        name: "config load",
+        args: &[Arg::Maybe(&[Arg::One(Kind::File)])],
+        flags: &[],
+        summary: "make the machine what a configuration says",
+        help: "FILE is one of the boot archive; without it, bulkhead.toml. Nothing is applied\n\
+               of one that has a mistake.\n\
+               Example: config load bulkhead.toml",
+        build: |given| {
+            Ok(Command::ConfigLoad {
+                file: given.text_if_any(),
+            })
+        },
+    },
+    Spec {
+        name: "version",
+        args: &[],
+        flags: JSON,
+        summary: "show the versions of Bulkhead and its hypervisor",
+        help: "Example: version",
+        build: |given| {
+            Ok(Command::Version {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "help",
+        args: &[Arg::Maybe(&[
+            Arg::One(Kind::Topic),
+            Arg::Maybe(&[Arg::One(Kind::Topic)]),
+        ])],
+        flags: &[],
+        summary: "list the commands, or explain one",
+        help: "Example: help store write",
+        build: |given| super::help::command(given),
+    },
+    Spec {
+        name: "poweroff",
+        args: &[],
+        flags: &[FORCE],
+        summary: "ask the guests to shut down, then turn the machine off",
+        help: "With --force, guests that have not ended in time are destroyed.\n\
+               Example: poweroff",
+        build: |given| {
+            Ok(Command::Poweroff {
+                force: given.has_flag(),
+            })
+        },
+    },
+];
+
+fn schedule(given: &mut Given) -> Result<Command, CommandError> {
+    let domain = given.domain_if_any();
+    let Some(domain) = domain.clone().filter(|_| !given.pairs.is_empty()) else {
+        return Ok(Command::Schedule {
+            domain,
+            json: given.has_flag(),
+        });
+    };
+    given.refuse_flag()?;
+    let change = ScheduleChange {
+        weight: given.weight("weight")?,
+        warp_ns: given.time("warp")?,
+        warp_limit_ns: given.time("warp-limit")?,
+        unwarp_ns: given.time("unwarp")?,
+        cpus: given.cpus("cpus")?,
+    };
+    Ok(Command::SetSchedule { domain, change })
+}
+
+/// What `xl` calls things that have another name here.
+pub(super) const XL_NAMES: &[(&str, &str)] = &[
+    ("ls", "list"),
+    ("domain-list", "list"),
+    ("vcpu-list", "info"),
+    ("domid", "list"),
+    ("domname", "list"),
+    ("uptime", "info"),
+    ("mem-set", "memory"),
+    ("mem-max", "memory"),
+    ("sched-credit", "sched"),
+    ("sched-credit2", "sched"),
+    ("vcpu-pin", "sched"),
+    ("xenstore-ls", "store ls"),
+    ("xenstore-read", "store read"),
+    ("xenstore-write", "store write"),
+    ("exit", "poweroff"),
+    ("quit", "poweroff"),
+    ("halt", "poweroff"),
+];

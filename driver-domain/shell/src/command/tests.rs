@@ -1,0 +1,460 @@
+//! What operators type, what it means, and what they are told when it means nothing.
+
+use super::table::{COMMANDS, XL_NAMES};
+use super::*;
+use proptest::prelude::*;
+
+fn name(name: &str) -> DomainName {
+    DomainName::Name(name.into())
+}
+
+#[track_caller]
+fn command(line: &str) -> Command {
+    parse(line)
+        .unwrap_or_else(|error| panic!("{line}: {error}"))
+        .unwrap()
+}
+
+#[test]
+fn each_command_is_parsed_into_what_it_says() {
+    let web = || name("web");
+    let change = ScheduleChange {
+        weight: Some(512),
+        warp_ns: Some(2_000_000),
+        cpus: Some(Cpus(0b1011)),
+        ..ScheduleChange::default()
+    };
+    let table = [
+        ("list", Command::List { json: false }),
+        ("  list --json ", Command::List { json: true }),
+        (
+            "info web",
+            Command::Info {
+                domain: web(),
+                json: false,
+            },
+        ),
+        (
+            "info 3",
+            Command::Info {
+                domain: DomainName::Id(3),
+                json: false,
+            },
+        ),
+        (
+            "info 99999",
+            Command::Info {
+                domain: name("99999"),
+                json: false,
+            },
+        ),
+        ("info --json", Command::Machine { json: true }),
+        (
+            "create web",
+            Command::Create {
+                name: "web".into(),
+                settings: vec![],
+            },
+        ),
+        (
+            "create web memory=32M cmdline=\"port=80 root=/\"",
+            Command::Create {
+                name: "web".into(),
+                settings: vec![
+                    ("memory".into(), "32M".into()),
+                    ("cmdline".into(), "port=80 root=/".into()),
+                ],
+            },
+        ),
+        ("destroy web", Command::Destroy { domain: web() }),
+        (
+            "shutdown web",
+            Command::Shutdown {
+                domain: web(),
+                how: HowToEnd::Ask,
+            },
+        ),
+        (
+            "shutdown --wait web",
+            Command::Shutdown {
+                domain: web(),
+                how: HowToEnd::Wait,
+            },
+        ),
+        (
+            "reboot web --force",
+            Command::Reboot {
+                domain: web(),
+                how: HowToEnd::Force,
+            },
+        ),
+        ("pause web", Command::Pause { domain: web() }),
+        (
+            "unpause '--json'",
+            Command::Unpause {
+                domain: name("--json"),
+            },
+        ),
+        ("console web", Command::Console { domain: web() }),
+        (
+            "log web --json",
+            Command::Log {
+                domain: web(),
+                json: true,
+            },
+        ),
+        ("top", Command::Top { json: false }),
+        ("dmesg", Command::Dmesg { json: false }),
+        (
+            "sched",
+            Command::Schedule {
+                domain: None,
+                json: false,
+            },
+        ),
+        (
+            "sched web --json",
+            Command::Schedule {
+                domain: Some(web()),
+                json: true,
+            },
+        ),
+        (
+            "sched web weight=512 cpus=0-1,3 warp=2ms",
+            Command::SetSchedule {
+                domain: web(),
+                change,
+            },
+        ),
+        ("memory", Command::Memory { json: false }),
+        (
+            "memory web 64M",
+            Command::SetMemory {
+                domain: web(),
+                bytes: 64 << 20,
+            },
+        ),
+        (
+            "store ls",
+            Command::StoreList {
+                path: None,
+                json: false,
+            },
+        ),
+        (
+            "store ls /local --json",
+            Command::StoreList {
+                path: Some("/local".into()),
+                json: true,
+            },
+        ),
+        (
+            "store read /a",
+            Command::StoreRead {
+                path: "/a".into(),
+                json: false,
+            },
+        ),
+        (
+            "store write /a \"b c\"",
+            Command::StoreWrite {
+                path: "/a".into(),
+                value: "b c".into(),
+            },
+        ),
+        ("store rm /a", Command::StoreRemove { path: "/a".into() }),
+        (
+            "store watch /a",
+            Command::StoreWatch {
+                path: "/a".into(),
+                json: false,
+            },
+        ),
+        ("config show", Command::ConfigShow { json: false }),
+        ("config check", Command::ConfigCheck { file: None }),
+        (
+            "config load new.toml",
+            Command::ConfigLoad {
+                file: Some("new.toml".into()),
+            },
+        ),
+        ("version", Command::Version { json: false }),
+        ("help", Command::Help(Topic::All)),
+        ("help store", Command::Help(Topic::Group("store"))),
+        ("poweroff --force", Command::Poweroff { force: true }),
+    ];
+    for (line, wanted) in table {
+        assert_eq!(command(line), wanted, "{line}");
+    }
+    assert_eq!(parse("   "), Ok(None));
+}
+
+#[test]
+fn mistakes_are_answered_with_what_would_be_right() {
+    let table = [
+        ("list \"web", "a quote is not closed: add \", or put \\ before it"),
+        (
+            "list web\\",
+            "nothing follows the backslash: type it twice for one",
+        ),
+        ("lsit", "there is no command `lsit`; did you mean `list`?"),
+        (
+            "distroy web",
+            "there is no command `distroy`; did you mean `destroy`?",
+        ),
+        ("pow", "there is no command `pow`; did you mean `poweroff`?"),
+        (
+            "mem-set web 64M",
+            "there is no command `mem-set`; did you mean `memory`?",
+        ),
+        (
+            "xyzzy",
+            "there is no command `xyzzy`; `help` lists those that there are",
+        ),
+        (
+            "top1234567890123456789",
+            "there is no command `top1234567890123456789`; `help` lists those that there are",
+        ),
+        (
+            "config",
+            "`config` alone is no command; there are `config show`, `config check`, `config load`",
+        ),
+        (
+            "config edit",
+            "there is no command `config edit`; there are `config show`, `config check`, `config load`",
+        ),
+        ("destroy", "NAME is missing\nusage: destroy NAME"),
+        (
+            "destroy web db",
+            "there is no place for `db`\nusage: destroy NAME",
+        ),
+        (
+            "destroy web --json",
+            "`destroy` has no options; quote --json if it is no option\nusage: destroy NAME",
+        ),
+        (
+            "shutdown web --now",
+            "`shutdown` has no option `--now`, but --force and --wait; quote --now if it is no option\n\
+             usage: shutdown NAME [--force|--wait]",
+        ),
+        (
+            "shutdown web --force --wait",
+            "one option of --force and --wait is enough\nusage: shutdown NAME [--force|--wait]",
+        ),
+        ("create", "NAME is missing\nusage: create NAME [KEY=VALUE ...]"),
+        (
+            "create web 32M",
+            "`32M` should be key=value\nusage: create NAME [KEY=VALUE ...]",
+        ),
+        (
+            "create web a=1 a=2",
+            "a= is there twice\nusage: create NAME [KEY=VALUE ...]",
+        ),
+        (
+            "sched web wieght=2",
+            "there is no key `wieght`\n\
+             usage: sched [NAME [weight=N] [warp=TIME] [warp-limit=TIME] [unwarp=TIME] [cpus=LIST]] [--json]",
+        ),
+        (
+            "sched web weight=0",
+            "weight is `0` and should be a number from 1 to 65535",
+        ),
+        (
+            "sched web cpus=4-1",
+            "cpus is `4-1` and should be all, or CPU numbers and ranges, such as 0,2-3",
+        ),
+        (
+            "sched web weight=5 --json",
+            "the option is `--json` and should be left out when something is changed",
+        ),
+        (
+            "memory web",
+            "SIZE is missing\nusage: memory [NAME SIZE] [--json]",
+        ),
+        (
+            "memory web 64",
+            "SIZE is `64` and should be a whole number of 4 KiB pages with K, M or G, such as 64M",
+        ),
+        (
+            "store write /a",
+            "VALUE is missing\nusage: store write PATH VALUE",
+        ),
+        ("help lsit", "there is no command `lsit`; did you mean `list`?"),
+    ];
+    for (line, answer) in table {
+        let error = parse(line).expect_err(line);
+        assert_eq!(format!("{error}"), answer, "{line}");
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example_that_is_that_command() {
+    for spec in COMMANDS {
+        let topic = command(&format!("help {}", spec.name));
+        assert_eq!(topic, Command::Help(Topic::One(spec)));
+        let Command::Help(topic) = topic else { panic!() };
+        assert!(topic.text().contains(&spec.usage()) && topic.text().contains(spec.summary));
+        let example = spec
+            .help
+            .lines()
+            .last()
+            .and_then(|line| line.strip_prefix("Example: "));
+        let example = example.unwrap_or_else(|| panic!("{} has no example", spec.name));
+        assert!(example.starts_with(spec.name));
+        command(example);
+        assert!(
+            spec.help.lines().all(|line| line.len() < 80),
+            "{}: a row is enough for each line",
+            spec.name
+        );
+    }
+    let Command::Help(all) = command("help") else {
+        panic!()
+    };
+    assert!(COMMANDS.iter().all(|spec| all.text().contains(spec.summary)));
+    assert!(
+        all.text().lines().all(|line| line.len() < 80),
+        "a row is enough for each"
+    );
+    assert!(
+        XL_NAMES
+            .iter()
+            .all(|(xl, ours)| parse(xl).is_err() && COMMANDS.iter().any(|spec| spec.name == *ours))
+    );
+}
+
+struct Machine;
+
+impl Names for Machine {
+    fn domains(&self) -> Vec<String> {
+        ["control", "web", "web2", "my guest"].map(String::from).into()
+    }
+
+    fn files(&self) -> Vec<String> {
+        ["bulkhead.toml", "httpd", "vmlinuz"].map(String::from).into()
+    }
+
+    fn guests(&self) -> Vec<String> {
+        ["web", "db"].map(String::from).into()
+    }
+}
+
+/// What `before` could be completed to, with a space after what is whole.
+fn completed(before: &str) -> Vec<String> {
+    let completion = complete(before, &Machine);
+    let text = |candidate: Candidate| {
+        let space = if candidate.is_whole { " " } else { "" };
+        format!("{}{}{space}", &before[..completion.from], candidate.text)
+    };
+    completion.candidates.into_iter().map(text).collect()
+}
+
+use crate::editor::Candidate;
+
+#[test]
+fn completion_knows_what_belongs_where() {
+    let table: &[(&str, &[&str])] = &[
+        ("de", &["destroy "]),
+        ("s", &["sched ", "shutdown ", "store "]),
+        ("store r", &["store read ", "store rm "]),
+        ("store x", &[]),
+        ("nonsense x", &[]),
+        ("console w", &["console web ", "console web2 "]),
+        ("console m", &["console my\\ guest "]),
+        ("console \"my g", &["console my\\ guest "]),
+        ("console web w", &[]),
+        ("create ", &["create db ", "create web "]),
+        ("create web m", &["create web memory="]),
+        ("create web memory=1M m", &[]),
+        ("create web kernel=h", &["create web kernel=httpd "]),
+        (
+            "shutdown web --",
+            &["shutdown web --force ", "shutdown web --wait "],
+        ),
+        (
+            "shutdown --wait w",
+            &["shutdown --wait web ", "shutdown --wait web2 "],
+        ),
+        ("shutdown web --wait --", &[]),
+        (
+            "sched web w",
+            &["sched web warp-limit=", "sched web warp=", "sched web weight="],
+        ),
+        ("sched web weight=2 we", &[]),
+        ("memory w", &["memory web ", "memory web2 "]),
+        ("config load b", &["config load bulkhead.toml "]),
+        ("help sto", &["help store "]),
+        ("help store w", &["help store watch ", "help store write "]),
+        ("list ", &[]),
+    ];
+    for (before, wanted) in table {
+        assert_eq!(&completed(before), wanted, "{before}");
+    }
+    let firsts: std::collections::BTreeSet<_> = COMMANDS.iter().map(|spec| spec.words().0).collect();
+    assert_eq!(completed("").len(), firsts.len());
+}
+
+proptest! {
+    #[test]
+    fn any_line_is_parsed_or_refused_and_completed(line in ".{0,60}") {
+        if let Err(error) = parse(&line) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+        prop_assert!(line.is_char_boundary(complete(&line, &Machine).from));
+    }
+
+    #[test]
+    fn words_of_commands_in_any_order_are_parsed_or_refused(
+        words in proptest::collection::vec(proptest::sample::select(vec![
+            "list", "sched", "store", "ls", "web", "3", "weight=1", "cpus=0", "--json", "--force", "memory", "64M", "help", "=", "a=", "\"\"",
+        ]), 0..6),
+    ) {
+        let line = words.join(" ");
+        if let Err(error) = parse(&line) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+        prop_assert!(line.is_char_boundary(complete(&line, &Machine).from));
+    }
+}
+
+/// Between these stands what is made from the table.
+const MARKS: (&str, &str) = (
+    "<!-- begin: commands, made from the table -->\n",
+    "<!-- end: commands -->\n",
+);
+
+fn listing() -> String {
+    let mut text = String::new();
+    for spec in COMMANDS {
+        text.push_str(&format!(
+            "### {}\n\n```text\n{}\n```\n\n{}.\n",
+            spec.name,
+            spec.usage(),
+            sentence(spec.summary)
+        ));
+        let (about, example) = spec.help.rsplit_once("Example: ").unwrap();
+        if !about.is_empty() {
+            text.push_str(&format!("\n{about}"));
+        }
+        text.push_str(&format!("\n```text\n{example}\n```\n\n"));
+    }
+    text
+}
+
+fn sentence(text: &str) -> String {
+    let (first, rest) = text.split_at(1);
+    format!("{}{rest}", first.to_uppercase())
+}
+
+#[test]
+fn the_operators_reference_is_that_of_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/shell.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = page.split_once(MARKS.0).expect("the first mark");
+    let (_, after) = rest.split_once(MARKS.1).expect("the second mark");
+    let wanted = format!("{before}{}{}{}{after}", MARKS.0, listing(), MARKS.1);
+    if std::env::var_os("BULKHEAD_BLESS").is_some() {
+        std::fs::write(path, &wanted).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), wanted);
+}

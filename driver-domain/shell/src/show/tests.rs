@@ -1,0 +1,244 @@
+//! Tables as people see them, and JSON as programs read it.
+
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::cpus::Cpus;
+use crate::event::Reason;
+use serde_json::{Value, json as value};
+
+fn row(id: u16, name: &str, state: State) -> DomainRow {
+    DomainRow {
+        id,
+        name: name.into(),
+        state,
+        vcpus: 1,
+        memory: 32 << 20,
+        weight: 256,
+        cpu_ns: 1_250_000_000,
+    }
+}
+
+/// Text that `what` makes in JSON, read again.
+fn read<T: Show + ?Sized>(what: &T) -> Value {
+    let line = render(what, true);
+    assert!(!line.contains('\n'), "one line");
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn domains_are_listed_in_columns() {
+    let rows = [
+        row(0, "control", State::Running),
+        row(12, "漢字", State::ShutDown(Reason::Poweroff)),
+    ];
+    let wanted = "\
+Name     ID  Mem  VCPUs  State     Weight  Time(s)
+control   0  32M      1  running      256      1.2
+漢字     12  32M      1  poweroff     256      1.2
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    let wanted = value!([
+        {"id": 0, "name": "control", "state": "running", "vcpus": 1, "memory": 33554432, "weight": 256, "cpu_ns": 1250000000},
+        {"id": 12, "name": "漢字", "state": "poweroff", "vcpus": 1, "memory": 33554432, "weight": 256, "cpu_ns": 1250000000},
+    ]);
+    assert_eq!(read(rows.as_slice()), wanted);
+}
+
+#[test]
+fn a_name_cannot_break_a_table() {
+    let rows = [row(1, "a\nb\x1b[2J", State::Paused)];
+    assert_eq!(rows.as_slice().text().lines().count(), 2);
+    assert_eq!(read(rows.as_slice())[0]["name"], "a\nb\x1b[2J");
+}
+
+#[test]
+fn all_about_a_domain_and_the_machine_is_told() {
+    let mut info = DomainInfo {
+        id: 3,
+        name: "web".into(),
+        state: State::Crashed,
+        vcpus: 2,
+        online: 1,
+        memory: 32 << 20,
+        memory_limit: 64 << 20,
+        weight: 256,
+        cpus: Cpus(0b101),
+        user_ns: 1_000_000_000,
+        kernel_ns: 500_000_000,
+        hypervisor_ns: 0,
+        age_ns: Some(3_600_000_000_000),
+        kernel: Some("httpd".into()),
+        cmdline: None,
+    };
+    let wanted = "\
+name                web
+number              3
+state               crashed
+vCPUs               2, 1 up
+memory              32M of 64M
+weight              256
+CPUs                0,2
+time in programs    1.0 s
+time in kernel      0.5 s
+time in hypervisor  0.0 s
+age                 01:00:00
+kernel              httpd
+";
+    assert_eq!(info.text(), wanted);
+    assert_eq!(read(&info)["cpus"], "0,2");
+    info.cmdline = Some("x".into());
+    assert_eq!(read(&info)["cmdline"], "x");
+
+    let mut machine = MachineInfo {
+        hypervisor: "Bulkhead 0.1.0".into(),
+        cpus: 2,
+        memory: 1 << 30,
+        free: 3 << 28,
+        domains: 2,
+        uptime_ns: 0,
+        dma_confined: false,
+    };
+    assert!(machine.text().contains("DMA         NOT confined"));
+    assert!(machine.text().contains("memory      1G, 768M free"));
+    machine.dma_confined = true;
+    assert!(machine.text().contains("DMA         confined by the IOMMU"));
+    assert_eq!(read(&machine)["dma_confined"], true);
+}
+
+#[test]
+fn shares_memory_store_versions_and_logs_are_shown() {
+    let shares = [ScheduleRow {
+        id: 1,
+        name: "web".into(),
+        weight: 512,
+        warp_ns: 2_000_000,
+        warp_limit_ns: 0,
+        unwarp_ns: 1500,
+        cpus: Cpus::ALL,
+    }];
+    let wanted = "\
+Name  ID  Weight  Warp  Limit  Unwarp  CPUs
+web    1     512   2ms      0  1500ns  all
+";
+    assert_eq!(shares.as_slice().text(), wanted);
+    assert_eq!(read(shares.as_slice())[0]["warp_ns"], 2_000_000);
+
+    let row = |id, name: &str, target| MemoryRow {
+        id,
+        name: name.into(),
+        memory: 32 << 20,
+        target,
+        limit: 64 << 20,
+    };
+    let memory = Memory {
+        total: 1 << 30,
+        free: 1 << 29,
+        domains: vec![row(1, "web", None), row(2, "db", Some(16 << 20))],
+    };
+    let wanted = "\
+512M of 1G free
+
+Name  ID  Mem  Target  Limit
+web    1  32M       -    64M
+db     2  32M     16M    64M
+";
+    assert_eq!(memory.text(), wanted);
+    assert_eq!(read(&memory)["domains"][0]["target"], Value::Null);
+
+    let entries = [StoreEntry {
+        path: "/local/domain/1/name".into(),
+        value: b"web\x00\xff".to_vec(),
+    }];
+    assert_eq!(
+        entries.as_slice().text(),
+        "/local/domain/1/name = web\\x00\\xff\n"
+    );
+    assert_eq!(read(entries.as_slice())[0]["value"], "web\\x00\\xff");
+
+    let version = Version {
+        control: "0.1.0".into(),
+        hypervisor: "Bulkhead 0.1.0".into(),
+        build: Some("rustc".into()),
+    };
+    assert_eq!(
+        version.text(),
+        "Bulkhead    0.1.0\nhypervisor  Bulkhead 0.1.0\nbuild       rustc\n"
+    );
+    assert_eq!(read(&version)["control"], "0.1.0");
+    assert_eq!(
+        read(&LogLine {
+            line: "a \"b\"".into()
+        }),
+        value!({"line": "a \"b\""})
+    );
+}
+
+fn used(id: u16, name: &str, user_ms: u64, kernel_ms: u64, hypervisor_ms: u64) -> TopDomain {
+    TopDomain {
+        id,
+        name: name.into(),
+        state: State::Running,
+        vcpus: 1,
+        memory: 1 << 20,
+        user_ns: user_ms * 1_000_000,
+        kernel_ns: kernel_ms * 1_000_000,
+        hypervisor_ns: hypervisor_ms * 1_000_000,
+    }
+}
+
+#[test]
+fn top_splits_what_was_used_between_two_samples() {
+    let sample = |at_ms: u64, domains| TopSample {
+        at_ns: at_ms * 1_000_000,
+        cpus: 2,
+        domains,
+    };
+    let before = sample(
+        1000,
+        vec![
+            used(0, "control", 10, 20, 5),
+            used(1, "web", 500, 100, 0),
+            used(2, "old", 900, 0, 0),
+        ],
+    );
+    let after = sample(
+        3000,
+        vec![
+            used(0, "control", 10, 30, 6),
+            used(1, "web", 1500, 600, 100),
+            used(2, "new", 7, 0, 0),
+        ],
+    );
+    let top = Top::between(&before, &after);
+    let wanted = "\
+2 CPUs, 81.0 % of one used
+
+Name     ID  State    VCPUs  Mem  CPU%  User%  Kernel%  Hyp%
+web       1  running      1   1M  80.0   50.0     25.0   5.0
+control   0  running      1   1M   0.6    0.0      0.5   0.1
+new       2  running      1   1M   0.4    0.4      0.0   0.0
+";
+    assert_eq!(top.text(), wanted);
+    assert_eq!(read(&top)["domains"][0]["user_permille"], 500);
+    assert_eq!(read(&top)["interval_ns"], 2_000_000_000u64);
+}
+
+#[test]
+fn top_of_no_time_and_of_times_that_went_back_is_no_trouble() {
+    let sample = |at_ns, user| TopSample {
+        at_ns,
+        cpus: 1,
+        domains: vec![used(1, "web", user, 0, 0)],
+    };
+    assert_eq!(Top::between(&sample(5, 1), &sample(5, 9)).total_permille, 0);
+    assert_eq!(Top::between(&sample(9, 1), &sample(5, 9)).total_permille, 0);
+    let back = Top::between(&sample(0, 900), &sample(1_000_000_000, 100));
+    assert_eq!(
+        back.domains[0].user_permille, 100,
+        "it has the number and the name of one that is gone"
+    );
+    let mut endless = sample(1, 0);
+    endless.domains[0].user_ns = u64::MAX;
+    assert_eq!(Top::between(&sample(0, 0), &endless).total_permille, u32::MAX);
+}
