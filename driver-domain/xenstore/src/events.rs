@@ -39,11 +39,15 @@ impl Events {
             self.insert(event);
             return;
         }
-        self.forget(&event.place, &event.token);
-        self.insert(Pending {
+        let all = Pending {
             path: event.place.clone(),
             ..event
-        });
+        };
+        // One that waits already keeps its turn, or changes without end would keep it from ever having one.
+        if !self.turns.contains_key(&all) {
+            self.forget(&all.place, &all.token);
+            self.insert(all);
+        }
     }
 
     fn insert(&mut self, event: Pending) {

@@ -10,7 +10,7 @@ pub struct Quotas {
     pub nodes: u32,
     /// Bytes of one node: its name, its value, and 4 for each permission: 2048.
     pub node_bytes: usize,
-    /// Entries of a node's permissions, the owner's included: 5.
+    /// Entries of the permissions that it sets, the owner's included: 5.
     pub perms: usize,
     /// Watches: 128.
     pub watches: usize,

@@ -124,15 +124,17 @@ impl View<'_> {
     }
 
     fn check_size(&self, name: &str, value: &[u8], perms: &Perms) -> Result<(), StoreError> {
-        let entries = perms.entries().count();
-        let bytes = entries
+        let bytes = perms
+            .entries()
+            .count()
             .saturating_mul(4)
             .saturating_add(name.len())
             .saturating_add(value.len());
-        if bytes > self.quotas.node_bytes || entries > self.quotas.perms {
-            return Err(StoreError::NoSpc);
+        if bytes > self.quotas.node_bytes {
+            Err(StoreError::NoSpc)
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     /// Removes a node and all below it; `None` if it was missing and its parent is there.
@@ -158,13 +160,16 @@ impl View<'_> {
         path: &Path,
         perms: Perms,
     ) -> Result<(Arc<Perms>, Replaced), StoreError> {
-        let caller = self.caller;
+        let (caller, most) = (self.caller, self.quotas.perms);
         let node = self.find(path, Access::Write)?;
         if !caller.owns(&node.perms) {
             return Err(StoreError::Acces);
         }
         if !caller.is_privileged() && perms.owner.domain != node.perms.owner.domain {
             return Err(StoreError::Perm);
+        }
+        if perms.entries().count() > most {
+            return Err(StoreError::NoSpc);
         }
         let (value, before) = (node.value.clone(), node.perms.clone());
         self.put(path, &value, Arc::new(perms))
