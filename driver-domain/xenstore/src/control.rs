@@ -8,7 +8,6 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::xenstore::StoreError;
 use bulkhead_bus::wire::{End, Path, Perms, Place, WatchPath};
 
-use crate::serve::event_path;
 use crate::store::Store;
 
 const CONTROL: DomId = DomId::new(0);
@@ -142,8 +141,8 @@ impl Store {
     pub fn next_event(&mut self) -> Option<Event> {
         let event = self.connections.get_mut(&CONTROL)?.events.pop()?;
         Some(Event {
-            path: String::from(event_path(CONTROL, &event)),
-            token: event.token.to_vec(),
+            path: event.path(CONTROL),
+            token: event.watch.token.to_vec(),
         })
     }
 }

@@ -8,7 +8,6 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::xenstore::{PAYLOAD_MAX, StoreError};
 use bulkhead_bus::wire::{Access, End, Path, Perms, Place, Request, Special, TOKEN_MAX, WatchPath};
 
-use crate::events::Pending;
 use crate::store::{Action, Store};
 use crate::transaction::Transaction;
 use crate::tree::Node;
@@ -239,16 +238,9 @@ impl Store {
         }
         connection.watches.insert(watch.clone());
         let (place, token) = watch;
-        self.watches
-            .add(place.clone(), domain, token.clone(), path.is_relative);
+        let watch = self.watches.add(place, domain, token, path.is_relative);
         // So that who watches need not look before.
-        let event = Pending {
-            path: place.clone(),
-            place,
-            token,
-            is_relative: path.is_relative,
-        };
-        self.push_event(domain, event);
+        self.push_event(domain, &watch, &watch.place);
         Ok(())
     }
 
@@ -264,8 +256,9 @@ impl Store {
             return Err(StoreError::NoEnt);
         }
         let (place, token) = watch;
-        connection.events.forget(&place, &token);
-        self.watches.remove(&place, domain, token);
+        if let Some(watch) = self.watches.remove(&place, domain, token) {
+            connection.events.forget(&watch);
+        }
         Ok(())
     }
 

@@ -1,13 +1,11 @@
 //! Bytes in, bytes out.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::xenstore::MessageHeader;
-use bulkhead_bus::wire::{Message, Path, Request, TooLong, encode, encode_error, encode_event};
+use bulkhead_bus::wire::{Message, Request, TooLong, encode, encode_error, encode_event};
 
-use crate::events::Pending;
 use crate::store::Store;
 
 impl Store {
@@ -134,16 +132,9 @@ impl Store {
             return;
         };
         if let Some(event) = connection.events.pop() {
-            let path = event_path(domain, &event);
-            let fits = encode_event(path, &event.token, &mut connection.output);
+            let path = event.path(domain);
+            let fits = encode_event(&path, &event.watch.token, &mut connection.output);
             debug_assert_eq!(fits, Ok(()), "tokens are short enough for any path");
         }
     }
-}
-
-/// The path as the watcher wants it.
-pub(crate) fn event_path(domain: DomId, event: &Pending) -> &str {
-    let home = event.is_relative.then(|| format!("{}/", Path::home(domain)));
-    home.and_then(|home| event.path.strip_prefix(&*home))
-        .unwrap_or(&event.path)
 }

@@ -8,11 +8,10 @@ use bulkhead_abi::xenstore::StoreError;
 use bulkhead_bus::wire::{Access, Path, Perms, Special};
 
 use crate::connection::Connection;
-use crate::events::Pending;
 use crate::quotas::Quotas;
 use crate::tree::{Node, Replaced, Tree};
 use crate::view::{Caller, View};
-use crate::watches::{Watchers, Watches, names_below};
+use crate::watches::{Watch, Watchers, Watches, names_below};
 
 /// What a message of domain 0 wants done outside the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,15 +156,15 @@ impl Store {
         let changed: Arc<str> = path.clone().into();
         let watches = core::mem::take(&mut self.watches);
         for prefix in path.lineage() {
-            if let Some((place, watchers)) = watches.at(prefix) {
-                self.tell(place, watchers, &changed, perms);
+            if let Some(watchers) = watches.at(prefix) {
+                self.tell(watchers, &changed, perms);
             }
         }
         if let Some(removed) = removed {
             for (place, watchers) in watches.below(path) {
                 let node = names_below(path, place).and_then(|names| removed.descendant(names));
                 if let Some(node) = node {
-                    self.tell(place, watchers, place, &[&node.perms]);
+                    self.tell(watchers, place, &[&node.perms]);
                 }
             }
         }
@@ -175,9 +174,9 @@ impl Store {
     /// Tells that a domain came or went.
     pub(crate) fn fire_special(&mut self, special: Special) {
         let watches = core::mem::take(&mut self.watches);
-        if let Some((place, watchers)) = watches.at(special.name()) {
+        if let Some(watchers) = watches.at(special.name()) {
             let perms = self.special_perms(special).clone();
-            self.tell(place, watchers, place, &[&perms]);
+            self.tell(watchers, &Arc::from(special.name()), &[&perms]);
         }
         self.watches = watches;
     }
@@ -191,8 +190,8 @@ impl Store {
         }
     }
 
-    fn tell(&mut self, place: &Arc<str>, watchers: &Watchers, path: &Arc<str>, perms: &[&Perms]) {
-        for ((domain, token), is_relative) in watchers {
+    fn tell(&mut self, watchers: &Watchers, path: &Arc<str>, perms: &[&Perms]) {
+        for ((domain, _), watch) in watchers {
             let Some(connection) = self.connections.get(domain) else {
                 continue;
             };
@@ -201,24 +200,18 @@ impl Store {
                 target: connection.target,
             };
             if perms.iter().any(|perms| watcher.may(perms, Access::Read)) {
-                self.push_event(
-                    *domain,
-                    Pending {
-                        place: place.clone(),
-                        token: token.clone(),
-                        path: path.clone(),
-                        is_relative: *is_relative,
-                    },
-                );
+                self.push_event(*domain, watch, path);
             }
         }
     }
 
     /// Queues an event for a domain.
-    pub(crate) fn push_event(&mut self, domain: DomId, event: Pending) {
+    pub(crate) fn push_event(&mut self, domain: DomId, watch: &Arc<Watch>, path: &Arc<str>) {
         let quotas = self.quotas_of(domain);
         if let Some(connection) = self.connections.get_mut(&domain) {
-            connection.events.push(event, quotas.events, quotas.event_bytes);
+            connection
+                .events
+                .push(watch, path, quotas.events, quotas.event_bytes);
             self.ready.insert(domain);
         }
     }

@@ -7,45 +7,63 @@ use core::ops::Bound;
 use bulkhead_abi::DomId;
 use bulkhead_bus::wire::Path;
 
+/// What a domain wants to be told of.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// No two watches ever have the same.
+    pub(crate) id: u64,
+    /// A path or special name.
+    pub(crate) place: Arc<str>,
+    /// What the domain gave with it, and comes with each event.
+    pub(crate) token: Arc<[u8]>,
+    /// Whether the domain gave a relative path, and wants such.
+    pub(crate) is_relative: bool,
+}
+
 /// All watches of all domains, by the path or special name that they watch.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
     by_place: BTreeMap<Arc<str>, Watchers>,
+    last_id: u64,
 }
 
-/// The watches of one place, by their owner and token: whether their events have relative paths.
-pub(crate) type Watchers = BTreeMap<(DomId, Arc<[u8]>), bool>;
+/// The watches of one place, by their owner and token.
+pub(crate) type Watchers = BTreeMap<(DomId, Arc<[u8]>), Arc<Watch>>;
 
 impl Watches {
-    /// Adds a watch. `false` if it is there already.
+    /// Adds a watch that is not there yet.
     pub(crate) fn add(
         &mut self,
         place: Arc<str>,
         domain: DomId,
         token: Arc<[u8]>,
         is_relative: bool,
-    ) -> bool {
+    ) -> Arc<Watch> {
+        self.last_id = self.last_id.wrapping_add(1);
+        let watch = Arc::new(Watch {
+            id: self.last_id,
+            place: place.clone(),
+            token: token.clone(),
+            is_relative,
+        });
         let watchers = self.by_place.entry(place).or_default();
-        let is_new = !watchers.contains_key(&(domain, token.clone()));
-        if is_new {
-            watchers.insert((domain, token), is_relative);
-        }
-        is_new
+        watchers.insert((domain, token), watch.clone());
+        watch
     }
 
     /// Removes a watch, if it is there.
-    pub(crate) fn remove(&mut self, place: &str, domain: DomId, token: Arc<[u8]>) {
-        if let Some(watchers) = self.by_place.get_mut(place) {
-            watchers.remove(&(domain, token));
-            if watchers.is_empty() {
-                self.by_place.remove(place);
-            }
+    pub(crate) fn remove(&mut self, place: &str, domain: DomId, token: Arc<[u8]>) -> Option<Arc<Watch>> {
+        let watchers = self.by_place.get_mut(place)?;
+        let removed = watchers.remove(&(domain, token));
+        if watchers.is_empty() {
+            self.by_place.remove(place);
         }
+        removed
     }
 
     /// Who watches exactly this.
-    pub(crate) fn at(&self, place: &str) -> Option<(&Arc<str>, &Watchers)> {
-        self.by_place.get_key_value(place)
+    pub(crate) fn at(&self, place: &str) -> Option<&Watchers> {
+        self.by_place.get(place)
     }
 
     /// Who watches something below.

@@ -138,7 +138,7 @@ impl Perms {
         core::iter::once(self.owner).chain(self.listed.iter().copied())
     }
 
-    /// What `domain` may do, and whether it is the owner.
+    /// What `domain` may do by itself; anything if it is the owner.
     #[must_use]
     pub fn access(&self, domain: DomId) -> Access {
         if domain == self.owner.domain {
