@@ -2,8 +2,9 @@
 
 /// Limits for each domain but domain 0, which has none on what it stores. Each has Xen's number where Xen has one.
 ///
-/// By default a guest holds at most some 2 MB of nodes, 0.6 MB of transactions, and 0.1 MB of replies, events and
-/// requests half read.
+/// By default a guest holds at most some 2 MB of nodes, 0.1 MB of replies, events and requests half read, and 0.6 MB of
+/// transactions. A transaction that writes copies besides, once, the list of children of each node on its way, 32 bytes
+/// for each name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
     /// Nodes that it owns, wherever they are: 1000.

@@ -126,12 +126,6 @@ impl Tree {
             };
             chain = Some((name, node));
         }
-        let made = u32::try_from(missing.max(1)).unwrap_or(u32::MAX);
-        if chain.is_none() {
-            self.disown(before);
-        }
-        let count = Arc::make_mut(&mut self.owned).entry(owner).or_default();
-        *count = count.saturating_add(made);
         let Some((node, replaced)) = self.reach(&path.truncated(found)) else {
             debug_assert!(false, "what was found is there");
             return Replaced(0);
@@ -141,12 +135,16 @@ impl Tree {
                 node.value = value;
                 node.perms = perms;
                 node.changed = now;
+                self.disown(before);
             }
             Some((name, child)) => {
                 node.children.insert(Arc::from(name), Arc::new(child));
                 node.listed = now;
             }
         }
+        let made = u32::try_from(missing.max(1)).unwrap_or(u32::MAX);
+        let count = Arc::make_mut(&mut self.owned).entry(owner).or_default();
+        *count = count.saturating_add(made);
         replaced
     }
 
@@ -166,9 +164,14 @@ impl Tree {
         Some((removed, Replaced(cost)))
     }
 
-    /// A node that is there, to be changed: what snapshots share on the way is copied, once.
+    /// A node that is there, to be changed: what snapshots share on the way is copied, once. The numbers of nodes will be
+    /// copied too, as every change may change them.
     fn reach(&mut self, path: &Path) -> Option<(&mut Node, Replaced)> {
         let mut cost = 0_u64;
+        if Arc::strong_count(&self.owned) > 1 {
+            let bytes = self.owned.len().saturating_mul(16);
+            cost = u64::try_from(bytes).unwrap_or(u64::MAX);
+        }
         let mut at = &mut self.root;
         let mut names = path.parts();
         loop {
