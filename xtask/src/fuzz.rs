@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the fuzz targets of the core, built and run as libFuzzer wants them.
+//! `cargo xtask fuzz`: the fuzz targets of the core and of the store, built and run as libFuzzer wants them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::project::{Project, run_to_end};
 
-/// Where the targets are.
-const CRATE: &str = "hypervisor/core/fuzz";
+/// Where the targets of the core are, and where those of the store.
+const CORE: &str = "hypervisor/core/fuzz";
+const STORE: &str = "driver-domain/xenstore/fuzz";
 
 /// The platform that they run on.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
@@ -18,14 +19,15 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table";
 
-/// What it needs to see what is compared, too. That takes half the time, and is of use where the input itself is what is compared: instructions.
+/// What it needs to see what is compared, too. That takes half the time, and is of use where the input itself is what is compared: instructions, and names.
 const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// The arguments of `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator.
-    #[arg(value_parser = ["acts", "decoders"])]
+    /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator, `store` leads hostile guests of
+    /// xenstore, `store-wire` gives any bytes to its protocol.
+    #[arg(value_parser = ["acts", "decoders", "store", "store-wire"])]
     target: String,
     /// For how long.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
@@ -42,7 +44,10 @@ pub(crate) struct Arguments {
 /// If there is no nightly compiler, or the target does not build.
 pub(crate) fn fuzz(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     let target = arguments.target.as_str();
-    let folder = project.folder(CRATE);
+    let folder = project.folder(match target {
+        "store" | "store-wire" => STORE,
+        _ => CORE,
+    });
     let nightly = |program: &str| {
         let mut command = project.tool("rustup");
         command.args(["run", "nightly", program]).current_dir(&folder);
@@ -52,7 +57,7 @@ pub(crate) fn fuzz(project: &Project, arguments: &Arguments) -> Result<ExitCode>
         bail!("fuzzing needs a nightly compiler: `rustup toolchain install nightly --profile minimal`");
     }
     let flags = match target {
-        "decoders" => format!("{FLAGS} {COMPARES}"),
+        "decoders" | "store-wire" => format!("{FLAGS} {COMPARES}"),
         _ => FLAGS.to_owned(),
     };
     run_to_end(nightly("cargo").env("RUSTFLAGS", flags).args([

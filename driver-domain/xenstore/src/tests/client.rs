@@ -1,0 +1,293 @@
+//! The client of the bus against the store, over ring pages, several tasks at once.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bulkhead_abi::DomId;
+use bulkhead_abi::xenstore::{StoreError, ring};
+use bulkhead_bus::client::{Broken, Client, Error, Port, RingTransport};
+use bulkhead_bus::ring::{End, IndexError, Role, SharedPage};
+use embassy_futures::join::{join, join3};
+use embassy_futures::select::{Either, select};
+use embassy_futures::{block_on, yield_now};
+use embassy_sync::blocking_mutex::raw::NoopRawMutex;
+use embassy_sync::signal::Signal;
+
+use super::{Net, path};
+use crate::{Access, Perms, Store, Tx};
+
+#[derive(Clone)]
+struct Page(Rc<RefCell<Vec<u8>>>);
+
+impl SharedPage for Page {
+    fn load(&self, offset: usize) -> u32 {
+        u32::from_le_bytes(self.0.borrow()[offset..offset + 4].try_into().unwrap())
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        self.write(offset, &value.to_le_bytes());
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        to.copy_from_slice(&self.0.borrow()[offset..offset + to.len()]);
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+    }
+}
+
+/// An event channel between a guest and the store's owner.
+#[derive(Default)]
+struct Channel {
+    to_guest: Signal<NoopRawMutex, ()>,
+    to_store: Signal<NoopRawMutex, ()>,
+}
+
+impl Port for &Channel {
+    fn notify(&mut self) {
+        self.to_store.signal(());
+    }
+
+    fn notified(&mut self) -> impl Future<Output = ()> {
+        self.to_guest.wait()
+    }
+}
+
+/// A guest, domain 1, and the store, which its owner shares with the test.
+struct Machine {
+    store: RefCell<Store>,
+    page: Page,
+    channel: Channel,
+    client: Client<NoopRawMutex>,
+    /// How often the owner moved bytes.
+    rounds: Cell<usize>,
+}
+
+const GUEST: DomId = DomId::new(1);
+
+impl Machine {
+    fn new() -> Self {
+        Self {
+            store: RefCell::new(Net::new(&[1]).store),
+            page: Page(Rc::new(RefCell::new(vec![0; 4096]))),
+            channel: Channel::default(),
+            client: Client::new(),
+            rounds: Cell::new(0),
+        }
+    }
+
+    /// Plays the owner of the ring, as the crate's description has it.
+    async fn serve(&self) {
+        let mut end = End::new(Role::StoreServer, self.page.clone());
+        loop {
+            let mut moved = 0;
+            {
+                let mut store = self.store.borrow_mut();
+                let mut bytes = [0; 1024];
+                let room = end.room().unwrap();
+                let sent = store.take_output(GUEST, &mut bytes[..room]);
+                assert_eq!(end.send(&bytes[..sent]), Ok(sent));
+                moved += sent;
+                if store.wants_input(GUEST) {
+                    let received = end.receive(&mut bytes).unwrap();
+                    store.feed(GUEST, &bytes[..received]);
+                    moved += received;
+                }
+            }
+            if moved > 0 {
+                self.rounds.set(self.rounds.get() + 1);
+                self.channel.to_guest.signal(());
+                yield_now().await;
+            } else {
+                self.channel.to_store.wait().await;
+            }
+        }
+    }
+
+    /// Runs the guest's `work` beside the two that move bytes.
+    fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        let transport = RingTransport::new(End::new(Role::StoreGuest, self.page.clone()), &self.channel);
+        match block_on(select(work, join(self.client.run(transport), self.serve()))) {
+            Either::First(done) => done,
+            Either::Second((broken, ())) => panic!("{broken}"),
+        }
+    }
+
+    /// Domain 0 changes something, and the owner looks whom to tell.
+    fn write(&self, node: &str, value: &[u8]) {
+        self.store
+            .borrow_mut()
+            .write(Tx::NONE, &path(node), value)
+            .unwrap();
+        self.channel.to_store.signal(());
+    }
+}
+
+#[test]
+fn a_guest_reads_and_writes() {
+    let machine = Machine::new();
+    let client = &machine.client;
+    machine.run(async {
+        client.write("data/a", b"1").await.unwrap();
+        client.mkdir("data/b").await.unwrap();
+        assert_eq!(client.read("data/a").await.unwrap(), b"1");
+        assert_eq!(client.directory("data").await.unwrap(), ["a", "b"]);
+        assert_eq!(client.directory("data/a").await.unwrap(), [""; 0]);
+        client.rm("data/a").await.unwrap();
+        assert_eq!(
+            client.read("data/a").await,
+            Err(Error::Refused(StoreError::NoEnt))
+        );
+        let perms = Perms::private(GUEST).with(Access::Read, DomId::new(0));
+        client.set_perms("data/b", &perms).await.unwrap();
+        assert_eq!(client.perms("data/b").await.unwrap(), perms);
+        assert!(matches!(client.write("data\0", b"").await, Err(Error::Path(_))));
+        let long = vec![7; 2000];
+        client.write("data/long", &long).await.unwrap();
+        assert_eq!(
+            client.read("data/long").await.unwrap(),
+            long,
+            "longer than the ring"
+        );
+    });
+}
+
+#[test]
+fn a_list_longer_than_a_message_comes_whole() {
+    let machine = Machine::new();
+    let names: Vec<String> = (0..900).map(|number| format!("entry-{number:03}")).collect();
+    for name in &names {
+        machine.write(&format!("/local/domain/1/data/{name}"), b"");
+    }
+    assert_eq!(machine.run(machine.client.directory("data")).unwrap(), names);
+}
+
+#[test]
+fn one_task_waits_for_a_watch_while_others_ask() {
+    let machine = Machine::new();
+    let client = &machine.client;
+    let waits = async {
+        let mut watch = client.watch("data").await.unwrap();
+        assert_eq!(watch.next().await.unwrap(), "data", "at once");
+        watch.next().await.unwrap()
+    };
+    let asks = async {
+        for number in 0..50_u8 {
+            client.write("/local/domain/1/data/x/y", &[number]).await.ok();
+            assert_eq!(client.read("/local/domain/1/data/x/y").await.unwrap(), [number]);
+        }
+    };
+    let mut writes = 0;
+    let also = async {
+        while writes < 20 {
+            client.write("data/other", b"").await.unwrap();
+            writes += 1;
+        }
+    };
+    let (changed, (), ()) = machine.run(join3(waits, asks, also));
+    assert!(changed.starts_with("data/"), "{changed}");
+}
+
+#[test]
+fn a_watch_sleeps_until_something_changes_and_ends_when_it_is_dropped() {
+    let machine = Machine::new();
+    machine.run(async {
+        let mut watch = machine.client.watch("data").await.unwrap();
+        watch.next().await.unwrap();
+        let mut early = Box::pin(watch.next());
+        let is_early =
+            std::future::poll_fn(|context| Poll::Ready(early.as_mut().poll(context).is_ready())).await;
+        assert!(!is_early);
+        machine.write("/local/domain/1/data/x", b"");
+        assert_eq!(early.await.unwrap(), "data/x");
+        drop(watch);
+        machine.client.read("data").await.unwrap();
+        let mut again = machine.client.watch("data").await.unwrap();
+        assert_eq!(again.next().await.unwrap(), "data");
+        assert_eq!(machine.store.borrow().watches.count(), 1);
+        drop(again);
+        machine.client.read("data").await.unwrap();
+    });
+    assert_eq!(machine.store.borrow().watches.count(), 0);
+}
+
+#[test]
+fn a_transaction_is_done_again_until_nobody_disturbs_it() {
+    let machine = Machine::new();
+    machine.write("/local/domain/1/data/n", b"0");
+    let mut tries = 0;
+    let result = machine.run(machine.client.transaction(async |tx| {
+        let value = tx.read("data/n").await?;
+        if tries < 3 {
+            machine.write("/local/domain/1/data/n", &[b'1' + tries]);
+        }
+        tries += 1;
+        tx.write("data/copy", &value).await?;
+        Ok(value)
+    }));
+    assert_eq!((result, tries), (Ok(b"3".to_vec()), 4));
+    let copy = machine
+        .store
+        .borrow_mut()
+        .read(Tx::NONE, &path("/local/domain/1/data/copy"));
+    assert_eq!(&*copy.unwrap(), b"3");
+}
+
+#[test]
+fn a_transaction_that_fails_or_is_dropped_is_not_left_open() {
+    let machine = Machine::new();
+    let client = &machine.client;
+    machine.run(async {
+        let failed = client.transaction(async |tx| {
+            tx.write("data/x", b"").await?;
+            tx.read("data/none").await
+        });
+        assert_eq!(failed.await, Err(Error::Refused(StoreError::NoEnt)));
+        for polls in 0..40 {
+            let stays = client.transaction(async |tx| {
+                loop {
+                    tx.read("data").await?;
+                }
+                #[expect(unreachable_code, reason = "says the type")]
+                Ok(())
+            });
+            let gives_up = async {
+                for _ in 0..polls {
+                    yield_now().await;
+                }
+            };
+            select(stays, gives_up).await;
+        }
+        client.read("data").await.unwrap();
+        assert_eq!(
+            client.read("data/x").await,
+            Err(Error::Refused(StoreError::NoEnt))
+        );
+    });
+    let store = machine.store.borrow();
+    assert_eq!(store.connections[&GUEST].transactions.len(), 0);
+}
+
+#[test]
+fn a_store_that_lies_about_its_ring_breaks_the_client_and_wakes_who_waits() {
+    let machine = Machine::new();
+    let transport = RingTransport::new(End::new(Role::StoreGuest, machine.page.clone()), &machine.channel);
+    let lies = async {
+        machine.channel.to_store.wait().await;
+        machine.page.store(ring::RSP_PROD, 5000);
+        machine.channel.to_guest.signal(());
+    };
+    let (read, broken, ()) = block_on(join3(
+        machine.client.read("data"),
+        machine.client.run(transport),
+        lies,
+    ));
+    let why = Broken::Index(IndexError {
+        claimed: 5000,
+        size: 1024,
+    });
+    assert_eq!((read, broken), (Err(Error::Broken(why)), why));
+}
