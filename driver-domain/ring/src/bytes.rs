@@ -1,83 +1,86 @@
-//! Streams of bytes: those of the console and of xenstore.
+//! Streams of bytes: those of the console and of xenstore, each from one end.
 //!
 //! Source: the guest ABI's sections 12.1 and 12.2.
 
 use bulkhead_abi::{console, xenstore};
-use core::fmt;
 
-use crate::SharedPage;
+use crate::{IndexError, SharedPage};
 
-/// Where a stream lies in its page.
+/// Where a stream lies in its page. Its size is a power of two, so that the place of a byte does not jump when the index wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// The first byte of its buffer.
-    buffer: usize,
-    /// The buffer's size, a power of two.
-    size: usize,
+    pub(crate) buffer: usize,
+    /// The buffer's size.
+    pub(crate) size: u32,
     /// Where the consumer's index is.
-    consumed: usize,
+    pub(crate) consumed: usize,
     /// Where the producer's index is.
-    produced: usize,
+    pub(crate) produced: usize,
 }
 
 /// What is typed on a guest's console.
-pub const CONSOLE_IN: Stream = Stream {
-    buffer: console::ring::IN,
-    size: console::IN_SIZE,
-    consumed: console::ring::IN_CONS,
-    produced: console::ring::IN_PROD,
-};
+pub const CONSOLE_IN: Stream = Stream::new(
+    console::ring::IN,
+    console::IN_SIZE,
+    console::ring::IN_CONS,
+    console::ring::IN_PROD,
+);
 
 /// What a guest prints on its console.
-pub const CONSOLE_OUT: Stream = Stream {
-    buffer: console::ring::OUT,
-    size: console::OUT_SIZE,
-    consumed: console::ring::OUT_CONS,
-    produced: console::ring::OUT_PROD,
-};
+pub const CONSOLE_OUT: Stream = Stream::new(
+    console::ring::OUT,
+    console::OUT_SIZE,
+    console::ring::OUT_CONS,
+    console::ring::OUT_PROD,
+);
 
 /// What a guest asks of xenstore.
-pub const STORE_REQUESTS: Stream = Stream {
-    buffer: xenstore::ring::REQ,
-    size: xenstore::RING_SIZE,
-    consumed: xenstore::ring::REQ_CONS,
-    produced: xenstore::ring::REQ_PROD,
-};
+pub const STORE_REQUESTS: Stream = Stream::new(
+    xenstore::ring::REQ,
+    xenstore::RING_SIZE,
+    xenstore::ring::REQ_CONS,
+    xenstore::ring::REQ_PROD,
+);
 
-/// What xenstore answers.
-pub const STORE_REPLIES: Stream = Stream {
-    buffer: xenstore::ring::RSP,
-    size: xenstore::RING_SIZE,
-    consumed: xenstore::ring::RSP_CONS,
-    produced: xenstore::ring::RSP_PROD,
-};
-
-/// The peer's index claims more than the ring holds. Nothing was read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadIndex {
-    /// Whose own index is this.
-    pub own: u32,
-    /// What the peer claims.
-    pub claimed: u32,
-}
-
-impl fmt::Display for BadIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { own, claimed } = self;
-        write!(
-            f,
-            "the ring's other end claims to be at {claimed}, and this end is at {own}"
-        )
-    }
-}
-
-impl core::error::Error for BadIndex {}
+/// What xenstore answers, and tells.
+pub const STORE_REPLIES: Stream = Stream::new(
+    xenstore::ring::RSP,
+    xenstore::RING_SIZE,
+    xenstore::ring::RSP_CONS,
+    xenstore::ring::RSP_PROD,
+);
 
 impl Stream {
-    /// The place in the page of the byte with this index, and how many follow to the end of the buffer.
-    fn place(self, index: u32) -> (usize, usize) {
-        let offset = index as usize & self.size.wrapping_sub(1);
-        (self.buffer.saturating_add(offset), self.size.wrapping_sub(offset))
+    const fn new(buffer: usize, size: usize, consumed: usize, produced: usize) -> Self {
+        assert!(size.is_power_of_two() && size <= 4096 && buffer <= 4096);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 4096")]
+        let size = size as u32;
+        Self {
+            buffer,
+            size,
+            consumed,
+            produced,
+        }
+    }
+
+    /// How many bytes are in the ring, if the indices are true.
+    const fn used(self, produced: u32, consumed: u32) -> Result<u32, IndexError> {
+        let claimed = produced.wrapping_sub(consumed);
+        if claimed > self.size {
+            return Err(IndexError {
+                claimed,
+                size: self.size,
+            });
+        }
+        Ok(claimed)
+    }
+
+    /// Where in the page the byte with this index is, and how many lie behind each other from there on.
+    const fn place(self, index: u32) -> (usize, usize) {
+        let at = index & self.size.wrapping_sub(1);
+        let run = self.size.wrapping_sub(at);
+        (self.buffer.saturating_add(as_size(at)), as_size(run))
     }
 }
 
@@ -89,7 +92,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on where the page says that the stream's producer is.
+    /// Goes on where the page says that the producer is: at the beginning, in a domain that starts.
     pub fn new(stream: Stream, page: &impl SharedPage) -> Self {
         Self {
             stream,
@@ -101,30 +104,26 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// [`BadIndex`] if the consumer claims to have read what was not written.
-    pub fn room(&self, page: &impl SharedPage) -> Result<usize, BadIndex> {
-        let claimed = page.load(self.stream.consumed);
-        let unread = self.next.wrapping_sub(claimed) as usize;
-        self.stream.size.checked_sub(unread).ok_or(BadIndex {
-            own: self.next,
-            claimed,
-        })
+    /// [`IndexError`] if the consumer's index is impossible.
+    pub fn room(&self, page: &impl SharedPage) -> Result<usize, IndexError> {
+        let used = self.stream.used(self.next, page.load(self.stream.consumed))?;
+        Ok(as_size(self.stream.size.wrapping_sub(used)))
     }
 
-    /// Writes as much of `bytes` as there is room for, and returns how much that is. If it is more than nothing, the consumer is to be told.
+    /// Writes of `bytes` what there is room for; tells how many bytes that were.
     ///
     /// # Errors
     ///
-    /// As [`Writer::room`].
-    pub fn write(&mut self, page: &impl SharedPage, bytes: &[u8]) -> Result<usize, BadIndex> {
+    /// [`IndexError`] if the consumer's index is impossible. Nothing is written then.
+    pub fn write(&mut self, page: &impl SharedPage, bytes: &[u8]) -> Result<usize, IndexError> {
         let room = self.room(page)?;
         let bytes = bytes.get(..room).unwrap_or(bytes);
-        let (at, to_end) = self.stream.place(self.next);
-        let (first, second) = bytes.split_at_checked(to_end).unwrap_or((bytes, &[]));
+        let (at, run) = self.stream.place(self.next);
+        let (first, rest) = bytes.split_at_checked(run).unwrap_or((bytes, &[]));
         page.write(at, first);
-        page.write(self.stream.buffer, second);
-        // No more than the ring's size.
-        self.next = self.next.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0));
+        page.write(self.stream.buffer, rest);
+        self.next = self.next.wrapping_add(as_index(bytes.len()));
+        // Release: who sees the index sees the bytes.
         page.store(self.stream.produced, self.next);
         Ok(bytes.len())
     }
@@ -138,7 +137,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Goes on where the page says that the stream's consumer is.
+    /// Goes on where the page says that the consumer is: at the beginning, in a domain that starts.
     pub fn new(stream: Stream, page: &impl SharedPage) -> Self {
         Self {
             stream,
@@ -150,156 +149,37 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`BadIndex`] if the producer claims to have written more than fits.
-    pub fn waiting(&self, page: &impl SharedPage) -> Result<usize, BadIndex> {
-        let claimed = page.load(self.stream.produced);
-        let waiting = claimed.wrapping_sub(self.next) as usize;
-        if waiting <= self.stream.size {
-            Ok(waiting)
-        } else {
-            Err(BadIndex {
-                own: self.next,
-                claimed,
-            })
-        }
+    /// [`IndexError`] if the producer's index is impossible.
+    pub fn available(&self, page: &impl SharedPage) -> Result<usize, IndexError> {
+        let used = self.stream.used(page.load(self.stream.produced), self.next)?;
+        Ok(as_size(used))
     }
 
-    /// Reads as many bytes as wait and `to` has room for, and returns how many. If it is more than none, the producer is to be told.
+    /// Reads as many bytes as wait and `to` has room for, and frees their room; tells how many.
     ///
     /// # Errors
     ///
-    /// As [`Reader::waiting`].
-    pub fn read(&mut self, page: &impl SharedPage, to: &mut [u8]) -> Result<usize, BadIndex> {
-        let count = self.waiting(page)?.min(to.len());
+    /// [`IndexError`] if the producer's index is impossible. Nothing is read then.
+    pub fn read(&mut self, page: &impl SharedPage, to: &mut [u8]) -> Result<usize, IndexError> {
+        let count = self.available(page)?.min(to.len());
         let to = to.get_mut(..count).unwrap_or_default();
-        let (at, to_end) = self.stream.place(self.next);
-        let (first, second) = to.split_at_mut(count.min(to_end));
+        let (at, run) = self.stream.place(self.next);
+        let (first, rest) = to.split_at_mut(count.min(run));
         page.read(at, first);
-        page.read(self.stream.buffer, second);
-        // No more than the ring's size.
-        self.next = self.next.wrapping_add(u32::try_from(count).unwrap_or(0));
+        page.read(self.stream.buffer, rest);
+        self.next = self.next.wrapping_add(as_index(count));
+        // Release: the other side overwrites these bytes once it sees the index, and they have been read before.
         page.store(self.stream.consumed, self.next);
         Ok(count)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::cell::RefCell;
-    use std::collections::VecDeque;
+/// No index of a ring exceeds what a `usize` has.
+const fn as_size(bytes: u32) -> usize {
+    bytes as usize
+}
 
-    struct Page(RefCell<[u8; 4096]>);
-
-    impl Page {
-        fn new() -> Self {
-            Self(RefCell::new([0; 4096]))
-        }
-    }
-
-    impl SharedPage for Page {
-        fn load(&self, offset: usize) -> u32 {
-            let mut word = [0; 4];
-            self.read(offset, &mut word);
-            u32::from_le_bytes(word)
-        }
-
-        fn store(&self, offset: usize, value: u32) {
-            self.write(offset, &value.to_le_bytes());
-        }
-
-        fn read(&self, offset: usize, to: &mut [u8]) {
-            to.copy_from_slice(&self.0.borrow()[offset..offset + to.len()]);
-        }
-
-        fn write(&self, offset: usize, from: &[u8]) {
-            self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
-        }
-    }
-
-    const STREAMS: [Stream; 4] = [CONSOLE_IN, CONSOLE_OUT, STORE_REQUESTS, STORE_REPLIES];
-
-    #[test]
-    fn streams_of_one_page_are_apart() {
-        for pair in STREAMS.chunks(2) {
-            let mut bytes = [0_u8; 4096];
-            for stream in pair {
-                let words = [stream.consumed, stream.produced].map(|at| at..at + 4);
-                let buffer = stream.buffer..stream.buffer + stream.size;
-                for at in words.into_iter().chain([buffer]).flatten() {
-                    bytes[at] += 1;
-                }
-            }
-            assert!(bytes.iter().all(|&uses| uses <= 1));
-        }
-    }
-
-    #[test]
-    fn a_full_ring_takes_no_more_until_something_is_read() {
-        let page = Page::new();
-        let (mut writer, mut reader) = (Writer::new(CONSOLE_IN, &page), Reader::new(CONSOLE_IN, &page));
-        assert_eq!(writer.write(&page, &[7; 2000]), Ok(1024));
-        assert_eq!(writer.write(&page, &[8; 1]), Ok(0));
-        let mut some = [0; 24];
-        assert_eq!(reader.read(&page, &mut some), Ok(24));
-        assert_eq!(writer.room(&page), Ok(24));
-        assert_eq!(reader.waiting(&page), Ok(1000));
-    }
-
-    #[test]
-    fn an_index_that_claims_too_much_is_refused_and_changes_nothing() {
-        for stream in STREAMS {
-            let page = Page::new();
-            let mut reader = Reader::new(stream, &page);
-            let size = u32::try_from(stream.size).unwrap();
-            for claimed in [size + 1, u32::MAX, 1 << 31] {
-                page.store(stream.produced, claimed);
-                let refused = Err(BadIndex { own: 0, claimed });
-                assert_eq!(reader.read(&page, &mut [0; 16]), refused);
-            }
-            page.store(stream.produced, size);
-            assert_eq!(reader.waiting(&page), Ok(stream.size));
-
-            let page = Page::new();
-            let mut writer = Writer::new(stream, &page);
-            for claimed in [1, size, u32::MAX - size] {
-                page.store(stream.consumed, claimed);
-                assert_eq!(writer.write(&page, b"x"), Err(BadIndex { own: 0, claimed }));
-            }
-            assert_eq!(page.load(stream.produced), 0);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_written_is_read_in_its_order(
-            start in prop_oneof![Just(0_u32), Just(u32::MAX - 100), any::<u32>()],
-            steps in prop::collection::vec((any::<bool>(), 0..1500_usize), 1..60),
-            which in 0..STREAMS.len(),
-        ) {
-            let stream = STREAMS[which];
-            let page = Page::new();
-            page.store(stream.produced, start);
-            page.store(stream.consumed, start);
-            let (mut writer, mut reader) = (Writer::new(stream, &page), Reader::new(stream, &page));
-            let mut model = VecDeque::new();
-            let mut next = 0_u8;
-            for (writes, len) in steps {
-                if writes {
-                    let bytes: Vec<u8> = (0..len).map(|_| { next = next.wrapping_add(1); next }).collect();
-                    let count = writer.write(&page, &bytes).unwrap();
-                    prop_assert_eq!(count, len.min(stream.size - model.len()));
-                    model.extend(&bytes[..count]);
-                } else {
-                    let mut bytes = vec![0; len];
-                    let count = reader.read(&page, &mut bytes).unwrap();
-                    prop_assert_eq!(count, len.min(model.len()));
-                    let expected: Vec<u8> = model.drain(..count).collect();
-                    prop_assert_eq!(&bytes[..count], expected);
-                }
-                prop_assert_eq!(reader.waiting(&page), Ok(model.len()));
-            }
-        }
-    }
+/// No ring has more bytes than a u32 counts.
+fn as_index(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }

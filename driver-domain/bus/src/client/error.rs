@@ -4,7 +4,8 @@ use core::fmt;
 
 use bulkhead_abi::xenstore::StoreError;
 
-use crate::ring::IndexError;
+use bulkhead_ring::IndexError;
+
 use crate::wire::{PathError, TooLong};
 
 /// Why a request has no result.

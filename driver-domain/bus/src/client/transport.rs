@@ -2,8 +2,9 @@
 
 use core::future::Future;
 
+use bulkhead_ring::{End, SharedPage};
+
 use super::Broken;
-use crate::ring::{End, SharedPage};
 
 /// A connection to the store.
 pub trait Transport {

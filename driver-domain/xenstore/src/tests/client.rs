@@ -2,13 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::rc::Rc;
 use std::task::Poll;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::xenstore::{StoreError, ring};
 use bulkhead_bus::client::{Broken, Client, Error, Port, RingTransport};
-use bulkhead_bus::ring::{End, IndexError, Role, SharedPage};
+use bulkhead_ring::testing::Page;
+use bulkhead_ring::{End, IndexError, Role, SharedPage};
 use embassy_futures::join::{join, join3};
 use embassy_futures::select::{Either, select};
 use embassy_futures::{block_on, yield_now};
@@ -17,27 +17,6 @@ use embassy_sync::signal::Signal;
 
 use super::{Net, path};
 use crate::{Access, Perms, Store, Tx};
-
-#[derive(Clone)]
-struct Page(Rc<RefCell<Vec<u8>>>);
-
-impl SharedPage for Page {
-    fn load(&self, offset: usize) -> u32 {
-        u32::from_le_bytes(self.0.borrow()[offset..offset + 4].try_into().unwrap())
-    }
-
-    fn store(&self, offset: usize, value: u32) {
-        self.write(offset, &value.to_le_bytes());
-    }
-
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        to.copy_from_slice(&self.0.borrow()[offset..offset + to.len()]);
-    }
-
-    fn write(&self, offset: usize, from: &[u8]) {
-        self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
-    }
-}
 
 /// An event channel between a guest and the store's owner.
 #[derive(Default)]
@@ -72,7 +51,7 @@ impl Machine {
     fn new() -> Self {
         Self {
             store: RefCell::new(Net::new(&[1]).store),
-            page: Page(Rc::new(RefCell::new(vec![0; 4096]))),
+            page: Page::new(),
             channel: Channel::default(),
             client: Client::new(),
             rounds: Cell::new(0),
