@@ -19,7 +19,6 @@
 extern crate alloc;
 
 pub mod command;
-pub mod cpus;
 pub mod editor;
 pub mod event;
 pub mod session;

@@ -11,6 +11,8 @@ use crate::world::World;
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The most guests that a configuration may have.
@@ -278,45 +280,81 @@ impl Guest {
     }
 }
 
-/// The keys and values of the section, without its brackets; what is as if it were left out is.
-impl fmt::Display for Guest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Guest {
+    /// Its keys, each with its word and whether a file has that in quotes; without those that are as if they were left out.
+    fn settings(&self) -> Vec<(&'static str, String, bool)> {
         let usual = Self::new(self.name.clone(), self.kernel.clone(), self.memory);
-        writeln!(f, "name = {}", quoted(self.name.as_str()))?;
-        writeln!(f, "kernel = {}", quoted(self.kernel.as_str()))?;
+        let mut settings = Vec::new();
+        let mut say = |key, word: &dyn fmt::Display, is_quoted, is_usual: bool| {
+            if !is_usual {
+                settings.push((key, word.to_string(), is_quoted));
+            }
+        };
+        say("name", &self.name.as_str(), true, false);
+        say("kernel", &self.kernel.as_str(), true, false);
         if let Some(ramdisk) = &self.ramdisk {
-            writeln!(f, "ramdisk = {}", quoted(ramdisk.as_str()))?;
+            say("ramdisk", &ramdisk.as_str(), true, false);
         }
-        if self.command_line != usual.command_line {
-            writeln!(f, "command-line = {}", quoted(self.command_line.as_str()))?;
-        }
-        writeln!(f, "memory = \"{}\"", *self.memory)?;
-        if self.max_memory != usual.max_memory {
-            writeln!(f, "max-memory = \"{}\"", *self.max_memory)?;
-        }
-        if self.vcpus != usual.vcpus {
-            writeln!(f, "vcpus = {}", self.vcpus)?;
-        }
-        if self.weight != usual.weight {
-            writeln!(f, "weight = {}", self.weight)?;
-        }
-        if self.cpus != usual.cpus {
-            writeln!(f, "cpus = \"{}\"", *self.cpus)?;
-        }
-        if self.console != usual.console {
-            writeln!(f, "console = \"{}\"", self.console)?;
-        }
-        if self.autostart != usual.autostart {
-            writeln!(f, "autostart = {}", self.autostart)?;
-        }
-        let actions = [
+        let is_usual = self.command_line == usual.command_line;
+        say("command-line", &self.command_line.as_str(), true, is_usual);
+        say("memory", &*self.memory, true, false);
+        let is_usual = self.max_memory == usual.max_memory;
+        say("max-memory", &*self.max_memory, true, is_usual);
+        say("vcpus", &self.vcpus, false, self.vcpus == usual.vcpus);
+        say("weight", &self.weight, false, self.weight == usual.weight);
+        say("cpus", &*self.cpus, true, self.cpus == usual.cpus);
+        say("console", &self.console, true, self.console == usual.console);
+        say(
+            "autostart",
+            &self.autostart,
+            false,
+            self.autostart == usual.autostart,
+        );
+        for (key, action, usual) in [
             ("on-poweroff", self.on_poweroff, usual.on_poweroff),
             ("on-reboot", self.on_reboot, usual.on_reboot),
             ("on-crash", self.on_crash, usual.on_crash),
-        ];
-        for (key, action, usual) in actions {
-            if action != usual {
-                writeln!(f, "{key} = \"{action}\"")?;
+        ] {
+            say(key, &action, true, action == usual);
+        }
+        settings
+    }
+
+    /// The same guest with other settings for some keys, as `create web memory=64M` has them.
+    ///
+    /// ```
+    /// use bulkhead_config::Guest;
+    /// let guest = Guest::from_pairs([("name", "web"), ("kernel", "httpd"), ("memory", "32M")]).unwrap();
+    /// let larger = guest.with_pairs([("memory", "64M")]).unwrap();
+    /// assert_eq!((larger.memory().pages(), larger.kernel.as_str()), (16384, "httpd"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::from_pairs`].
+    pub fn with_pairs<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, Problems> {
+        let pairs: Vec<_> = pairs.into_iter().collect();
+        let is_kept = |key: &str| pairs.iter().all(|(other, _)| *other != key);
+        let settings = self.settings();
+        let kept = settings
+            .iter()
+            .filter(|(key, ..)| is_kept(key))
+            .map(|(key, word, _)| (*key, word.as_str()));
+        Self::from_pairs(kept.chain(pairs.iter().copied()))
+    }
+}
+
+/// The keys and values of the section, without its brackets; what is as if it were left out is.
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, word, is_quoted) in self.settings() {
+            if is_quoted {
+                writeln!(f, "{key} = {}", quoted(&word))?;
+            } else {
+                writeln!(f, "{key} = {word}")?;
             }
         }
         Ok(())

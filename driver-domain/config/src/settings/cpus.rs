@@ -43,6 +43,13 @@ impl Cpus {
         self.0
     }
 
+    /// Those that a machine with `count` CPUs has, if it has any of them.
+    #[must_use]
+    pub fn of(self, count: u32) -> Option<Self> {
+        let beyond = u64::MAX.checked_shl(count).unwrap_or(0);
+        Self::from_bits(self.0 & !beyond)
+    }
+
     /// The highest number among them.
     #[must_use]
     pub const fn last(self) -> u32 {
@@ -96,6 +103,7 @@ impl fmt::Display for Cpus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_list_of_cpus_has_numbers_and_ranges() {
@@ -122,11 +130,29 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_has_those_below_its_count() {
+        assert_eq!(Cpus::ALL.of(2), Some(Cpus(0b11)));
+        assert_eq!(Cpus(0b1101).of(3), Some(Cpus(0b101)));
+        assert_eq!(Cpus(0b1100).of(2), None);
+        assert_eq!(Cpus::ALL.of(0), None);
+        for count in [64, 65] {
+            assert_eq!(Cpus::ALL.of(count), Some(Cpus::ALL));
+        }
+    }
+
+    #[test]
     fn cpus_are_shown_in_ranges() {
         for list in ["0", "63", "0,2-3", "0-62", "1,3,5-7,63", "all"] {
             assert_eq!(Cpus::parse(list).unwrap().to_string(), list);
         }
         assert_eq!(Cpus::parse("0-63").unwrap(), Cpus::ALL);
         assert_eq!(Cpus::parse("3,1,2").unwrap().last(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn cpus_that_are_shown_are_read_again(bits in 1_u64..) {
+            prop_assert_eq!(Cpus::parse(&Cpus(bits).to_string()), Ok(Cpus(bits)));
+        }
     }
 }

@@ -16,7 +16,8 @@ mod words;
 
 use alloc::{string::String, vec::Vec};
 
-use crate::cpus::Cpus;
+use bulkhead_config::Cpus;
+
 pub use complete::{Names, complete};
 pub use error::CommandError;
 pub use help::Topic;

@@ -2,11 +2,12 @@
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 
+use bulkhead_config::{Cpus, Setting, parse_size};
+
 use super::table::{self, Arg, COMMANDS, Key, Kind, Spec, XL_NAMES};
 use super::values;
 use super::words::{self, Lack, Word};
 use super::{Command, CommandError, DomainName};
-use crate::cpus::Cpus;
 
 /// Parses `line`. `None` if there is nothing on it.
 ///
@@ -180,7 +181,8 @@ impl Given {
     pub(super) fn size(&mut self) -> Result<u64, CommandError> {
         let value = self.text()?;
         let should = "a whole number of 4 KiB pages with K, M or G, such as 64M";
-        values::size(&value).ok_or(CommandError::BadValue {
+        let is_whole = |bytes: &u64| *bytes > 0 && bytes.is_multiple_of(4096);
+        parse_size(&value).filter(is_whole).ok_or(CommandError::BadValue {
             what: "SIZE",
             value,
             should,
@@ -203,7 +205,7 @@ impl Given {
 
     pub(super) fn cpus(&self, key: &'static str) -> Result<Option<Cpus>, CommandError> {
         self.value(key, "all, or CPU numbers and ranges, such as 0,2-3", |text| {
-            text.parse().ok()
+            Cpus::parse(text).ok()
         })
     }
 

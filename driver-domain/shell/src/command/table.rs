@@ -158,11 +158,16 @@ const ENDINGS: &[&str] = &[FORCE, WAIT];
 const GUEST_KEYS: &[Key] = &[
     ("kernel", Kind::File),
     ("ramdisk", Kind::File),
-    ("cmdline", Kind::Value),
+    ("command-line", Kind::Value),
     ("memory", Kind::Size),
+    ("max-memory", Kind::Size),
     ("vcpus", Kind::Value),
     ("weight", Kind::Weight),
     ("cpus", Kind::Cpus),
+    ("console", Kind::Value),
+    ("on-poweroff", Kind::Value),
+    ("on-reboot", Kind::Value),
+    ("on-crash", Kind::Value),
 ];
 
 /// Keys of `sched`.
@@ -226,7 +231,7 @@ pub const COMMANDS: &[Spec] = &[
         help: "A name alone starts a guest that the configuration names. Keys are those of a\n\
                [[guest]] in bulkhead.toml; they add to what the configuration says of that\n\
                name, or make a guest that it does not know.\n\
-               Example: create web kernel=httpd memory=32M cmdline=\"port=80 root=/\"",
+               Example: create web kernel=httpd memory=32M command-line=\"port=80 root=/\"",
         build: |given| {
             Ok(Command::Create {
                 name: given.text()?,

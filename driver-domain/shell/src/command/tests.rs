@@ -21,7 +21,7 @@ fn each_command_is_parsed_into_what_it_says() {
     let change = ScheduleChange {
         weight: Some(512),
         warp_ns: Some(2_000_000),
-        cpus: Some(Cpus(0b1011)),
+        cpus: Cpus::from_bits(0b1011),
         ..ScheduleChange::default()
     };
     let table = [
@@ -57,12 +57,12 @@ fn each_command_is_parsed_into_what_it_says() {
             },
         ),
         (
-            "create web memory=32M cmdline=\"port=80 root=/\"",
+            "create web memory=32M command-line=\"port=80 root=/\"",
             Command::Create {
                 name: "web".into(),
                 settings: vec![
                     ("memory".into(), "32M".into()),
-                    ("cmdline".into(), "port=80 root=/".into()),
+                    ("command-line".into(), "port=80 root=/".into()),
                 ],
             },
         ),
@@ -276,6 +276,14 @@ fn mistakes_are_answered_with_what_would_be_right() {
             "SIZE is `64` and should be a whole number of 4 KiB pages with K, M or G, such as 64M",
         ),
         (
+            "memory web 6K",
+            "SIZE is `6K` and should be a whole number of 4 KiB pages with K, M or G, such as 64M",
+        ),
+        (
+            "memory web 0M",
+            "SIZE is `0M` and should be a whole number of 4 KiB pages with K, M or G, such as 64M",
+        ),
+        (
             "store write /a",
             "VALUE is missing\nusage: store write PATH VALUE",
         ),
@@ -364,8 +372,8 @@ fn completion_knows_what_belongs_where() {
         ("console \"my g", &["console my\\ guest "]),
         ("console web w", &[]),
         ("create ", &["create db ", "create web "]),
-        ("create web m", &["create web memory="]),
-        ("create web memory=1M m", &[]),
+        ("create web mem", &["create web memory="]),
+        ("create web memory=1M mem", &[]),
         ("create web kernel=h", &["create web kernel=httpd "]),
         (
             "shutdown web --",

@@ -2,11 +2,12 @@
 
 use alloc::{format, string::String, vec::Vec};
 use core::fmt;
+
+use bulkhead_config::Cpus;
 use serde::{Serialize, Serializer};
 
 use super::table::{Side, Table};
 use super::{Show, units};
-use crate::cpus::Cpus;
 use crate::event::Reason;
 
 /// What a domain does.
@@ -118,6 +119,7 @@ pub struct DomainInfo {
     /// Its vCPUs' share relative to others'.
     pub weight: u16,
     /// The CPUs that it may run on.
+    #[serde(serialize_with = "as_text")]
     pub cpus: Cpus,
     /// Time in its programs.
     pub user_ns: u64,
@@ -214,6 +216,7 @@ pub struct ScheduleRow {
     /// How long it then runs without.
     pub unwarp_ns: u32,
     /// The CPUs that it may run on.
+    #[serde(serialize_with = "as_text")]
     pub cpus: Cpus,
 }
 
@@ -351,6 +354,10 @@ impl Show for LogLine {
     fn text(&self) -> String {
         format!("{}\n", self.line)
     }
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// Names and what is to be said of them, one a line.

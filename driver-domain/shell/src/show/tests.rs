@@ -3,8 +3,8 @@
 #![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::cpus::Cpus;
 use crate::event::Reason;
+use bulkhead_config::Cpus;
 use serde_json::{Value, json as value};
 
 fn row(id: u16, name: &str, state: State) -> DomainRow {
@@ -63,7 +63,7 @@ fn all_about_a_domain_and_the_machine_is_told() {
         memory: 32 << 20,
         memory_limit: 64 << 20,
         weight: 256,
-        cpus: Cpus(0b101),
+        cpus: Cpus::from_bits(0b101).unwrap(),
         user_ns: 1_000_000_000,
         kernel_ns: 500_000_000,
         hypervisor_ns: 0,
