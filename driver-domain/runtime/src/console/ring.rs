@@ -5,6 +5,7 @@
 
 use core::{
     hint,
+    mem::ManuallyDrop,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -17,17 +18,18 @@ use crate::{
     hypercall,
     memory::{Mfn, OwnPage},
     shared_info::SharedInfo,
+    time::Instant,
 };
 
-/// How long a full ring may stay full, in waits of [`WAIT_NS`].
-const PATIENCE: u32 = 100;
+/// How long a full ring may stay full, in nanoseconds: the control domain lets who prints without end wait for a fifth of a second.
+const PATIENCE: u64 = 500_000_000;
 
 /// How long one wait for room lasts at most, in nanoseconds.
-const WAIT_NS: u64 = 5_000_000;
+const WAIT: u64 = 5_000_000;
 
 /// How often another vCPU's turn at the ring is awaited: longer than any turn without a full ring. Whoever holds it may also be what a panic
 /// interrupted.
-const ATTEMPTS: u32 = 10_000_000;
+const ATTEMPTS: u32 = 1_000_000;
 
 static RING: Once<Ring> = Once::new();
 
@@ -65,14 +67,13 @@ pub(super) fn write(bytes: &[u8]) -> bool {
     });
     let Some(mut writer) = writer else { return false };
     let mut rest = bytes;
-    let mut patience = if ring.is_abandoned.load(Ordering::Relaxed) {
+    let mut has_waited = false;
+    let mut deadline = if ring.is_abandoned.load(Ordering::Relaxed) {
         0
     } else {
-        PATIENCE
+        now().saturating_add(PATIENCE)
     };
     loop {
-        // Before room is looked for: whoever makes some raises it again.
-        SharedInfo::get().event_bits(0).clear(ring.port);
         let Ok(written) = writer.write(&ring.page, rest) else {
             return false;
         };
@@ -80,20 +81,32 @@ pub(super) fn write(bytes: &[u8]) -> bool {
             // There is nobody to be told that it failed.
             let _ = hypercall::event::send(ring.port);
             ring.is_abandoned.store(false, Ordering::Relaxed);
-            patience = PATIENCE;
+            deadline = now().saturating_add(PATIENCE);
         }
         rest = rest.get(written..).unwrap_or_default();
         if rest.is_empty() {
             break;
         }
-        if patience == 0 {
+        if now() >= deadline {
             ring.is_abandoned.store(true, Ordering::Relaxed);
             break;
         }
-        patience = patience.saturating_sub(1);
-        hypercall::poll(ring.port, WAIT_NS);
+        if has_waited {
+            hypercall::poll(ring.port, WAIT);
+        }
+        // Before room is looked for again: whoever makes some raises it anew.
+        SharedInfo::get().event_bits(0).clear(ring.port);
+        has_waited = true;
+    }
+    if has_waited {
+        // What was cleared may have been about something else: whoever waits for the port looks for himself.
+        SharedInfo::get().event_bits(0).raise(ring.port);
     }
     true
+}
+
+fn now() -> u64 {
+    Instant::now().as_nanos()
 }
 
 /// What is typed on this domain's console.
@@ -101,7 +114,8 @@ pub(super) fn write(bytes: &[u8]) -> bool {
 pub struct Input {
     reader: Reader,
     page: OwnPage,
-    port: Port,
+    /// Never closed: what is printed goes through it, too.
+    port: ManuallyDrop<Port>,
 }
 
 /// Opens the console's input; `None` in a domain without a ring. To be called once: two readers would each get a part.
@@ -111,7 +125,7 @@ pub fn input() -> Option<Input> {
     Some(Input {
         reader: Reader::new(CONSOLE_IN, &ring.page),
         page: ring.page,
-        port: Port::open(ring.port),
+        port: ManuallyDrop::new(Port::open(ring.port)),
     })
 }
 

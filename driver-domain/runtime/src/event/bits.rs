@@ -47,6 +47,21 @@ impl EventBits<'_> {
         }
     }
 
+    /// Raises `port`, as the hypervisor does: the next scan finds it, unless it is masked.
+    pub(crate) fn raise(self, port: u32) {
+        let (Some((pending, bit)), Some((mask, _))) = (locate(self.pending, port), locate(self.mask, port))
+        else {
+            return;
+        };
+        pending.fetch_or(bit, Ordering::SeqCst);
+        if mask.load(Ordering::SeqCst) & bit == 0 {
+            // In the order in which a scan takes them apart.
+            self.selector
+                .fetch_or(1 << (port / u64::BITS % u64::BITS), Ordering::SeqCst);
+            self.upcall_pending.store(1, Ordering::SeqCst);
+        }
+    }
+
     /// Calls `fire` once for each port that is pending and not masked, having cleared it; returns their
     /// number.
     pub(crate) fn scan(self, mut fire: impl FnMut(u32)) -> usize {

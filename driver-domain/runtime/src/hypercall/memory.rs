@@ -7,14 +7,15 @@ use bulkhead_abi::{
 
 use super::raw::{call2, input};
 
-/// Gives frames of this domain's, by their machine numbers, back to the machine. Those that the hypervisor does not take are told in the log.
+/// Gives frames of this domain's, by their machine numbers, back to the machine. Returns how many went, from the first on, before one was
+/// refused.
 ///
 /// # Safety
 ///
 /// The frames are mapped nowhere, and nobody counts on them.
-pub(crate) unsafe fn release(frames: &[u64]) {
+pub(crate) unsafe fn release(frames: &[u64]) -> usize {
     if frames.is_empty() {
-        return;
+        return 0;
     }
     let reservation = MemoryReservation {
         extent_start: input(frames),
@@ -31,10 +32,23 @@ pub(crate) unsafe fn release(frames: &[u64]) {
             input(&reservation),
         )
     };
-    if released != Ok(frames.len() as u64) {
-        log::error!(
-            "of {} frames given back the machine took {released:?}",
-            frames.len()
-        );
+    usize::try_from(released.unwrap_or(0)).unwrap_or(0)
+}
+
+/// Gives all of them back that the machine takes; of those that it refuses, which stay this domain's, the log tells.
+///
+/// # Safety
+///
+/// As [`release`].
+pub(crate) unsafe fn release_all(frames: &[u64]) {
+    let mut rest = frames;
+    while !rest.is_empty() {
+        // SAFETY: the caller's promise.
+        let released = unsafe { release(rest) };
+        rest = rest.get(released..).unwrap_or_default();
+        if let Some((refused, others)) = rest.split_first() {
+            log::error!("the machine does not take frame {refused:#x} back");
+            rest = others;
+        }
     }
 }

@@ -14,19 +14,23 @@ use crate::hypercall::{self, memory::release};
 /// How many frames a hypercall takes or gives.
 const BATCH: usize = 64;
 
+/// How many free frames the domain keeps for what it will need: the heap grows by as many at a time.
+const RESERVE: usize = 128;
+
 /// The places without a frame.
 static GIVEN: Mutex<Vec<Pfn>> = Mutex::new(Vec::new());
 
-/// Makes the domain's memory as near to `pages` pages as it can get, and returns how many it has then. It keeps what is in use, and what the
-/// heap has taken.
+/// Makes the domain's memory as near to `pages` pages as it can get, and returns how many it has then. It keeps what is in use, what the heap has
+/// taken, and a little that is free.
 pub fn balloon(pages: u64) -> u64 {
     let mut given = GIVEN.lock();
     let whole = p2m::frames();
     let wanted = usize::try_from(pages).unwrap_or(usize::MAX);
     let has = |given: &Vec<Pfn>| whole.saturating_sub(given.len());
     while has(&given) > wanted {
-        let excess = has(&given).saturating_sub(wanted).min(BATCH);
-        if !give(&mut given, excess) {
+        let spare = frames::free().saturating_sub(RESERVE);
+        let excess = has(&given).saturating_sub(wanted).min(BATCH).min(spare);
+        if excess == 0 || !give(&mut given, excess) {
             break;
         }
     }
@@ -39,13 +43,13 @@ pub fn balloon(pages: u64) -> u64 {
     has(&given) as u64
 }
 
-/// Gives `count` frames that nobody uses to the machine. Says whether there were so many.
+/// Gives `count` frames that nobody uses to the machine. Says whether it took them all.
 fn give(given: &mut Vec<Pfn>, count: usize) -> bool {
     // Before frames are taken: it may itself need some.
     if given.try_reserve(count).is_err() {
         return false;
     }
-    let mut gone = heapless::Vec::<u64, BATCH>::new();
+    let mut going = heapless::Vec::<(Pfn, u64), BATCH>::new();
     for _ in 0..count {
         let Some(pfn) = frames::take(1) else { break };
         let Some(mfn) = p2m::machine_frame(pfn) else {
@@ -57,19 +61,32 @@ fn give(given: &mut Vec<Pfn>, count: usize) -> bool {
             break;
         }
         p2m::set(pfn, None);
-        given.push(pfn);
         // There is room: it is no more than `BATCH`.
-        let _ = gone.push(mfn.raw());
+        let _ = going.push((pfn, mfn.raw()));
     }
+    let list: heapless::Vec<u64, BATCH> = going.iter().map(|&(_, mfn)| mfn).collect();
     // SAFETY: these were unmapped just now.
-    unsafe { release(&gone) };
-    gone.len() == count
+    let gone = unsafe { release(&list) };
+    for (n, &(pfn, mfn)) in going.iter().enumerate() {
+        if n < gone {
+            given.push(pfn);
+        } else {
+            // One that somebody else still has mapped, for example, and those after it: they are here to stay.
+            fill(pfn, mfn);
+        }
+    }
+    gone == count
 }
 
 /// Gets frames for `count` of the places without. Says whether the machine had so many.
 fn take_back(given: &mut Vec<Pfn>, count: usize) -> bool {
-    let first = given.len().saturating_sub(count);
-    let places = given.split_off(first);
+    let mut places = heapless::Vec::<Pfn, BATCH>::new();
+    while places.len() < count.min(BATCH)
+        && let Some(pfn) = given.pop()
+    {
+        // There is room.
+        let _ = places.push(pfn);
+    }
     let mut got: heapless::Vec<u64, BATCH> = places.iter().map(|pfn| pfn.raw()).collect();
     let filled = hypercall::domains::populate(DomId::SELF, &mut got, 0).unwrap_or(0);
     let filled = usize::try_from(filled).unwrap_or(0);

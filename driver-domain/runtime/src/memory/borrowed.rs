@@ -1,5 +1,6 @@
-//! Memory that the control domain borrows from the machine for a while: each large allocation has frames of its own, which go back when it
-//! is freed. So a control domain of 32 MiB unpacks a kernel of 64.
+//! Memory that the control domain borrows from the machine. Each large allocation has frames of its own, which go back when it
+//! is freed: so a control domain of 32 MiB unpacks a kernel of 64. And the heap grows by what is borrowed when the domain's own memory is
+//! nearly gone: so guests that fill their quotas of xenstore do not end it.
 
 use core::{
     alloc::Layout,
@@ -10,13 +11,17 @@ use bulkhead_abi::{DomId, layout::PAGE_SIZE};
 
 use super::{
     frame::{LINEAR_FRAMES, pages_for},
+    frames,
     rights::Rights,
-    window::{self, Run},
+    window::{self, Run, Use},
 };
-use crate::hypercall::{self, memory::release};
+use crate::hypercall::{self, memory::release_all};
 
 /// The size from which an allocation is large, in bytes.
 const LARGE: usize = 1 << 20;
+
+/// How many free frames of its own the domain keeps while it can borrow: page tables for what is borrowed are of them.
+const RESERVE: usize = 256;
 
 /// How many frames a hypercall takes or gives.
 const BATCH: usize = 128;
@@ -30,9 +35,22 @@ static IS_ALLOWED: AtomicBool = AtomicBool::new(false);
 ///
 /// `EPERM` for everyone else.
 pub fn borrow() -> Result<(), bulkhead_abi::errno::Failure> {
-    hypercall::domains::set_limit(DomId::SELF, u64::MAX >> 12)?;
+    hypercall::domains::set_limit(DomId::SELF, hypercall::control::machine_info()?.ram)?;
+    Run::allow();
     IS_ALLOWED.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// Borrows memory for the heap to grow by, for good, if the domain has little of its own left: at least `size` bytes. Returns where it begins, and
+/// how much it is.
+pub(super) fn growth(size: usize) -> Option<(*mut u8, usize)> {
+    if frames::free() >= RESERVE || !IS_ALLOWED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let pages = pages_for(size.max(LARGE));
+    // What is got and is not enough is lost, and so little memory is left then that it does not matter.
+    let start = pages_of(Use::Heap, pages)?;
+    Some((start, pages.saturating_mul(PAGE_SIZE)))
 }
 
 /// Borrows memory for a large allocation; `None` if it is none, or there is no memory.
@@ -40,7 +58,17 @@ pub(super) fn take(layout: Layout) -> Option<*mut u8> {
     if layout.size() < LARGE || layout.align() > PAGE_SIZE || !IS_ALLOWED.load(Ordering::Relaxed) {
         return None;
     }
-    let run = Run::take(pages_for(layout.size()))?;
+    pages_of(Use::Block, pages_for(layout.size()))
+}
+
+/// Borrows so many pages.
+fn pages_of(what_for: Use, pages: usize) -> Option<*mut u8> {
+    // Others are not to find the machine's memory gone, if only for a moment.
+    let free = hypercall::control::machine_info().map_or(0, |machine| machine.free);
+    if free < pages as u64 {
+        return None;
+    }
+    let run = Run::take(what_for, pages)?;
     let address = run.address();
     if fill(&run) {
         return Some(core::ptr::with_exposed_provenance_mut(address));
@@ -49,9 +77,14 @@ pub(super) fn take(layout: Layout) -> Option<*mut u8> {
     None
 }
 
-/// Whether a block that was allocated is borrowed memory.
+/// Whether a block that was allocated is one that [`take`] gave.
 pub(super) fn contains(block: *mut u8) -> bool {
     Run::at(block.addr(), 1).is_some()
+}
+
+/// Whether a block that was allocated for `layout` has room for `size` bytes and not a page more.
+pub(super) fn fits(block: *mut u8, layout: Layout, size: usize) -> bool {
+    contains(block) && size >= LARGE && pages_for(size) == pages_for(layout.size())
 }
 
 /// Gives a block back.
@@ -92,7 +125,7 @@ fn fill(run: &Run) -> bool {
                 // What is not mapped is not found again.
                 let rest = frames.get(n..got).unwrap_or_default();
                 // SAFETY: these frames are mapped nowhere.
-                unsafe { release(rest) };
+                unsafe { release_all(rest) };
                 return false;
             }
         }
@@ -105,9 +138,10 @@ fn fill(run: &Run) -> bool {
 /// Gives the frames of a run back, and the run.
 fn empty(run: Run) {
     let mut frames = heapless::Vec::<u64, BATCH>::new();
+    let mut is_empty = true;
     let flush = |frames: &mut heapless::Vec<u64, BATCH>| {
         // SAFETY: they were unmapped just now, and nobody uses what was there.
-        unsafe { release(frames) };
+        unsafe { release_all(frames) };
         frames.clear();
     };
     for page in run.pages() {
@@ -115,6 +149,7 @@ fn empty(run: Run) {
         // SAFETY: nobody uses the memory that was shown here.
         if unsafe { hypercall::update_va_mapping(window::address(page), 0) }.is_err() {
             log::error!("borrowed page {page} stays");
+            is_empty = false;
             continue;
         }
         if frames.is_full() {
@@ -124,5 +159,7 @@ fn empty(run: Run) {
         let _ = frames.push(mfn.raw());
     }
     flush(&mut frames);
-    run.release();
+    if is_empty {
+        run.release();
+    }
 }

@@ -38,6 +38,12 @@ unsafe impl Source for FreeFrames {
             .size()
             .saturating_add(layout.align())
             .saturating_add(PAGE_SIZE);
+        if let Some((start, size)) = borrowed::growth(needed) {
+            // SAFETY: the pages are new, mapped writable at neighbouring addresses, and are the heap's for ever.
+            unsafe { heap.claim(start, size) }.ok_or(())?;
+            SIZE.fetch_add(size, Ordering::Relaxed);
+            return Ok(());
+        }
         // If memory is too scattered for a whole step, the least will do.
         let (count, first) = [needed.max(GROWTH), needed]
             .into_iter()
@@ -77,9 +83,23 @@ unsafe impl GlobalAlloc for Heap {
         }
     }
 
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // New frames are zero.
+        if let Some(block) = borrowed::take(layout) {
+            return block;
+        }
+        // SAFETY: the caller's layout has a size, as the trait demands.
+        let block = unsafe { self.alloc(layout) };
+        if !block.is_null() {
+            // SAFETY: the block is new and has so many bytes.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if borrowed::contains(block) {
-            // SAFETY: it is in memory that only `take` gives, with this layout.
+            // SAFETY: only `take` gives such blocks.
             return unsafe { borrowed::give_back(block, layout) };
         }
         // SAFETY: the caller got `block` from `alloc` with this layout, and so from `allocate`.
@@ -87,6 +107,9 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if borrowed::fits(block, layout, new_size) {
+            return block;
+        }
         let is_ours = !borrowed::contains(block);
         // SAFETY: as in `dealloc`; the caller's new size is not zero.
         if is_ours && unsafe { self.0.lock().try_realloc_in_place(block, layout, new_size) } {

@@ -14,7 +14,7 @@
 //!
 //! What others grant is mapped elsewhere: in the [`window`].
 //!
-//! Lock order: window or heap, then frames.
+//! Lock order: balloon, heap, window, frames.
 
 mod balloon;
 mod batch;

@@ -4,7 +4,7 @@
 //! needed, and stay. It has two parts: single pages, of which few are needed, and runs of pages, of which nothing is made before there is
 //! need for one.
 //!
-//! Lock order: window, then heap, then frames.
+//! Lock order: heap, then window, then frames. The heap is needed under the window's lock only before anything of the heap needs a run.
 
 use alloc::{boxed::Box, vec};
 use core::ops::Range;
@@ -25,8 +25,11 @@ const BASE: usize = VIRT_BASE + (1 << 30);
 /// The level-1 tables that there can be for single pages: 16 MiB of addresses.
 const SINGLE: Range<usize> = 0..8;
 
-/// Those for runs: all that one level-2 table has left.
-const RUNS: Range<usize> = SINGLE.end..ENTRIES;
+/// Those for runs that are blocks of memory, each by itself: 752 MiB.
+const BLOCKS: Range<usize> = SINGLE.end..384;
+
+/// Those for runs that the heap grows by: all that one level-2 table has left but for the last, behind which there are no addresses.
+const HEAP: Range<usize> = BLOCKS.end..ENTRIES - 1;
 
 static WINDOW: Mutex<Option<Window>> = Mutex::new(None);
 
@@ -61,6 +64,15 @@ impl WindowPage {
     }
 }
 
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// A block of memory that goes when it is no longer used.
+    Block,
+    /// The heap, for good.
+    Heap,
+}
+
 /// Neighbouring pages' worth of addresses, as [`WindowPage`] is one.
 #[derive(Debug)]
 #[must_use]
@@ -69,22 +81,33 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Takes `count` pages, or returns `None` if there are not so many together, or no memory for the tables.
-    pub(super) fn take(count: usize) -> Option<Self> {
+    /// Takes `count` pages, or returns `None` if there are not so many together, no memory for the tables, or none are [allowed](Self::allow).
+    pub(super) fn take(what_for: Use, count: usize) -> Option<Self> {
         let mut window = WINDOW.lock();
         let Window { tables, runs, .. } = window.as_mut()?;
-        let runs = runs.get_or_insert_with(|| Part::new(RUNS));
-        let first = runs.take(tables, count)?;
+        let [blocks, heap] = runs.as_mut()?;
+        let part = match what_for {
+            Use::Block => blocks,
+            Use::Heap => heap,
+        };
+        let first = part.take(tables, count)?;
         Some(Self {
             pages: first..first.saturating_add(count),
         })
     }
 
-    /// The run of `count` pages that begins at `address` and was taken; `None` if no run can begin there.
+    /// Has there be runs, from now on. Needs the heap.
+    pub(super) fn allow() {
+        if let Some(window) = WINDOW.lock().as_mut() {
+            window.runs.get_or_insert_with(|| [BLOCKS, HEAP].map(Part::new));
+        }
+    }
+
+    /// The run of `count` pages that begins at `address` and is a block; `None` if no block can begin there.
     pub(super) fn at(address: usize, count: usize) -> Option<Self> {
         let first = address.checked_sub(BASE)? / PAGE_SIZE;
         let end = first.checked_add(count)?;
-        (first >= RUNS.start * ENTRIES && end <= RUNS.end * ENTRIES).then_some(Self { pages: first..end })
+        (first >= BLOCKS.start * ENTRIES && end <= BLOCKS.end * ENTRIES).then_some(Self { pages: first..end })
     }
 
     /// The numbers of its pages in the window.
@@ -99,8 +122,15 @@ impl Run {
 
     /// Gives it back. Nothing must be mapped there.
     pub(super) fn release(self) {
-        if let Some(runs) = WINDOW.lock().as_mut().and_then(|window| window.runs.as_mut()) {
-            runs.release(self.pages);
+        let mut window = WINDOW.lock();
+        for part in window
+            .as_mut()
+            .into_iter()
+            .flat_map(|window| window.runs.iter_mut())
+            .flatten()
+        {
+            // Pages that are none of a part's are nothing to it.
+            part.release(self.pages.clone());
         }
     }
 }
@@ -134,8 +164,8 @@ pub(super) unsafe fn init(top: Pfn) {
 struct Window {
     tables: Tables,
     single: Part,
-    /// `None` until there is need for one.
-    runs: Option<Part>,
+    /// `None` until they are allowed.
+    runs: Option<[Part; 2]>,
 }
 
 /// The window's level-2 table.
@@ -184,12 +214,17 @@ impl Part {
 
     /// Takes `count` neighbouring pages, and returns the number of the first.
     fn take(&mut self, tables: &mut Tables, count: usize) -> Option<usize> {
+        let unmade = self.unmade.len().saturating_mul(ENTRIES);
+        if count > self.free.free().saturating_add(unmade) {
+            return None;
+        }
         loop {
             if let Some(first) = self.free.take_run(count) {
                 return first.checked_add(self.first);
             }
-            let number = self.unmade.next()?;
+            let number = self.unmade.clone().next()?;
             tables.add(number)?;
+            self.unmade.start = number.saturating_add(1);
             let first = number.saturating_mul(ENTRIES);
             self.release(first..first.saturating_add(ENTRIES));
         }

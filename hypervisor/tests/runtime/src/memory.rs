@@ -1,9 +1,9 @@
 //! All memory is there, and no page allows more than its use needs.
 
-use alloc::vec::Vec;
+use alloc::{format, string::String, vec, vec::Vec};
 
 use bulkhead_runtime::{
-    Environment, Vector,
+    Environment, Vector, control,
     memory::{self, Page, Pfn, machine_frame, pseudo_physical_frame},
     report::Checks,
     trap::{Fault, probe_read, probe_write},
@@ -42,6 +42,9 @@ pub(super) fn check(checks: &mut Checks, environment: &Environment) {
         "much-memory-can-be-allocated",
         much_memory_can_be_allocated(environment),
     );
+    if environment.is_initial_domain() {
+        checks.report("memory-is-borrowed-and-returned", borrowing());
+    }
 }
 
 fn page_fault(error_code: u64) -> Option<Fault> {
@@ -124,6 +127,49 @@ fn much_memory_can_be_allocated(environment: &Environment) -> Result<(), &'stati
         }
     }
     Ok(())
+}
+
+/// A block larger than the domain, and more small ones than it has room for: both are of the machine's memory. The block goes back.
+fn borrowing() -> Result<(), String> {
+    const LARGE: usize = 48 << 20;
+    const SMALL: usize = 64 << 10;
+    let told = |error| format!("{error}");
+    memory::borrow().map_err(told)?;
+    let free = || control::machine().map(|machine| machine.free).map_err(told);
+    let before = free()?;
+    let mut block = vec![0_u8; LARGE];
+    let during = free()?;
+    for (n, byte) in (0_u8..=u8::MAX).cycle().zip(block.iter_mut().step_by(4096)) {
+        if *byte != 0 {
+            return Err("a new block is not zero".into());
+        }
+        *byte = n;
+    }
+    let is_kept = (0_u8..=u8::MAX)
+        .cycle()
+        .zip(block.iter().step_by(4096))
+        .all(|(n, byte)| n == *byte);
+    block.truncate(LARGE / 2);
+    block.shrink_to_fit();
+    let is_smaller = block.iter().step_by(4096).nth(77) == Some(&77);
+    drop(block);
+    let after = free()?;
+    if !is_kept || !is_smaller || after != before || before.saturating_sub(during) < LARGE as u64 / PAGE_SIZE
+    {
+        return Err(format!(
+            "{before} frames free, then {during}, then {after}; kept: {is_kept}, {is_smaller}"
+        ));
+    }
+    let mut blocks: Vec<Vec<u8>> = Vec::new();
+    for n in (0_u8..=u8::MAX).cycle().take(LARGE / SMALL) {
+        blocks.push(vec![n; SMALL]);
+    }
+    let is_apart = |(n, block): (u8, &Vec<u8>)| block.iter().step_by(97).all(|byte| *byte == n);
+    if (0_u8..=u8::MAX).cycle().zip(&blocks).all(is_apart) {
+        Ok(())
+    } else {
+        Err("small blocks are not apart".into())
+    }
 }
 
 /// A balloon of 4 MiB: what was given is gone, and what comes back can be used.
