@@ -102,8 +102,6 @@ record! {
     pub struct ReadLog: 32 {
         /// In: how many bytes there is room for, [`MAX_READ`] at most; out: how many there are.
         0 => pub count: u32,
-        /// Zero.
-        4 => pub reserved: u32,
         /// In: the number of the first byte wanted, out: that of the next to ask for. Bytes that are gone are passed over.
         8 => pub from: u64,
         /// In: va of an array of bytes.

@@ -353,7 +353,7 @@ impl<M: Machine> Hypervisor<M> {
             ShutdownReason::Crash | ShutdownReason::Watchdog => {
                 self.has_crashed.store(true, Ordering::Relaxed);
                 log::error!("domain {} ({}) is gone: {reason}", domain.id.raw(), domain.name);
-                if domain.is_control() && self.end_policy == EndPolicy::ControlDomain {
+                if domain.is_control() && self.domains.iter().any(|other| other.can_run()) {
                     log::error!("nobody is in control; the other domains run on until the machine is reset");
                 }
             }
@@ -384,18 +384,17 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     pub(crate) fn stop_if_over(&self) {
-        let has_left = |domain: &Domain| domain.lifecycle.lock().has_left();
-        let control_has_left = || {
-            self.domains
-                .get(DomId::new(0))
-                .is_some_and(|domain| has_left(&domain))
-        };
+        let life_of = |domain: &Domain| *domain.lifecycle.lock();
+        // Without a control domain nobody lets those run that do not.
+        let nothing_runs = || self.domains.iter().all(|domain| !domain.can_run());
         let is_over = !self.is_filling()
-            && (self.end_policy == EndPolicy::ControlDomain && control_has_left()
-                || self
-                    .domains
-                    .iter()
-                    .all(|domain| domain.lifecycle.lock().has_ended()));
+            && match self.end_policy {
+                EndPolicy::ControlDomain => self.domains.get(DomId::new(0)).is_some_and(|control| {
+                    let life = life_of(&control);
+                    life.has_left() || life.has_ended() && nothing_runs()
+                }),
+                EndPolicy::LastDomain => self.domains.iter().all(|domain| life_of(&domain).has_ended()),
+            };
         if is_over {
             let crashed = self.has_crashed.load(Ordering::Relaxed);
             self.memory.machine().stop(if crashed {

@@ -7,7 +7,8 @@
 )]
 
 use bulkhead_abi::control::{
-    CONTROL_VERSION, ControlOp, DomainTimes, MAX_READ, MachineInfo, ReadFile, ReadLog, ReadTrace, Schedule,
+    CONTROL_VERSION, ControlOp, DomainRef, DomainTimes, MAX_READ, MachineInfo, ReadFile, ReadLog, ReadTrace,
+    Schedule,
 };
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::sched::ShutdownReason;
@@ -347,6 +348,18 @@ fn who_reads_the_operators_line_is_told_that_there_is_something() {
     let port = world.bind_virq(0, Virq::Console).unwrap();
     world.hv().console_input();
     assert!(world.is_pending(0, port));
+}
+
+#[test]
+fn without_control_a_machine_on_which_nothing_runs_stops() {
+    let mut world = world_with(1, 1, EndPolicy::ControlDomain);
+    let guest = DomainRef {
+        domain: DomId::new(1),
+        reserved: 0,
+    };
+    ask(&mut world, 0, ControlOp::PauseDomain, guest).unwrap();
+    world.shut_down(0, ShutdownReason::Crash);
+    assert_eq!(world.sim().stopped(), Some(Outcome::DomainCrashed));
 }
 
 #[test]

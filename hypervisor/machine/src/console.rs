@@ -104,18 +104,22 @@ pub(crate) fn is_line(gsi: Gsi) -> bool {
     LINE.get() == Some(&gsi)
 }
 
-/// Takes what the port has received. What there is no room for stays in the port, until somebody reads.
+/// Takes what the port has received. What there is no room for is lost: left in the port, it would keep the line raised.
+///
+/// Whoever has the lock may write for long; then the port is emptied when he is done, or somebody reads.
 pub(crate) fn receive() {
-    CONSOLE.lock().receive();
+    if let Some(mut console) = CONSOLE.try_lock() {
+        console.receive();
+    }
 }
 
 /// Takes a byte that the operator typed, if there is one.
 pub(crate) fn read_byte() -> Option<u8> {
     let mut console = CONSOLE.lock();
-    let byte = console.typed.pop_front();
-    // Also makes room again: the port says that it has received something only when it had nothing before.
-    console.receive();
-    byte.or_else(|| console.typed.pop_front())
+    if console.typed.is_empty() {
+        console.receive();
+    }
+    console.typed.pop_front()
 }
 
 /// Copies what was logged into `text`, from byte number `from` on: how many bytes, the number after the last, and the number of the next
@@ -126,15 +130,13 @@ pub(crate) fn read_log(from: u64, text: &mut [u8]) -> (usize, u64, u64) {
 
 impl Console {
     fn receive(&mut self) {
-        while !self.typed.is_full()
-            && let Some(byte) = self.port.as_mut().and_then(Port::receive)
-        {
-            // There is room.
+        while let Some(byte) = self.port.as_mut().and_then(Port::receive) {
             let _ = self.typed.push_back(byte);
         }
     }
 
     fn send(&mut self, bytes: &[u8]) {
+        self.receive();
         let Some(port) = &mut self.port else { return };
         let mut rest = bytes;
         while let Some(newline) = rest.iter().position(|&byte| byte == b'\n') {

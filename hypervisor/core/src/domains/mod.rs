@@ -141,6 +141,13 @@ impl Domain {
         self.vcpus.get(id.index())
     }
 
+    /// Whether it is one that runs when it can: it has been let run, and is neither paused nor at its end.
+    #[must_use]
+    pub fn can_run(&self) -> bool {
+        let life = *self.lifecycle.lock();
+        life == Lifecycle::Running && !self.vcpus.iter().any(Vcpu::is_held)
+    }
+
     /// Where the time of its vCPUs went, in ticks of the time-stamp counter: of each up to when its CPU last chose whom to run.
     #[must_use]
     pub fn spent(&self) -> Spent {

@@ -4,7 +4,7 @@
 //! a crash: it takes no lock, keeps no state, and works whatever the driver was doing when it was interrupted.
 
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::IER;
+use uart_16550::spec::registers::{FifoTriggerLevel, IER};
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::{Port as IoPort, PortReadOnly};
 
@@ -38,6 +38,8 @@ impl Port {
         }
         uart.init(Config {
             baud_rate: BaudRate::Baud115200,
+            // So that there is time to fetch what comes.
+            fifo_trigger_level: Some(FifoTriggerLevel::One),
             ..Config::DEFAULT
         })
         .ok()?;
