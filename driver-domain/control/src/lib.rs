@@ -6,5 +6,6 @@
 extern crate alloc;
 
 pub mod allowance;
+pub mod directory;
 pub mod log;
 pub mod restarts;

@@ -15,11 +15,7 @@ impl Log {
     /// Adds `text`; the oldest makes room.
     pub fn push(&mut self, text: &[u8]) {
         let text = text.get(text.len().saturating_sub(KEPT)..).unwrap_or(text);
-        let excess = self
-            .bytes
-            .len()
-            .saturating_add(text.len())
-            .saturating_sub(KEPT);
+        let excess = self.bytes.len().saturating_add(text.len()).saturating_sub(KEPT);
         self.bytes.drain(..excess);
         self.bytes.extend(text);
     }

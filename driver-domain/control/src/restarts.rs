@@ -115,7 +115,13 @@ mod tests {
             let ended = now + WINDOW / 4;
             let verdict = restarts.next(now, ended);
             assert!(
-                matches!(verdict, Verdict::After { pause: 0, attempt: 1..=4 }),
+                matches!(
+                    verdict,
+                    Verdict::After {
+                        pause: 0,
+                        attempt: 1..=4
+                    }
+                ),
                 "{verdict:?}"
             );
             now = ended;
