@@ -3,9 +3,11 @@
 //! To add one, add an entry to [`BENCHES`]. Its guests report each figure as a line
 //! `BENCH name value unit` and power off.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::bootlist::Domain;
+use crate::console::{Pattern, Step};
 use crate::machine_tests::{UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
 use crate::scenario::Scenario;
 
@@ -16,6 +18,8 @@ pub(crate) struct Bench {
     pub(crate) about: &'static str,
     /// The machine and its domains.
     pub(crate) scenario: Scenario<'static>,
+    /// What is awaited and typed on its console.
+    pub(crate) steps: &'static [Step],
     /// How long one run may take.
     pub(crate) limit: Duration,
 }
@@ -28,6 +32,7 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
             words: UNTIL_ALL_ENDED,
             ..Scenario::new(name, domains)
         },
+        steps: &[],
         limit: Duration::from_secs(120),
     }
 }
@@ -85,7 +90,44 @@ const SWITCH_VCPUS_AVX: Bench = bench(
 );
 
 /// Every benchmark.
-pub(crate) const BENCHES: &[Bench] = &[
+pub(crate) static BENCHES: LazyLock<Vec<Bench>> =
+    LazyLock::new(|| TABLE.iter().copied().chain([create()]).collect());
+
+/// The control domain, which says what happens to domains.
+const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
+    .memory("32M")
+    .command_line("events")];
+
+/// How many guests [`create`] makes.
+const GUESTS: u32 = 100;
+
+/// A hundred guests of 4 MiB, each made when the one before has printed its first line.
+fn create() -> Bench {
+    let mut steps = vec![Step::Expect(Pattern("\"event\":\"control-ready\""))];
+    for guest in 1..=GUESTS {
+        let name = format!("d{guest:03}");
+        let command = format!("create {name} kernel=resident memory=4M console=print command-line=bench\n");
+        steps.push(Step::Type(command.leak()));
+        steps.push(Step::Expect(Pattern(format!("BENCH create.{name}").leak())));
+    }
+    steps.push(Step::Type("poweroff --force\n"));
+    let mut made = bench(
+        "create",
+        "from the command that makes a guest of 4 MiB to its first line, for the first to the hundredth",
+        CONTROL,
+    );
+    made.scenario.words = &["loglevel=warn"];
+    made.scenario.machine.memory = "2G";
+    made.scenario.offer.images = &["resident"];
+    Bench {
+        steps: steps.leak(),
+        limit: Duration::from_secs(600),
+        ..made
+    }
+}
+
+/// Those that stand in a table.
+const TABLE: &[Bench] = &[
     bench(
         "boot-time",
         "from the machine's reset, and from the start of the hypervisor's clock, to domain 0",

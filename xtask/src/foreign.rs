@@ -1,7 +1,7 @@
 //! `cargo xtask run --kernel FILE`: a PV kernel that is not the project's, with its ramdisk and its arguments.
 //!
-//! It runs as a guest beside the control domain, or as domain 0 with nothing else on the machine. A Linux boot image is
-//! unpacked here: what the hypervisor builds is an ELF file.
+//! The control domain makes a guest of it, or it is domain 0 with nothing else on the machine. Then a Linux boot image is unpacked here: what
+//! the hypervisor itself builds is an ELF file.
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read, Write};
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::bootlist::{Domain, bytes_of, is_size};
+use crate::bootlist::{Domain, Ramdisk, bytes_of, is_size};
 use crate::build::{Built, Workshop};
 use crate::linux::boot_image;
 use crate::project::Project;
+use crate::scenario::Offer;
 use crate::symbols::Functions;
 
 /// What the kernel and the ramdisk are called in the boot archive.
@@ -21,6 +22,11 @@ const RAMDISK: &str = "foreign-ramdisk";
 
 /// The guest's name.
 const GUEST: &str = "guest";
+
+/// The control domain, which makes one guest and shows its console.
+const CONTROL: Domain<'static> = Domain::new("control", "control")
+    .memory("32M")
+    .command_line("headless=guest");
 
 /// What a machine holds besides the guest and the boot archive: hypervisor and control domain.
 const HOUSEHOLD: u64 = 128 << 20;
@@ -75,9 +81,13 @@ impl Foreign {
         if let Some(path) = &self.kernel {
             let file =
                 fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
-            let elf = boot_image::vmlinux(&file).with_context(|| format!("kernel {}", path.display()))?;
-            size = elf.len() as u64;
-            workshop.bring_kernel(write_kernel(project, &elf)?);
+            let kernel = if self.privileged {
+                boot_image::vmlinux(&file).with_context(|| format!("kernel {}", path.display()))?
+            } else {
+                file
+            };
+            size = kernel.len() as u64;
+            workshop.bring_kernel(write_kernel(project, &kernel)?);
         }
         if let Some(path) = &self.ramdisk {
             let found =
@@ -88,26 +98,49 @@ impl Foreign {
         Ok(size)
     }
 
-    /// The domains of the machine, domain 0 first.
+    /// The domains that the hypervisor makes, domain 0 first.
     pub(crate) fn domains(&self) -> Vec<Domain<'_>> {
-        let guest = Domain::new(GUEST, KERNEL)
+        if !self.privileged {
+            return vec![CONTROL];
+        }
+        let alone = Domain::new(GUEST, KERNEL)
             .memory(&self.guest_memory)
             .vcpus(self.vcpus)
             .command_line(&self.append);
-        let guest = match self.ramdisk {
-            Some(_) => guest.ramdisk(RAMDISK),
-            None => guest,
-        };
+        vec![match self.ramdisk {
+            Some(_) => alone.ramdisk(RAMDISK),
+            None => alone,
+        }]
+    }
+
+    /// What the control domain is told of its guest.
+    pub(crate) fn config(&self) -> String {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut config = format!(
+            "[[guest]]\nname = \"{GUEST}\"\nkernel = \"{KERNEL}\"\nmemory = \"{}\"\nvcpus = {}\ncommand-line = {}\n",
+            self.guest_memory,
+            self.vcpus,
+            quoted(&self.append)
+        );
+        if self.ramdisk.is_some() {
+            config.push_str(&format!("ramdisk = \"{RAMDISK}\"\n"));
+        }
+        config
+    }
+
+    /// What the control domain finds in the boot archive.
+    pub(crate) fn offer<'a>(&'a self, config: &'a str) -> Offer<'a> {
         if self.privileged {
-            vec![guest]
-        } else {
-            // It has nothing to do for the guest yet, and is not to outlive it.
-            vec![
-                Domain::new("control", "control")
-                    .memory("32M")
-                    .command_line("once"),
-                guest,
-            ]
+            return Offer::NOTHING;
+        }
+        Offer {
+            config,
+            images: &[KERNEL],
+            ramdisks: if self.ramdisk.is_some() {
+                &[Ramdisk::File(RAMDISK)]
+            } else {
+                &[]
+            },
         }
     }
 
@@ -119,28 +152,25 @@ impl Foreign {
     }
 }
 
-/// Copies a machine's console line by line: what the guest wrote to `guest`, without the hypervisor's mark; the rest to `others`.
+/// Copies a machine's console line by line: what the guest wrote to `guest`; what hypervisor and control domain said to `others`.
 ///
 /// # Errors
 ///
 /// If the console cannot be read, or `guest` or `others` cannot be written.
 pub(crate) fn part_console(
     console: impl Read,
-    is_privileged: bool,
     mut guest: impl Write,
     mut others: impl Write,
 ) -> io::Result<()> {
+    /// What their lines begin with.
+    const MARKS: [&[u8]; 3] = [b"(bh) ", b"(control) ", b"@bulkhead "];
     let mut console = BufReader::new(console);
     let mut line = Vec::new();
     while console.read_until(b'\n', &mut line)? > 0 {
-        // Domain 0's lines stand as they are.
-        let own = match is_privileged {
-            true => (!line.starts_with(b"(bh) ")).then_some(line.as_slice()),
-            false => line.strip_prefix(b"(d1) "),
-        };
-        match own {
-            Some(own) => guest.write_all(own).and_then(|()| guest.flush())?,
-            None => others.write_all(&line)?,
+        if MARKS.iter().any(|mark| line.starts_with(mark)) {
+            others.write_all(&line)?;
+        } else {
+            guest.write_all(&line).and_then(|()| guest.flush())?;
         }
         line.clear();
     }
@@ -148,7 +178,7 @@ pub(crate) fn part_console(
 }
 
 /// Leaves the kernel where images lie, with a list of its functions if it has one.
-fn write_kernel(project: &Project, elf: &[u8]) -> Result<Built> {
+fn write_kernel(project: &Project, file: &[u8]) -> Result<Built> {
     let directory = project.target("foreign")?;
     let built = Built {
         name: KERNEL.into(),
@@ -159,11 +189,11 @@ fn write_kernel(project: &Project, elf: &[u8]) -> Result<Built> {
     let write = |path: &Path, content: &[u8]| {
         fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
     };
-    write(&built.elf, elf)?;
+    write(&built.elf, file)?;
     // A stripped kernel has none; its backtraces are bare addresses then.
     write(
         &built.symbols,
-        &Functions::of_elf(elf).unwrap_or_default().encode()?,
+        &Functions::of_elf(file).unwrap_or_default().encode()?,
     )?;
     Ok(built)
 }
@@ -190,16 +220,30 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_runs_beside_the_control_domain_and_a_privileged_kernel_alone() {
-        let guest = arguments(&["--kernel", "vmlinuz", "--ramdisk", "initrd", "--vcpus", "2"]).unwrap();
+    fn the_control_domain_makes_a_guest_of_a_kernel_and_a_privileged_one_is_alone() {
+        let guest = arguments(&[
+            "--kernel",
+            "vmlinuz",
+            "--ramdisk",
+            "initrd",
+            "--vcpus",
+            "2",
+            "--append",
+            "a \"b\"",
+        ]);
+        let guest = guest.unwrap();
         let list = crate::bootlist::text(&guest.domains()).unwrap();
         assert!(list.contains("domain control kernel=control"), "{list}");
-        assert!(
-            list.contains("domain guest kernel=foreign-kernel memory=256M ramdisk=foreign-ramdisk vcpus=2"),
-            "{list}"
-        );
+        let config = bulkhead_config::parse(guest.config().as_bytes()).unwrap();
+        let [made] = config.guests() else {
+            panic!("one guest");
+        };
+        assert_eq!((made.vcpus.get(), made.command_line.as_str()), (2, "a \"b\""));
+        assert_eq!(made.ramdisk.as_ref().map(|name| name.as_str()), Some(RAMDISK));
+        assert_eq!(guest.offer("").ramdisks.len(), 1);
         let alone = arguments(&["--kernel", "tests.elf", "--privileged", "--append", "a \"b\""]).unwrap();
         assert_eq!(alone.domains().len(), 1);
+        assert!(alone.offer("").images.is_empty());
     }
 
     #[test]
@@ -220,26 +264,11 @@ mod tests {
     #[test]
     fn the_guests_lines_are_told_from_the_others() {
         let console: &[u8] =
-            b"(d1) one\r\n(bh) WARN  core: x\r\nBulkhead control domain\r\n(d1) \r\n(d10) no\r\n(d1) end";
+            b"one\r\n(bh) WARN  core: x\r\n\r\n(control) y\r\n--- \xff test\r\n@bulkhead {}\r\nend";
         let (mut guest, mut others) = (Vec::new(), Vec::new());
-        part_console(console, false, &mut guest, &mut others).unwrap();
-        assert_eq!(guest, b"one\r\n\r\nend");
-        assert_eq!(
-            others,
-            b"(bh) WARN  core: x\r\nBulkhead control domain\r\n(d10) no\r\n"
-        );
-        let (mut guest, mut others) = (Vec::new(), Vec::new());
-        part_console(
-            &b"--- \xff test\r\n(bh) ERROR x\r\n"[..],
-            true,
-            &mut guest,
-            &mut others,
-        )
-        .unwrap();
-        assert_eq!(
-            (guest.as_slice(), others.as_slice()),
-            (&b"--- \xff test\r\n"[..], &b"(bh) ERROR x\r\n"[..])
-        );
+        part_console(console, &mut guest, &mut others).unwrap();
+        assert_eq!(guest, b"one\r\n\r\n--- \xff test\r\nend");
+        assert_eq!(others, b"(bh) WARN  core: x\r\n(control) y\r\n@bulkhead {}\r\n");
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! `cargo xtask fuzz`: the fuzz targets of the core and of the store, built and run as libFuzzer wants them.
+//! `cargo xtask fuzz`: the fuzz targets, built and run as libFuzzer wants them.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use clap::builder::PossibleValuesParser;
 
 use crate::project::{Project, run_to_end};
 
-/// Where the targets of the core are, and where those of the store.
-const CORE: &str = "hypervisor/core/fuzz";
-const STORE: &str = "driver-domain/xenstore/fuzz";
+/// The targets: each with its name, the folder of its package, and whether it is of use to see what is compared. That takes half the time, and
+/// is where the input itself is what is compared: instructions, names, formats.
+const TARGETS: &[(&str, &str, bool)] = &[
+    ("acts", "hypervisor/core/fuzz", false),
+    ("decoders", "hypervisor/core/fuzz", true),
+    ("store", "driver-domain/xenstore/fuzz", false),
+    ("store-wire", "driver-domain/xenstore/fuzz", true),
+    ("config", "driver-domain/config/fuzz", true),
+    ("images", "driver-domain/builder/fuzz", true),
+    ("unpacking", "driver-domain/builder/fuzz", true),
+];
 
 /// The platform that they run on.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
@@ -19,15 +28,16 @@ const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table";
 
-/// What it needs to see what is compared, too. That takes half the time, and is of use where the input itself is what is compared: instructions, and names.
+/// What it needs to see what is compared, too.
 const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 
 /// The arguments of `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
     /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator, `store` leads hostile guests of
-    /// xenstore, `store-wire` gives any bytes to its protocol.
-    #[arg(value_parser = ["acts", "decoders", "store", "store-wire"])]
+    /// xenstore, `store-wire` gives any bytes to its protocol, `config` to the configuration, `images` to the parser of kernels, `unpacking`
+    /// to what unpacks them.
+    #[arg(value_parser = PossibleValuesParser::new(TARGETS.iter().map(|(name, ..)| *name)))]
     target: String,
     /// For how long.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
@@ -44,10 +54,10 @@ pub(crate) struct Arguments {
 /// If there is no nightly compiler, or the target does not build.
 pub(crate) fn fuzz(project: &Project, arguments: &Arguments) -> Result<ExitCode> {
     let target = arguments.target.as_str();
-    let folder = project.folder(match target {
-        "store" | "store-wire" => STORE,
-        _ => CORE,
-    });
+    let Some((_, folder, sees_compares)) = TARGETS.iter().find(|(name, ..)| *name == target) else {
+        bail!("there is no target `{target}`");
+    };
+    let folder = project.folder(folder);
     let nightly = |program: &str| {
         let mut command = project.tool("rustup");
         command.args(["run", "nightly", program]).current_dir(&folder);
@@ -56,9 +66,10 @@ pub(crate) fn fuzz(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     if !is_there(nightly("rustc").arg("--version")) {
         bail!("fuzzing needs a nightly compiler: `rustup toolchain install nightly --profile minimal`");
     }
-    let flags = match target {
-        "decoders" | "store-wire" => format!("{FLAGS} {COMPARES}"),
-        _ => FLAGS.to_owned(),
+    let flags = if *sees_compares {
+        format!("{FLAGS} {COMPARES}")
+    } else {
+        FLAGS.to_owned()
     };
     run_to_end(nightly("cargo").env("RUSTFLAGS", flags).args([
         "build",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
+use crate::control_tests;
 use crate::linux::LINUX;
 use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, Machine};
@@ -100,13 +101,13 @@ impl MachineTest {
     }
 
     /// With another way to end than a clean one.
-    const fn ends(mut self, ending: Ending) -> Self {
+    pub(crate) const fn ends(mut self, ending: Ending) -> Self {
         self.expected.ending = ending;
         self
     }
 
     /// With another limit than a minute.
-    const fn limit(mut self, limit: Duration) -> Self {
+    pub(crate) const fn limit(mut self, limit: Duration) -> Self {
         self.expected.limit = limit;
         self
     }
@@ -188,7 +189,7 @@ impl MachineTest {
 
 /// Every machine test.
 pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
-    MACHINE_TESTS.iter().chain(BOOT_TESTS)
+    MACHINE_TESTS.iter().chain(BOOT_TESTS).chain(control_tests::all())
 }
 
 pub(crate) const fn expect(text: &'static str) -> Step {

@@ -15,6 +15,7 @@ mod boot_tests;
 mod bootlist;
 mod build;
 mod console;
+mod control_tests;
 mod coverage;
 mod disc;
 mod foreign;

@@ -19,7 +19,6 @@ use crate::build::{self, Profile, Workshop};
 use crate::foreign::{self, Foreign};
 use crate::images::Images;
 use crate::loader::{self, Loader};
-use crate::machine_tests::UNTIL_ALL_ENDED;
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Clock, Console, Ending, MICROVM, Machine};
 use crate::scenario::{self, Scenario};
@@ -108,20 +107,20 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     setup::provide(project, &[build::NEEDS, &[Need::Qemu]].concat())?;
     let images = Images::of(&project.metadata(None)?);
     let mut workshop = Workshop::new(project, &images, Profile::Release);
-    let (domains, memory);
+    let (domains, memory, config);
     let scenario = if arguments.foreign.is_given() {
         let files = arguments.foreign.bring(project, &mut workshop)?;
-        (domains, memory) = (
+        (domains, memory, config) = (
             arguments.foreign.domains(),
             arguments.foreign.machine_memory(files),
+            arguments.foreign.config(),
         );
         Scenario {
             machine: Machine {
                 memory: &memory,
                 ..Machine::DEFAULT
             },
-            // The guest's end is the machine's, whatever the control domain does.
-            words: UNTIL_ALL_ENDED,
+            offer: arguments.foreign.offer(&config),
             ..Scenario::new("foreign", &domains)
         }
     } else {
@@ -155,10 +154,10 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         command.stdout(Stdio::piped());
     }
     let child = SharedChild::spawn(&mut command).context("cannot start qemu-system-x86_64")?;
-    let copier = child.take_stdout().filter(|_| parts_console).map(|console| {
-        let is_privileged = arguments.foreign.privileged;
-        thread::spawn(move || foreign::part_console(console, is_privileged, stdout(), stderr()))
-    });
+    let copier = child
+        .take_stdout()
+        .filter(|_| parts_console)
+        .map(|console| thread::spawn(move || foreign::part_console(console, stdout(), stderr())));
     let ending = await_end(child, arguments.timeout.map(Duration::from_secs))?;
     if let Some(copier) = copier {
         // All of it has come: QEMU, which had the other end, is gone.

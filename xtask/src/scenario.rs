@@ -68,8 +68,14 @@ impl<'a> Scenario<'a> {
 }
 
 /// The machine that `cargo xtask run` boots.
-pub(crate) const EXAMPLE: Scenario<'static> =
-    Scenario::new("example", &[Domain::new("control", "control").memory("64M")]);
+pub(crate) const EXAMPLE: Scenario<'static> = Scenario {
+    offer: Offer {
+        config: include_str!("../../driver-domain/control/bulkhead.toml"),
+        images: &["resident"],
+        ramdisks: &[],
+    },
+    ..Scenario::new("example", &[Domain::new("control", "control").memory("32M")])
+};
 
 /// Every scenario.
 fn all() -> impl Iterator<Item = Scenario<'static>> {

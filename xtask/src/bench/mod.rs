@@ -121,7 +121,7 @@ fn measure(
     };
     let expected = Expectation {
         script: Script {
-            steps: &[],
+            steps: bench.steps,
             forbidden: ALWAYS_FORBIDDEN,
             checks: 0,
         },
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_benchmark_is_found_by_its_name_and_without_one_all_are() {
-        for bench in BENCHES {
+        for bench in BENCHES.iter() {
             assert_eq!(select(Some(bench.scenario.name)).unwrap().len(), 1);
         }
         assert_eq!(select(None).unwrap().len(), BENCHES.len());

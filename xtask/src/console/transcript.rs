@@ -3,10 +3,12 @@
 //! A pure state machine: [`Transcript::feed`] takes bytes in pieces of any size and says what to type;
 //! [`Transcript::complaints`] gives the verdict when the machine has ended. Lines are matched as they grow, so that
 //! a prompt without an end of line can be awaited too; no text is matched twice. Terminal escapes and carriage
-//! returns are dropped first.
+//! returns are dropped first; the one that erases a line takes back what it had.
 //!
 //! A guest reports its own checks as lines `CHECK name ok` and `CHECK name FAILED: why`, after the prefix `(dN) `
 //! that the hypervisor gives to the lines of every domain but the first.
+
+use std::time::Instant;
 
 use crate::console::Pattern;
 
@@ -19,15 +21,13 @@ pub(crate) enum Step {
     ExpectAll(&'static [Pattern]),
     /// Await this text with a number after it, and something after that; the number must not be greater than this one.
     AtMost(Pattern, u64),
+    /// Await this text with a number after it, and something after that; the first such number is remembered, and every later one must be the
+    /// same.
+    Same(Pattern),
     /// Type this, including the end of line.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "no guest reads its console before the control domain's shell"
-        )
-    )]
     Type(&'static str),
+    /// Type this, a character at a time, each when the one before has been echoed; half of the echoes must come within so many milliseconds.
+    Echo(&'static str, u64),
 }
 
 /// What a console must show.
@@ -58,6 +58,11 @@ pub(crate) struct Transcript {
     /// How much of `current` earlier steps have used up.
     used: usize,
     escape: Escape,
+    /// The number that [`Step::Same`] has found.
+    remembered: Option<u64>,
+    /// When the characters of [`Step::Echo`] were typed, and how long each echo took, in milliseconds.
+    typed_at: Option<Instant>,
+    echoes: Vec<u64>,
     bytes_seen: usize,
     checks_passed: usize,
     /// Complaints that do not wait for the end.
@@ -72,6 +77,8 @@ enum Escape {
     Started,
     /// After ESC and `[`, until a final byte.
     Parameters,
+    /// After ESC, `[` and `2`: a `K` takes the line back.
+    Erasing,
 }
 
 impl Transcript {
@@ -85,6 +92,9 @@ impl Transcript {
             current: Vec::new(),
             used: 0,
             escape: Escape::Outside,
+            remembered: None,
+            typed_at: None,
+            echoes: Vec::new(),
             bytes_seen: 0,
             checks_passed: 0,
             wrong: Vec::new(),
@@ -101,6 +111,12 @@ impl Transcript {
         // A script may begin by typing.
         self.advance(&mut typed);
         for &byte in bytes {
+            if self.escape == Escape::Erasing && byte == b'K' {
+                // Something else is to stand where a line was being typed.
+                self.advance(&mut typed);
+                self.current.clear();
+                self.used = 0;
+            }
             if let Some(byte) = self.visible(byte) {
                 if byte == b'\n' {
                     self.advance(&mut typed);
@@ -158,7 +174,7 @@ impl Transcript {
     /// The text that the script waits for; `None` at its end.
     fn awaited(&self) -> Option<&'static str> {
         match self.script.steps.get(self.step)? {
-            Step::Expect(pattern) | Step::AtMost(pattern, _) => Some(pattern.0),
+            Step::Expect(pattern) | Step::AtMost(pattern, _) | Step::Same(pattern) => Some(pattern.0),
             Step::ExpectAll(patterns) => {
                 let is_found = |index: usize| self.found.get(index).copied().unwrap_or(false);
                 patterns
@@ -167,7 +183,7 @@ impl Transcript {
                     .find(|(index, _)| !is_found(*index))
                     .map(|(_, pattern)| pattern.0)
             }
-            Step::Type(text) => Some(text),
+            Step::Type(text) | Step::Echo(text, _) => Some(text),
         }
     }
 
@@ -191,6 +207,21 @@ impl Transcript {
                     }
                     self.used = self.used.saturating_add(end);
                 }
+                Step::Same(pattern) => {
+                    let Some((number, end)) = number_after(*pattern, rest) else {
+                        return;
+                    };
+                    let first = *self.remembered.get_or_insert(number);
+                    if number != first {
+                        self.wrong.push(format!("{number} was {first} before: {line}"));
+                    }
+                    self.used = self.used.saturating_add(end);
+                }
+                Step::Echo(text, limit) => {
+                    if !self.echo(text, *limit, typed) {
+                        return;
+                    }
+                }
                 Step::ExpectAll(patterns) => {
                     self.found.resize(patterns.len(), false);
                     for (pattern, found) in patterns.iter().zip(&mut self.found) {
@@ -205,6 +236,43 @@ impl Transcript {
             }
             self.step = self.step.saturating_add(1);
         }
+    }
+
+    /// Types the next character of `text` if the one before has been echoed. Says whether all have been.
+    fn echo(&mut self, text: &'static str, limit: u64, typed: &mut Vec<&'static str>) -> bool {
+        let mut places = text
+            .char_indices()
+            .map(|(at, c)| (at, at.saturating_add(c.len_utf8())));
+        if let Some(then) = self.typed_at {
+            let shown = text.get(..places.clone().nth(self.echoes.len()).map_or(0, |(_, end)| end));
+            let line = String::from_utf8_lossy(&self.current);
+            if !shown.is_some_and(|shown| line.ends_with(shown)) {
+                return false;
+            }
+            self.echoes
+                .push(u64::try_from(then.elapsed().as_millis()).unwrap_or(u64::MAX));
+            self.typed_at = None;
+        }
+        if let Some(next) = places
+            .nth(self.echoes.len())
+            .and_then(|(at, end)| text.get(at..end))
+        {
+            self.typed_at = Some(Instant::now());
+            typed.push(next);
+            return false;
+        }
+        let mut echoes = core::mem::take(&mut self.echoes);
+        echoes.sort_unstable();
+        let median = echoes.get(echoes.len() / 2).copied().unwrap_or(0);
+        let worst = echoes.last().copied().unwrap_or(0);
+        self.lines
+            .push(format!("[echoes: {median} ms, at worst {worst} ms]"));
+        if median > limit {
+            self.wrong.push(format!(
+                "half of the echoes took more than {limit} ms: {median} ms"
+            ));
+        }
+        true
     }
 
     /// Files the current line, with the checks and the forbidden text in it.
@@ -237,8 +305,9 @@ impl Transcript {
             (Escape::Outside, byte) => (Escape::Outside, Some(byte)),
             (Escape::Started, b'[') => (Escape::Parameters, None),
             (Escape::Started, _) => (Escape::Outside, None),
-            (Escape::Parameters, 0x20..=0x3f) => (Escape::Parameters, None),
-            (Escape::Parameters, _) => (Escape::Outside, None),
+            (Escape::Parameters, b'2') => (Escape::Erasing, None),
+            (Escape::Parameters | Escape::Erasing, 0x20..=0x3f) => (Escape::Parameters, None),
+            (Escape::Parameters | Escape::Erasing, _) => (Escape::Outside, None),
         };
         self.escape = next;
         shown
@@ -289,6 +358,45 @@ pub(crate) fn without_domain(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_erased_is_taken_back() {
+        let mut transcript = Transcript::new(SCRIPT);
+        transcript.feed(b"> li\x1b[2K\r(d1) CHECK it ok\r\n\x1b[1;2mbye");
+        assert_eq!(transcript.lines(), ["(d1) CHECK it ok"]);
+        assert_eq!(transcript.checks_passed(), 1);
+        assert_eq!(transcript.complaints(), [""; 0]);
+    }
+
+    #[test]
+    fn a_number_that_is_to_stay_the_same_is_told_when_it_does_not() {
+        const SAME: Script = Script {
+            steps: &[Step::Same(Pattern("free: ")), Step::Same(Pattern("free: "))],
+            forbidden: &[],
+            checks: 0,
+        };
+        assert_eq!(complaints(SAME, "free: 7 KiB\nfree: 7 KiB\n"), [""; 0]);
+        assert_eq!(
+            complaints(SAME, "free: 7 KiB\nfree: 8 KiB\n"),
+            ["8 was 7 before: free: 8 KiB"]
+        );
+    }
+
+    #[test]
+    fn characters_are_typed_when_the_one_before_has_been_echoed() {
+        const ECHO: Script = Script {
+            steps: &[Step::Echo("ab", 10_000), Step::Type("!")],
+            forbidden: &[],
+            checks: 0,
+        };
+        let mut transcript = Transcript::new(ECHO);
+        assert_eq!(transcript.feed(b"> "), ["a"]);
+        assert_eq!(transcript.feed(b"x"), [""; 0]);
+        assert_eq!(transcript.feed(b"a"), ["b"]);
+        assert_eq!(transcript.feed(b"\x1b[2K\rline\r\n> "), [""; 0]);
+        assert_eq!(transcript.feed(b"ab"), ["!"]);
+        assert_eq!(transcript.complaints(), [""; 0]);
+    }
 
     const SCRIPT: Script = Script {
         steps: &[
