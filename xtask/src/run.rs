@@ -3,25 +3,29 @@
 //! Exit statuses: 0 a clean end, 1 a domain crashed, 2 the time was over, 3 the hypervisor panicked or the
 //! machine reset itself.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use shared_child::SharedChild;
 use shared_child::unix::SharedChildExt as _;
 
-use crate::bootlist::is_size;
+use crate::bootlist::{Ramdisk, is_size};
 use crate::build::{self, Profile, Workshop};
 use crate::foreign::{self, Foreign};
 use crate::images::Images;
+use crate::linux::VMLINUZ;
 use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Clock, Console, Ending, MICROVM, Machine};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, EXAMPLE, Offer, Scenario};
 use crate::setup::{self, Need};
 
 /// The arguments of `cargo xtask run`.
@@ -54,6 +58,9 @@ pub(crate) struct Arguments {
     /// Boot what the machine test or benchmark of this name boots.
     #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
     scenario: String,
+    /// Boot the guests of this bulkhead.toml. Kernels and ramdisks that are no images of the project are files beside it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "kernel"])]
+    config: Option<PathBuf>,
     #[command(flatten)]
     foreign: Foreign,
     /// No input: the console only goes to standard output.
@@ -108,6 +115,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     let images = Images::of(&project.metadata(None)?);
     let mut workshop = Workshop::new(project, &images, Profile::Release);
     let (domains, memory, config);
+    let (operators, archive_images, archive_files);
     let scenario = if arguments.foreign.is_given() {
         let files = arguments.foreign.bring(project, &mut workshop)?;
         (domains, memory, config) = (
@@ -122,6 +130,17 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
             },
             offer: arguments.foreign.offer(&config),
             ..Scenario::new("foreign", &domains)
+        }
+    } else if let Some(path) = &arguments.config {
+        operators = Operators::read(path, &images, &mut workshop)?;
+        (archive_images, archive_files) = (operators.images(), operators.files());
+        Scenario {
+            offer: Offer {
+                config: &operators.text,
+                images: &archive_images,
+                ramdisks: &archive_files,
+            },
+            ..Scenario::new("config", EXAMPLE.domains)
         }
     } else {
         scenario::named(&arguments.scenario)?
@@ -173,6 +192,43 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     };
     eprintln!("\n{}", ending.sentence());
     Ok(ExitCode::from(exit_status(ending, console)))
+}
+
+/// A configuration of the operator's, and what it takes.
+struct Operators {
+    text: String,
+    /// Images of the project.
+    images: BTreeSet<String>,
+    /// Other files.
+    files: BTreeSet<String>,
+}
+
+impl Operators {
+    /// Reads the configuration at `path`, and puts the files that it names among what `workshop` has.
+    fn read(path: &Path, images: &Images, workshop: &mut Workshop<'_>) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config = bulkhead_config::parse(text.as_bytes())
+            .map_err(|problems| anyhow!("{}", problems.of(&path.display().to_string())))?;
+        let named = config.guests().iter().flat_map(|guest| {
+            let ramdisk = guest.ramdisk.as_ref().map(|name| name.as_str());
+            [Some(guest.kernel.as_str()), ramdisk].into_iter().flatten()
+        });
+        let is_ours = |name: &str| name == VMLINUZ || images.named(name).is_ok();
+        let (images, files): (BTreeSet<_>, BTreeSet<_>) =
+            named.map(str::to_owned).partition(|name| is_ours(name));
+        for name in &files {
+            workshop.bring_ramdisk(name, &path.with_file_name(name));
+        }
+        Ok(Self { text, images, files })
+    }
+
+    fn images(&self) -> Vec<&str> {
+        self.images.iter().map(String::as_str).collect()
+    }
+
+    fn files(&self) -> Vec<Ramdisk<'_>> {
+        self.files.iter().map(|name| Ramdisk::File(name)).collect()
+    }
 }
 
 /// Awaits the end of QEMU; `None` if it was not reached within `limit`, and QEMU was told to end.
