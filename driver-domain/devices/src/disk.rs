@@ -1,0 +1,146 @@
+//! What a disk driver is to the back-end.
+//!
+//! Requests are submitted, then committed together, and complete in any order. A driver does nothing by itself: who uses it waits for the device's
+//! interrupt, and then takes what is completed until there is no more.
+
+use crate::BusAddress;
+use core::fmt;
+
+/// Bytes of a sector, in which places on a disk and lengths are counted, whatever the disk's blocks are.
+pub const SECTOR: u32 = 512;
+
+/// What a disk is like. It does not change while the driver lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// How many sectors it has.
+    pub sectors: u64,
+    /// Bytes of the smallest piece that can be read and written: a power of two, a sector at least.
+    pub logical_block: u32,
+    /// Bytes of the smallest piece that is written without reading others: a power of two, a logical block at least.
+    pub physical_block: u32,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// What was written may be lost with the power until a flush. Without it a flush does nothing.
+    pub write_cache: bool,
+    /// How much can be discarded at a time, if anything.
+    pub discard: Option<Discard>,
+    /// The most segments of a request, 1 at least.
+    pub max_segments: u16,
+    /// The most sectors of a request that reads or writes: a logical block at least.
+    pub max_sectors: u32,
+    /// How many requests can be outstanding, 1 at least.
+    pub depth: u16,
+}
+
+/// How sectors can be discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// The most sectors of a request.
+    pub max_sectors: u32,
+    /// Sectors that are discarded together: others are left as they are.
+    pub granularity: u32,
+}
+
+/// Memory that is read or written, in one piece on the bus. It does not cross a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Where, a multiple of 4.
+    pub address: BusAddress,
+    /// How many bytes, a multiple of a sector.
+    pub bytes: u32,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation<'a> {
+    /// Read sectors, from this one on, into memory.
+    Read(u64, &'a [Segment]),
+    /// Write sectors, from this one on.
+    Write(u64, &'a [Segment]),
+    /// Let everything survive the loss of power that was completed before this was submitted.
+    Flush,
+    /// Forget what is in sectors: the first, and how many. What is read there afterwards is anything.
+    Discard(u64, u32),
+}
+
+/// What the caller knows a request by. No two outstanding requests have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub u32);
+
+/// Why a request was not submitted. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Something has to complete first.
+    Full,
+    /// It is not as [`Geometry`] and [`Segment`] say.
+    Invalid,
+    /// The device does not work any more.
+    Broken,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "as many requests are outstanding as the device takes",
+            Self::Invalid => "the device cannot take such a request",
+            Self::Broken => "the device does not work any more",
+        })
+    }
+}
+
+impl core::error::Error for Refused {}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The device could not do it, and says by this number why: a status of its own kind.
+    Device(u16),
+    /// The device knows no such operation.
+    Unsupported,
+    /// The device does not work any more. Whether this was done is unknown.
+    Broken,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(status) => write!(f, "the device failed with status {status:#x}"),
+            Self::Unsupported => f.write_str("the device does not know the operation"),
+            Self::Broken => f.write_str("the device does not work any more"),
+        }
+    }
+}
+
+impl core::error::Error for Failed {}
+
+/// A request that has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Which.
+    pub tag: Tag,
+    /// How.
+    pub result: Result<(), Failed>,
+}
+
+/// A disk. What the device answers is checked: one that completes what was not asked of it is [broken](Failed::Broken), and its requests all complete so.
+pub trait Disk {
+    /// What it is like.
+    fn geometry(&self) -> &Geometry;
+
+    /// Puts a request to those that the device will be told of. The device uses the segments' memory until the request completes.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], if the request cannot be taken, or not now.
+    fn submit(&mut self, tag: Tag, operation: Operation<'_>) -> Result<(), Refused>;
+
+    /// Tells the device of what was submitted.
+    fn commit(&mut self);
+
+    /// Takes a request that has come to its end, if there is one.
+    fn take(&mut self) -> Option<Completion>;
+
+    /// Asks for an interrupt when something completes from now on. Says whether nothing has completed yet: otherwise take that first.
+    #[must_use = "what has completed already raises no interrupt"]
+    fn may_sleep(&mut self) -> bool;
+}

@@ -1,0 +1,12 @@
+//! What a hardware driver is to the back-ends.
+//!
+//! A driver is a crate of its own, in a folder beside this one. It implements a trait of this crate, and knows nothing of guests, rings and grants; the
+//! back-ends know nothing of hardware. Between them are addresses as a device puts them on the bus, and numbers of sectors.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod disk;
+
+/// An address of memory as a device puts it on the bus: a machine address, which an IOMMU, if there is one, lets through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BusAddress(pub u64);
