@@ -1,6 +1,6 @@
-//! Rings in pages that two domains share.
+//! Rings in pages that two domains share: of bytes, here, and of requests and responses, in [`descriptor`].
 //!
-//! A ring has a producer and a consumer, each of which publishes an index that counts all bytes ever, in 32 bits, and wraps. The other end's
+//! A ring of bytes has a producer and a consumer, each of which publishes an index that counts all bytes ever, in 32 bits, and wraps. The other end's
 //! index is a claim: it is compared with one's own by wrapping subtraction, and one that claims more than the ring holds is an error, never
 //! believed. One's own index is kept where the peer cannot write it.
 //!
@@ -10,8 +10,12 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod bytes;
+pub mod descriptor;
 mod end;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
