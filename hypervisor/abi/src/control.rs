@@ -36,7 +36,8 @@ numbers! {
         SetLimit = 10, "set_limit",
         /// Copies to or from a frame of a domain's: [`CopyMemory`].
         CopyMemory = 11, "copy_memory",
-        /// Gives a vCPU that has none yet a state: [`VcpuState`]. With `VGCF_ONLINE` it is up, and runs when its domain does.
+        /// Gives a vCPU that has none yet a state: [`VcpuState`]. With `VGCF_ONLINE` it is up, and runs when its domain does. A domain that runs gives
+        /// them itself.
         SetVcpu = 12, "set_vcpu",
         /// Reads the state of a vCPU that rests, because it is down or its domain is paused or has ended: [`VcpuState`]. What is
         /// read could be given to another vCPU, but for the address of its local descriptors.

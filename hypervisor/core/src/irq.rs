@@ -310,14 +310,22 @@ impl<M: Machine> Hypervisor<M> {
         self.change_line(gsi, |line| Ok((line.map(domain.id)?, ())))
     }
 
-    /// Lets a line be wired like this from now on. It is masked: one that raises a port is refused.
-    pub(crate) fn wire_line(&self, gsi: Gsi, trigger: Trigger, active: Polarity) -> Result<(), IrqError> {
+    /// Lets a line be wired like this from now on. It is masked: one that raises a port is refused, and so is a pirq of another than `by`, who may
+    /// have asked already how it is to be served.
+    pub(crate) fn wire_line(
+        &self,
+        by: DomId,
+        gsi: Gsi,
+        trigger: Trigger,
+        active: Polarity,
+    ) -> Result<(), IrqError> {
         let number = u64::from(gsi.raw());
         if !self.machine().may_assign(Resource::Lines, number..=number) {
             return Err(IrqError::NoLine);
         }
         self.change_line(gsi, |line| match line.bound() {
             Some((_, port)) if !mutant!(BoundLineRewired) => Err(IrqError::AlreadyBound { port }),
+            None if line.owner().is_some_and(|owner| owner != by) => Err(IrqError::NoAccess),
             _ => {
                 self.machine().wire_line(gsi, trigger, active);
                 Ok((line, ()))

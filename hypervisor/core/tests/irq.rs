@@ -316,7 +316,6 @@ fn the_control_domain_says_how_a_line_is_wired_that_raises_no_port() {
     };
     turn(&world, 1);
     assert_eq!(wire(EDGE, 1, 1), Err(Errno::Perm));
-    map(&world, EDGE).unwrap();
     map(&world, LEVEL).unwrap();
     bind(&world, LEVEL).unwrap();
     turn(&world, 0);
@@ -326,7 +325,11 @@ fn the_control_domain_says_how_a_line_is_wired_that_raises_no_port() {
     assert_eq!(wire(LEVEL, 0, 0), Err(Errno::Exist), "it is bound");
     assert_eq!(wire(EDGE, 1, 1), Ok(()));
     turn(&world, 1);
+    map(&world, EDGE).unwrap();
     assert_eq!(flags(&world, EDGE), Ok(IRQ_STATUS_NEEDS_EOI));
+    turn(&world, 0);
+    assert_eq!(wire(EDGE, 0, 0), Err(Errno::Perm), "it is a pirq of another");
+    turn(&world, 1);
     let port = bind(&world, EDGE).unwrap();
     assert!(interrupt(&world, EDGE, 1, port) && !is_open(&world, EDGE));
     assert_eq!(eoi(&world, EDGE), Ok(()));

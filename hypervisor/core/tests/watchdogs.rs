@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use bulkhead_abi::control::{ControlOp, DomainRef};
 use bulkhead_abi::sched::{PinOverride, RemoteShutdown, SchedOp, ShutdownReason, Watchdog};
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
@@ -105,6 +106,31 @@ fn a_watchdog_lasts_while_the_vcpu_that_made_it_is_down() {
     assert_eq!(life(&world, 1), Lifecycle::Running);
     world.spin(0, S);
     assert_eq!(life(&world, 1), Lifecycle::ShutDown(ShutdownReason::Watchdog));
+}
+
+#[test]
+fn a_domain_that_is_paused_need_not_wind_up_its_watchdog() {
+    let world = world(1);
+    assert_eq!(watchdog(&world, 0, 1), Ok(1));
+    turn(&world, 0);
+    let control = |op: ControlOp| {
+        let guest = DomainRef {
+            domain: DomId::new(1),
+            reserved: 0,
+        };
+        world.write(0, World::SCRATCH, &guest);
+        world.call(0, Hypercall::Sysctl, &[op.raw().into(), World::SCRATCH])
+    };
+    assert_eq!(control(ControlOp::PauseDomain), Ok(0));
+    for _ in 0..5 {
+        world.spin(0, S);
+        world.invariants();
+    }
+    assert_eq!(life(&world, 1), Lifecycle::Running);
+    assert_eq!(control(ControlOp::UnpauseDomain), Ok(0));
+    world.spin(0, 2 * S);
+    assert_eq!(life(&world, 1), Lifecycle::ShutDown(ShutdownReason::Watchdog));
+    world.invariants();
 }
 
 #[test]

@@ -32,6 +32,10 @@ pub(super) fn set_vcpu<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     } = call.read(call.arg::<1>())?;
     let visit = domains::visit_other(call, domain)?;
     let vcpu = visit.domain().vcpu(VcpuId::new(vcpu)).ok_or(Errno::NoEnt)?;
+    if vcpu.standing() == Standing::Blank && visit.domain().can_run() {
+        // It could undo as fast as this goes on what is checked in several goes; and can give its vCPUs their states itself.
+        return Err(Errno::Inval);
+    }
     give_state(call, visit.domain(), vcpu, context)
 }
 

@@ -81,7 +81,7 @@ pub(super) fn setup_gsi<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         1 => Polarity::Low,
         _ => return Err(Errno::Inval),
     };
-    call.hv.wire_line(line(gsi)?, trigger, active)?;
+    call.hv.wire_line(call.domain().id, line(gsi)?, trigger, active)?;
     Ok(0)
 }
 

@@ -57,8 +57,9 @@ pub(super) fn remote_shutdown<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     }
     let RemoteShutdown { domain, reason } = call.read(call.arg::<1>())?;
     let reason = ShutdownReason::from_raw(reason).ok_or(Errno::Inval)?;
-    let domain = domains::other(call, domain)?;
-    call.hv.shut_down(&domain, reason);
+    // As a visitor: were it destroyed meanwhile, the rest would be done to a successor with its number.
+    let visit = domains::visit_other(call, domain)?;
+    call.hv.shut_down(visit.domain(), reason);
     Ok(0)
 }
 

@@ -114,7 +114,7 @@ impl<M: Machine> Hypervisor<M> {
                 Purpose::Timer | Purpose::Tick => self.raise_virq(&domain, due.vcpu, Virq::Timer),
                 Purpose::Poll => self.wake_vcpu(&domain, vcpu),
                 Purpose::FirstWatchdog | Purpose::SecondWatchdog => {
-                    self.watchdog_expired(cpu, &domain, vcpu, due.purpose);
+                    self.watchdog_expired(cpu, domain, due.purpose);
                 }
             }
         }

@@ -3,12 +3,13 @@
 //! A watchdog is a deadline, which stands on the list of the CPU on which it was wound up, whichever of the domain's vCPUs did so. The domain's first
 //! vCPU stands for the domain there, and knows on whose list it is; that changes under the domain's lifecycle lock.
 
-use crate::domains::Domain;
+use crate::domains::{Domain, Visit};
 use crate::hypervisor::Hypervisor;
 use crate::ids::CpuId;
 use crate::machine::Machine;
 use crate::time::Purpose;
 use crate::vcpu::Vcpu;
+use alloc::sync::Arc;
 use bulkhead_abi::sched::ShutdownReason;
 use core::num::NonZeroU32;
 
@@ -75,12 +76,24 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// A watchdog of a domain has come off the list of CPU `cpu`, which runs this.
-    pub(super) fn watchdog_expired(&self, cpu: CpuId, domain: &Domain, keeper: &Vcpu, purpose: Purpose) {
+    /// A watchdog of a domain has come off the list of CPU `cpu`, which runs this. One that is paused cannot wind it up, and is given another
+    /// second each time.
+    pub(super) fn watchdog_expired(&self, cpu: CpuId, domain: Arc<Domain>, purpose: Purpose) {
+        // As a visitor: were it destroyed while it is ended from here, the rest would be done to a successor with its number.
+        let Some(visit) = Visit::new(domain) else { return };
+        let domain = visit.domain();
+        let Some(keeper) = domain.vcpus.first() else {
+            return;
+        };
         {
             let _life = domain.lifecycle.lock();
             // Wound up elsewhere at the last moment; or this domain has only the number of the one whose watchdog it was.
             if keeper.deadline_cpu(purpose) != Some(cpu) {
+                return;
+            }
+            if keeper.is_held() {
+                let end = self.machine().now().saturating_add(NS_PER_S);
+                self.set_deadline_here(cpu, (domain, keeper), purpose, (end, None));
                 return;
             }
             keeper.set_deadline_cpu(purpose, None);
