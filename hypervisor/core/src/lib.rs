@@ -38,6 +38,7 @@ pub mod lock;
 pub mod machine;
 pub mod memory;
 pub mod paging;
+pub mod pci;
 pub mod policy;
 pub mod ports;
 mod privileged;
