@@ -112,6 +112,8 @@ pub struct Session<N> {
     sending: VecDeque<u8>,
     echo: Vec<u8>,
     events: Queue,
+    /// What guests had said that have ended: it is shown before the events that tell so.
+    last_words: Queue,
     command: Queue,
     /// The latest picture of a live command.
     picture: Option<String>,
@@ -132,6 +134,7 @@ impl<N: Names> Session<N> {
             sending: VecDeque::new(),
             echo: Vec::new(),
             events: Queue::new(EVENT_LIMIT),
+            last_words: Queue::new(EVENT_LIMIT),
             command: Queue::new(COMMAND_LIMIT),
             picture: None,
             raw: VecDeque::new(),
@@ -260,18 +263,35 @@ impl<N: Names> Session<N> {
     /// A guest will print nothing more: it is gone. If the operator is attached to it, that ends.
     pub fn forget(&mut self, id: u16) {
         if self.attached() == Some(id) {
-            // Its last words are not left out.
-            while !self.raw.is_empty() {
-                self.send_raw();
-            }
+            self.say_last_words(id);
             self.detach();
         }
         self.others.end(id);
     }
 
-    /// Prints an event's line.
+    /// Prints an event's line: if it tells of a guest's end, below all that the guest has said.
     pub fn event(&mut self, event: &Event) {
+        if let Event::Shutdown { id, .. } | Event::Crashed { id, .. } = event {
+            self.say_last_words(*id);
+        }
         self.events.push(event.line());
+    }
+
+    /// Has what a guest said shown before anything else, where it would be shown at all.
+    fn say_last_words(&mut self, id: u16) {
+        match &self.state {
+            State::Attached(attached) if attached.id == id => {
+                while !self.raw.is_empty() {
+                    self.send_raw();
+                }
+            }
+            State::Busy(Busy { is_live: true, .. }) | State::Attached(_) => {}
+            State::Prompt | State::Busy(_) | State::Ending => {
+                for line in self.others.last(id) {
+                    self.last_words.push(line);
+                }
+            }
+        }
     }
 
     /// Fills `buffer` with bytes for the terminal; returns how many there were. Fewer than there is room for: that is all
@@ -413,6 +433,9 @@ impl<N: Names> Session<N> {
 
     /// What comes after the echo.
     fn choose_line(&mut self, out: &mut Vec<u8>) {
+        if let Some(next) = self.last_words.pop() {
+            return self.editor.interrupt_with_line(&line_of(next), out);
+        }
         if let Some(event) = self.events.pop() {
             // An event's line is made here and nobody's text: it alone may look like one.
             let line = match event {

@@ -169,6 +169,15 @@ impl Sources {
         (next.map(line_of).collect(), source.input.take())
     }
 
+    /// All lines of a domain that wait, as they are to be printed, with the one that it has not ended.
+    pub(super) fn last(&mut self, id: u16) -> Vec<String> {
+        let prefix = self.running(id).map(|source| source.prefix.clone());
+        let (mut lines, rest) = self.take(id);
+        lines.extend((!rest.is_empty()).then_some(rest));
+        let prefix = prefix.unwrap_or_default();
+        lines.iter().map(|line| format!("{prefix}{line}")).collect()
+    }
+
     /// A domain prints nothing more: ends its last line.
     pub(super) fn end(&mut self, id: u16) {
         if let Some(source) = self.running(id) {

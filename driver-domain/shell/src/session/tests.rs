@@ -317,6 +317,49 @@ fn a_guest_that_ends_while_attached_says_its_last_words() {
 }
 
 #[test]
+fn what_a_guest_said_stands_above_the_event_of_its_end() {
+    let ended = Event::Shutdown {
+        domain: "web".into(),
+        id: 1,
+        reason: Reason::Poweroff,
+    };
+    let mut desk = Desk::new();
+    desk.type_in("list\r");
+    desk.session.guest(2, "db", b"another\n");
+    desk.session.guest(1, "web", b"is asked to end\nends");
+    desk.session.event(&started(2));
+    desk.session.event(&ended);
+    desk.session.print("web has ended");
+    desk.pump();
+    assert_eq!(
+        desk.terminal.lines()[1..],
+        [
+            "(web) is asked to end",
+            "(web) ends",
+            &started(2).line(),
+            &ended.line(),
+            "web has ended",
+            "(db) another",
+            ""
+        ]
+    );
+    // Whoever is attached to it reads it as it came; whoever is attached to another, not at all.
+    let mut desk = Desk::attached();
+    desk.session.guest(2, "db", b"not here\n");
+    desk.session.guest(1, "web", b"ends");
+    desk.session.event(&Event::Crashed {
+        domain: "db".into(),
+        id: 2,
+    });
+    desk.session.event(&ended);
+    desk.pump();
+    let lines = desk.terminal.lines();
+    assert_eq!(lines[2], "ends");
+    assert_eq!(desk.events().last(), Some(&ended));
+    assert!(!lines.iter().any(|line| line.contains("not here")));
+}
+
+#[test]
 fn an_attached_guest_waits_for_a_slow_terminal_and_nothing_is_lost() {
     let mut desk = Desk::attached();
     let text: String = (0..2000).map(|n| format!("{n}\r\n")).collect();
