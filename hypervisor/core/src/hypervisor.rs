@@ -44,8 +44,6 @@ pub struct Hypervisor<M> {
     /// The interrupt lines of devices.
     pub(crate) lines: Lock<Lines, { Rank::Lines as u32 }>,
     end_policy: EndPolicy,
-    /// More domains are to come: the machine is not over, even if all that there are have ended.
-    is_filling: AtomicBool,
     has_crashed: AtomicBool,
 }
 
@@ -146,7 +144,6 @@ impl<M: Machine> Hypervisor<M> {
             global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
             lines: Lock::new(Lines::new()),
             end_policy,
-            is_filling: AtomicBool::new(false),
             has_crashed: AtomicBool::new(false),
         })
     }
@@ -167,7 +164,7 @@ impl<M: Machine> Hypervisor<M> {
         self.domains.get(id)
     }
 
-    /// Makes a domain with the number `id` and lets it run.
+    /// Makes a domain with the number `id`. It does not run before it is [unpaused](Self::unpause).
     ///
     /// # Errors
     ///
@@ -188,7 +185,6 @@ impl<M: Machine> Hypervisor<M> {
             // Its state came with it, so it can be started.
             let _ = self.bring_up(&domain, vcpu);
         }
-        self.unpause(&domain);
         Ok(())
     }
 
@@ -368,33 +364,17 @@ impl<M: Machine> Hypervisor<M> {
         self.stop_if_over();
     }
 
-    /// Makes domains by `make`, during which the machine does not stop for want of domains.
-    pub fn fill<T>(&self, make: impl FnOnce() -> T) -> T {
-        self.is_filling.store(true, Ordering::SeqCst);
-        let made = make();
-        // SeqCst: a domain is marked as ended before this is looked at, and this is cleared before domains are looked at.
-        self.is_filling.store(false, Ordering::SeqCst);
-        self.stop_if_over();
-        made
-    }
-
-    /// Whether the domains of the boot list are still being made.
-    pub(crate) fn is_filling(&self) -> bool {
-        self.is_filling.load(Ordering::SeqCst)
-    }
-
     pub(crate) fn stop_if_over(&self) {
         let life_of = |domain: &Domain| *domain.lifecycle.lock();
         // Without a control domain nobody lets those run that do not.
         let nothing_runs = || self.domains.iter().all(|domain| !domain.can_run());
-        let is_over = !self.is_filling()
-            && match self.end_policy {
-                EndPolicy::ControlDomain => self.domains.get(DomId::new(0)).is_some_and(|control| {
-                    let life = life_of(&control);
-                    life.has_left() || life.has_ended() && nothing_runs()
-                }),
-                EndPolicy::LastDomain => self.domains.iter().all(|domain| life_of(&domain).has_ended()),
-            };
+        let is_over = match self.end_policy {
+            EndPolicy::ControlDomain => self.domains.get(DomId::new(0)).is_some_and(|control| {
+                let life = life_of(&control);
+                life.has_left() || life.has_ended() && nothing_runs()
+            }),
+            EndPolicy::LastDomain => self.domains.iter().all(|domain| life_of(&domain).has_ended()),
+        };
         if is_over {
             let crashed = self.has_crashed.load(Ordering::Relaxed);
             self.memory.machine().stop(if crashed {

@@ -97,7 +97,15 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     smp::start_others(&platform.cpus, &platform.map, common);
     warp::judge(platform.features, platform.options.stable_tsc);
     console::listen();
-    hypervisor.fill(|| boot_domains(hypervisor))
+    let end = boot_domains(hypervisor)?;
+    // The control domain last: it finds the others there.
+    for domain in (0..end)
+        .rev()
+        .filter_map(|number| hypervisor.domain(DomId::new(number)))
+    {
+        hypervisor.unpause(&domain);
+    }
+    Ok(())
 }
 
 /// The frames for the descriptor tables of each CPU, by its number.
@@ -157,8 +165,7 @@ impl Footprint {
         }
     }
 
-    /// How many bytes the hypervisor took from then to `now` for a domain with `pages` frames of its own. What domains that run already
-    /// on other CPUs make it take in the meantime counts too.
+    /// How many bytes the hypervisor took from then to `now` for a domain with `pages` frames of its own.
     fn until(&self, now: &Self, pages: u64) -> u64 {
         let frames = self.free_frames.saturating_sub(now.free_frames);
         let own = frames.saturating_sub(pages) << PAGE_SHIFT;
@@ -166,10 +173,11 @@ impl Footprint {
     }
 }
 
-/// Makes the domains of the boot list, in its order; the first is domain 0. One that cannot be made is left out, and said.
-fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
+/// Makes the domains of the boot list, in its order; the first is domain 0. One that cannot be made is left out, and said. They do not run
+/// yet. Returns the number after the last one's.
+fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<u16, StartError> {
     let list = archive::file(BOOT_LIST).and_then(|file| core::str::from_utf8(file).ok());
-    let mut started = 0_u16;
+    let mut end = None;
     for (number, entry) in (0_u16..).zip(boot_list::parse(list.ok_or(StartError::BootListMissing)?)) {
         let entry = match entry {
             Ok(entry) => entry,
@@ -200,9 +208,9 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
         let before = Footprint::now(hypervisor);
         match hypervisor.create_domain(DomId::new(number), &entry, kernel, ramdisk) {
             Ok(()) => {
+                end = Some(number.saturating_add(1));
                 let cost = before.until(&Footprint::now(hypervisor), entry.pages);
                 log::debug!("domain {number}: {cost} bytes of hypervisor memory");
-                started = started.saturating_add(1);
                 log::info!(
                     "domain {number} ({}): {} MiB, {} vCPUs",
                     entry.name,
@@ -213,9 +221,5 @@ fn boot_domains(hypervisor: &Hypervisor<Hw>) -> Result<(), StartError> {
             Err(error) => log::error!("domain {number} ({}): {error}", entry.name),
         }
     }
-    if started == 0 {
-        Err(StartError::NothingStarted)
-    } else {
-        Ok(())
-    }
+    end.ok_or(StartError::NothingStarted)
 }

@@ -106,10 +106,6 @@ pub(super) fn create<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ports: PortSet::default(),
         extent: (wanted.extent != 0).then_some(wanted.extent),
     };
-    if call.hv.is_filling() {
-        // Numbers are given to the domains of the boot list first.
-        return Err(Errno::Again);
-    }
     let claim = if wanted.domain == DomId::INVALID {
         call.hv.domains.claim_any().ok_or(Errno::NoSpc)?
     } else if wanted.domain.raw() < MAX_DOMAINS {

@@ -103,7 +103,7 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Lets a domain run that was paused, or made and not let run yet. What rested and was not woken meanwhile rests on.
-    pub(crate) fn unpause(&self, domain: &Domain) {
+    pub fn unpause(&self, domain: &Domain) {
         let mut life = domain.lifecycle.lock();
         life.start();
         for vcpu in &domain.vcpus {

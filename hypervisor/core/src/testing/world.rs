@@ -256,8 +256,10 @@ impl World {
             cmdline: guest.cmdline.try_into().unwrap(),
         };
         let ramdisk = guest.ramdisk.as_deref();
-        self.hv()
-            .create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk)
+        let hv = self.hv();
+        hv.create_domain(DomId::new(id), &entry, &guest.kernel, ramdisk)?;
+        hv.unpause(&hv.domain(DomId::new(id)).unwrap());
+        Ok(())
     }
 
     fn seat(&self, cpu: usize) -> MutexGuard<'_, Seat> {

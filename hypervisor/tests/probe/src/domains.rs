@@ -53,10 +53,6 @@ pub(crate) fn check(probe: &mut Probe, window: &mut Window) {
         denied(probe, window);
         return;
     }
-    // The domains of the boot list come first.
-    let deadline = Instant::now().as_nanos().saturating_add(PATIENCE_NS);
-    let is_early = || create_domain(&wanted(DomId::new(0))) == Err(refusal(Errno::Again));
-    while is_early() && Instant::now().as_nanos() < deadline {}
     lines::give(probe);
     create(probe);
     extents(probe);
