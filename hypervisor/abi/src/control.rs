@@ -332,6 +332,14 @@ pub const ASSIGN_FRAMES: u16 = 1;
 /// [`AssignDevice`] kind: interrupt lines, by the numbers of global system interrupts. The domain makes pirqs of the same numbers of them
 /// ([`PhysdevOp::MapPirq`](crate::physdev::PhysdevOp::MapPirq)).
 pub const ASSIGN_LINES: u16 = 2;
+/// [`AssignDevice`] kind: a function on a PCI bus, by bus << 8 | device << 3 | function; one at a time. The domain owns its registers, but for pages with
+/// its table of messages, its ports, and its messages; and it may let it read and write memory.
+pub const ASSIGN_PCI: u16 = 3;
+
+/// What became of a function that was assigned: it cannot be reset by itself, and its driver has to reset it before it lets it at memory.
+pub const RESET_NOT: u64 = 0;
+/// What became of a function that was assigned: a function-level reset.
+pub const RESET_FUNCTION: u64 = 1;
 
 record! {
     /// Something that a domain is to own and nobody owns yet.
@@ -344,8 +352,8 @@ record! {
         8 => pub first: u64,
         /// In: how many.
         16 => pub count: u64,
-        /// Zero.
-        24 => pub reserved: u64,
+        /// In: zero. Out, of a function: `RESET_*`.
+        24 => pub reset: u64,
     }
 }
 

@@ -110,6 +110,28 @@ impl<M: Machine> Hypervisor<M> {
         self.memory.devices.write().insert(assigned)
     }
 
+    /// Assigns ranges of one function, all or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hypervisor::assign`].
+    pub(crate) fn assign_all(&self, ranges: &[Assigned]) -> Result<(), Errno> {
+        let may = |one: &Assigned| self.machine().may_assign(one.what, one.range.clone());
+        if !ranges.iter().all(may) {
+            return Err(Errno::Acces);
+        }
+        let mut devices = self.memory.devices.write();
+        for (done, one) in ranges.iter().enumerate() {
+            if let Err(error) = devices.insert(one.clone()) {
+                devices
+                    .0
+                    .retain(|assigned| !ranges.iter().take(done).any(|undone| undone == assigned));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Sees to it that no port that a domain has by the boot list is assigned to another, as long as that domain lives.
     pub(crate) fn reserve_ports(&self, owner: DomId, ports: &PortSet) {
         let mut devices = self.memory.devices.write();

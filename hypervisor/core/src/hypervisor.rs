@@ -11,6 +11,7 @@ use crate::irq::Lines;
 use crate::lock::{Lock, Rank};
 use crate::machine::{Machine, Outcome, Trace};
 use crate::memory::Memory;
+use crate::pci::Functions;
 use crate::sched::{Board, CpuSet};
 use crate::schedule::{Queue, Rest};
 use crate::stretch::{Longest, Stretch};
@@ -41,7 +42,9 @@ pub struct Hypervisor<M> {
     pub(crate) cpus: Box<[Shared]>,
     pub(crate) board: Board,
     pub(crate) global_virqs: Lock<GlobalVirqs, { Rank::GlobalVirqs as u32 }>,
-    /// The interrupt lines of devices.
+    /// The functions on PCI buses.
+    pub(crate) functions: Lock<Functions, { Rank::Functions as u32 }>,
+    /// The interrupts of devices.
     pub(crate) lines: Lock<Lines, { Rank::Lines as u32 }>,
     end_policy: EndPolicy,
     has_crashed: AtomicBool,
@@ -142,6 +145,7 @@ impl<M: Machine> Hypervisor<M> {
             cpus: shared.into_boxed_slice(),
             board: Board::new(),
             global_virqs: Lock::new(GlobalVirqs::new(DomId::new(0))),
+            functions: Lock::new(Functions::new()),
             lines: Lock::new(Lines::new()),
             end_policy,
             has_crashed: AtomicBool::new(false),

@@ -1,8 +1,8 @@
-//! Interrupt lines of devices: who has one, which port it raises, and whether the controller lets it through.
+//! Interrupts of devices: who has one, which port it raises, and whether it is let through.
 //!
-//! A line is assigned as ports and frames are ([`Resource::Lines`]), and its owner makes an event channel of it in two steps: it maps the
-//! line, by which the line becomes a **pirq** (of the same number), and binds the pirq to a port. [`Line`] is one line's state, and every
-//! arrow between states is a method there.
+//! An interrupt comes by a line, or by a [message](crate::pci::message). A line is assigned as ports and frames are ([`Resource::Lines`]), a message with the
+//! function that sends it. Its owner makes an event channel of either in two steps: it maps it, by which it becomes a **pirq** (a line one of the same
+//! number), and binds the pirq to a port. [`Line`] is the state of one, whichever it is, and every arrow between states is a method there.
 //!
 //! # Laws
 //!
@@ -28,6 +28,7 @@ use crate::events::{Closed, Port};
 use crate::hypervisor::Hypervisor;
 use crate::ids::{CpuId, VcpuId};
 use crate::machine::Machine;
+use crate::pci::message::{Message, Source};
 use crate::vcpu::Vcpu;
 use bulkhead_abi::{DomId, Errno};
 
@@ -54,6 +55,60 @@ impl Gsi {
     /// Every line.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..Self::LIMIT).map(Self)
+    }
+}
+
+/// The number by which a domain knows an interrupt of its: that of its line; or one above those, if it is a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pirq(u8);
+
+/// What a pirq comes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A line.
+    Line(Gsi),
+    /// A message.
+    Message(Message),
+}
+
+impl Pirq {
+    /// One more than the greatest number of one.
+    pub const LIMIT: u8 = Gsi::LIMIT + Message::LIMIT;
+
+    /// The one with this number, if there can be one.
+    #[must_use]
+    pub fn new(raw: u32) -> Option<Self> {
+        u8::try_from(raw).ok().filter(|&n| n < Self::LIMIT).map(Self)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// What it comes by.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        let message = self.0.checked_sub(Gsi::LIMIT).and_then(Message::new);
+        message.map_or(Kind::Line(Gsi(self.0)), Kind::Message)
+    }
+
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::LIMIT).map(Self)
+    }
+}
+
+impl From<Gsi> for Pirq {
+    fn from(gsi: Gsi) -> Self {
+        Self(gsi.0)
+    }
+}
+
+impl From<Message> for Pirq {
+    fn from(message: Message) -> Self {
+        Self(Gsi::LIMIT.saturating_add(message.raw()))
     }
 }
 
@@ -251,27 +306,64 @@ impl Line {
     }
 }
 
-/// All lines of the machine.
+/// All lines of the machine, and all messages that are somebody's.
 #[derive(Debug)]
-pub struct Lines([Line; Gsi::LIMIT as usize]);
+pub struct Lines {
+    lines: [Line; Pirq::LIMIT as usize],
+    /// Where each message comes from that is a pirq.
+    sources: [Option<Source>; Message::LIMIT as usize],
+}
 
 impl Lines {
     /// Nobody has any.
     #[must_use]
     pub const fn new() -> Self {
-        Self([Line::Idle; Gsi::LIMIT as usize])
+        Self {
+            lines: [Line::Idle; Pirq::LIMIT as usize],
+            sources: [None; Message::LIMIT as usize],
+        }
     }
 
     /// One of them.
     #[must_use]
-    pub fn get(&self, gsi: Gsi) -> Line {
-        self.0.get(usize::from(gsi.0)).copied().unwrap_or_default()
+    pub fn get(&self, pirq: Pirq) -> Line {
+        self.lines.get(usize::from(pirq.0)).copied().unwrap_or_default()
     }
 
-    fn set(&mut self, gsi: Gsi, line: Line) {
-        if let Some(place) = self.0.get_mut(usize::from(gsi.0)) {
+    fn set(&mut self, pirq: Pirq, line: Line) {
+        if let Some(place) = self.lines.get_mut(usize::from(pirq.0)) {
             *place = line;
         }
+        if line == Line::Idle
+            && let Kind::Message(message) = pirq.kind()
+            && let Some(place) = self.sources.get_mut(usize::from(message.raw()))
+        {
+            *place = None;
+        }
+    }
+
+    /// Where a message comes from, if it is a pirq.
+    #[must_use]
+    pub fn source(&self, message: Message) -> Option<Source> {
+        self.sources.get(usize::from(message.raw())).copied().flatten()
+    }
+
+    /// Makes a pirq of `owner`'s of a message of a function of its. One that is its pirq already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`IrqError::NoLine`] if there are too many.
+    pub(crate) fn map_source(&mut self, owner: DomId, source: Source) -> Result<Pirq, IrqError> {
+        if let Some(message) = Message::all().find(|&message| self.source(message) == Some(source)) {
+            return Ok(message.into());
+        }
+        let free = Message::all().find(|&message| self.source(message).is_none());
+        let message = free.ok_or(IrqError::NoLine)?;
+        self.set(message.into(), Line::Mapped { owner });
+        if let Some(place) = self.sources.get_mut(usize::from(message.raw())) {
+            *place = Some(source);
+        }
+        Ok(message.into())
     }
 }
 
@@ -282,16 +374,27 @@ impl Default for Lines {
 }
 
 impl<M: Machine> Hypervisor<M> {
-    /// Changes a line, and the controller with it. If `change` fails, nothing changes.
-    fn change_line<T, E>(&self, gsi: Gsi, change: impl FnOnce(Line) -> Result<(Line, T), E>) -> Result<T, E> {
+    /// Changes a line or message, and what lets it through with it. If `change` fails, nothing changes.
+    fn change_line<T, E>(
+        &self,
+        pirq: Pirq,
+        change: impl FnOnce(Line, Option<Source>) -> Result<(Line, T), E>,
+    ) -> Result<T, E> {
+        let machine = self.machine();
         let mut lines = self.lines.lock();
-        let old = lines.get(gsi);
-        let (new, answer) = change(old)?;
-        lines.set(gsi, new);
-        match (old.is_open(), new.is_open()) {
-            (false, true) => self.machine().unmask_line(gsi),
-            (true, false) => self.machine().mask_line(gsi),
-            (true, true) | (false, false) => {}
+        let old = lines.get(pirq);
+        let source = match pirq.kind() {
+            Kind::Line(_) => None,
+            Kind::Message(message) => lines.source(message),
+        };
+        let (new, answer) = change(old, source)?;
+        lines.set(pirq, new);
+        match (pirq.kind(), source, old.is_open(), new.is_open()) {
+            (Kind::Line(gsi), _, false, true) => machine.unmask_line(gsi),
+            (Kind::Line(gsi), _, true, false) => machine.mask_line(gsi),
+            (Kind::Message(_), Some(source), false, true) => source.unmask(machine),
+            (Kind::Message(_), Some(source), true, false) => source.mask(machine),
+            (Kind::Line(_) | Kind::Message(_), ..) => {}
         }
         Ok(answer)
     }
@@ -307,7 +410,7 @@ impl<M: Machine> Hypervisor<M> {
         if !owns && !mutant!(LinesAreEverybodys) {
             return Err(IrqError::NoAccess);
         }
-        self.change_line(gsi, |line| Ok((line.map(domain.id)?, ())))
+        self.change_line(gsi.into(), |line, _| Ok((line.map(domain.id)?, ())))
     }
 
     /// Lets a line be wired like this from now on. It is masked: one that raises a port is refused, and so is a pirq of another than `by`, who may
@@ -323,7 +426,7 @@ impl<M: Machine> Hypervisor<M> {
         if !self.machine().may_assign(Resource::Lines, number..=number) {
             return Err(IrqError::NoLine);
         }
-        self.change_line(gsi, |line| match line.bound() {
+        self.change_line(gsi.into(), |line, _| match line.bound() {
             Some((_, port)) if !mutant!(BoundLineRewired) => Err(IrqError::AlreadyBound { port }),
             None if line.owner().is_some_and(|owner| owner != by) => Err(IrqError::NoAccess),
             _ => {
@@ -338,68 +441,85 @@ impl<M: Machine> Hypervisor<M> {
         let devices = self.memory.devices.read();
         let owns = |gsi: &Gsi| devices.owns(domain.id, Resource::Lines, gsi.raw().into());
         let lines = self.lines.lock();
-        Gsi::all().filter(|&gsi| lines.get(gsi) == Line::Idle).find(owns)
+        Gsi::all()
+            .filter(|&gsi| lines.get(gsi.into()) == Line::Idle)
+            .find(owns)
     }
 
     /// Takes a pirq of the calling domain's back.
-    pub(crate) fn unmap_line(&self, domain: &Domain, gsi: Gsi) -> Result<(), IrqError> {
-        self.change_line(gsi, |line| Ok((line.unmap(domain.id)?, ())))
+    pub(crate) fn unmap_pirq(&self, domain: &Domain, pirq: Pirq) -> Result<(), IrqError> {
+        self.change_line(pirq, |line, _| Ok((line.unmap(domain.id)?, ())))
     }
 
     /// Binds a pirq of the calling domain's to a new port.
-    pub(crate) fn bind_line(&self, domain: &Domain, gsi: Gsi) -> Result<Port, Errno> {
+    pub(crate) fn bind_pirq(&self, domain: &Domain, pirq: Pirq) -> Result<Port, Errno> {
         let mut events = domain.events.write();
         // Where the vCPU is that the port notifies at first, so that most interrupts need no other CPU.
         let cpu = domain.vcpu(VcpuId::BOOT).map_or(CpuId::BOOT, Vcpu::home);
-        self.change_line(gsi, |line| {
+        self.change_line(pirq, |line, source| {
             line.check_bindable(domain.id)?;
-            let port = events.bind_pirq(gsi)?;
-            self.machine().route_line(gsi, cpu);
+            let port = events.bind_pirq(pirq)?;
+            let machine = self.machine();
+            match (pirq.kind(), source) {
+                (Kind::Line(gsi), _) => machine.route_line(gsi, cpu),
+                (Kind::Message(message), Some(source)) => {
+                    source.route(machine, machine.route_message(source.function, message, cpu));
+                }
+                // What is bindable is mapped, and has one.
+                (Kind::Message(_), None) => {}
+            }
             let owner = domain.id;
             Ok((Line::Open { owner, port }, port))
         })
     }
 
     /// The calling domain has served a device.
-    pub(crate) fn end_line(&self, domain: &Domain, gsi: Gsi) -> Result<(), IrqError> {
-        self.change_line(gsi, |line| Ok((line.end(domain.id)?, ())))
+    pub(crate) fn end_pirq(&self, domain: &Domain, pirq: Pirq) -> Result<(), IrqError> {
+        self.change_line(pirq, |line, _| Ok((line.end(domain.id)?, ())))
     }
 
     /// How a pirq of the calling domain's is triggered.
-    pub(crate) fn line_trigger(&self, domain: &Domain, gsi: Gsi) -> Result<Trigger, IrqError> {
-        self.lines.lock().get(gsi).check_pirq(domain.id)?;
-        Ok(self.machine().line_trigger(gsi))
+    pub(crate) fn pirq_trigger(&self, domain: &Domain, pirq: Pirq) -> Result<Trigger, IrqError> {
+        self.lines.lock().get(pirq).check_pirq(domain.id)?;
+        Ok(self.trigger(pirq))
     }
 
-    /// Lets go of the line of a port of `domain`'s that has been closed. The lock of the port's table is still held.
-    pub(crate) fn unbind_line(&self, domain: &Domain, closed: &Closed) {
-        if let Some(gsi) = closed.line {
-            let unbind = |line: Line| Ok::<_, IrqError>((line.unbind(domain.id, closed.port), ()));
-            let _ = self.change_line(gsi, unbind);
+    fn trigger(&self, pirq: Pirq) -> Trigger {
+        match pirq.kind() {
+            Kind::Line(gsi) => self.machine().line_trigger(gsi),
+            Kind::Message(_) => Trigger::Edge,
         }
     }
 
-    /// Masks all lines of a domain, none of whose vCPUs will run again, and takes them from it.
-    pub(crate) fn release_lines(&self, owner: DomId) {
-        for gsi in Gsi::all() {
-            let release = |line: Line| {
+    /// Lets go of the pirq of a port of `domain`'s that has been closed. The lock of the port's table is still held.
+    pub(crate) fn unbind_pirq(&self, domain: &Domain, closed: &Closed) {
+        if let Some(pirq) = closed.pirq {
+            let unbind = |line: Line, _| Ok::<_, IrqError>((line.unbind(domain.id, closed.port), ()));
+            let _ = self.change_line(pirq, unbind);
+        }
+    }
+
+    /// Masks all lines and messages of a domain, none of whose vCPUs will run again, and takes them from it.
+    pub(crate) fn release_pirqs(&self, owner: DomId) {
+        for pirq in Pirq::all() {
+            let release = |line: Line, _| {
                 let is_its = line.owner() == Some(owner) && !mutant!(LinesKept);
                 Ok::<_, IrqError>((if is_its { Line::Idle } else { line }, ()))
             };
-            let _ = self.change_line(gsi, release);
+            let _ = self.change_line(pirq, release);
         }
     }
 
-    /// A line interrupts this CPU, which holds no lock.
-    pub fn line_interrupt(&self, gsi: Gsi) {
-        let fire = |line: Line| Ok::<_, IrqError>(line.fire(self.machine().line_trigger(gsi)));
-        let fired = self.change_line(gsi, fire);
+    /// A line or a message interrupts this CPU, which holds no lock.
+    pub fn pirq_interrupt(&self, pirq: Pirq) {
+        let fire = |line: Line, _| Ok::<_, IrqError>(line.fire(self.trigger(pirq)));
+        let fired = self.change_line(pirq, fire);
         let Ok(Some((owner, port))) = fired else {
             return;
         };
         if let Some(domain) = self.domains.get(owner) {
             let events = domain.events.read();
-            if let Some(raise) = events.pirq(gsi, port) {
+            if let Some(raise) = events.pirq(pirq, port) {
                 self.deliver(&domain, raise);
             }
         }
@@ -483,5 +603,13 @@ mod tests {
         assert_eq!(Gsi::new(95).map(Gsi::raw), Some(95));
         assert_eq!([96, 255, 256 + 3, u32::MAX].map(Gsi::new), [None; 4]);
         assert_eq!(Gsi::all().count(), 96);
+        assert_eq!(
+            [159, 160, u32::MAX].map(|n| Pirq::new(n).is_some()),
+            [true, false, false]
+        );
+        assert_eq!(Pirq::new(95).unwrap().kind(), Kind::Line(Gsi(95)));
+        let first = Message::new(0).unwrap();
+        assert_eq!(Pirq::from(first).raw(), 96);
+        assert_eq!(Pirq::new(96).unwrap().kind(), Kind::Message(first));
     }
 }

@@ -43,13 +43,15 @@ pub enum Rank {
     ClockArea,
     /// What a vCPU does, and since when.
     Runstate,
+    /// The functions on PCI buses, and whose they are.
+    Functions,
     /// Free frames.
     Buddy,
     /// Memory that is kept for domains to come.
     Extents,
     /// What domains own of devices.
     Devices,
-    /// What interrupt lines are, and what their controller lets through.
+    /// What devices' interrupts are, and which are let through.
     Lines,
 }
 

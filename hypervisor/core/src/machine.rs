@@ -8,6 +8,8 @@ use crate::emulate::Width;
 use crate::frames::Mfn;
 use crate::ids::CpuId;
 use crate::irq::{Gsi, Polarity, Trigger};
+use crate::pci::FunctionId;
+use crate::pci::message::Message;
 use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
@@ -257,6 +259,21 @@ pub trait Machine: Sync + 'static {
 
     /// Lets a line interrupt; it has been routed. One that is triggered by level does so at once if its device wants something.
     fn unmask_line(&self, gsi: Gsi);
+
+    /// Reads four bytes of a function's configuration space, at a multiple of 4. Ones, if there is no such function.
+    fn config_read(&self, function: FunctionId, offset: u8) -> u32;
+
+    /// Writes four bytes likewise.
+    fn config_write(&self, function: FunctionId, offset: u8, value: u32);
+
+    /// Reads a word of a function's table of messages, by its machine address.
+    fn register_read(&self, address: u64) -> u32;
+
+    /// Writes one likewise.
+    fn register_write(&self, address: u64, value: u32);
+
+    /// What a function has to write, and to which address, so that `message` interrupts `cpu`.
+    fn route_message(&self, function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32);
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

@@ -2,7 +2,8 @@
 //!
 //! These are two questions. The first is the guest kernel's own affair: its I/O privilege level and its bitmap say what it and its
 //! programs may try; who may not gets a fault. The second is the hypervisor's: [`PortSet`], and what has been [assigned](crate::devices) since. At a port that the domain does not own
-//! nothing answers: reads see lines that float high, writes are lost. So a kernel that looks for devices of old finds none.
+//! nothing answers: reads see lines that float high, writes are lost. So a kernel that looks for devices of old finds none. Only at those for configuration
+//! space the hypervisor itself does: see [`crate::pci::config`].
 //! Source: the guest ABI's section 6.8.
 
 use crate::emulate::Width;
@@ -99,7 +100,8 @@ impl<M: Machine> Hypervisor<M> {
             if self.owns_ports(&current.domain, access) {
                 self.machine().read_port(access.port, access.width)
             } else {
-                access.width.mask()
+                let config = self.config_port_in(&current.domain, access);
+                config.unwrap_or_else(|| access.width.mask())
             }
         };
         match into {
@@ -147,6 +149,8 @@ impl<M: Machine> Hypervisor<M> {
         };
         if self.owns_ports(&current.domain, access) {
             self.machine().write_port(access.port, access.width, value);
+        } else {
+            self.config_port_out(&current.domain, access, value);
         }
         Self::met_breakpoints(current, access)
     }

@@ -57,7 +57,7 @@ fn assign(world: &World, owner: u16, kind: u16, first: u64, count: u64) -> Resul
         kind,
         first,
         count,
-        reserved: 0,
+        reset: 0,
     };
     world.write(0, World::SCRATCH, &record);
     let args = [u64::from(ControlOp::AssignDevice.raw()), World::SCRATCH];

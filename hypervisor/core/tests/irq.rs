@@ -67,7 +67,7 @@ fn assign(world: &World, owner: u16, first: u32, count: u64) -> Result<u64, Errn
         kind: ASSIGN_LINES,
         first: first.into(),
         count,
-        reserved: 0,
+        reset: 0,
     };
     ask(world, Hypercall::Sysctl, ControlOp::AssignDevice.raw(), &record).map(|_| 0)
 }

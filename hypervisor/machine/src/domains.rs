@@ -87,6 +87,12 @@ pub(crate) fn start(platform: Platform) -> Result<(), StartError> {
     let hypervisor = hw::install(hypervisor);
 
     hypervisor.cpu_online(CpuId::BOOT);
+    match hypervisor.discover_functions() {
+        (all, 0) => log::info!("{all} PCI functions"),
+        (all, left_out) => {
+            log::warn!("{all} PCI functions, of which {left_out} are left out: there is no room for more")
+        }
+    }
     let common = smp::Common {
         features: platform.features,
         smap: platform.options.smap,

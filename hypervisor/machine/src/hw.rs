@@ -14,6 +14,8 @@ use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::irq::{Gsi, Polarity, Trigger};
 use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
+use bulkhead_core::pci::FunctionId;
+use bulkhead_core::pci::message::Message;
 use bulkhead_core::sched::CpuSet;
 use bulkhead_core::vcpu::descriptors::Ldt;
 use bulkhead_core::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
@@ -33,7 +35,7 @@ use crate::memory::page_table::Table;
 use crate::memory::{direct, image};
 use crate::time::{TscClock, tsc, warp};
 use crate::trace;
-use crate::{apic, archive, console, cpu, power, shootdown};
+use crate::{apic, archive, console, cpu, pci, power, shootdown};
 
 static HYPERVISOR: Once<Hypervisor<Hw>> = Once::new();
 
@@ -386,6 +388,26 @@ impl Machine for Hw {
 
     fn unmask_line(&self, gsi: Gsi) {
         apic::unmask_line(gsi);
+    }
+
+    fn config_read(&self, function: FunctionId, offset: u8) -> u32 {
+        pci::config_read(function, offset)
+    }
+
+    fn config_write(&self, function: FunctionId, offset: u8, value: u32) {
+        pci::config_write(function, offset, value);
+    }
+
+    fn register_read(&self, address: u64) -> u32 {
+        pci::register_read(address)
+    }
+
+    fn register_write(&self, address: u64, value: u32) {
+        pci::register_write(address, value);
+    }
+
+    fn route_message(&self, _function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
+        apic::message(message, cpu.index())
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

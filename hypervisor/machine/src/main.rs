@@ -19,6 +19,7 @@ mod entry;
 mod hw;
 mod memory;
 mod panic;
+mod pci;
 mod platform;
 mod power;
 mod serial;

@@ -22,6 +22,7 @@ use crate::frames::{FrameList, Mfn};
 use crate::grants::{GrantTable, MapTrack};
 use crate::ids::VcpuId;
 use crate::lock::{Lock, Rank, SharedLock};
+use crate::pci::config::Latch;
 use crate::ports::PortSet;
 use crate::sched::Share;
 use crate::vcpu::{Spent, Vcpu};
@@ -67,6 +68,8 @@ pub struct Domain {
     pub share: Lock<Share, { Rank::Share as u32 }>,
     /// The I/O ports that are its own.
     pub ports: PortSet,
+    /// Where it accesses configuration space.
+    pub(crate) config: Latch,
     /// How it wants to be treated: a bit for each type of `vm_assist`.
     pub assists: AtomicU64,
     /// What it has written of a line so far.

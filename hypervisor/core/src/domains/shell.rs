@@ -13,6 +13,7 @@ use crate::ids::VcpuId;
 use crate::lock::{Lock, SharedLock};
 use crate::machine::Machine;
 use crate::memory::Memory;
+use crate::pci::config::Latch;
 use crate::ports::PortSet;
 use crate::sched::Share;
 use crate::vcpu::{InfoPlace, Vcpu};
@@ -95,6 +96,7 @@ impl Shell<'_> {
             visitors: AtomicU32::new(0),
             share: Lock::new(self.share),
             ports: self.ports.clone(),
+            config: Latch::default(),
             extent: self.extent,
             grants: Lock::new(grants),
             maps: Lock::new(MapTrack::new(limits.maps)),

@@ -3,8 +3,9 @@
 //! It is done in portions, by whoever destroys the domain, in an order in which nothing can come back in:
 //!
 //! 1. [`Step::Stopping`]: none of its vCPUs runs, or will again. What the domain was doing in the hypervisor is over.
-//! 2. [`Step::Devices`]: its devices are nobody's any more, no TLB knows them, and its interrupt lines are masked. That a device is quiet is for the
-//!    control domain to see to before it destroys the domain: what goes on moving data writes to memory that is somebody else's by then.
+//! 2. [`Step::Devices`]: its PCI functions are kept from memory, what they had under way is over, and those that can be reset have been
+//!    ([`crate::pci`]); its devices are nobody's any more, no TLB knows them, and its interrupts are masked. What a device that is on no PCI bus does,
+//!    the control domain sees to before it destroys the domain.
 //! 3. [`Step::Channels`]: whoever was connected to it waits for its number again, which a successor may have.
 //! 4. [`Step::States`]: its vCPUs' states let go of page tables, descriptors and records.
 //! 5. [`Step::Tables`]: pins go, and with them the last page tables. Nothing of the domain refers to its frames any more.
@@ -204,10 +205,14 @@ impl<M: Machine> Hypervisor<M> {
                 Step::Devices
             }
             Step::Devices => {
+                // While it still owns them: nobody else is to have one that is not quiet.
+                if !self.release_functions(domain.id) {
+                    return Err(Errno::Restart);
+                }
                 // None of its vCPUs will run again, so nobody reaches them by what TLBs still know.
                 self.machine().flush(Flush::All);
                 // First: whoever has a line assigned next finds it nobody's.
-                self.release_lines(domain.id);
+                self.release_pirqs(domain.id);
                 if !mutant!(DevicesKept) {
                     self.memory.devices.write().release(domain.id);
                 }

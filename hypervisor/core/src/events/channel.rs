@@ -4,7 +4,7 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::event::Virq;
 
 use super::{EventError, Port};
-use crate::irq::Gsi;
+use crate::irq::Pirq;
 
 /// What a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum Channel {
     },
     /// Raised by the hypervisor as a virtual interrupt.
     Virq(Virq),
-    /// Raised by an interrupt line of the domain's.
-    Pirq(Gsi),
+    /// Raised by an interrupt of the domain's.
+    Pirq(Pirq),
     /// Raised by the domain itself, to interrupt the vCPU that the port notifies.
     Ipi,
 }

@@ -12,7 +12,7 @@ use bulkhead_abi::DomId;
 
 use super::{Channel, EventError, EventTable, Port};
 use crate::ids::VcpuId;
-use crate::irq::Gsi;
+use crate::irq::Pirq;
 
 /// The table of the other end, if it is not the same.
 #[derive(Debug)]
@@ -41,17 +41,17 @@ impl Peer<'_> {
     }
 }
 
-/// A port that is closed now, and whose pending bit must go with it, and its interrupt line, if it had one.
+/// A port that is closed now, and whose pending bit must go with it, and its pirq, if it had one.
 ///
-/// Call [`SharedInfoView::clear_pending`](super::bits::SharedInfoView::clear_pending), and unbind the line, before the lock of its table is
+/// Call [`SharedInfoView::clear_pending`](super::bits::SharedInfoView::clear_pending), and unbind the pirq, before the lock of its table is
 /// dropped: the port's next user must not find a notification that was not for it.
 #[must_use = "the next user of the port would find a notification that was not for it"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
     /// The port.
     pub port: Port,
-    /// The interrupt line that raised it.
-    pub line: Option<Gsi>,
+    /// The pirq that raised it.
+    pub pirq: Option<Pirq>,
 }
 
 /// How far the closing of one port has come.
@@ -92,7 +92,7 @@ impl EventTable {
     /// [`EventError::NotOpen`].
     pub fn close(&mut self, port: Port, mut peer: Peer<'_>) -> Result<Closing, EventError> {
         let status = self.status(port);
-        let mut line = None;
+        let mut pirq = None;
         match status.channel {
             Channel::Closed => return Err(EventError::NotOpen),
             Channel::Interdomain { domain, port: other } => {
@@ -123,11 +123,11 @@ impl EventTable {
                     *place = None;
                 }
             }
-            Channel::Pirq(gsi) => line = Some(gsi),
+            Channel::Pirq(its) => pirq = Some(its),
             Channel::Unbound { .. } | Channel::Ipi => {}
         }
         self.ports.close(port);
-        Ok(Closing::Done(Closed { port, line }))
+        Ok(Closing::Done(Closed { port, pirq }))
     }
 
     /// Closes the open ports from `from` on, `budget` of them at most, and gives each to `closed`.

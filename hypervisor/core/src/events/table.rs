@@ -10,7 +10,7 @@ use super::ports::{Entry, Ports};
 use super::virq::VirqPorts;
 use super::{Channel, EventError, GlobalVirqs, Peer, Port};
 use crate::ids::VcpuId;
-use crate::irq::Gsi;
+use crate::irq::Pirq;
 
 /// A port to be raised, and the vCPU that is to be notified of it.
 ///
@@ -165,21 +165,21 @@ impl EventTable {
         self.ports.open(Channel::Ipi, vcpu)
     }
 
-    /// Opens a port that an interrupt line raises. The caller sees to it that it is the domain's, and has no other port.
+    /// Opens a port that an interrupt raises. The caller sees to it that it is the domain's, and has no other port.
     ///
     /// # Errors
     ///
     /// [`EventError::NoFreePort`], [`EventError::OutOfMemory`], [`EventError::Dying`].
-    pub fn bind_pirq(&mut self, gsi: Gsi) -> Result<Port, EventError> {
+    pub fn bind_pirq(&mut self, pirq: Pirq) -> Result<Port, EventError> {
         self.check_alive()?;
-        self.ports.open(Channel::Pirq(gsi), VcpuId::BOOT)
+        self.ports.open(Channel::Pirq(pirq), VcpuId::BOOT)
     }
 
-    /// What an interrupt of `gsi` raises that was for `port`; `None` if the port does not stand for that line any more.
+    /// What `pirq` raises that was for `port`; `None` if the port does not stand for it any more.
     #[must_use = "an undelivered notification is a lost wake-up"]
-    pub fn pirq(&self, gsi: Gsi, port: Port) -> Option<Raise> {
+    pub fn pirq(&self, pirq: Pirq, port: Port) -> Option<Raise> {
         let entry = self.ports.get(port);
-        (entry.channel == Channel::Pirq(gsi)).then_some(Raise {
+        (entry.channel == Channel::Pirq(pirq)).then_some(Raise {
             port,
             vcpu: entry.notify,
         })

@@ -5,30 +5,46 @@ use crate::devices::{Assigned, Resource};
 use crate::frames::Mfn;
 use crate::irq::Gsi;
 use crate::machine::Machine;
+use crate::pci::{FunctionId, Reset};
 use bulkhead_abi::Errno;
-use bulkhead_abi::control::{ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice};
+use bulkhead_abi::control::{
+    ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, RESET_FUNCTION, RESET_NOT,
+};
 
 pub(super) fn assign<M: Machine>(call: &mut Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let mut record: AssignDevice = call.read(at)?;
     let AssignDevice {
         domain,
         kind,
         first,
         count,
-        reserved,
-    } = call.read(call.arg::<1>())?;
+        reset,
+    } = record;
     // While it is visited it does not lose what it owns.
     let visit = domains::visit_other(call, domain)?;
+    if count == 0 || reset != 0 {
+        return Err(Errno::Inval);
+    }
     let (what, limit) = match kind {
         ASSIGN_PORTS => (Resource::Ports, 1 << 16),
         ASSIGN_FRAMES => (Resource::Frames, Mfn::LIMIT),
         ASSIGN_LINES => (Resource::Lines, Gsi::LIMIT.into()),
+        ASSIGN_PCI if count == 1 => {
+            // Tried first: what is assigned stays so.
+            call.write(at, &record)?;
+            let id = FunctionId::new(u16::try_from(first).map_err(|_| Errno::Inval)?);
+            record.reset = match call.hv.assign_function(visit.domain(), id)? {
+                Reset::Not => RESET_NOT,
+                Reset::FunctionLevel => RESET_FUNCTION,
+            };
+            call.write(at, &record)?;
+            return Ok(0);
+        }
         _ => return Err(Errno::Inval),
     };
     let end = first.checked_add(count).filter(|&end| end <= limit);
     let last = end.and_then(|end| end.checked_sub(1)).ok_or(Errno::Inval)?;
-    if count == 0 || reserved != 0 {
-        return Err(Errno::Inval);
-    }
     call.hv.assign(Assigned {
         owner: visit.domain().id,
         what,

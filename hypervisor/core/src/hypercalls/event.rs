@@ -153,7 +153,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Leaves nothing behind of a port that has been closed. The lock of its table is still held.
     fn end_port(&self, domain: &Domain, closed: &Closed) {
-        self.unbind_line(domain, closed);
+        self.unbind_pirq(domain, closed);
         let frame = self.machine().frame(domain.shared_info);
         SharedInfoView::new(&frame).clear_pending(closed.port);
     }

@@ -321,7 +321,7 @@ mod tests {
 - `event_channel_op.init_control`, `expand_array`, `set_priority` (11 to 13): the FIFO form of event channels. Guests fall back to that of two \
          levels.
 - `memory_op.acquire_resource` of other types than grant tables is refused with `EOPNOTSUPP`: they are of guests that are not paravirtual.
-- `physdev_op.get_free_pirq` knows lines alone: a pirq has the number of its line.
+- `physdev_op.get_free_pirq` knows lines alone: the pirq of a line has its number. Messages' have those from 96 on ([pci.md](pci.md)).
 ";
 
     #[test]

@@ -42,7 +42,7 @@ pub use hostile::Hostile;
 pub use locks::check_locks;
 pub use paths::Fate;
 pub use ram::Ram;
-pub use sim::{Sim, SimConfig};
+pub use sim::{Sim, SimConfig, functions};
 pub use stage::{Deed, Score, Stage, StageConfig};
 pub use tally::{Count, Ending, Tally};
 pub use tlb::{Access, Cached, Leaf, Rights, Tlb};

@@ -10,7 +10,7 @@ use crate::domains::builder::BuildError;
 use crate::hypervisor::{Cpu, Current, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
 use crate::invariants::registers;
-use crate::irq::Gsi;
+use crate::irq::{Gsi, Pirq};
 use crate::machine::Machine;
 use crate::ports::PortSet;
 use crate::sched::CpuSet;
@@ -132,6 +132,7 @@ impl World {
             })
             .collect();
         let hv = Hypervisor::new(memory, config.cpus as usize, end_policy).unwrap();
+        assert_eq!(hv.discover_functions(), (5, 0));
         for n in 0..config.cpus {
             hv.cpu_online(CpuId::new(n));
         }
@@ -347,9 +348,14 @@ impl World {
     pub fn interrupt(&self, cpu: usize, gsi: Gsi) {
         self.visit(cpu, Bases::Kept, |hv, _, _| {
             if hv.machine().fire_line(gsi) {
-                hv.line_interrupt(gsi);
+                hv.pirq_interrupt(gsi.into());
             }
         });
+    }
+
+    /// A message interrupts `cpu`, whether or not it is masked: one may be on its way.
+    pub fn message(&self, cpu: usize, pirq: Pirq) {
+        self.visit(cpu, Bases::Kept, |hv, _, _| hv.pirq_interrupt(pirq));
     }
 
     /// The guest on `cpu` computes for `ns` nanoseconds, as far as interrupts let it; so does who comes after it.

@@ -9,7 +9,7 @@ const SLAVE_DATA: u16 = 0xa1;
 
 /// The vectors that a spurious interrupt of theirs would use. They reset to vectors of CPU exceptions, so even
 /// masked controllers must be moved; nothing else uses these sixteen.
-const FIRST_VECTOR: u8 = 0x20;
+pub(super) const FIRST_VECTOR: u8 = 0x20;
 
 /// Moves the controllers' vectors away from those of exceptions, and masks every line.
 ///

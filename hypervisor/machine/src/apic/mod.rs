@@ -7,6 +7,7 @@
 mod io;
 mod legacy;
 mod local;
+mod message;
 mod registers;
 mod timer;
 
@@ -16,15 +17,17 @@ pub(crate) use io::{
 };
 pub(crate) use legacy::mask as mask_8259s;
 pub(crate) use local::{Ipi, eoi, id, init, nmi_to_others, send_ipi};
+pub(crate) use message::route as message;
 pub(crate) use timer::{calibrate, set_timer, stop_timer};
 
 use bulkhead_abi::extension::DIRECT_GATE_VECTORS;
-use bulkhead_core::irq::Gsi;
+use bulkhead_core::irq::{Gsi, Pirq};
+use bulkhead_core::pci::message::Message;
 
 /// Interrupt vectors of the local APIC.
 ///
 /// The APIC ranks interrupts by the upper half of the vector; the timer goes before what devices and guests
-/// cause. Below these are the vectors of lines: see [`Vector::FIRST_LINE`].
+/// cause. Below these are the vectors of lines, and below those the ones of messages: see [`Vector::FIRST_LINE`], [`Vector::FIRST_MESSAGE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Vector {
@@ -43,9 +46,16 @@ pub(crate) enum Vector {
 impl Vector {
     /// The vector of line 0. The others follow.
     pub(crate) const FIRST_LINE: u8 = 0x90;
+
+    /// The vector of message 0. The others follow.
+    pub(crate) const FIRST_MESSAGE: u8 = 0x30;
 }
 
 // The vectors of lines lie between those that a guest may have gates for, which must be no device's, and the timer's.
+const _: () = assert!(
+    legacy::FIRST_VECTOR + 16 <= Vector::FIRST_MESSAGE
+        && Vector::FIRST_MESSAGE + Message::LIMIT <= *DIRECT_GATE_VECTORS.start()
+);
 const _: () = assert!(
     *DIRECT_GATE_VECTORS.end() < Vector::FIRST_LINE && Vector::FIRST_LINE + Gsi::LIMIT <= Vector::Timer as u8
 );
@@ -55,8 +65,8 @@ const _: () = assert!(
 pub(crate) enum Interrupt {
     /// The one-shot timer has fired.
     Timer,
-    /// A device's. Who handles it calls [`eoi`] when the line has been masked, if it has to be: it would interrupt again at once.
-    Line(Gsi),
+    /// A device's. Who handles it calls [`eoi`] when a line has been masked, if it has to be: it would interrupt again at once.
+    Device(Pirq),
     /// Nothing that anybody waits for.
     Other,
 }
@@ -68,7 +78,10 @@ pub(crate) fn acknowledge(vector: u32) -> Interrupt {
         return Interrupt::Other;
     }
     if let Some(gsi) = io::line(vector) {
-        return Interrupt::Line(gsi);
+        return Interrupt::Device(gsi.into());
+    }
+    if let Some(message) = message::of(vector) {
+        return Interrupt::Device(message.into());
     }
     eoi();
     match vector {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use bulkhead_abi::trap::Vector;
-use bulkhead_core::irq::Gsi;
+use bulkhead_core::irq::{Kind, Pirq};
 use bulkhead_core::vcpu::{Mode, Regs};
 use bulkhead_core::{Cpu, Exception};
 use bulkhead_machine::portable::crossing::closed;
@@ -98,7 +98,7 @@ fn trapped(record: &mut CpuInfo, address: u64) {
     match regs.entry_vector {
         vector if vector >= FIRST_INTERRUPT => match apic::acknowledge(vector) {
             apic::Interrupt::Timer => hypervisor.timer_interrupt(core),
-            apic::Interrupt::Line(gsi) => line(gsi),
+            apic::Interrupt::Device(pirq) => device(pirq),
             apic::Interrupt::Other => {}
         },
         vector => {
@@ -123,12 +123,13 @@ fn trapped(record: &mut CpuInfo, address: u64) {
 }
 
 /// A device interrupts.
-fn line(gsi: Gsi) {
-    if console::is_line(gsi) {
-        console::receive();
-        hypervisor().console_input();
-    } else {
-        hypervisor().line_interrupt(gsi);
+fn device(pirq: Pirq) {
+    match pirq.kind() {
+        Kind::Line(gsi) if console::is_line(gsi) => {
+            console::receive();
+            hypervisor().console_input();
+        }
+        Kind::Line(_) | Kind::Message(_) => hypervisor().pirq_interrupt(pirq),
     }
     apic::eoi();
 }
@@ -143,9 +144,9 @@ pub(super) extern "C" fn hypervisor_trap(frame: *mut Regs) -> *mut Regs {
     }
     if regs.entry_vector >= FIRST_INTERRUPT {
         // Interrupts are on only while this CPU waits for one; who waits looks for what is due.
-        if let apic::Interrupt::Line(gsi) = apic::acknowledge(regs.entry_vector) {
+        if let apic::Interrupt::Device(pirq) = apic::acknowledge(regs.entry_vector) {
             // It holds no lock while it waits.
-            line(gsi);
+            device(pirq);
         }
         return frame;
     }

@@ -5,8 +5,8 @@ use alloc::{boxed::Box, vec::Vec};
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
-        ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp,
-        CopyMemory, CreateDomain, DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent,
+        ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS,
+        ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent,
         STATE_BUILDING, STATE_PAUSED, STATE_RUNNING, STATE_SHUT_DOWN, SetLimit, VcpuState,
     },
     event::{ChannelStatus, Virq},
@@ -302,6 +302,9 @@ fn extents(probe: &mut Probe) {
 /// A frame of a device that every PC has, and that lies below all others: the display of old.
 const DISPLAY: u64 = 0xa0;
 
+/// The PCI function of this machine that drives disks: the third of device 31.
+const DISKS: u64 = 31 << 3 | 2;
+
 pub(crate) fn assign(domain: DomId, kind: u16, first: u64, count: u64) -> Answer {
     ask(
         ControlOp::AssignDevice,
@@ -365,8 +368,10 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
     probe.law("ports-are-assigned", assign(domain, ASSIGN_PORTS, 0x2e8, 8));
     // The first is a disk's of old.
     probe.law("a-line-is-assigned", assign(domain, ASSIGN_LINES, 14, 1));
+    probe.law("a-function-is-assigned", assign(domain, ASSIGN_PCI, DISKS, 1));
     let taken = [
         assign(DomId::new(1), ASSIGN_LINES, 14, 1),
+        assign(DomId::new(1), ASSIGN_PCI, DISKS, 1),
         assign(domain, ASSIGN_FRAMES, DISPLAY, 1),
         assign(DomId::new(1), ASSIGN_FRAMES, DISPLAY.wrapping_add(1), 4),
         assign(DomId::new(1), ASSIGN_PORTS, 0x2e0, 9),
@@ -391,6 +396,8 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         assign(domain, ASSIGN_PORTS, 0x3f8, 1),
         assign(domain, ASSIGN_PORTS, 0xcfc, 4),
         assign(domain, ASSIGN_PORTS, 0, 0x1_0000),
+        // The way to all other functions.
+        assign(domain, ASSIGN_PCI, 0, 1),
     ];
     probe.all_refused("sysctl.assign_device", Errno::Acces, &nobodys);
     let bad = [
@@ -400,6 +407,9 @@ fn devices(probe: &mut Probe, window: &mut Window, domain: DomId, frames: &[u64;
         assign(domain, ASSIGN_FRAMES, 1 << 40, 1),
         assign(domain, ASSIGN_PORTS, 0xffff, 2),
         assign(domain, ASSIGN_LINES, 96, 1),
+        assign(domain, ASSIGN_PCI, DISKS, 2),
+        assign(domain, ASSIGN_PCI, 0xffff, 1),
+        assign(domain, ASSIGN_PCI, 0x1_0000, 1),
         assign(DomId::new(0), ASSIGN_FRAMES, DISPLAY, 1),
     ];
     probe.all_refused("sysctl.assign_device", Errno::Inval, &bad);

@@ -79,6 +79,20 @@ fn map(domid: DomId, kind: MapPirqType, index: i32, pirq: i32) -> Answer {
     op(PhysdevOp::MapPirq, in_out(&mut record)).map(|_| u64::from(record.pirq.cast_unsigned()))
 }
 
+/// Maps a message of the first function of bus 0, as one of a capability.
+fn map_message(devfn: i32, entry_nr: i32) -> Answer {
+    let mut record = MapPirq {
+        domid: DomId::SELF,
+        map_type: MapPirqType::Msi.raw(),
+        index: -1,
+        pirq: -1,
+        devfn,
+        entry_nr,
+        ..MapPirq::default()
+    };
+    op(PhysdevOp::MapPirq, in_out(&mut record)).map(|_| u64::from(record.pirq.cast_unsigned()))
+}
+
 fn map_own(gsi: u32) -> Answer {
     map(DomId::SELF, MapPirqType::Gsi, gsi.cast_signed(), -1)
 }
@@ -166,10 +180,14 @@ fn refusals(probe: &mut Probe) {
         map_own(TAKEN),
         map_own(7),
         map_own(90),
+        // A message of a function that is somebody else's.
+        map_message(0, 1),
     ];
     probe.all_refused("physdev_op.map_pirq", Errno::Perm, &not_ours);
     let bad = [
-        map(DomId::SELF, MapPirqType::Msi, -1, -1),
+        map_message(256, 1),
+        map_message(0, -1),
+        map(DomId::SELF, MapPirqType::MultiMsi, -1, -1),
         map(DomId::SELF, MapPirqType::Unknown, 3, -1),
         map(DomId::SELF, gsi, -1, -1),
         map(DomId::SELF, gsi, 3, 4),
@@ -177,14 +195,14 @@ fn refusals(probe: &mut Probe) {
     ];
     probe.all_refused("physdev_op.map_pirq", Errno::Inval, &bad);
     probe.refused("physdev_op.unmap_pirq", Errno::Perm, unmap(other, 3));
-    let numbers = [TAKEN, 96, u32::MAX];
+    let numbers = [TAKEN, 96, 160, u32::MAX];
     let bad = numbers.map(|pirq| unmap(DomId::SELF, pirq));
     probe.all_refused("physdev_op.unmap_pirq", Errno::Inval, &bad);
     probe.all_refused("physdev_op.eoi", Errno::Inval, &numbers.map(eoi));
     probe.all_refused("physdev_op.irq_status_query", Errno::Inval, &numbers.map(query));
-    let not_ours = [bind(TAKEN, 0), bind(7, 0)];
+    let not_ours = [bind(TAKEN, 0), bind(7, 0), bind(96, 0)];
     probe.all_refused("event_channel_op.bind_pirq", Errno::Perm, &not_ours);
-    let bad = [bind(96, 0), bind(u32::MAX, 0), bind(3, 2)];
+    let bad = [bind(160, 0), bind(u32::MAX, 0), bind(3, 2)];
     probe.all_refused("event_channel_op.bind_pirq", Errno::Inval, &bad);
 
     for (name, operation) in [

@@ -7,6 +7,8 @@ use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::irq::{Gsi, Polarity, Trigger};
 use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
+use crate::pci::FunctionId;
+use crate::pci::message::Message;
 use crate::policy::xstate;
 use crate::sched::CpuSet;
 use crate::sync::Ordering;
@@ -374,6 +376,29 @@ impl Machine for Sim {
         let line = state.lines.entry(gsi.raw()).or_default();
         assert!(line.is_routed, "{gsi:?} leads nowhere");
         (line.is_open, line.has_fired) = (true, false);
+    }
+
+    fn config_read(&self, function: FunctionId, offset: u8) -> u32 {
+        self.state().bus.read(function, offset)
+    }
+
+    fn config_write(&self, function: FunctionId, offset: u8, value: u32) {
+        self.state().bus.write(function, offset, value);
+    }
+
+    fn register_read(&self, address: u64) -> u32 {
+        self.state().bus.register(address)
+    }
+
+    fn register_write(&self, address: u64, value: u32) {
+        self.state().bus.set_register(address, value);
+    }
+
+    fn route_message(&self, _function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
+        (
+            0xfee0_0000 | u64::from(cpu.raw()) << 12,
+            u32::from(message.raw()) | 0x100,
+        )
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

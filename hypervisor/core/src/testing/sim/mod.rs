@@ -1,5 +1,6 @@
 //! The simulated machine: CPUs with TLBs and timers around one RAM, and a clock that moves when it is told to.
 
+pub mod functions;
 mod machine;
 
 use super::tlb::{Access, Cached, Tlb};
@@ -10,6 +11,7 @@ use crate::irq::Gsi;
 use crate::irq::Trigger;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
+use crate::pci::FunctionId;
 use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::bounce::Selectors;
@@ -67,6 +69,12 @@ fn records(limit: u64) -> &'static [FrameRecord] {
     drop(tables);
     let records: Vec<FrameRecord> = (0..limit).map(|_| FrameRecord::default()).collect();
     Box::leak(records.into_boxed_slice())
+}
+
+fn device_frames(ram: &Ram) -> Vec<Mfn> {
+    let hole = ram.holes().last().cloned().unwrap();
+    let beyond = ram.limit()..ram.limit() + 8;
+    hole.chain(beyond).filter_map(Mfn::new).collect()
 }
 
 /// A machine in memory. See the methods of [`Machine`] for what it does, and its own for what a test may do.
@@ -129,6 +137,8 @@ struct State {
     ports: BTreeMap<u16, u32>,
     /// What the interrupt controller does with each line that it has been told of; the others are masked.
     lines: BTreeMap<u32, SimLine>,
+    /// The functions on the PCI bus.
+    bus: functions::Bus,
 }
 
 /// An interrupt line, as its controller knows it.
@@ -277,6 +287,7 @@ impl Sim {
                 flushes: 0,
                 ports: BTreeMap::new(),
                 lines: BTreeMap::new(),
+                bus: functions::Bus::new(&device_frames(&ram)),
             }),
             interruption: Interruption::default(),
             ram,
@@ -330,9 +341,27 @@ impl Sim {
 
     /// Frames of devices: in the hole between RAM and RAM, and beyond all RAM.
     pub fn device_frames(&self) -> Vec<Mfn> {
-        let hole = self.ram.holes().last().cloned().unwrap();
-        let beyond = self.ram.limit()..self.ram.limit() + 8;
-        hole.chain(beyond).filter_map(Mfn::new).collect()
+        device_frames(&self.ram)
+    }
+
+    /// The functions on the PCI bus: see [`functions`].
+    pub fn functions(&self) -> Vec<FunctionId> {
+        self.state().bus.ids()
+    }
+
+    /// Whether a function may read and write memory.
+    pub fn is_master(&self, id: FunctionId) -> bool {
+        self.state().bus.is_master(id)
+    }
+
+    /// How often a function has been reset.
+    pub fn resets(&self, id: FunctionId) -> u32 {
+        self.state().bus.resets(id)
+    }
+
+    /// Lets [`functions::RICH`] wait for answers, or no longer.
+    pub fn set_pending(&self, is_pending: bool) {
+        self.state().bus.set_pending(is_pending);
     }
 
     /// What its build id is.
