@@ -32,6 +32,40 @@ pub struct Geometry {
     pub depth: u16,
 }
 
+impl Geometry {
+    /// Whether a request is as the disk and [`Segment`] want it. Drivers refuse others.
+    #[must_use]
+    pub fn admits(&self, operation: &Operation<'_>) -> bool {
+        match *operation {
+            Operation::Read(first, segments) => self.admits_transfer(first, segments),
+            Operation::Write(first, segments) => !self.read_only && self.admits_transfer(first, segments),
+            Operation::Flush => true,
+            Operation::Discard(first, sectors) => {
+                let max = self.discard.map_or(0, |discard| discard.max_sectors);
+                !self.read_only && sectors <= max && self.has(first, sectors)
+            }
+        }
+    }
+
+    fn admits_transfer(&self, first: u64, segments: &[Segment]) -> bool {
+        let sectors = segments.iter().try_fold(0_u32, |sum, segment| {
+            sum.checked_add(segment.sectors()?)
+                .filter(|sum| *sum <= self.max_sectors)
+        });
+        segments.len() <= self.max_segments.into() && sectors.is_some_and(|sectors| self.has(first, sectors))
+    }
+
+    /// Whether there are these sectors, at least one, and they are whole blocks.
+    fn has(&self, first: u64, sectors: u32) -> bool {
+        let block = u64::from(self.logical_block / SECTOR).max(1);
+        let end = first.checked_add(sectors.into());
+        sectors != 0
+            && first.is_multiple_of(block)
+            && u64::from(sectors).is_multiple_of(block)
+            && end.is_some_and(|end| end <= self.sectors)
+    }
+}
+
 /// How sectors can be discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discard {
@@ -48,6 +82,18 @@ pub struct Segment {
     pub address: BusAddress,
     /// How many bytes, a multiple of a sector.
     pub bytes: u32,
+}
+
+impl Segment {
+    /// How many sectors it holds; `None` if it is not as a segment should be.
+    #[must_use]
+    pub fn sectors(&self) -> Option<u32> {
+        const PAGE: u64 = 4096;
+        let offset = self.address.0 % PAGE;
+        let fits = offset.saturating_add(self.bytes.into()) <= PAGE;
+        let is_one = fits && offset.is_multiple_of(4) && self.bytes != 0 && self.bytes.is_multiple_of(SECTOR);
+        is_one.then_some(self.bytes / SECTOR)
+    }
 }
 
 /// What is to be done.
@@ -143,4 +189,81 @@ pub trait Disk {
     /// Asks for an interrupt when something completes from now on. Says whether nothing has completed yet: otherwise take that first.
     #[must_use = "what has completed already raises no interrupt"]
     fn may_sleep(&mut self) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Geometry = Geometry {
+        sectors: 1000,
+        logical_block: 4096,
+        physical_block: 4096,
+        read_only: false,
+        write_cache: false,
+        discard: Some(Discard {
+            max_sectors: 80,
+            granularity: 8,
+        }),
+        max_segments: 4,
+        max_sectors: 24,
+        depth: 1,
+    };
+
+    fn segment(address: u64, bytes: u32) -> Segment {
+        Segment {
+            address: BusAddress(address),
+            bytes,
+        }
+    }
+
+    #[test]
+    fn segments_that_are_none_are_refused() {
+        for (address, bytes, sectors) in [
+            (0x1000, 4096, Some(8)),
+            (0x1e00, 512, Some(1)),
+            (0x1004, 512, Some(1)),
+            (0x1002, 512, None),
+            (0x1000, 0, None),
+            (0x1000, 100, None),
+            (0x1200, 4096, None),
+            (0xffff_ffff_ffff_fe00, 1024, None),
+            (0x1000, !511, None),
+        ] {
+            assert_eq!(segment(address, bytes).sectors(), sectors, "{address:#x} {bytes}");
+        }
+    }
+
+    #[test]
+    fn only_whole_blocks_that_the_disk_has_are_admitted() {
+        let page = segment(0x1000, 4096);
+        let halves = [segment(0x1000, 2048), segment(0x3800, 2048)];
+        for (operation, is_admitted) in [
+            (Operation::Read(0, &[page]), true),
+            (Operation::Read(992, &[page]), true),
+            (Operation::Read(8, &halves), true),
+            (Operation::Write(8, &[page; 3]), true),
+            (Operation::Read(8, &[page; 4]), false),
+            (Operation::Read(8, &[segment(0, 512); 5]), false),
+            (Operation::Read(8, &halves[..1]), false),
+            (Operation::Read(4, &[page]), false),
+            (Operation::Read(1000, &[page]), false),
+            (Operation::Write(996, &[page]), false),
+            (Operation::Read(!7, &[page]), false),
+            (Operation::Read(0, &[]), false),
+            (Operation::Discard(0, 80), true),
+            (Operation::Discard(0, 88), false),
+            (Operation::Discard(0, 0), false),
+            (Operation::Discard(960, 48), false),
+            (Operation::Flush, true),
+        ] {
+            assert_eq!(DISK.admits(&operation), is_admitted, "{operation:?}");
+            let read_only = Geometry {
+                read_only: true,
+                ..DISK
+            };
+            let is_read = matches!(operation, Operation::Read(..) | Operation::Flush);
+            assert_eq!(read_only.admits(&operation), is_admitted && is_read);
+        }
+    }
 }

@@ -1,0 +1,501 @@
+//! A disk (section 5.2).
+//!
+//! Requests are chains of descriptors: a header, the segments, a byte for the status. Where the device takes indirect descriptors a chain is one
+//! descriptor of the queue that leads to a table: so the queue is as deep as it is long, whatever the requests are. Without them a request
+//! of a page takes three, and a queue of 256 is full with 85. Each head has a slot, in which its table, header and status are.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::iter::{chain, once};
+
+use bitflags::bitflags;
+use bulkhead_devices::disk::{
+    Completion, Discard, Disk, Failed, Geometry, Operation, Refused, SECTOR, Segment, Tag,
+};
+use bulkhead_devices::function::{Clock, Denied, DmaMemory, Function};
+use bulkhead_pci::FunctionInfo;
+use virtio_drivers::transport::{DeviceType, Transport as Negotiation};
+
+use crate::queue::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Queue, Used, WRITE};
+use crate::transport::{StartError, Transport};
+
+bitflags! {
+    /// What device and driver can agree on. What is not listed is never agreed on, as several queues, or zeros to be written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Features: u64 {
+        const SIZE_MAX = 1 << 1;
+        const SEG_MAX = 1 << 2;
+        const READ_ONLY = 1 << 5;
+        const BLOCK_SIZE = 1 << 6;
+        const FLUSH = 1 << 9;
+        const TOPOLOGY = 1 << 10;
+        const DISCARD = 1 << 13;
+        const INDIRECT = 1 << 28;
+        const EVENT_INDEX = 1 << 29;
+        const VERSION_1 = 1 << 32;
+        /// The device reaches memory as other devices of the machine do: through the IOMMU, if there is one.
+        const ACCESS_PLATFORM = 1 << 33;
+        /// The device wants memory ordered as other devices do, and so it is.
+        const ORDER_PLATFORM = 1 << 36;
+    }
+}
+
+/// Offsets in the configuration (section 5.2.4).
+mod config {
+    pub(super) const CAPACITY: usize = 0;
+    pub(super) const SIZE_MAX: usize = 8;
+    pub(super) const SEG_MAX: usize = 12;
+    pub(super) const BLOCK_SIZE: usize = 20;
+    pub(super) const PHYSICAL_BLOCK: usize = 24;
+    pub(super) const MAX_DISCARD: usize = 36;
+    pub(super) const DISCARD_ALIGNMENT: usize = 44;
+}
+
+/// Kinds of requests (section 5.2.6).
+mod kind {
+    pub(super) const READ: u32 = 0;
+    pub(super) const WRITE: u32 = 1;
+    pub(super) const FLUSH: u32 = 4;
+    pub(super) const DISCARD: u32 = 11;
+}
+
+/// What the device says of a request that is done.
+mod status {
+    pub(super) const OK: u8 = 0;
+    pub(super) const IO_ERROR: u8 = 1;
+    pub(super) const UNSUPPORTED: u8 = 2;
+    /// What no device says.
+    pub(super) const NONE: u8 = 0xff;
+}
+
+/// The queue's length with indirect descriptors: as many requests as can be outstanding.
+const INDIRECT_SIZE: u16 = 128;
+/// Without.
+const DIRECT_SIZE: u16 = 256;
+
+/// The most segments of a request, so that its slot takes a quarter of a page at most.
+const MAX_SEGMENTS: u16 = 59;
+
+/// Bytes of a page, which is what pieces of memory with slots are.
+const PAGE: usize = 4096;
+/// Sectors of a page, which is the largest segment.
+const PAGE_SECTORS: u32 = 8;
+
+/// Where things are in a slot; behind them, with indirect descriptors, a table.
+mod slot {
+    pub(super) const HEADER: usize = 0;
+    pub(super) const RANGE: usize = 16;
+    pub(super) const STATUS: usize = 32;
+    pub(super) const TABLE: usize = 48;
+    /// Bytes of one without a table, and of one with.
+    pub(super) const DIRECT_BYTES: usize = 64;
+    pub(super) const INDIRECT_BYTES: usize = 1024;
+}
+
+const _: () = assert!(slot::TABLE + (MAX_SEGMENTS as usize + 2) * DESCRIPTOR == slot::INDIRECT_BYTES);
+
+/// Whether this driver drives such functions: virtio disks that know virtio 1.
+#[must_use]
+pub fn drives(info: &FunctionInfo) -> bool {
+    const VENDOR: u16 = 0x1af4;
+    const DISK: u16 = 0x1042;
+    /// One that also knows what was before virtio 1.
+    const TRANSITIONAL_DISK: u16 = 0x1001;
+    info.vendor == VENDOR && matches!(info.device, DISK | TRANSITIONAL_DISK)
+}
+
+/// A request that the device has.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    tag: Tag,
+    /// The queue's descriptors that it takes.
+    descriptors: u16,
+    /// Bytes that the device is to write, the status among them.
+    writes: u32,
+}
+
+/// A virtio disk at work. Dropping it resets the device: it does not reach memory any more.
+#[derive(Debug)]
+pub struct Block<F: Function> {
+    /// The first to be dropped.
+    transport: Transport<F>,
+    queue: Queue<F>,
+    has_indirect: bool,
+    slots: Slots<F::Memory>,
+    geometry: Geometry,
+    /// By head.
+    requests: Box<[Option<Request>]>,
+    outstanding: usize,
+    /// For each descriptor the one after it, in its chain or in the list of the free.
+    next: Box<[u16]>,
+    first_free: u16,
+    free: u16,
+    /// What has come to its end without the device. There is room for all requests.
+    done: VecDeque<Completion>,
+    is_broken: bool,
+    /// It was said that who uses this may sleep, and nothing has completed since.
+    is_idle: bool,
+}
+
+impl<F: Function> Block<F> {
+    /// Brings a device to work that [this driver drives](drives).
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn start(function: F, clock: &impl Clock) -> Result<Self, StartError> {
+        let mut transport = Transport::reset(function, DeviceType::Block, clock).await?;
+        let features = transport.negotiate(Features::all())?;
+        if !features.contains(Features::VERSION_1) {
+            return Err(StartError::Features);
+        }
+        let mut geometry = read_geometry(&transport, features).ok_or(StartError::Geometry)?;
+        let has_indirect = features.contains(Features::INDIRECT);
+        let (size, slot) = if has_indirect {
+            (INDIRECT_SIZE, slot::INDIRECT_BYTES)
+        } else {
+            (DIRECT_SIZE, slot::DIRECT_BYTES)
+        };
+        let queue = transport.queue(0, size, features.contains(Features::EVENT_INDEX))?;
+        let size = queue.size();
+        // In a queue without tables a request must find room.
+        let (room, depth) = if has_indirect {
+            (MAX_SEGMENTS, size)
+        } else {
+            (size.saturating_sub(2), size / 3)
+        };
+        geometry.max_segments = geometry.max_segments.min(room);
+        geometry.max_sectors = u32::from(geometry.max_segments).saturating_mul(PAGE_SECTORS);
+        geometry.depth = depth;
+        if geometry.max_segments == 0 || depth == 0 {
+            return Err(StartError::Queue);
+        }
+        let slots = Slots::new(&mut transport, size, slot)?;
+        transport.finish_init();
+        Ok(Self {
+            transport,
+            queue,
+            has_indirect,
+            slots,
+            geometry,
+            requests: (0..size).map(|_| None).collect(),
+            outstanding: 0,
+            next: (1..=size).collect(),
+            first_free: 0,
+            free: size,
+            done: VecDeque::with_capacity(size.into()),
+            is_broken: false,
+            is_idle: false,
+        })
+    }
+
+    /// Puts a chain into the queue, and returns its head and how many descriptors of the queue it takes; `None` if there are too few.
+    fn chain(&mut self, data: impl Iterator<Item = (Segment, u16)>, count: u16, head: u16) -> Option<u16> {
+        let slot = self.slots.at(head)?;
+        let at = |offset, bytes, flags| {
+            let address = slot.memory.address_of(slot.offset.wrapping_add(offset));
+            (Segment { address, bytes }, flags)
+        };
+        let header = at(slot::HEADER, 16, 0);
+        let status = at(slot::STATUS, 1, WRITE);
+        let all = chain(once(header), chain(data, once(status)));
+        if self.has_indirect {
+            for (n, (segment, flags)) in (0..count).zip(all) {
+                let next = n.wrapping_add(1);
+                let place = slot.offset.wrapping_add(slot::TABLE);
+                let place = place.wrapping_add(usize::from(n).wrapping_mul(DESCRIPTOR));
+                descriptor(segment, flags, next < count, next).store(slot.memory, place);
+            }
+            let (table, flags) = at(slot::TABLE, u32::from(count).wrapping_mul(16), INDIRECT);
+            self.queue.describe(head, descriptor(table, flags, false, 0));
+            return Some(1);
+        }
+        let mut id = head;
+        for (n, (segment, flags)) in (1..=count).zip(all) {
+            let next = self.next.get(usize::from(id)).copied()?;
+            self.queue
+                .describe(id, descriptor(segment, flags, n < count, next));
+            id = next;
+        }
+        Some(count)
+    }
+
+    /// The device does not do what it should: it is stopped, and all that it had ends.
+    #[cold]
+    fn break_down(&mut self, why: &str) {
+        log::error!("{}: {why}: it is stopped", self.transport.address());
+        self.is_broken = true;
+        self.transport.stop();
+        for request in self.requests.iter_mut().filter_map(Option::take) {
+            self.done.push_back(Completion {
+                tag: request.tag,
+                result: Err(Failed::Broken),
+            });
+        }
+        self.outstanding = 0;
+    }
+
+    /// Ends a request that the device has used; `None` if it has none such, or it cannot have ended so.
+    fn finish(&mut self, used: Used) -> Option<Completion> {
+        let head = u16::try_from(used.head).ok()?;
+        let request = self.requests.get_mut(usize::from(head))?.take()?;
+        let slot = self.slots.at(head)?;
+        let status = slot.memory.load8(slot.offset.wrapping_add(slot::STATUS));
+        self.give_back(head, request.descriptors);
+        self.outstanding = self.outstanding.saturating_sub(1);
+        let result = match status {
+            status::OK if used.bytes == request.writes => Ok(()),
+            // What was to be read is not all there, though the device does not mind.
+            status::OK | status::IO_ERROR if used.bytes <= request.writes => {
+                Err(Failed::Device(status.into()))
+            }
+            status::UNSUPPORTED if used.bytes <= request.writes => Err(Failed::Unsupported),
+            _ => {
+                // It is among those that end broken.
+                self.done.push_back(Completion {
+                    tag: request.tag,
+                    result: Err(Failed::Broken),
+                });
+                return None;
+            }
+        };
+        Some(Completion {
+            tag: request.tag,
+            result,
+        })
+    }
+
+    /// Takes the first `count` of the free descriptors, which begin with `head`.
+    fn take_free(&mut self, head: u16, count: u16) {
+        let mut next = head;
+        for _ in 0..count {
+            next = self.next.get(usize::from(next)).copied().unwrap_or(next);
+        }
+        self.first_free = next;
+        self.free = self.free.saturating_sub(count);
+    }
+
+    /// Puts a chain's descriptors back to the free.
+    fn give_back(&mut self, head: u16, count: u16) {
+        let mut last = head;
+        for _ in 1..count {
+            last = self.next.get(usize::from(last)).copied().unwrap_or(last);
+        }
+        if let Some(next) = self.next.get_mut(usize::from(last)) {
+            *next = core::mem::replace(&mut self.first_free, head);
+            self.free = self.free.saturating_add(count);
+        }
+    }
+}
+
+impl<F: Function> Disk for Block<F> {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn submit(&mut self, tag: Tag, operation: Operation<'_>) -> Result<(), Refused> {
+        if self.is_broken {
+            return Err(Refused::Broken);
+        }
+        if !self.geometry.admits(&operation) {
+            return Err(Refused::Invalid);
+        }
+        if self.outstanding.saturating_add(self.done.len()) >= self.requests.len() {
+            return Err(Refused::Full);
+        }
+        let (kind, first, segments, flags): (_, _, &[Segment], _) = match operation {
+            Operation::Read(first, segments) => (kind::READ, first, segments, WRITE),
+            Operation::Write(first, segments) => (kind::WRITE, first, segments, 0),
+            Operation::Discard(..) => (kind::DISCARD, 0, &[], 0),
+            Operation::Flush if self.geometry.write_cache => (kind::FLUSH, 0, &[], 0),
+            Operation::Flush => {
+                let result = Ok(());
+                self.done.push_back(Completion { tag, result });
+                return Ok(());
+            }
+        };
+        let head = self.first_free;
+        let slot = self.slots.at(head).ok_or(Refused::Full)?;
+        let range = if let Operation::Discard(first, sectors) = operation {
+            let at = slot.offset.wrapping_add(slot::RANGE);
+            slot.memory.store64(at, first);
+            slot.memory.store64(at.wrapping_add(8), sectors.into());
+            let address = slot.memory.address_of(at);
+            Some(Segment { address, bytes: 16 })
+        } else {
+            None
+        };
+        // The number is small: the request was admitted.
+        let data = segments.len().saturating_add(range.iter().len());
+        let count = u16::try_from(data).unwrap_or(u16::MAX).saturating_add(2);
+        if self.free < if self.has_indirect { 1 } else { count } {
+            return Err(Refused::Full);
+        }
+        slot.memory
+            .store64(slot.offset.wrapping_add(slot::HEADER), kind.into());
+        slot.memory
+            .store64(slot.offset.wrapping_add(slot::HEADER).wrapping_add(8), first);
+        slot.memory
+            .store8(slot.offset.wrapping_add(slot::STATUS), status::NONE);
+        let data = chain(segments.iter().copied(), range).map(|segment| (segment, flags));
+        let descriptors = self.chain(data, count, head).ok_or(Refused::Full)?;
+        let read = segments.iter().map(|segment| segment.bytes).sum::<u32>();
+        let writes = if flags == WRITE { read.saturating_add(1) } else { 1 };
+        self.take_free(head, descriptors);
+        if let Some(place) = self.requests.get_mut(usize::from(head)) {
+            *place = Some(Request {
+                tag,
+                descriptors,
+                writes,
+            });
+        }
+        self.outstanding = self.outstanding.saturating_add(1);
+        self.queue.offer(head);
+        Ok(())
+    }
+
+    fn commit(&mut self) {
+        if !self.is_broken {
+            self.queue.commit();
+        }
+    }
+
+    fn take(&mut self) -> Option<Completion> {
+        if let Some(done) = self.done.pop_front() {
+            return Some(done);
+        }
+        if self.is_broken {
+            return None;
+        }
+        match self.queue.take() {
+            Ok(Some(used)) => {
+                self.is_idle = false;
+                let completion = self.finish(used);
+                if completion.is_none() {
+                    self.break_down("the disk completed what was not asked of it, or in no way known");
+                    return self.done.pop_front();
+                }
+                completion
+            }
+            Ok(None) => {
+                // Somebody was woken, and nothing is done: perhaps the device has something else to say.
+                let is_awaited = core::mem::take(&mut self.is_idle) && self.outstanding != 0;
+                if is_awaited && self.transport.needs_reset() {
+                    self.break_down("the disk says that it cannot go on");
+                }
+                self.done.pop_front()
+            }
+            Err(_) => {
+                self.break_down("the disk completed more than was asked of it");
+                self.done.pop_front()
+            }
+        }
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        self.is_idle = self.done.is_empty() && (self.is_broken || self.queue.may_sleep());
+        self.is_idle
+    }
+}
+
+fn descriptor(segment: Segment, flags: u16, has_next: bool, next: u16) -> Descriptor {
+    Descriptor {
+        address: segment.address,
+        bytes: segment.bytes,
+        flags: flags | if has_next { NEXT } else { 0 },
+        next: if has_next { next } else { 0 },
+    }
+}
+
+/// Memory for each head's header, status and table: pieces of a page, as larger ones are rarer.
+#[derive(Debug)]
+struct Slots<M> {
+    pieces: Vec<M>,
+    /// Bytes of a slot, which divide a page.
+    bytes: usize,
+}
+
+/// Where a slot is.
+struct Slot<'a, M> {
+    memory: &'a M,
+    offset: usize,
+}
+
+impl<M> Slots<M> {
+    /// So many slots of so many bytes.
+    fn new<F: Function<Memory = M>>(
+        transport: &mut Transport<F>,
+        count: u16,
+        bytes: usize,
+    ) -> Result<Self, Denied> {
+        let pieces = usize::from(count).saturating_mul(bytes).div_ceil(PAGE);
+        let pieces = (0..pieces)
+            .map(|_| transport.memory(PAGE))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { pieces, bytes })
+    }
+
+    fn at(&self, head: u16) -> Option<Slot<'_, M>> {
+        let at = usize::from(head).wrapping_mul(self.bytes);
+        Some(Slot {
+            memory: self.pieces.get(at / PAGE)?,
+            offset: at % PAGE,
+        })
+    }
+}
+
+/// What the disk is like, as far as its configuration says; `None` if that makes no sense.
+fn read_geometry<T: Negotiation>(transport: &T, features: Features) -> Option<Geometry> {
+    let read32 = |offset, feature| {
+        if features.contains(feature) {
+            transport.read_config_space::<u32>(offset)
+        } else {
+            Ok(0)
+        }
+    };
+    let read = || {
+        let low = transport.read_config_space::<u32>(config::CAPACITY)?;
+        let high = transport.read_config_space::<u32>(config::CAPACITY.wrapping_add(4))?;
+        let physical = if features.contains(Features::TOPOLOGY) {
+            transport.read_config_space::<u8>(config::PHYSICAL_BLOCK)?
+        } else {
+            0
+        };
+        Ok((
+            u64::from(high) << 32 | u64::from(low),
+            read32(config::SIZE_MAX, Features::SIZE_MAX)?,
+            read32(config::SEG_MAX, Features::SEG_MAX)?,
+            read32(config::BLOCK_SIZE, Features::BLOCK_SIZE)?,
+            physical,
+            read32(config::MAX_DISCARD, Features::DISCARD)?,
+            read32(config::DISCARD_ALIGNMENT, Features::DISCARD)?,
+        ))
+    };
+    let (sectors, size_max, seg_max, block, physical, max_discard, alignment) =
+        transport.read_consistent(read).ok()?;
+    // A disk that says nothing of its blocks has sectors.
+    let logical_block = if block == 0 { SECTOR } else { block };
+    let physical_block = logical_block.checked_shl(physical.into())?;
+    let is_block = logical_block.is_power_of_two() && (SECTOR..=4096).contains(&logical_block);
+    // A segment is a page at most, and not split.
+    let takes_pages = size_max == 0 || size_max >= 4096;
+    if !is_block || physical_block < logical_block || !takes_pages {
+        return None;
+    }
+    Some(Geometry {
+        // Of a block that is not whole nothing can be read.
+        sectors: sectors & !u64::from(logical_block / SECTOR).wrapping_sub(1),
+        logical_block,
+        physical_block,
+        read_only: features.contains(Features::READ_ONLY),
+        write_cache: features.contains(Features::FLUSH),
+        discard: (max_discard != 0).then_some(Discard {
+            max_sectors: max_discard,
+            granularity: alignment.max(1),
+        }),
+        max_segments: u16::try_from(seg_max).unwrap_or(u16::MAX).max(1),
+        max_sectors: 0,
+        depth: 0,
+    })
+}
