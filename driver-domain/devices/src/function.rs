@@ -1,6 +1,6 @@
 //! What a driver is given: one PCI function, with its registers, memory that it reaches, and time.
 //!
-//! The runtime implements these traits for a guest that owns a function, [`testing`](crate::testing) for simulated devices. A driver
+//! The runtime implements these traits for a guest that owns a function, the module `testing` for simulated devices. A driver
 //! written to them has no `unsafe`, and no address of memory but those that it tells the device.
 //!
 //! # Order

@@ -60,6 +60,7 @@ mod command_line;
 pub mod console;
 pub mod control;
 mod critical_section;
+pub mod device;
 mod environment;
 pub mod event;
 pub mod executor;

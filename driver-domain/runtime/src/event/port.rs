@@ -7,7 +7,10 @@ use bulkhead_abi::{DomId, errno::Failure, event::Virq};
 use embassy_sync::{blocking_mutex::raw::CriticalSectionRawMutex, signal::Signal};
 use spin::Mutex;
 
-use crate::{hypercall, shared_info::SharedInfo};
+use crate::{
+    hypercall::{self, physdev::Message},
+    shared_info::SharedInfo,
+};
 
 /// That a port has fired, and who waits for it.
 type Fired = Signal<CriticalSectionRawMutex, ()>;
@@ -23,6 +26,8 @@ static FIRED: Mutex<Vec<&'static Fired>> = Mutex::new(Vec::new());
 pub struct Port {
     number: u32,
     fired: &'static Fired,
+    /// The device's interrupt that it is bound to, for nobody else's use.
+    pirq: Option<u32>,
 }
 
 impl Port {
@@ -63,6 +68,26 @@ impl Port {
     /// `ENOSPC` if no port is free.
     pub fn bind_ipi() -> Result<Self, Failure> {
         hypercall::event::bind_ipi().map(Self::open)
+    }
+
+    /// Binds a new port to a message that a function of this domain's sends, as long as the port is there.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for a function that is not this domain's, `EINVAL` for an entry that there is not, `ENOSPC` if no port is free.
+    pub(crate) fn bind_message(message: Message) -> Result<Self, Failure> {
+        let pirq = hypercall::physdev::map_message(message)?;
+        match hypercall::event::bind_pirq(pirq) {
+            Ok(number) => {
+                let mut port = Self::open(number);
+                port.pirq = Some(pirq);
+                Ok(port)
+            }
+            Err(error) => {
+                unmap(pirq);
+                Err(error)
+            }
+        }
     }
 
     /// The port's number, which a peer needs to bind to it.
@@ -112,7 +137,11 @@ impl Port {
         if let Err(error) = hypercall::event::unmask(number) {
             log::error!("port {number} stays masked: {error}");
         }
-        Self { number, fired }
+        Self {
+            number,
+            fired,
+            pirq: None,
+        }
     }
 }
 
@@ -131,6 +160,16 @@ impl Drop for Port {
         }
         // What the old channel raised is no business of the port's next user.
         bits.clear(self.number);
+        if let Some(pirq) = self.pirq {
+            unmap(pirq);
+        }
+    }
+}
+
+/// Gives a pirq back.
+fn unmap(pirq: u32) {
+    if let Err(error) = hypercall::physdev::unmap(pirq) {
+        log::error!("pirq {pirq} stays mapped: {error}");
     }
 }
 

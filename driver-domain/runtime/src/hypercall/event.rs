@@ -4,8 +4,8 @@ use bulkhead_abi::{
     DomId, Hypercall, Record,
     errno::Failure,
     event::{
-        AllocUnbound, BindInterdomain, BindIpi, BindVirq, ChannelStatus, Close, EventChannelOp, Send, Status,
-        Unmask, Virq,
+        AllocUnbound, BindInterdomain, BindIpi, BindPirq, BindVirq, ChannelStatus, Close, EventChannelOp,
+        Send, Status, Unmask, Virq,
     },
 };
 
@@ -31,6 +31,7 @@ operations!(
     AllocUnbound,
     BindInterdomain,
     BindIpi,
+    BindPirq,
     BindVirq,
     Close,
     Send,
@@ -82,6 +83,16 @@ pub(crate) fn bind_virq(virq: Virq) -> Result<u32, Failure> {
 /// Binds a new port to the vCPU itself.
 pub(crate) fn bind_ipi() -> Result<u32, Failure> {
     let mut record = BindIpi { vcpu: VCPU, port: 0 };
+    event_channel_op(&mut record).map(|()| record.port)
+}
+
+/// Binds a new port to an interrupt of a device.
+pub(crate) fn bind_pirq(pirq: u32) -> Result<u32, Failure> {
+    let mut record = BindPirq {
+        pirq,
+        flags: 0,
+        port: 0,
+    };
     event_channel_op(&mut record).map(|()| record.port)
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod grant;
 mod info;
 pub(crate) mod memory;
 mod mmu;
+pub(crate) mod physdev;
 mod raw;
 mod sched;
 mod trap;

@@ -57,14 +57,19 @@ impl FrameMap {
 
     /// Takes `count` neighbouring frames and returns the first, or `None` if no run is that long.
     pub(super) fn take_run(&mut self, count: usize) -> Option<usize> {
+        self.take_run_if(count, |_| true)
+    }
+
+    /// As [`Self::take_run`], of frames each of which but the first `continues` the one before it.
+    pub(super) fn take_run_if(&mut self, count: usize, continues: impl Fn(usize) -> bool) -> Option<usize> {
         if count == 0 || count > self.free {
             return None;
         }
         let end = self.words.len().saturating_mul(64);
         // Runs that start before `next` may reach past it, so the second search covers everything.
         let start = self
-            .find_run(self.next..end, count)
-            .or_else(|| self.find_run(0..end, count))?;
+            .find_run(self.next..end, count, &continues)
+            .or_else(|| self.find_run(0..end, count, &continues))?;
         self.next = start.saturating_add(count);
         for frame in start..self.next {
             if let Some(word) = self.words.get_mut(frame / 64) {
@@ -75,7 +80,12 @@ impl FrameMap {
         Some(start)
     }
 
-    fn find_run(&self, within: Range<usize>, count: usize) -> Option<usize> {
+    fn find_run(
+        &self,
+        within: Range<usize>,
+        count: usize,
+        continues: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let mut found = 0_usize;
         let mut frame = within.start;
         while frame < within.end {
@@ -88,6 +98,8 @@ impl FrameMap {
             }
             found = if word & (1 << (frame % 64)) == 0 {
                 0
+            } else if found > 0 && !continues(frame) {
+                1
             } else {
                 found.saturating_add(1)
             };
@@ -125,6 +137,18 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, (5..190).collect::<Vec<_>>());
         assert_eq!(map.free(), 0);
+    }
+
+    #[test]
+    fn a_run_breaks_where_a_frame_does_not_continue_it() {
+        let mut map = map(2);
+        map.release(0..128);
+        let continues = |frame| frame != 5 && frame != 6 && frame != 70;
+        assert_eq!(map.take_run_if(6, continues), Some(6));
+        assert_eq!(map.take_run_if(60, continues), None);
+        assert_eq!(map.take_run_if(58, continues), Some(12));
+        assert_eq!(map.take_run_if(58, continues), Some(70));
+        assert_eq!(map.take_run_if(1, |_| false), Some(0));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use spin::Mutex;
 
 use super::{
     bitmap::FrameMap,
-    frame::{Pfn, pages_for, to_usize},
+    frame::{Mfn, Pfn, pages_for, to_usize},
+    p2m,
 };
 
 static FRAMES: Mutex<FrameMap> = Mutex::new(FrameMap::empty());
@@ -37,6 +38,17 @@ pub(super) unsafe fn init([low, high]: [Range<u64>; 2]) {
 /// Takes `count` neighbouring frames, which are mapped writable and hold anything.
 pub(super) fn take(count: usize) -> Option<Pfn> {
     let first = FRAMES.lock().take_run(count)?;
+    Pfn::new(first as u64)
+}
+
+/// Takes `count` frames as [`take`] does, whose machine frames are neighbours too. Memory of a kept extent is made of such runs.
+pub(super) fn take_contiguous(count: usize) -> Option<Pfn> {
+    let machine_frame = |frame: usize| p2m::machine_frame(Pfn::new(frame as u64)?).map(Mfn::raw);
+    let continues = |frame: usize| {
+        let before = frame.checked_sub(1).and_then(machine_frame);
+        before.is_some_and(|before| machine_frame(frame) == before.checked_add(1))
+    };
+    let first = FRAMES.lock().take_run_if(count, continues)?;
     Pfn::new(first as u64)
 }
 

@@ -20,6 +20,7 @@ mod balloon;
 mod batch;
 mod bitmap;
 mod borrowed;
+mod contiguous;
 pub mod frame;
 mod frames;
 mod heap;
@@ -39,6 +40,7 @@ use bulkhead_abi::{errno::Failure, layout::PAGE_SIZE, pte, start_info::StartInfo
 pub use self::{
     balloon::balloon,
     borrowed::borrow,
+    contiguous::Contiguous,
     frame::{Mfn, Pfn, VIRT_BASE},
     own::OwnPage,
     p2m::{machine_frame, pseudo_physical_frame},

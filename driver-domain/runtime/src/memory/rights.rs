@@ -16,6 +16,8 @@ pub(crate) enum Rights {
     ReadOnly,
     /// Reading and executing.
     Code,
+    /// Reading and writing, nothing of which is cached or put off: registers of a device.
+    Registers,
     /// Nothing: there is no mapping.
     None,
 }
@@ -28,6 +30,10 @@ impl Rights {
         match self {
             Self::Data => mapped | pte::WRITABLE | pte::DIRTY | no_execute(),
             Self::ReadOnly => mapped | no_execute(),
+            Self::Registers => {
+                let uncached = pte::CACHE_DISABLE | pte::WRITE_THROUGH;
+                mapped | pte::WRITABLE | pte::DIRTY | uncached | no_execute()
+            }
             Self::Code => mapped,
             Self::None => 0,
         }
@@ -116,7 +122,13 @@ mod tests {
 
     #[test]
     fn no_rights_allow_both_writing_and_execution() {
-        for rights in [Rights::Data, Rights::ReadOnly, Rights::Code, Rights::None] {
+        for rights in [
+            Rights::Data,
+            Rights::ReadOnly,
+            Rights::Code,
+            Rights::Registers,
+            Rights::None,
+        ] {
             let entry = rights.entry(0x1234_5000);
             let can_write = entry & pte::WRITABLE != 0;
             let can_execute = entry & pte::PRESENT != 0 && entry & pte::NO_EXECUTE == 0;

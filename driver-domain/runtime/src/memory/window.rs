@@ -1,7 +1,7 @@
 //! Addresses for frames that are none of this domain's numbered memory: its grant table, what others grant, and what it borrows.
 //!
 //! The window lies behind the linear mapping. Nothing is mapped there but what is asked for; page tables are made when they are
-//! needed, and stay. It has two parts: single pages, of which few are needed, and runs of pages, of which nothing is made before there is
+//! needed, and stay. It has two parts: small pieces, of which few are needed, and runs of pages, of which nothing is made before there is
 //! need for one.
 //!
 //! Lock order: heap, then window, then frames. The heap is needed under the window's lock only before anything of the heap needs a run.
@@ -60,6 +60,38 @@ impl WindowPage {
     pub(crate) fn release(self) {
         if let Some(window) = WINDOW.lock().as_mut() {
             window.single.release(self.index..self.index.saturating_add(1));
+        }
+    }
+}
+
+/// Neighbouring pages' worth of such addresses, given back in the same way.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct WindowPages(Range<usize>);
+
+impl WindowPages {
+    /// Takes `count` pages, or returns `None` if there are not so many together, or no memory for the tables.
+    pub(crate) fn take(count: usize) -> Option<Self> {
+        let mut window = WINDOW.lock();
+        let Window { tables, single, .. } = window.as_mut()?;
+        let first = single.take(tables, count)?;
+        Some(Self(first..first.saturating_add(count)))
+    }
+
+    /// The address of the first.
+    pub(crate) const fn address(&self) -> usize {
+        address(self.0.start)
+    }
+
+    /// The addresses of all.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = usize> + use<> {
+        self.0.clone().map(address)
+    }
+
+    /// Gives them back. Nothing must be mapped there.
+    pub(crate) fn release(self) {
+        if let Some(window) = WINDOW.lock().as_mut() {
+            window.single.release(self.0);
         }
     }
 }
