@@ -9,10 +9,13 @@ use core::fmt;
 /// Bytes of a sector, in which places on a disk and lengths are counted, whatever the disk's blocks are.
 pub const SECTOR: u32 = 512;
 
+/// The most sectors that a disk can have: their bytes are counted in 64 bits.
+pub const MAX_SECTORS: u64 = u64::MAX / 512;
+
 /// What a disk is like. It does not change while the driver lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// How many sectors it has.
+    /// How many sectors it has, at most [`MAX_SECTORS`].
     pub sectors: u64,
     /// Bytes of the smallest piece that can be read and written: a power of two, a sector at least.
     pub logical_block: u32,

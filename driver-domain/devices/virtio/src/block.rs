@@ -11,7 +11,7 @@ use core::iter::{chain, once};
 
 use bitflags::bitflags;
 use bulkhead_devices::disk::{
-    Completion, Discard, Disk, Failed, Geometry, Operation, Refused, SECTOR, Segment, Tag,
+    Completion, Discard, Disk, Failed, Geometry, MAX_SECTORS, Operation, Refused, SECTOR, Segment, Tag,
 };
 use bulkhead_devices::function::{Clock, Denied, DmaMemory, Function};
 use bulkhead_pci::FunctionInfo;
@@ -480,7 +480,7 @@ fn read_geometry<T: Negotiation>(transport: &T, features: Features) -> Option<Ge
     let is_block = logical_block.is_power_of_two() && (SECTOR..=4096).contains(&logical_block);
     // A segment is a page at most, and not split.
     let takes_pages = size_max == 0 || size_max >= 4096;
-    if !is_block || physical_block < logical_block || !takes_pages {
+    if !is_block || physical_block < logical_block || !takes_pages || sectors > MAX_SECTORS {
         return None;
     }
     Some(Geometry {

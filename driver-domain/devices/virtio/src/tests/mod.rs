@@ -414,7 +414,7 @@ fn a_device_that_cannot_go_on_is_noticed_when_it_wakes() {
 #[test]
 fn a_device_that_cannot_be_driven_is_left_reset_and_without_memory() {
     type SetUp<'a> = (StartError, &'a dyn Fn(&Machine));
-    let setups: [SetUp<'_>; 14] = [
+    let setups: [SetUp<'_>; 15] = [
         (StartError::Stuck, &|machine| machine.device().never_resets = true),
         (StartError::Features, &|machine| {
             machine.device().refuses_features = true
@@ -439,6 +439,9 @@ fn a_device_that_cannot_be_driven_is_left_reset_and_without_memory() {
         }),
         (StartError::Geometry, &|machine| {
             machine.device().config[21] = 0x11
+        }),
+        (StartError::Geometry, &|machine| {
+            machine.device().config[7] = 0xff;
         }),
         (StartError::Geometry, &|machine| {
             machine.device().config[24] = 0xff
