@@ -22,6 +22,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod blkif;
 pub mod callback;
 pub mod console;
 pub mod control;

@@ -58,6 +58,17 @@ check_records!(
     i32,
     i64,
     DomId,
+    blkif::Segment,
+    blkif::Request,
+    blkif::Discard,
+    blkif::Indirect,
+    blkif::Response,
+    blkif::Slot,
+    blkif::Request32,
+    blkif::Discard32,
+    blkif::Indirect32,
+    blkif::Response32,
+    blkif::Slot32,
     callback::CallbackRegister,
     callback::CallbackUnregister,
     event::BindInterdomain,
@@ -190,6 +201,8 @@ macro_rules! check_numbers {
 }
 
 check_numbers!(
+    blkif::Operation,
+    blkif::Status,
     callback::CallbackOp,
     callback::CallbackType,
     console::ConsoleIoOp,

@@ -14,6 +14,13 @@ macro_rules! constants {
 }
 
 constants! {
+    blkif::MAX_SEGMENTS => "BLKIF_MAX_SEGMENTS_PER_REQUEST",
+    blkif::MAX_INDIRECT_PAGES => "BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST",
+    blkif::DISCARD_SECURE => "BLKIF_DISCARD_SECURE",
+    blkif::INFO_CDROM => "VDISK_CDROM",
+    blkif::INFO_REMOVABLE => "VDISK_REMOVABLE",
+    blkif::INFO_READONLY => "VDISK_READONLY",
+    blkif::Slot::SIZE => "sizeof(union blkif_sring_entry)",
     callback::CALLBACK_MASK_EVENTS => "CALLBACKF_mask_events",
     console::IN_SIZE => "sizeof(((struct xencons_interface *)0)->in)",
     console::OUT_SIZE => "sizeof(((struct xencons_interface *)0)->out)",

@@ -35,6 +35,7 @@ const PRELUDE: &str = r#"
 #include <xen/event_channel.h>
 #include <xen/features.h>
 #include <xen/grant_table.h>
+#include <xen/io/blkif.h>
 #include <xen/io/console.h>
 #include <xen/io/xenbus.h>
 #include <xen/io/xs_wire.h>
@@ -44,6 +45,28 @@ const PRELUDE: &str = r#"
 #include <xen/sched.h>
 #include <xen/vcpu.h>
 #include <xen/version.h>
+
+// blkif once more, as a 32-bit guest's compiler lays it out: eight-byte words on multiples of four.
+#undef __XEN_PUBLIC_IO_BLKIF_H__
+#undef DEFINE_RING_TYPES
+#define DEFINE_RING_TYPES(name, request, response)
+#define blkif_request_segment blkif_request_segment_32
+#define blkif_request blkif_request_32
+#define blkif_request_t blkif_request_32_t
+#define blkif_request_discard blkif_request_discard_32
+#define blkif_request_discard_t blkif_request_discard_32_t
+#define blkif_request_indirect blkif_request_indirect_32
+#define blkif_request_indirect_t blkif_request_indirect_32_t
+#define blkif_response blkif_response_32
+#define blkif_response_t blkif_response_32_t
+#pragma pack(push, 4)
+#include <xen/io/blkif.h>
+#pragma pack(pop)
+#undef blkif_request_segment
+#undef blkif_request
+#undef blkif_request_discard
+#undef blkif_request_indirect
+#undef blkif_response
 "#;
 
 /// Assertions in C, each a line that says what it is about.

@@ -45,6 +45,8 @@ macro_rules! numbers {
 
 numbers! {
 compared {
+    blkif::Operation = "BLKIF_OP_", Upper;
+    blkif::Status = "BLKIF_RSP_", Upper;
     callback::CallbackOp = "CALLBACKOP_", Same;
     callback::CallbackType = "CALLBACKTYPE_", Same;
     console::ConsoleIoOp = "CONSOLEIO_", Same;

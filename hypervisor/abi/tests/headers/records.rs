@@ -30,6 +30,15 @@ macro_rules! records {
 
 records! {
 compared {
+    blkif::Segment = "struct blkif_request_segment";
+    blkif::Request = "struct blkif_request";
+    blkif::Discard = "struct blkif_request_discard";
+    blkif::Indirect = "struct blkif_request_indirect";
+    blkif::Response = "struct blkif_response";
+    blkif::Request32 = "struct blkif_request_32";
+    blkif::Discard32 = "struct blkif_request_discard_32";
+    blkif::Indirect32 = "struct blkif_request_indirect_32";
+    blkif::Response32 = "struct blkif_response_32";
     callback::CallbackRegister = "struct callback_register" { callback_type: "type" };
     callback::CallbackUnregister = "struct callback_unregister" { callback_type: "type", reserved: "_unused" };
     event::BindInterdomain = "struct evtchn_bind_interdomain";
@@ -107,6 +116,8 @@ compared {
 ours {
         // The headers describe them in words.
         memory::E820Entry, trap::BounceFrame, trap::BounceFrameWithError, trap::FailsafeFrame,
+        // A union there, of the requests.
+        blkif::Slot, blkif::Slot32,
         // A part of `struct cpu_user_regs`.
         vcpu::SelectorSlot,
         // Bulkhead's own interface.
