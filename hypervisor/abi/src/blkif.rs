@@ -133,7 +133,7 @@ record! {
     pub struct Response: 16 {
         /// That of the request.
         0 => pub id: u64,
-        /// That of the request.
+        /// That of the request; of an [`Indirect`], its `indirect_op`: Linux takes a disk that answers otherwise for broken.
         8 => pub operation: u8,
         /// A [`Status`].
         10 => pub status: i16,

@@ -4,6 +4,7 @@ use core::mem::ManuallyDrop;
 use core::sync::atomic::AtomicU64;
 
 use bulkhead_abi::DomId;
+use bulkhead_ring::SharedPage;
 
 use super::{Access, GrantError, GrantRef, entry, table};
 use crate::memory::Page;
@@ -72,6 +73,25 @@ impl Grant {
         let mut ended = ManuallyDrop::new(self);
         // SAFETY: the grant is not used any more, and not dropped: the page is taken from it once.
         Ok(unsafe { ManuallyDrop::take(&mut ended.page) })
+    }
+}
+
+/// The page, as both domains see it.
+impl SharedPage for Grant {
+    fn load(&self, offset: usize) -> u32 {
+        SharedPage::load(&*self.page, offset)
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        SharedPage::store(&*self.page, offset, value);
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        SharedPage::read(&*self.page, offset, to);
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        SharedPage::write(&*self.page, offset, from);
     }
 }
 

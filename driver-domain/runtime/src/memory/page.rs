@@ -3,11 +3,12 @@
 use core::sync::atomic::AtomicU32;
 
 use bulkhead_abi::layout::PAGE_SIZE;
+use bulkhead_ring::SharedPage;
 
 use super::{
     View,
     frame::{Mfn, Pfn},
-    frames, p2m,
+    frames, own, p2m,
 };
 
 /// A page of this domain, owned: a ring, a buffer, anything whose frame somebody else must name.
@@ -75,6 +76,25 @@ impl Page {
 
     fn pointer(&self) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(self.address())
+    }
+}
+
+impl SharedPage for Page {
+    fn load(&self, offset: usize) -> u32 {
+        own::load(self.view(), offset)
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        own::store(self.view(), offset, value);
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        own::read(self.view(), offset, to);
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        // What does not fit is not written, as the trait says.
+        let _ = self.view().write(offset, from);
     }
 }
 

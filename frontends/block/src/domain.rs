@@ -1,0 +1,59 @@
+//! What the front-end needs of the domain that it runs in.
+
+use core::fmt;
+
+use bulkhead_ring::SharedPage;
+
+/// What a back-end may do with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it: the page is written to the disk.
+    ReadOnly,
+    /// Read and write it.
+    ReadWrite,
+}
+
+/// The domain that the front-end runs in, as far as one back-end is concerned. Clones are the same domain.
+pub trait Domain: Clone + fmt::Debug {
+    /// A page that nobody else may use.
+    type Page: SharedPage + fmt::Debug;
+    /// A page that the back-end may use. If it is dropped while the back-end does, the page is lost.
+    type Grant: SharedPage + fmt::Debug;
+    /// A port that the back-end can bind to.
+    type Port: Port + fmt::Debug;
+
+    /// Takes a page of zeros, or `None` if memory is used up.
+    fn page(&self) -> Option<Self::Page>;
+
+    /// Lets the back-end use a page.
+    ///
+    /// # Errors
+    ///
+    /// The page, if no grant can be had.
+    fn grant(&self, page: Self::Page, access: Access) -> Result<Self::Grant, Self::Page>;
+
+    /// The number by which the back-end knows a grant.
+    fn reference(&self, grant: &Self::Grant) -> u32;
+
+    /// Ends a grant: the back-end cannot reach the page any more.
+    ///
+    /// # Errors
+    ///
+    /// The grant, if the back-end uses it now.
+    fn revoke(&self, grant: Self::Grant) -> Result<Self::Page, Self::Grant>;
+
+    /// Opens a port, or `None` if there are no more.
+    fn port(&self) -> Option<Self::Port>;
+}
+
+/// An event channel to the back-end.
+pub trait Port {
+    /// Its number, which the back-end binds to.
+    fn number(&self) -> u32;
+
+    /// Notifies the back-end, if there is one.
+    fn notify(&self);
+
+    /// Waits for a notification. One that came before the call counts; one too many does no harm. Dropping the future loses none.
+    fn notified(&self) -> impl Future<Output = ()>;
+}
