@@ -19,6 +19,7 @@ const TARGETS: &[(&str, &str, bool)] = &[
     ("config", "driver-domain/config/fuzz", true),
     ("images", "driver-domain/builder/fuzz", true),
     ("unpacking", "driver-domain/builder/fuzz", true),
+    ("blkfront", "frontends/block/fuzz", false),
 ];
 
 /// The platform that they run on.
@@ -36,7 +37,7 @@ const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 pub(crate) struct Arguments {
     /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator, `store` leads hostile guests of
     /// xenstore, `store-wire` gives any bytes to its protocol, `config` to the configuration, `images` to the parser of kernels, `unpacking`
-    /// to what unpacks them.
+    /// to what unpacks them, `blkfront` leads a hostile back-end of a disk.
     #[arg(value_parser = PossibleValuesParser::new(TARGETS.iter().map(|(name, ..)| *name)))]
     target: String,
     /// For how long.

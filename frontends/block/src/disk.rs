@@ -7,14 +7,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 use core::future::{pending, poll_fn};
-use core::pin::pin;
 use core::task::{Context, Poll};
 
 use bulkhead_abi::blkif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
 use bulkhead_ring::descriptor::Notify;
-use embassy_futures::select::{Either, select, select_slice};
+use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embassy_sync::blocking_mutex::raw::{NoopRawMutex, RawMutex};
 use embassy_sync::signal::Signal;
@@ -173,9 +172,16 @@ impl<D: Domain> Disk<D> {
             .iter()
             .map(|channel| Box::pin(channel.run()))
             .collect();
-        let broken = match select(select_slice(pin!(rings.as_mut_slice())), self.follow(client)).await {
-            Either::First((broken, _)) | Either::Second(broken) => broken,
-        };
+        let any_ring = poll_fn(|context| {
+            let ended = rings
+                .iter_mut()
+                .find_map(|ring| match ring.as_mut().poll(context) {
+                    Poll::Ready(broken) => Some(broken),
+                    Poll::Pending => None,
+                });
+            ended.map_or(Poll::Pending, Poll::Ready)
+        });
+        let (Either::First(broken) | Either::Second(broken)) = select(any_ring, self.follow(client)).await;
         self.fail(broken);
         broken
     }

@@ -1,5 +1,9 @@
 //! A domain in private memory, and its back-end's view of it, for tests.
-#![expect(clippy::unwrap_used, reason = "a test that goes wrong fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects,
+    reason = "a test that goes wrong fails"
+)]
 
 extern crate std;
 
@@ -195,7 +199,11 @@ impl Domain for Memory {
     fn port(&self) -> Option<Bell> {
         let mut table = self.0.borrow_mut();
         let number = u32::try_from(table.ports.len()).ok()?.checked_add(10)?;
-        let bell = Bell(Rc::new((number, Signal::new(), Signal::new())));
+        let bell = Bell(Rc::new(Channel {
+            number,
+            front: Signal::new(),
+            back: Signal::new(),
+        }));
         table.ports.push(bell.clone());
         Some(bell)
     }
@@ -203,37 +211,45 @@ impl Domain for Memory {
 
 /// Both ends of an event channel. Clones are the same channel.
 #[derive(Clone)]
-pub struct Bell(Rc<(u32, Signal<NoopRawMutex, ()>, Signal<NoopRawMutex, ()>)>);
+pub struct Bell(Rc<Channel>);
+
+struct Channel {
+    number: u32,
+    /// The end of the front-end has fired.
+    front: Signal<NoopRawMutex, ()>,
+    /// That of the back-end has.
+    back: Signal<NoopRawMutex, ()>,
+}
 
 impl std::fmt::Debug for Bell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Bell").field(&self.0.0).finish()
+        f.debug_tuple("Bell").field(&self.0.number).finish()
     }
 }
 
 impl Bell {
     /// The back-end notifies the front-end.
     pub fn ring(&self) {
-        self.0.1.signal(());
+        self.0.front.signal(());
     }
 
     /// The back-end waits until it is notified.
     pub async fn rung(&self) {
-        self.0.2.wait().await;
+        self.0.back.wait().await;
     }
 }
 
 impl Port for Bell {
     fn number(&self) -> u32 {
-        self.0.0
+        self.0.number
     }
 
     fn notify(&self) {
-        self.0.2.signal(());
+        self.0.back.signal(());
     }
 
     fn notified(&self) -> impl Future<Output = ()> {
-        self.0.1.wait()
+        self.0.front.wait()
     }
 }
 

@@ -52,7 +52,7 @@ fn ring(memory: &Memory, pages: usize) -> (Front<Grant, Blkif>, Vec<u32>) {
 fn bench(properties: Properties, pages: usize) -> Bench {
     let memory = Memory::new();
     let (front, ring) = ring(&memory, pages);
-    let disk = vec![0; properties.sectors as usize * 512];
+    let disk = vec![0; usize::try_from(properties.sectors).unwrap() * 512];
     Bench {
         server: Server::adopt(&memory, &ring, disk),
         pool: Pool::new(memory.clone(), properties.is_persistent),
@@ -65,7 +65,8 @@ fn bench(properties: Properties, pages: usize) -> Bench {
 
 /// Bytes that differ by place and by seed.
 fn pattern(seed: u8, length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 7 + at / 512) as u8 ^ seed).collect()
+    let byte = |at: usize| u8::try_from((at * 7 + at / 512) % 256).unwrap();
+    (0..length).map(|at| byte(at) ^ seed).collect()
 }
 
 impl Bench {

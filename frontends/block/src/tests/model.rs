@@ -62,14 +62,14 @@ proptest! {
                 Act::Write { sector, sectors, seed } => {
                     finish(&mut bench, &mut expected);
                     let bytes = pattern(seed, sectors * 512);
-                    let at = sector as usize * 512;
+                    let at = usize::try_from(sector).unwrap() * 512;
                     model[at..at + bytes.len()].copy_from_slice(&bytes);
                     let ticket = bench.queue.order(Order::Write(sector, bench.filled(seed, bytes.len())));
                     expected.push(Expected { ticket, contents: None });
                     finish(&mut bench, &mut expected);
                 }
                 Act::Read { sector, sectors } => {
-                    let at = sector as usize * 512;
+                    let at = usize::try_from(sector).unwrap() * 512;
                     let contents = Some(model[at..at + sectors * 512].to_vec());
                     let buffer = bench.pool.buffer(sectors * 512).unwrap();
                     let ticket = bench.queue.order(Order::Read(sector, buffer));

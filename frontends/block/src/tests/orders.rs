@@ -131,11 +131,11 @@ fn pages_that_stay_granted_serve_the_next_buffers() {
 #[test]
 fn orders_wait_for_room_in_the_ring_and_are_posted_in_turn() {
     let mut bench = bench(PROPERTIES, 1);
-    let tickets: Vec<_> = (0..100)
+    let tickets: Vec<_> = (0..100_u8)
         .map(|sector| {
             bench
                 .queue
-                .order(Order::Write(sector, bench.filled(sector as u8, 512)))
+                .order(Order::Write(sector.into(), bench.filled(sector, 512)))
         })
         .collect();
     bench.step();
@@ -337,7 +337,7 @@ fn an_order_waits_for_grants_while_others_have_them() {
     let tickets = [0, 1].map(|seed| {
         bench
             .queue
-            .order(Order::Write(seed * 24, bench.filled(seed as u8, 3 * 4096)))
+            .order(Order::Write(u64::from(seed) * 24, bench.filled(seed, 3 * 4096)))
     });
     bench.settle();
     for ticket in tickets {
@@ -370,7 +370,7 @@ fn a_successor_of_the_back_end_does_what_was_not_answered() {
     let tickets = [0, 1, 2, 3].map(|seed| {
         bench
             .queue
-            .order(Order::Write(seed, bench.filled(seed as u8, 512)))
+            .order(Order::Write(seed.into(), bench.filled(seed, 512)))
     });
     bench.step();
     // It has done them, and answers none.
