@@ -1,7 +1,7 @@
 //! The images: what is built, from which package, under which name it lies in `target/bulkhead/`.
 //!
-//! The hypervisor and the service domains stand in a table. Test guests are found: every package below
-//! `hypervisor/tests/` is one, so that adding a guest is adding a directory.
+//! The hypervisor and the service domains stand in a table. Guests are found: every package below `hypervisor/tests/` or
+//! `frontends/guests/` is one, so that adding a guest is adding a directory.
 
 use anyhow::{Result, anyhow};
 use cargo_metadata::Metadata;
@@ -28,8 +28,8 @@ const SERVICES: &[(&str, &str, Policy)] = &[
     ("control", "bulkhead-control", Policy::AlsoMpl),
 ];
 
-/// Where test guests live, relative to the root of the source tree.
-const TEST_GUESTS: &str = "hypervisor/tests/";
+/// Where guests live, relative to the root of the source tree, and with what their packages' names begin.
+const GUESTS: &[(&str, &str)] = &[("hypervisor/tests/", "test-"), ("frontends/guests/", "guest-")];
 
 /// Every image of the project.
 #[derive(Debug)]
@@ -46,11 +46,16 @@ impl Images {
         let mut guests: Vec<Image> = metadata
             .workspace_packages()
             .into_iter()
-            .filter(|package| {
-                let place = package.manifest_path.strip_prefix(&metadata.workspace_root);
-                place.is_ok_and(|place| place.as_str().starts_with(TEST_GUESTS))
+            .filter_map(|package| {
+                let place = package
+                    .manifest_path
+                    .strip_prefix(&metadata.workspace_root)
+                    .ok()?;
+                let (_, prefix) = GUESTS
+                    .iter()
+                    .find(|(folder, _)| place.as_str().starts_with(folder))?;
+                Some(guest(package.name.as_str(), prefix))
             })
-            .map(|package| test_guest(package.name.as_str()))
             .collect();
         guests.sort_by(|left, right| left.name.cmp(&right.name));
         Self(services.chain(guests).collect())
@@ -74,9 +79,9 @@ impl Images {
     }
 }
 
-/// The image of a test guest: package `test-hello` gives image `hello`.
-fn test_guest(package: &str) -> Image {
-    let name = package.strip_prefix("test-").unwrap_or(package);
+/// The image of a guest: package `test-hello` gives image `hello`.
+fn guest(package: &str, prefix: &str) -> Image {
+    let name = package.strip_prefix(prefix).unwrap_or(package);
     Image {
         name: name.into(),
         package: package.into(),
@@ -89,15 +94,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_guest_is_named_without_its_packages_prefix() {
-        assert_eq!(test_guest("test-hello").name, "hello");
-        assert_eq!(test_guest("test-hello").package, "test-hello");
-        assert_eq!(test_guest("odd").name, "odd");
+    fn a_guest_is_named_without_its_packages_prefix() {
+        assert_eq!(guest("test-hello", "test-").name, "hello");
+        assert_eq!(guest("test-hello", "test-").package, "test-hello");
+        assert_eq!(guest("guest-disk", "guest-").name, "disk");
+        assert_eq!(guest("odd", "test-").name, "odd");
     }
 
     #[test]
     fn an_unknown_image_is_refused_with_the_list_of_known_ones() {
-        let images = Images(vec![test_guest("test-hello"), test_guest("test-events")]);
+        let images = Images(vec![guest("test-hello", "test-"), guest("test-events", "test-")]);
         assert_eq!(images.named("events").unwrap().package, "test-events");
         let message = images.named("even").unwrap_err().to_string();
         assert!(message.contains("hello, events"), "{message}");
