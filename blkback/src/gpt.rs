@@ -239,7 +239,7 @@ async fn believe<E>(
         Ok(header) => header,
         Err(damage) => return Ok(Err(damage)),
     };
-    let mut entries = alloc::vec![0; header.bytes().next_multiple_of(disk.block)];
+    let mut entries = alloc::vec![0; blocks_of(&header, disk).saturating_mul(disk.block)];
     read_blocks(disk, header.entries, &mut entries, sectors).await?;
     entries.truncate(header.bytes());
     if crc32fast::hash(&entries) != header.checksum {
@@ -304,7 +304,7 @@ fn check(disk: &Layout, at: u64, block: &[u8]) -> Result<Header, Damage> {
         return Err(Damage::Entries(header.count, header.entry));
     }
     // The entries lie between their header and the partitions' blocks, on either side of these.
-    let blocks = header.bytes().div_ceil(disk.block) as u64;
+    let blocks = blocks_of(&header, disk) as u64;
     let (first, last) = header.usable;
     let end = header.entries.checked_add(blocks).ok_or(Damage::Layout)?;
     let is_there = if at == 1 {
@@ -316,6 +316,14 @@ fn check(disk: &Layout, at: u64, block: &[u8]) -> Result<Header, Damage> {
         return Err(Damage::Layout);
     }
     Ok(header)
+}
+
+/// Blocks that the entries take.
+fn blocks_of(header: &Header, disk: &Layout) -> usize {
+    let whole = header.bytes().checked_next_multiple_of(disk.block);
+    whole
+        .and_then(|bytes| bytes.checked_div(disk.block))
+        .unwrap_or(usize::MAX)
 }
 
 fn long(bytes: &[u8], offset: usize) -> u64 {
