@@ -252,9 +252,24 @@ impl DeviceMapping {
         }
     }
 
-    /// Gives mappings up, by few hypercalls.
-    pub fn unmap_each(mappings: impl IntoIterator<Item = Self>) {
+    /// The mapping as two numbers, by which it can be had again: its handle, and its machine address. Nobody gives it up by itself any more.
+    #[must_use = "nobody else gives the mapping up"]
+    pub fn into_parts(self) -> (u32, u64) {
+        let parts = (self.handle, self.maddr);
+        core::mem::forget(self);
+        parts
+    }
+
+    /// The mapping that these numbers were of, once.
+    #[must_use]
+    pub const fn from_parts(handle: u32, maddr: u64) -> Self {
+        Self { maddr, handle }
+    }
+
+    /// Gives mappings up, by few hypercalls. Returns how many were refused: they stay.
+    pub fn unmap_each(mappings: impl IntoIterator<Item = Self>) -> usize {
         let mut mappings = mappings.into_iter();
+        let mut refused = 0_usize;
         loop {
             let part = mappings.by_ref().take(BATCH).map(|mut mapping| UnmapGrantRef {
                 dev_bus_addr: core::mem::take(&mut mapping.maddr),
@@ -263,13 +278,14 @@ impl DeviceMapping {
             });
             let mut records: Vec<_, BATCH> = part.collect();
             if records.is_empty() {
-                return;
+                return refused;
             }
             // SAFETY: no page table is changed.
             let called = unsafe { hypercall::grant::unmap(&mut records) }.map_err(GrantError::from);
             for record in &records {
                 if let Err(error) = called.and_then(|()| GrantError::check(record.status)) {
                     log::error!("a device keeps mapping {} of a grant: {error}", record.handle);
+                    refused = refused.saturating_add(1);
                 }
             }
         }
@@ -286,7 +302,8 @@ impl Drop for DeviceMapping {
     fn drop(&mut self) {
         let maddr = core::mem::take(&mut self.maddr);
         if maddr != 0 {
-            Self::unmap_each([Self {
+            // That it was refused has been said.
+            let _ = Self::unmap_each([Self {
                 maddr,
                 handle: self.handle,
             }]);

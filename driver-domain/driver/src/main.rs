@@ -1,0 +1,109 @@
+//! The driver domain's program: it drives the devices that are its own, and serves them to guests.
+//!
+//! Its command line says which devices, a word `device=ADDRESS` each. What becomes of them it tells in xenstore ([`report`]), as
+//! `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`vbd`]). It holds no policy, and
+//! nothing that it could not lose: the control domain makes it anew at any time, and it goes on in the guests' rings where it was.
+//!
+//! Everything here is wiring. Devices are driven by the crates in `driver-domain/devices`, and requests are served by `bulkhead-blkback`.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod device;
+mod grants;
+mod report;
+mod server;
+mod vbd;
+
+use alloc::{boxed::Box, rc::Rc, vec::Vec};
+
+use bulkhead_bus::client::RingTransport;
+use bulkhead_pci::Address;
+use bulkhead_ring::{End, Role};
+use bulkhead_runtime::{Environment, ShutdownReason, Spawner, event::Port, println};
+use embassy_sync::blocking_mutex::raw::NoopRawMutex;
+
+use bulkhead_devices::disk::Disk as _;
+
+use crate::{report::Reporter, server::Server};
+
+bulkhead_runtime::entry!(async main);
+
+/// The connection to xenstore.
+pub(crate) type Client = bulkhead_bus::client::Client<NoopRawMutex>;
+
+/// The port that tells of xenstore's ring.
+struct Notified(Port);
+
+impl bulkhead_bus::client::Port for Notified {
+    fn notify(&mut self) {
+        // There is nobody to be told that it failed.
+        let _ = self.0.notify();
+    }
+
+    fn notified(&mut self) -> impl Future<Output = ()> {
+        self.0.wait()
+    }
+}
+
+async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownReason {
+    let Some((page, port)) = environment.store() else {
+        println!("nobody serves xenstore");
+        return ShutdownReason::Crash;
+    };
+    let client: &'static Client = Box::leak(Box::new(Client::new()));
+    spawner.spawn(async move {
+        let end = End::new(Role::StoreGuest, page);
+        let broken = client.run(RingTransport::new(end, Notified(port))).await;
+        log::error!("xenstore is gone: {broken}");
+    });
+    let reporter = Reporter::new(client);
+    let mut servers = Vec::new();
+    for word in environment.command_line().words() {
+        let Some(device) = word.strip_prefix("device=") else {
+            continue;
+        };
+        let (address, line) = device.split_once(',').unwrap_or((device, ""));
+        match address.parse::<Address>() {
+            Ok(address) if line.is_empty() => servers.extend(open(reporter, spawner, address).await),
+            Ok(address) => {
+                let why = "it interrupts by a line, which no driver here waits for";
+                reporter.failed(address, "none", why).await;
+            }
+            Err(_) => log::error!("{address} is no address of a device; one is 00:04.0"),
+        }
+    }
+    reporter.ready().await;
+    match vbd::serve_all(client, spawner, &servers).await {
+        Ok(never) => match never {},
+        Err(error) => {
+            log::error!("xenstore does not answer: {error}");
+            ShutdownReason::Crash
+        }
+    }
+}
+
+/// Brings a device to work, and tells what has become of it.
+async fn open(reporter: Reporter, spawner: Spawner, address: Address) -> Option<Rc<Server>> {
+    match device::open(address).await {
+        Ok(opened) => {
+            log::info!(
+                "{address}: {} MiB, by {}",
+                opened.disk.geometry().sectors >> 11,
+                opened.driver
+            );
+            reporter.opened(address, &opened).await;
+            let server = Rc::new(Server::new(address, opened.disk));
+            let running = Rc::clone(&server);
+            spawner.spawn(async move { running.run(opened.interrupt).await });
+            Some(server)
+        }
+        Err(device::OpenError { driver, why }) => {
+            log::error!("{address}: {why}");
+            reporter.failed(address, driver, &why).await;
+            None
+        }
+    }
+}
