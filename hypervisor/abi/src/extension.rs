@@ -3,14 +3,14 @@
 //! The call's number is the first that the ABI can never assign, so any other hypervisor answers `ENOSYS`, and a guest that has an
 //! answer from [`ExtensionOp::Features`] knows what is there. `hypervisor/docs/extensions.md` says what the extensions are for.
 
-use crate::{hypercall, numbers};
+use crate::{hypercall, numbers, record};
 use core::ops::RangeInclusive;
 
 numbers! {
-    /// Sub-operation of `extension_op` (`rdi`). Arguments are values; there are no records.
+    /// Sub-operation of `extension_op` (`rdi`). Arguments are values, but for those of [`DmaRange`].
     pub enum ExtensionOp: u32 {
-        /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`], [`GRANT_FLIP`]. Others are
-        /// zero.
+        /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`], [`GRANT_FLIP`],
+        /// [`DMA_PINS`]. Others are zero.
         Features = 0, "features",
         /// Lets the processor itself deliver a software interrupt of this vCPU to the guest's own code. `rsi` is the vector, one of
         /// [`DIRECT_GATE_VECTORS`]; `rdx` is the address of the code, outside of the hypervisor's range, or zero to have
@@ -22,6 +22,10 @@ numbers! {
         /// Raises [`Virq::VirtualAlarm`](crate::event::Virq::VirtualAlarm) once, when this vCPU has run for `rsi` nanoseconds in all since it was
         /// made; zero for never. How long it has run is the first total of [`RunstateInfo`](crate::vcpu::RunstateInfo).
         SetVirtualAlarm = 2, "set_virtual_alarm",
+        /// Lets the caller's devices reach frames of its own, until it takes that back: `rsi` is the address of a [`DmaRange`].
+        DmaPin = 3, "dma_pin",
+        /// Takes that back: `rsi` is the address of a [`DmaRange`], without flags. When it is done, no device reaches the frames by it.
+        DmaUnpin = 4, "dma_unpin",
     }
 }
 
@@ -33,6 +37,27 @@ pub const VIRTUAL_ALARM: u64 = 1 << 1;
 
 /// Extension: [`GrantTableOp::Flip`](crate::grant::GrantTableOp::Flip).
 pub const GRANT_FLIP: u64 = 1 << 2;
+
+/// Extension: [`ExtensionOp::DmaPin`] and [`ExtensionOp::DmaUnpin`].
+pub const DMA_PINS: u64 = 1 << 3;
+
+record! {
+    /// Frames of the caller's own, one after the other, for its devices.
+    pub struct DmaRange: 24 {
+        /// The number of the first frame that is left to be done.
+        0 => pub first: u64,
+        /// How many are left to be done: zero, after a call that succeeded. After one that did not, `first` is the frame that was refused, and
+        /// those before it are done.
+        8 => pub count: u64,
+        /// [`DMA_READ_ONLY`], or nothing.
+        16 => pub flags: u32,
+        /// Zero.
+        20 => pub reserved: u32,
+    }
+}
+
+/// Flag of [`DmaRange`]: devices may only read.
+pub const DMA_READ_ONLY: u32 = 1;
 
 /// The vectors that can have direct gates. No device and no hypervisor interrupts by them.
 pub const DIRECT_GATE_VECTORS: RangeInclusive<u8> = 0x80..=0x83;

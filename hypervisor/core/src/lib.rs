@@ -22,6 +22,7 @@ mod nmi;
 pub mod console;
 mod crossing;
 pub mod devices;
+pub mod dma;
 pub mod domains;
 pub mod emulate;
 pub mod events;

@@ -45,6 +45,8 @@ pub enum Rank {
     Runstate,
     /// The functions on PCI buses, and whose they are.
     Functions,
+    /// What a domain's devices may reach.
+    DmaSpace,
     /// Free frames.
     Buddy,
     /// Memory that is kept for domains to come.

@@ -14,6 +14,7 @@ use crate::sched::CpuSet;
 use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors::Ldt;
 use crate::vcpu::{Base, Breakpoints, FpuState, Gates, Segments, Sysenter};
+use bulkhead_abi::DomId;
 use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::memory::E820Entry;
 use core::ops::{Deref, RangeInclusive};
@@ -274,6 +275,29 @@ pub trait Machine: Sync + 'static {
 
     /// What a function has to write, and to which address, so that `message` interrupts `cpu`.
     fn route_message(&self, function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32);
+    /// How many levels the trees of [`crate::dma`] have: from 3 to 5, always the same. The hardware walks them so.
+    fn dma_levels(&self) -> u8 {
+        4
+    }
+
+    /// Lets a function reach what the tree at this root says, which is that domain's; or nothing, as at first. What the hardware remembers
+    /// of the function itself is forgotten on return, but what it remembers of the domain's tree is [`Machine::flush_dma`]'s affair. No lock may be held.
+    ///
+    /// Where nothing confines devices, this and the next two do nothing.
+    fn attach_dma(&self, function: FunctionId, to: Option<(DomId, Mfn)>) {
+        let _ = (function, to);
+    }
+
+    /// Forgets all that hardware remembers of a domain's tree, and waits until what its devices had begun by it is over. No lock may be held.
+    fn flush_dma(&self, domain: DomId) {
+        let _ = domain;
+    }
+
+    /// Entry `index` of a table of such a tree has been written: hardware that does not look into CPUs' caches must come to see it. A table
+    /// that is new is told of by one entry of each 64 bytes. A lock is held.
+    fn publish_dma(&self, table: Mfn, index: usize) {
+        let _ = (table, index);
+    }
 
     /// The clock at this moment: the same on every CPU.
     fn clock(&self) -> Clock;

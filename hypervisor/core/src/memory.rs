@@ -160,6 +160,27 @@ impl<M: Machine> Memory<M> {
         self.put_as(mfn, &mut Work::unlimited());
     }
 
+    /// Takes 2^`order` frames for the hypervisor itself, zeroed. `None` if there is no free block that large.
+    pub(crate) fn take_own(&self, order: u8) -> Option<Mfn> {
+        let first = self.buddy.lock().alloc(order)?;
+        for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
+            self.machine.zero_frame(mfn);
+            let kept = self.frames.keep_own(mfn);
+            debug_assert_eq!(kept, Ok(()), "{mfn:?} came from the allocator");
+        }
+        Some(first)
+    }
+
+    /// Gives back what [`Memory::take_own`] took. No TLB has ever known it.
+    pub(crate) fn give_own(&self, first: Mfn, order: u8) {
+        for mfn in (0..1_u64 << order).filter_map(|n| first.offset(n)) {
+            let put = self.frames.put(mfn);
+            debug_assert_eq!(put, Put::Last, "{mfn:?} is the hypervisor's own");
+            self.machine.zero_frame(mfn);
+        }
+        self.buddy.lock().free(first, order);
+    }
+
     fn prepare(&self, mfn: Mfn, owner: DomId) {
         self.clean(mfn);
         let assigned = self.frames.assign(mfn, owner);

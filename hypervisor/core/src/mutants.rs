@@ -158,6 +158,34 @@ mod planting {
         DeviceHoldsNothing,
         /// Grants: a device's use ends, and its frame is still held.
         LostPutOnDeviceUnmap,
+        /// Grants: a device's use is refused for want of room, and its frame is still held.
+        HeldOutOfReach,
+        /// DMA: a frame that devices may reach no more stands in the tree still.
+        ReachKept,
+        /// DMA: a frame that devices may only read from now on can still be written.
+        ReachNotLowered,
+        /// DMA: a frame that is mapped for reading, or writing, again counts once.
+        ReachCountedOnce,
+        /// DMA: the hardware is not told that an entry allows more.
+        MoreUntold,
+        /// DMA: what is unmapped is let go before the hardware has forgotten it.
+        UnmappedWithoutDmaFlush,
+        /// DMA: what is unpinned is let go before the hardware has forgotten it.
+        UnpinnedWithoutDmaFlush,
+        /// DMA: a frame that is pinned to be written can become a page table.
+        DmaPinHoldsNoUse,
+        /// DMA: any domain's frames can be pinned.
+        DmaPinOfAnyones,
+        /// DMA: a frame can be pinned again, and only one pin is ever taken off.
+        DmaPinnedTwice,
+        /// DMA: what a domain that is no more has pinned is held for ever.
+        DmaPinsKept,
+        /// DMA: the functions of a domain that is no more walk its tree.
+        FunctionsKept,
+        /// DMA: what the hardware remembers of a domain that is no more, its successor's functions reach.
+        DetachedWithoutFlush,
+        /// DMA: the leaves of the tree of a domain that is no more are lost.
+        LeavesLeaked,
         /// Grants: a copy goes to a frame that need not be one that its owner can write.
         CopiedToAnything,
         /// Grants: a frame that changes hands keeps its room where it came from.

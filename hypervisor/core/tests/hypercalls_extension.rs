@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_abi::event::Virq;
-use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM};
+use bulkhead_abi::extension::{
+    DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM,
+};
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::vcpu::{RunstateInfo, VcpuOp};
 use bulkhead_abi::{Errno, Hypercall, layout};
@@ -45,9 +47,12 @@ const HANDLER: u64 = 0x40_1234;
 fn a_guest_is_told_which_extensions_there_are() {
     let world = World::booted(1);
     let features = || extension(&world, ExtensionOp::Features, [0; 2]);
-    assert_eq!(features(), Ok(DIRECT_GATES | VIRTUAL_ALARM | GRANT_FLIP));
+    assert_eq!(
+        features(),
+        Ok(DIRECT_GATES | VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS)
+    );
     world.sim().have_direct_gates(false);
-    assert_eq!(features(), Ok(VIRTUAL_ALARM | GRANT_FLIP));
+    assert_eq!(features(), Ok(VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS));
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub use table::{Claim, DomainTable, MAX_DOMAINS};
 pub use teardown::Teardown;
 
 use crate::console::Line;
+use crate::dma::Space;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Mfn};
 use crate::grants::{GrantTable, MapTrack};
@@ -54,6 +55,8 @@ pub struct Domain {
     pub grants: Lock<GrantTable, { Rank::Grants as u32 }>,
     /// What it has mapped of others' grants.
     pub maps: Lock<MapTrack, { Rank::Maps as u32 }>,
+    /// What its devices may reach.
+    pub dma: Lock<Space, { Rank::DmaSpace as u32 }>,
     /// Its memory.
     pub memory: Lock<Holdings, { Rank::Holdings as u32 }>,
     /// What it may do next.

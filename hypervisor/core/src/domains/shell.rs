@@ -6,6 +6,7 @@ use super::boot_list::MAX_VCPUS;
 use super::builder::BuildError;
 use super::{Domain, Holdings, Lifecycle};
 use crate::console::Line;
+use crate::dma::Space;
 use crate::events::EventTable;
 use crate::frames::{FrameList, Mfn};
 use crate::grants::{GrantError, Limits, MapTrack};
@@ -100,6 +101,7 @@ impl Shell<'_> {
             extent: self.extent,
             grants: Lock::new(grants),
             maps: Lock::new(MapTrack::new(limits.maps)),
+            dma: Lock::new(Space::new()),
             assists: AtomicU64::new(0),
             console: Lock::new(Line::new()),
         })

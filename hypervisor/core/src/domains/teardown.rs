@@ -39,6 +39,10 @@ pub struct Teardown {
 enum Step {
     Stopping,
     Devices,
+    /// The first count of what devices reach that may be left, in some leaf.
+    Reach {
+        from: usize,
+    },
     Channels,
     /// The first vCPU whose state may be left.
     States {
@@ -216,9 +220,18 @@ impl<M: Machine> Hypervisor<M> {
                 if !mutant!(DevicesKept) {
                     self.memory.devices.write().release(domain.id);
                 }
+                // Its functions have been made quiet. From here on they reach nothing, whether they are or not.
+                if !mutant!(FunctionsKept) {
+                    self.memory.detach_functions(domain);
+                }
                 domain.events.write().begin_destroy();
-                Step::Channels
+                Step::Reach { from: 0 }
             }
+            // No device reaches anything any more, and the hardware remembers nothing of the tree.
+            Step::Reach { from } => match self.memory.end_reach(domain, from, work) {
+                Some(from) => Step::Reach { from },
+                None => Step::Channels,
+            },
             Step::Channels => {
                 work.spend(CHANNELS_WORTH);
                 if self.close_channels(domain, CHANNELS) {

@@ -138,6 +138,15 @@ impl FrameTable {
         self.publish(mfn, RefWord::allocated(owner, 2, true), typing)
     }
 
+    /// Takes a free frame for the hypervisor itself: nobody can refer to it until it is [put](Self::put).
+    ///
+    /// # Errors
+    ///
+    /// As [`FrameTable::assign`].
+    pub(crate) fn keep_own(&self, mfn: Mfn) -> Result<(), RefError> {
+        self.publish(mfn, RefWord::OWN, TypeWord::UNUSED)
+    }
+
     /// Makes a frame that is nobody's what these words say.
     fn publish(&self, mfn: Mfn, refs: RefWord, typing: TypeWord) -> Result<(), RefError> {
         let record = self.record(mfn).ok_or(RefError::NoFrame)?;

@@ -2,6 +2,7 @@
 
 use super::maptrack::{Mapping, Names};
 use super::{GrantError, Rights};
+use crate::dma::DMA_FLUSH_WORTH;
 use crate::domains::Domain;
 use crate::frames::Mfn;
 use crate::hypervisor::Hypervisor;
@@ -73,7 +74,8 @@ pub(crate) struct UnmapRequest {
     pub(crate) replace_by: Option<u64>,
 }
 
-/// A mapping of which a part has gone from the page tables. TLBs may still know it: flush them, then call [`Memory::finish_unmap`].
+/// A mapping of which a part has gone from the page tables, or from what devices may reach. TLBs and devices may still know it: flush them,
+/// then call [`Memory::finish_unmap`].
 #[derive(Debug)]
 #[must_use = "the grant stays in use until the unmapping is finished"]
 pub(crate) struct Unmapping {
@@ -82,12 +84,18 @@ pub(crate) struct Unmapping {
     mapping: Mapping,
     ended_host: bool,
     ended_device: bool,
+    needs_dma_flush: bool,
 }
 
 impl Unmapping {
     /// Whether TLBs may still know it.
     pub(crate) fn needs_flush(&self) -> bool {
         self.ended_host && !mutant!(UnmappedWithoutFlush)
+    }
+
+    /// Whether devices may still know it.
+    pub(crate) const fn needs_dma_flush(&self) -> bool {
+        self.needs_dma_flush
     }
 }
 
@@ -97,7 +105,7 @@ impl<M: Machine> Memory<M> {
     /// # Errors
     ///
     /// As [`Memory::get_as`].
-    pub(super) fn hold(
+    pub(crate) fn hold(
         &self,
         frame: Mfn,
         owner: DomId,
@@ -111,7 +119,7 @@ impl<M: Machine> Memory<M> {
     }
 
     /// Gives back what [`Memory::hold`] took.
-    pub(super) fn let_go(&self, frame: Mfn, rights: Rights, work: &mut Work) {
+    pub(crate) fn let_go(&self, frame: Mfn, rights: Rights, work: &mut Work) {
         match rights.kind() {
             Some(_) => self.put_as(frame, work),
             None => self.put_within(frame, work),
@@ -205,7 +213,7 @@ impl<M: Machine> Memory<M> {
             if made.is_err()
                 && let Some(frame) = mapped
             {
-                self.unmap_for_device(grantor, gref, (frame, rights), work);
+                self.refuse_for_device(caller, grantor, gref, (frame, rights), work);
             }
             mapped = Some(made?);
         }
@@ -225,7 +233,29 @@ impl<M: Machine> Memory<M> {
             self.hold(frame, grantor.id, rights, work)
                 .inspect_err(|_| self.end_grant_use(grantor, gref, rights))?;
         }
+        self.let_reach(caller, frame, rights, work).map_err(|_| {
+            if !mutant!(HeldOutOfReach) {
+                self.unmap_for_device(grantor, gref, (frame, rights), work);
+            }
+            GrantError::NoDeviceSpace
+        })?;
         Ok(frame)
+    }
+
+    /// Takes back what was mapped for a device, because the other part of the mapping is refused.
+    fn refuse_for_device(
+        &self,
+        caller: &Domain,
+        grantor: &Domain,
+        gref: u32,
+        (frame, rights): (Mfn, Rights),
+        work: &mut Work,
+    ) {
+        if self.take_from_reach(caller, frame, rights) {
+            work.spend(DMA_FLUSH_WORTH);
+            self.machine.flush_dma(caller.id);
+        }
+        self.unmap_for_device(grantor, gref, (frame, rights), work);
     }
 
     fn unmap_for_device(&self, grantor: &Domain, gref: u32, (frame, rights): (Mfn, Rights), work: &mut Work) {
@@ -315,11 +345,13 @@ impl<M: Machine> Memory<M> {
             mapping.host = None;
         }
         mapping.device &= !ends_device;
+        let needs_dma_flush = ends_device && self.take_from_reach(caller, mapping.frame, mapping.rights);
         Ok(Unmapping {
             handle,
             mapping,
             ended_host: names.is_some(),
             ended_device: ends_device,
+            needs_dma_flush,
         })
     }
 
@@ -330,6 +362,7 @@ impl<M: Machine> Memory<M> {
             mapping,
             ended_host,
             ended_device,
+            needs_dma_flush: _,
         } = unmapping;
         let Mapping {
             ref grantor,
@@ -362,7 +395,7 @@ impl<M: Machine> Hypervisor<M> {
     /// which handle to go on, or `None` if there are no more.
     ///
     /// No CPU and no device may reach anything by them any more: the domain's vCPUs are stopped, its page tables let go of what
-    /// they led to, TLBs flushed, its devices quiet.
+    /// they led to, TLBs flushed, its devices detached, and what they could reach is forgotten.
     pub(crate) fn end_mappings(&self, domain: &Domain, from: u32, work: &mut Work) -> Option<u32> {
         let end = domain.maps.lock().handles();
         for handle in from..end {
@@ -377,6 +410,7 @@ impl<M: Machine> Hypervisor<M> {
                 handle,
                 ended_host: mapping.host.take().is_some(),
                 ended_device: core::mem::take(&mut mapping.device),
+                needs_dma_flush: false,
                 mapping,
             };
             self.memory.finish_unmap(domain, ended, work);
@@ -384,9 +418,10 @@ impl<M: Machine> Hypervisor<M> {
         None
     }
 
-    /// The same, a portion of it.
+    /// The same, a portion of it, of a domain that has no devices.
     #[cfg(any(test, feature = "testing"))]
     pub fn end_a_portion_of_mappings(&self, domain: &Domain, from: u32) -> Option<u32> {
+        while self.memory.end_reach(domain, 0, &mut Work::unlimited()).is_some() {}
         self.end_mappings(domain, from, &mut Work::portion())
     }
 }

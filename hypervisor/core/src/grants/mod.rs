@@ -11,7 +11,8 @@
 //!   ended and every TLB has forgotten it.
 //! - [`MapTrack`] has a grantee's mappings, by handle. A mapping counts as one use for the page-table entry and one for the device.
 //! - The frame table: a page-table entry that was made by a grant holds its frame as any other does; so does a device's use. A
-//!   frame that a device may write is no page table, and no frame is given away while it is held.
+//!   frame that a device may write is no page table, and no frame is given away while it is held. What the grantee's devices reach by it
+//!   stands in the grantee's [space](crate::dma).
 //!
 //! A guest may write another entry over one that was made by a grant. That one then holds nothing any more, while the mapping stays open,
 //! and the grantor sees the grant in use, until the grantee ends.
@@ -108,6 +109,8 @@ pub enum GrantError {
     BadAddress,
     /// It is not the device address that the mapping has.
     BadDeviceAddress,
+    /// There is no room for another frame in what the caller's devices may reach.
+    NoDeviceSpace,
     /// Page tables stand in the way: the caller's have no such entry, or another, or the frame cannot be used like this.
     Paging(PagingError),
     /// A frame of the caller's own that it has not, or not for this.
@@ -153,6 +156,7 @@ impl GrantError {
             Self::NoHandle => GrantStatus::NoSpace,
             Self::BadAddress => GrantStatus::BadVirtAddr,
             Self::BadDeviceAddress => GrantStatus::BadDevAddr,
+            Self::NoDeviceSpace => GrantStatus::NoDeviceSpace,
             Self::BadFrame => GrantStatus::BadPage,
             Self::BadRange => GrantStatus::BadCopyArg,
             Self::Again => return None,

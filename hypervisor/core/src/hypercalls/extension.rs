@@ -4,7 +4,7 @@ use super::{Answer, Call};
 use crate::machine::Machine;
 use crate::vcpu::gates::Gate;
 use bulkhead_abi::Errno;
-use bulkhead_abi::extension::{DIRECT_GATES, GRANT_FLIP, VIRTUAL_ALARM};
+use bulkhead_abi::extension::{DIRECT_GATES, DMA_PINS, GRANT_FLIP, VIRTUAL_ALARM};
 
 pub(super) fn features<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let gates = if call.hv.machine().has_direct_gates() {
@@ -12,7 +12,7 @@ pub(super) fn features<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     } else {
         0
     };
-    Ok(gates | VIRTUAL_ALARM | GRANT_FLIP)
+    Ok(gates | VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS)
 }
 
 pub(super) fn set_direct_gate<M: Machine>(call: &mut Call<'_, M>) -> Answer {

@@ -226,6 +226,9 @@ fn unmap_each<M: Machine, T: Element>(
     if batch.iter().any(Unmapping::needs_flush) {
         call.hv.machine().flush(Flush::All);
     }
+    if batch.iter().any(Unmapping::needs_dma_flush) && !mutant!(UnmappedWithoutDmaFlush) {
+        call.hv.machine().flush_dma(call.domain().id);
+    }
     for unmapping in batch {
         let work = &mut Work::portion();
         call.hv.memory.finish_unmap(call.domain(), unmapping, work);

@@ -11,6 +11,7 @@ mod compat;
 mod console;
 mod control;
 mod devices;
+mod dma;
 mod domains;
 mod event;
 mod extension;

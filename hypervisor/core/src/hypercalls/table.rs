@@ -4,8 +4,8 @@
 //! does not. The listing is the source of `hypervisor/docs/hypercalls.md` and of the probe guest's checks.
 
 use super::{
-    Answer, Call, areas, compat, console, control, event, extension, grant, initialise, memory, mmu, modes,
-    multicall, physdev, registers, sched, segments, traps, vcpu, version,
+    Answer, Call, areas, compat, console, control, dma, event, extension, grant, initialise, memory, mmu,
+    modes, multicall, physdev, registers, sched, segments, traps, vcpu, version,
 };
 use crate::machine::Machine;
 use bulkhead_abi::callback::CallbackOp;
@@ -197,10 +197,12 @@ hypercalls! {
             Features => extension::features, [];
             SetDirectGate => extension::set_direct_gate, [OpNotSupp, Inval];
             SetVirtualAlarm => extension::set_virtual_alarm, [];
+            DmaPin => dma::pin, [Fault, Inval, Exist, NoMem];
+            DmaUnpin => dma::unpin, [Fault, Inval, NoEnt];
         }
         GrantTableOp: GrantTableOp {
             MapGrantRef => grant::map, [Fault],
-                [GeneralError, BadDomain, BadGntref, BadVirtAddr, NoSpace];
+                [GeneralError, BadDomain, BadGntref, NoDeviceSpace, BadVirtAddr, NoSpace];
             UnmapGrantRef => grant::unmap, [Fault], [GeneralError, BadHandle, BadVirtAddr, BadDevAddr];
             SetupTable => grant::setup_table, [Fault, Inval],
                 [GeneralError, BadDomain, PermissionDenied, BadVirtAddr];

@@ -1,11 +1,11 @@
 //! Counts equal real references, and a frame has one type at a time.
 //!
 //! Everything that holds a frame is found again: the domains' lists, shared info, grant tables, the entries of validated tables, pins,
-//! grants held for devices, and the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
+//! what devices may reach and the trees that say so, and the page tables of vCPUs that run or rest. The frame table must say the same, frame by frame, and whatever nobody
 //! holds must be free.
 
 use super::grants::Lent;
-use super::{registers, tables};
+use super::{dma, registers, tables};
 use crate::domains::{Domain, Teardown};
 use crate::frames::words::RefWord;
 use crate::frames::{Kind, Mfn};
@@ -88,6 +88,7 @@ pub(super) fn check<'a>(
         .resize(usize::try_from(frames.limit()).unwrap(), Expected::default());
     for domain in domains {
         count_grants(domain, &mut count);
+        dma::count(hv, domain, &mut count);
         count_domain(hv, domain, &mut count);
     }
     for current in cpus.filter_map(|cpu| cpu.current.as_ref()) {

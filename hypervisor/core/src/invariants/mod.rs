@@ -17,6 +17,7 @@ mod caches;
 mod channels;
 mod counts;
 mod devices;
+mod dma;
 mod grants;
 mod lines;
 pub(crate) mod registers;
@@ -45,6 +46,7 @@ impl Hypervisor<Sim> {
         running::check(self, &domains, cpus);
         channels::check(&domains);
         devices::check(self, &domains);
+        dma::check(self, &domains);
         lines::check(self, &domains);
     }
 
@@ -55,5 +57,6 @@ impl Hypervisor<Sim> {
     /// If one is broken, with what breaks it.
     pub fn invariants_at_any_time(&self) {
         caches::check_at_any_time(self);
+        dma::check_at_any_time(self);
     }
 }

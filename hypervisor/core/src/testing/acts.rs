@@ -1,10 +1,11 @@
 //! What a guest may do to the machine and to the hypervisor, one act at a time: so that a history can be printed, and played
 //! again without the acts that do not matter.
 
-use super::World;
 use super::asked::{NO_NUMBER, NO_RESULT};
+use super::{Access, World};
 use crate::frames::Mfn;
 use crate::irq::Gsi;
+use crate::pci::FunctionId;
 use crate::traps::Exception;
 use crate::vcpu::{Mode, Segments};
 use alloc::boxed::Box;
@@ -81,6 +82,10 @@ pub enum Act {
     Load(Segments),
     /// A device interrupts the guest by a line, whosever that is, if it may.
     Interrupt(Gsi),
+    /// The control domain lets a function reach what this domain's devices may, and nobody else's, if both can be visited.
+    Attach(FunctionId, u16),
+    /// A device, whosever that is, reads or writes a frame.
+    Dma(FunctionId, Mfn, Access),
     /// Nothing, for some nanoseconds.
     Compute(u64),
 }
@@ -108,6 +113,8 @@ impl Act {
             | Self::Sysenter
             | Self::Load(_)
             | Self::Interrupt(_)
+            | Self::Attach(..)
+            | Self::Dma(..)
             | Self::Compute(_) => return None,
         };
         let own = u64::from(DomId::SELF.raw());
@@ -301,6 +308,11 @@ impl World {
                 self.interrupt(cpu, gsi);
                 Effect::Done
             }
+            &Act::Attach(function, domain) => {
+                self.attach(function, domain);
+                Effect::Done
+            }
+            &Act::Dma(function, frame, access) => Effect::touching(self.sim().dma(function, frame, access)),
             &Act::Compute(ns) => {
                 self.spin(cpu, ns);
                 Effect::Done

@@ -25,6 +25,7 @@ mod choices;
 mod grants;
 mod guest;
 mod hostile;
+mod iotlb;
 mod locks;
 mod paths;
 mod ram;

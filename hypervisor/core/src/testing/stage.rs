@@ -106,8 +106,8 @@ impl Stage {
     #[must_use]
     pub fn new_world(config: StageConfig) -> (World, Vec<Hostile>) {
         let frames = SimConfig {
-            // Some are nobody's: until guests that take more have them.
-            free_frames: u64::from(config.guests) * GuestSpec::FRAMES + 8,
+            // Some are nobody's: until guests that take more have them, or the trees that their devices walk.
+            free_frames: u64::from(config.guests) * (GuestSpec::FRAMES + 6) + 8,
             cpus: config.cpus,
         };
         let world = World::new(frames, EndPolicy::LastDomain);
@@ -243,6 +243,8 @@ fn check_error(act: &Act, effect: Effect) {
         | Act::Load(_)
         | Act::Forget { .. }
         | Act::Interrupt(_)
+        | Act::Attach(..)
+        | Act::Dma(..)
         | Act::Compute(_) => {
             return;
         }

@@ -7,11 +7,13 @@ use super::tally::{Ending, Tally};
 use super::{Sim, SimConfig, TestKernel};
 use crate::domains::boot_list::{self, Entry};
 use crate::domains::builder::BuildError;
+use crate::domains::{Domain, Visit};
 use crate::hypervisor::{Cpu, Current, EndPolicy, Hypervisor};
 use crate::ids::{CpuId, VcpuId};
 use crate::invariants::registers;
 use crate::irq::{Gsi, Pirq};
 use crate::machine::Machine;
+use crate::pci::FunctionId;
 use crate::ports::PortSet;
 use crate::sched::CpuSet;
 use crate::traps::Exception;
@@ -356,6 +358,25 @@ impl World {
     /// A message interrupts `cpu`, whether or not it is masked: one may be on its way.
     pub fn message(&self, cpu: usize, pirq: Pirq) {
         self.visit(cpu, Bases::Kept, |hv, _, _| hv.pirq_interrupt(pirq));
+    }
+
+    /// Lets a function reach what the devices of this domain may, and of no other. Does nothing if there is none, or it or the one that has the
+    /// function is being destroyed.
+    pub fn attach(&self, function: FunctionId, domain: u16) {
+        let memory = self.hv().memory();
+        let has_it = |other: &Arc<Domain>| other.dma.lock().functions().contains(&function);
+        let owner = self.hv().domains.iter().find(has_it);
+        let visit = |domain: Option<Arc<Domain>>| domain.and_then(Visit::new);
+        let is_owned = owner.is_some();
+        let (from, to) = (visit(owner), visit(self.hv().domain(DomId::new(domain))));
+        let Some(to) = to.filter(|_| !is_owned || from.is_some()) else {
+            return;
+        };
+        if let Some(from) = from {
+            memory.detach_function(from.domain(), function);
+        }
+        // Memory may be short.
+        let _ = memory.attach_function(to.domain(), function);
     }
 
     /// The guest on `cpu` computes for `ns` nanoseconds, as far as interrupts let it; so does who comes after it.

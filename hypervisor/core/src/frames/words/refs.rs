@@ -30,6 +30,9 @@ impl RefWord {
     /// A frame that belongs to nobody.
     pub const FREE: Self = Self((Self::NOBODY.raw() as u64) << 32);
 
+    /// A frame of the hypervisor's own: held once, and nobody's that could refer to it.
+    pub const OWN: Self = Self(Self::FREE.0 | 1);
+
     /// A frame of `owner`'s with `count` references, the base reference among them.
     #[must_use]
     pub const fn allocated(owner: DomId, count: u32, is_hypervisors: bool) -> Self {

@@ -57,7 +57,7 @@ impl Mind<'_> {
     }
 
     /// Another guest, or this one.
-    fn partner(&self, choices: &mut Choices) -> u16 {
+    pub(super) fn partner(&self, choices: &mut Choices) -> u16 {
         match choices.below(20) {
             0 | 1 => self.guest.id,
             2 => u16::try_from(choices.below(0x1_0000)).unwrap(),

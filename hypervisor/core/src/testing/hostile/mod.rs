@@ -6,6 +6,7 @@
 //! mapped here and there, pinned and loaded; then the same with a bit or a frame that is wrong.
 
 mod calls;
+mod dma;
 mod goals;
 mod grants;
 mod instructions;
@@ -179,13 +180,15 @@ impl Hostile {
             72..=75 => return calls::wait(world, choices),
             76 | 77 => return calls::anything(choices),
             78 if choices.chance(40) => return calls::send_nmi(choices),
-            78 => return calls::extension(choices),
+            78 if choices.chance(50) => return calls::extension(choices),
+            78 => mind.dma(choices),
             79..=90 | 120..=127 | 140..=143 => mind.goal(choices),
             91..=97 => mind.run_program(choices),
             128 | 129 => mind.segments(choices),
             118 | 119 if self.id == 0 && choices.chance(50) => return calls::setup_gsi(choices),
             118 | 119 | 130..=132 => return calls::line_op(choices),
-            100..=117 | 133..=139 => mind.grants(choices),
+            112..=117 => mind.dma(choices),
+            100..=111 | 133..=139 => mind.grants(choices),
             _ => {
                 return Act::Forget {
                     masked: choices.chance(20),

@@ -18,7 +18,7 @@ use alloc::vec;
 use bulkhead_abi::memory::{E820Entry, E820Type};
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_abi::trap::Vector;
-use bulkhead_abi::{layout, pte};
+use bulkhead_abi::{DomId, layout, pte};
 use core::ops::{Range, RangeInclusive};
 
 impl Machine for Sim {
@@ -399,6 +399,26 @@ impl Machine for Sim {
             0xfee0_0000 | u64::from(cpu.raw()) << 12,
             u32::from(message.raw()) | 0x100,
         )
+    }
+
+    fn dma_levels(&self) -> u8 {
+        3
+    }
+
+    fn attach_dma(&self, function: FunctionId, to: Option<(DomId, Mfn)>) {
+        self.pause();
+        crate::lock::assert_none_held();
+        self.state().iommu.attach(function, to);
+    }
+
+    fn flush_dma(&self, domain: DomId) {
+        self.pause();
+        crate::lock::assert_none_held();
+        self.state().iommu.flush(domain);
+    }
+
+    fn publish_dma(&self, table: Mfn, index: usize) {
+        self.state().iommu.publish(&self.ram, table, index);
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

@@ -3,6 +3,7 @@
 pub mod functions;
 mod machine;
 
+use super::iotlb::Iotlb;
 use super::tlb::{Access, Cached, Tlb};
 use super::{GuestSpec, Ram};
 use crate::frames::{Buddy, FrameRecord, FrameTable, Mfn};
@@ -22,7 +23,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use bulkhead_abi::layout::{self, PAGE_SIZE};
-use bulkhead_abi::{pte, selectors};
+use bulkhead_abi::{DomId, pte, selectors};
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicBool;
@@ -133,6 +134,8 @@ struct State {
     stopped: Option<Outcome>,
     trace: VecDeque<(CpuId, Trace, u64, u64)>,
     flushes: u64,
+    /// What confines devices.
+    iommu: Iotlb,
     /// What was last written to each port.
     ports: BTreeMap<u16, u32>,
     /// What the interrupt controller does with each line that it has been told of; the others are masked.
@@ -285,6 +288,7 @@ impl Sim {
                 stopped: None,
                 trace: VecDeque::new(),
                 flushes: 0,
+                iommu: Iotlb::default(),
                 ports: BTreeMap::new(),
                 lines: BTreeMap::new(),
                 bus: functions::Bus::new(&device_frames(&ram)),
@@ -591,6 +595,36 @@ impl Sim {
     /// How many flushes there were.
     pub fn flushes(&self) -> u64 {
         self.state().flushes
+    }
+
+    /// A function reads or writes memory. Says whether it reached the frame; if not, a fault was noted, and nothing else happened. What it writes is what
+    /// stands there already.
+    pub fn dma(&self, function: FunctionId, frame: Mfn, access: Access) -> bool {
+        let levels = self.dma_levels();
+        let reached = self
+            .state()
+            .iommu
+            .translate(&self.ram, levels, function, frame, access);
+        assert!(
+            reached.is_none_or(|reached| reached == frame),
+            "{function} names {frame:?} and reaches {reached:?}"
+        );
+        reached.is_some()
+    }
+
+    /// What functions are let reach: each with its domain and the root of the tree.
+    pub fn attached(&self) -> Vec<(FunctionId, DomId, Mfn)> {
+        self.state().iommu.attached().collect()
+    }
+
+    /// What is remembered of domains' trees: the domain, the frame that a device names, and the entry.
+    pub fn dma_cached(&self) -> Vec<(DomId, Mfn, u64)> {
+        self.state().iommu.entries().collect()
+    }
+
+    /// How often what is remembered of domains' trees was flushed.
+    pub fn dma_flushes(&self) -> u64 {
+        self.state().iommu.flushes
     }
 
     /// Reads or writes as the guest on the acting CPU, part by part of each page.

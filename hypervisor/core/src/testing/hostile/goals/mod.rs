@@ -14,6 +14,7 @@ mod vcpus;
 pub(super) use control::{assign_frame, assign_line};
 
 use super::calls::{self, call, call_with};
+use super::dma;
 use super::programs::canonical;
 use super::tables::Mind;
 use crate::hypercalls::table::{Row, TABLE};
@@ -118,6 +119,9 @@ impl Mind<'_> {
             Hypercall::PhysdevOp if calls::is_of_lines(op) => return self.line_goal(op, error, at, choices),
             Hypercall::SchedOp => return self.sched_goal(op, error, at, choices),
             Hypercall::SchedOpCompat => vcpus::sched_compat_goal(op, error, choices),
+            Hypercall::ExtensionOp if let Some(op) = dma::is_about_pins(op) => {
+                self.pin_goal(op, error, at, choices)
+            }
             Hypercall::CallbackOp => vcpus::callback_goal(op, error, at, choices),
             _ => self.processor_goal(row.call, op, error, at, choices),
         };

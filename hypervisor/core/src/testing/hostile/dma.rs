@@ -1,0 +1,115 @@
+//! What the guest tries with devices: its own, which it tells to reach whatever it likes, and those of others.
+
+use super::calls::call_with;
+use super::tables::Mind;
+use crate::frames::Mfn;
+use crate::pci::FunctionId;
+use crate::testing::{Access, Act, Choices, World};
+use alloc::collections::VecDeque;
+use bulkhead_abi::extension::{DMA_READ_ONLY, DmaRange, ExtensionOp};
+use bulkhead_abi::{Buffered, Errno, Hypercall};
+
+/// How many functions there are.
+const FUNCTIONS: u64 = 3;
+
+/// A sub-operation that pins or unpins.
+pub(super) fn is_about_pins(op: u32) -> Option<ExtensionOp> {
+    ExtensionOp::from_raw(op).filter(|op| matches!(op, ExtensionOp::DmaPin | ExtensionOp::DmaUnpin))
+}
+
+fn pins(op: ExtensionOp, range: &DmaRange, at: u64) -> Act {
+    let args = [u64::from(op.raw()), at];
+    call_with(Hypercall::ExtensionOp, &args, range.to_bytes().as_ref().to_vec())
+}
+
+/// One of the functions.
+fn function(choices: &mut Choices) -> FunctionId {
+    FunctionId::new(0x100 + u16::try_from(choices.below(FUNCTIONS)).unwrap())
+}
+
+impl Mind<'_> {
+    /// Something about devices.
+    pub(super) fn dma(&self, choices: &mut Choices) -> VecDeque<Act> {
+        let mut plan = VecDeque::new();
+        match choices.below(10) {
+            0 => plan.push_back(Act::Attach(function(choices), self.partner(choices))),
+            1..=3 => {
+                // A device remembers what it may do, and then that changes.
+                let frame = self.for_device(choices);
+                plan.push_back(Self::touch_by_device(frame, choices));
+                plan.push_back(self.pin(frame, choices));
+                plan.push_back(Self::touch_by_device(frame, choices));
+            }
+            4..=6 => {
+                let frame = self.for_device(choices);
+                plan.push_back(Self::touch_by_device(frame, choices));
+                plan.push_back(self.unpin(frame, choices));
+                plan.push_back(Self::touch_by_device(frame, choices));
+            }
+            _ => {
+                for _ in 0..=choices.below(3) {
+                    plan.push_back(Self::touch_by_device(self.for_device(choices), choices));
+                }
+            }
+        }
+        plan
+    }
+
+    /// A frame that a device might reach.
+    fn for_device(&self, choices: &mut Choices) -> Mfn {
+        match choices.below(20) {
+            0 => self.forbidden(choices),
+            1 | 2 => self.table(choices),
+            3..=8 if !self.mapped.is_empty() => choices.one_of(&self.mapped).frame,
+            // The same few again and again.
+            9..=14 => self.guest.play[usize::try_from(choices.below(3)).unwrap()].1,
+            _ => self.play(choices).1,
+        }
+    }
+
+    fn touch_by_device(frame: Mfn, choices: &mut Choices) -> Act {
+        let access = choices.one_of(&[Access::Read, Access::Write]);
+        Act::Dma(function(choices), frame, access)
+    }
+
+    fn pin(&self, frame: Mfn, choices: &mut Choices) -> Act {
+        let range = DmaRange {
+            first: frame.raw(),
+            count: choices.below(3),
+            flags: choices.one_of(&[0, 0, DMA_READ_ONLY]),
+            reserved: 0,
+        };
+        pins(ExtensionOp::DmaPin, &range, World::SCRATCH)
+    }
+
+    fn unpin(&self, frame: Mfn, choices: &mut Choices) -> Act {
+        let range = DmaRange {
+            first: frame.raw(),
+            count: choices.below(4),
+            ..DmaRange::default()
+        };
+        pins(ExtensionOp::DmaUnpin, &range, World::SCRATCH)
+    }
+
+    /// A call about pins that ends with `error`, if the frame is what it seems.
+    pub(super) fn pin_goal(
+        &self,
+        op: ExtensionOp,
+        error: Option<Errno>,
+        at: u64,
+        choices: &mut Choices,
+    ) -> Act {
+        let invalid = error == Some(Errno::Inval);
+        let range = DmaRange {
+            first: if invalid && choices.chance(50) {
+                self.forbidden(choices).raw()
+            } else {
+                self.for_device(choices).raw()
+            },
+            count: 1 + choices.below(2),
+            flags: if invalid && choices.chance(50) { 2 } else { 0 },
+            reserved: 0,
+        };
+        pins(op, &range, at)
+    }
+}
