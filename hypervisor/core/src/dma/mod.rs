@@ -49,6 +49,8 @@ pub struct Space {
     inner: FrameList,
     /// Its leaves. Each is followed by the frame of its counts.
     leaves: FrameList,
+    /// How many of them there may be while no function walks it: they are memory that is not counted as the domain's.
+    limit: u64,
     /// The leaf that was used last, and the frames that it is about, as [`tree::region`] numbers them.
     recent: Option<(u64, Mfn)>,
     /// The functions that walk it.
@@ -62,13 +64,14 @@ pub struct Space {
 pub(crate) struct NoRoom;
 
 impl Space {
-    /// Nothing can be reached.
+    /// Nothing can be reached. While it has no functions, there are `limit` leaves at most, of 8 KiB for 2 MiB that can be reached by each.
     #[must_use]
-    pub const fn new() -> Self {
+    pub const fn new(limit: u64) -> Self {
         Self {
             root: None,
             inner: FrameList::new(),
             leaves: FrameList::new(),
+            limit,
             recent: None,
             functions: Vec::new(),
             is_closed: false,
@@ -96,12 +99,6 @@ impl Space {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) const fn is_closed(&self) -> bool {
         self.is_closed
-    }
-}
-
-impl Default for Space {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -200,3 +197,7 @@ impl<M: Machine> Memory<M> {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

@@ -24,9 +24,6 @@ const ENTRIES: usize = 1 << BITS;
 /// How many entries hardware may take to be published with one of them: those that share 64 bytes.
 const PUBLISHED: usize = 8;
 
-/// How many leaves a domain can have that has no devices. Each lets it reach 2 MiB, and is 8 KiB of memory that is not counted as the domain's.
-const LEAVES_WITHOUT_FUNCTIONS: u64 = 512;
-
 /// What making or freeing a table is worth, in entries looked at.
 pub(super) const TABLE_WORTH: u32 = 16;
 
@@ -132,7 +129,7 @@ impl<M: Machine> Memory<M> {
 
     #[cold]
     fn grow_tree(&self, space: &mut Space, frame: Mfn, work: &mut Work) -> Result<Mfn, NoRoom> {
-        let is_full = space.functions.is_empty() && space.leaves.len() >= LEAVES_WITHOUT_FUNCTIONS;
+        let is_full = space.functions.is_empty() && space.leaves.len() >= space.limit;
         if space.is_closed || is_full || !self.has_place(frame) {
             return Err(NoRoom);
         }
@@ -196,8 +193,8 @@ impl<M: Machine> Memory<M> {
         if was == now {
             return Some((result, false));
         }
-        let is_kept =
-            now.is_none() && mutant!(ReachKept) || now == Some(Rights::ReadOnly) && mutant!(ReachNotLowered);
+        let is_kept = now.is_none() && mutant!(ReachKept)
+            || was == Some(Rights::ReadWrite) && now.is_some() && mutant!(ReachNotLowered);
         if !is_kept {
             self.store_entry(leaf, index, entry(frame, now));
         }

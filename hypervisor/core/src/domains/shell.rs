@@ -101,7 +101,7 @@ impl Shell<'_> {
             extent: self.extent,
             grants: Lock::new(grants),
             maps: Lock::new(MapTrack::new(limits.maps)),
-            dma: Lock::new(Space::new()),
+            dma: Lock::new(Space::new(limits.leaves)),
             assists: AtomicU64::new(0),
             console: Lock::new(Line::new()),
         })

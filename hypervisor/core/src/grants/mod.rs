@@ -68,14 +68,17 @@ pub struct Limits {
     pub frames: u32,
     /// Mappings of others' grants.
     pub maps: u32,
+    /// Leaves of its [space](crate::dma), while it has no devices.
+    pub leaves: u64,
 }
 
 impl Default for Limits {
-    /// As many frames as Linux guests find on Xen; mappings for a few dozen devices' rings, requests in flight included.
+    /// As many frames as Linux guests find on Xen; mappings for a few dozen devices' rings, requests in flight included; leaves for 1 GiB.
     fn default() -> Self {
         Self {
             frames: 64,
             maps: 8192,
+            leaves: 512,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::pci::FunctionId;
 use crate::testing::{Access, Act, Choices, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::extension::{DMA_READ_ONLY, DmaRange, ExtensionOp};
-use bulkhead_abi::{Buffered, Errno, Hypercall};
+use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 
 /// How many functions there are.
 const FUNCTIONS: u64 = 3;
@@ -27,32 +27,43 @@ fn function(choices: &mut Choices) -> FunctionId {
     FunctionId::new(0x100 + u16::try_from(choices.below(FUNCTIONS)).unwrap())
 }
 
+fn pin(frame: Mfn, choices: &mut Choices) -> Act {
+    let range = DmaRange {
+        first: frame.raw(),
+        count: choices.below(3),
+        flags: choices.one_of(&[0, 0, DMA_READ_ONLY]),
+        reserved: 0,
+    };
+    pins(ExtensionOp::DmaPin, &range, World::SCRATCH)
+}
+
+fn unpin(frame: Mfn, choices: &mut Choices) -> Act {
+    let range = DmaRange {
+        first: frame.raw(),
+        count: choices.below(4),
+        ..DmaRange::default()
+    };
+    pins(ExtensionOp::DmaUnpin, &range, World::SCRATCH)
+}
+
+/// A call with a frame before it, and after it, touched by a device.
+fn around(touches: [Act; 2], call: Act) -> VecDeque<Act> {
+    let [before, after] = touches;
+    VecDeque::from([before, call, after])
+}
+
 impl Mind<'_> {
     /// Something about devices.
     pub(super) fn dma(&self, choices: &mut Choices) -> VecDeque<Act> {
-        let mut plan = VecDeque::new();
+        let frame = self.for_device(choices);
+        let touches = [0; 2].map(|_| self.touch_by_device(frame, choices));
         match choices.below(10) {
-            0 => plan.push_back(Act::Attach(function(choices), self.partner(choices))),
-            1..=3 => {
-                // A device remembers what it may do, and then that changes.
-                let frame = self.for_device(choices);
-                plan.push_back(Self::touch_by_device(frame, choices));
-                plan.push_back(self.pin(frame, choices));
-                plan.push_back(Self::touch_by_device(frame, choices));
-            }
-            4..=6 => {
-                let frame = self.for_device(choices);
-                plan.push_back(Self::touch_by_device(frame, choices));
-                plan.push_back(self.unpin(frame, choices));
-                plan.push_back(Self::touch_by_device(frame, choices));
-            }
-            _ => {
-                for _ in 0..=choices.below(3) {
-                    plan.push_back(Self::touch_by_device(self.for_device(choices), choices));
-                }
-            }
+            0 => VecDeque::from([Act::Attach(function(choices), self.partner(choices))]),
+            // A device remembers what it may do, and then that changes.
+            1..=3 => around(touches, pin(frame, choices)),
+            4..=6 => around(touches, unpin(frame, choices)),
+            _ => VecDeque::from(touches),
         }
-        plan
     }
 
     /// A frame that a device might reach.
@@ -67,28 +78,16 @@ impl Mind<'_> {
         }
     }
 
-    fn touch_by_device(frame: Mfn, choices: &mut Choices) -> Act {
+    /// A device reads or writes the frame: mostly one of its own.
+    pub(super) fn touch_by_device(&self, frame: Mfn, choices: &mut Choices) -> Act {
         let access = choices.one_of(&[Access::Read, Access::Write]);
-        Act::Dma(function(choices), frame, access)
-    }
-
-    fn pin(&self, frame: Mfn, choices: &mut Choices) -> Act {
-        let range = DmaRange {
-            first: frame.raw(),
-            count: choices.below(3),
-            flags: choices.one_of(&[0, 0, DMA_READ_ONLY]),
-            reserved: 0,
+        let domain = self.domains.get(DomId::new(self.guest.id));
+        let own = domain.map(|domain| domain.dma.lock().functions().to_vec());
+        let function = match own {
+            Some(own) if !own.is_empty() && choices.chance(80) => choices.one_of(&own),
+            _ => function(choices),
         };
-        pins(ExtensionOp::DmaPin, &range, World::SCRATCH)
-    }
-
-    fn unpin(&self, frame: Mfn, choices: &mut Choices) -> Act {
-        let range = DmaRange {
-            first: frame.raw(),
-            count: choices.below(4),
-            ..DmaRange::default()
-        };
-        pins(ExtensionOp::DmaUnpin, &range, World::SCRATCH)
+        Act::Dma(function, frame, access)
     }
 
     /// A call about pins that ends with `error`, if the frame is what it seems.

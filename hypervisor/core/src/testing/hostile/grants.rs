@@ -256,7 +256,12 @@ impl Mind<'_> {
             };
             list.push(twin);
         }
-        let mut plan = VecDeque::from([operation(GrantTableOp::MapGrantRef, &list)]);
+        let mut plan = VecDeque::new();
+        if !self.mapped.is_empty() && choices.chance(40) {
+            let frame = choices.one_of(&self.mapped).frame;
+            plan.push_back(self.touch_by_device(frame, choices));
+        }
+        plan.push_back(operation(GrantTableOp::MapGrantRef, &list));
         for va in touched {
             plan.push_back(if choices.chance(50) {
                 Act::Read(va)
@@ -351,6 +356,9 @@ impl Mind<'_> {
                 let mapped = handle(choices);
                 let va = self.shown_at(mapped, choices);
                 plan.extend(va.map(Act::Read));
+                if choices.chance(30) {
+                    plan.push_back(self.touch_by_device(mapped.frame, choices));
+                }
                 UnmapGrantRef {
                     host_addr: self.place(mapped, va, choices),
                     dev_bus_addr: match choices.below(10) {
