@@ -1,9 +1,15 @@
 //! What Bulkhead has beside the ABI. A guest that wants to run elsewhere too asks for [`features`] first.
 
-pub use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, GRANT_FLIP, VIRTUAL_ALARM};
-use bulkhead_abi::{errno::Failure, event::Virq};
+use core::fmt;
 
-use crate::{event::Port, hypercall, time};
+pub use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, GRANT_FLIP, VIRTUAL_ALARM};
+use bulkhead_abi::{
+    errno::Failure,
+    event::Virq,
+    extension::{DMA_READ_ONLY, DmaRange, ExtensionOp},
+};
+
+use crate::{event::Port, hypercall, memory::Mfn, time};
 
 /// The extensions that are there: bits such as [`DIRECT_GATES`]. None on another hypervisor.
 #[must_use]
@@ -78,4 +84,67 @@ impl Drop for VirtualAlarm {
             log::error!("the alarm cannot be taken back: {error}");
         }
     }
+}
+
+/// What devices may do with frames that are pinned for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceAccess {
+    /// Read them.
+    Read,
+    /// Read and write them.
+    ReadWrite,
+}
+
+/// Frames were not all pinned, or unpinned: those before the one that was refused were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinError {
+    /// How many were.
+    pub done: u64,
+    /// Why the next was not.
+    pub failure: Failure,
+}
+
+impl fmt::Display for PinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} after {} frames", self.failure, self.done)
+    }
+}
+
+impl core::error::Error for PinError {}
+
+/// Lets this domain's devices reach `count` frames of its own, from `first` on, by their machine addresses, until they are unpinned. Where nothing confines
+/// devices they reach them anyway; the frames are held all the same.
+///
+/// # Errors
+///
+/// `EEXIST` for a frame that is pinned already, `EINVAL` for one that is not this domain's, or is to be written and is a page table or a page of descriptors; `ENOMEM` if the
+/// hypervisor has no memory for its records; `ENOSYS` on another hypervisor.
+pub fn pin_for_devices(first: Mfn, count: u64, access: DeviceAccess) -> Result<(), PinError> {
+    let flags = match access {
+        DeviceAccess::Read => DMA_READ_ONLY,
+        DeviceAccess::ReadWrite => 0,
+    };
+    pins(ExtensionOp::DmaPin, first, count, flags)
+}
+
+/// Takes that back. When it returns, no device reaches these frames by it any more.
+///
+/// # Errors
+///
+/// `ENOENT` for a frame that is not pinned, `ENOSYS` on another hypervisor.
+pub fn unpin_for_devices(first: Mfn, count: u64) -> Result<(), PinError> {
+    pins(ExtensionOp::DmaUnpin, first, count, 0)
+}
+
+fn pins(op: ExtensionOp, first: Mfn, count: u64, flags: u32) -> Result<(), PinError> {
+    let mut range = DmaRange {
+        first: first.raw(),
+        count,
+        flags,
+        reserved: 0,
+    };
+    hypercall::extension::dma_pins(op, &mut range).map_err(|failure| PinError {
+        done: count.saturating_sub(range.count),
+        failure,
+    })
 }

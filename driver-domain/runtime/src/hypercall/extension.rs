@@ -1,8 +1,12 @@
 //! `extension_op`: Bulkhead's own calls for any guest.
 
-use bulkhead_abi::{Hypercall, errno::Failure, extension::ExtensionOp};
+use bulkhead_abi::{
+    Hypercall,
+    errno::Failure,
+    extension::{DmaRange, ExtensionOp},
+};
 
-use super::raw::{Answer, call1, call2, call3};
+use super::raw::{Answer, call1, call2, call3, in_out};
 
 /// Which extensions there are, a bit each.
 pub(crate) fn features() -> Answer {
@@ -40,4 +44,10 @@ pub(crate) fn set_virtual_alarm(at_ns: u64) -> Result<(), Failure> {
         )
     }
     .map(|_| ())
+}
+
+/// Pins frames for devices, or unpins them. The range says afterwards what is left to be done.
+pub(crate) fn dma_pins(op: ExtensionOp, range: &mut DmaRange) -> Result<(), Failure> {
+    // SAFETY: the record is borrowed for the call. No mapping changes; what devices do with the frames is told them by others.
+    unsafe { call2(Hypercall::ExtensionOp, u64::from(op.raw()), in_out(range)) }.map(|_| ())
 }

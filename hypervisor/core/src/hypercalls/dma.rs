@@ -48,6 +48,8 @@ pub(super) fn pin<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     if range.reserved != 0 {
         return Err(Errno::Inval);
     }
+    // Before there is anything to tell of: that it can be told is seen to by telling it.
+    call.write(at, &range)?;
     let mut work = Work::portion();
     let mut result = Ok(());
     while range.count != 0 && result.is_ok() && !work.is_over() {
@@ -68,6 +70,7 @@ pub(super) fn unpin<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     if range.flags != 0 || range.reserved != 0 {
         return Err(Errno::Inval);
     }
+    call.write(at, &range)?;
     let memory = &call.hv.memory;
     let mut batch = heapless::Vec::<(Mfn, Rights), BATCH>::new();
     let mut must_flush = false;

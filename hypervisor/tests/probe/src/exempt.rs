@@ -30,6 +30,8 @@ const EXEMPT: &[(&str, &str)] = &[
     ("sysctl.keep_extent.ENOMEM", NO_EXTENT),
     ("memory_op.acquire_resource.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
+    ("extension_op.dma_pin.ENOMEM", NO_TABLES),
+    ("grant_table_op.map_grant_ref.no_device_space", NO_TABLES),
     // Calls that nobody may make succeed: their refusal is the whole of them.
     ("vcpu_op.get_physid", "no vCPU is bound to a processor for good"),
     ("mmuext_op.flush_cache", "no domain has a right over caches"),
@@ -60,6 +62,7 @@ const EXEMPT: &[(&str, &str)] = &[
 const NO_HEAP: &str =
     "the hypervisor's heap has room for every port and every vCPU of every domain of the machine";
 const NO_EXTENT: &str = "the machine has free memory that no guest can take apart";
+const NO_TABLES: &str = "the machine has free memory for every table of what devices may reach";
 
 /// The names that need a machine with direct gates, and the one that needs a machine without.
 const WITH_GATES: [&str; 2] = [

@@ -1,10 +1,10 @@
-//! `extension_op`: direct gates, where the machine has them or was told to, and the alarm on virtual time.
+//! `extension_op`: direct gates, where the machine has them or was told to, the alarm on virtual time, and frames for devices.
 
 use core::arch::naked_asm;
 
 use bulkhead_abi::{
     Errno, Hypercall,
-    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM},
+    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM},
     layout,
     selectors::FLAT_RING3_CS64,
 };
@@ -16,7 +16,7 @@ use bulkhead_runtime::{
 
 use crate::{
     calls::{Answer, call, refusal},
-    exempt,
+    dma, exempt,
     probe::Probe,
     sched::{now, set_timer, sleep},
     shared::Shared,
@@ -24,7 +24,7 @@ use crate::{
 
 pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     let features = ask(ExtensionOp::Features, [0, 0]);
-    let always = VIRTUAL_ALARM | GRANT_FLIP;
+    let always = VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS;
     let others = [DIRECT_GATES | always, always].map(Ok);
     let known = if others.contains(&features) {
         Ok(())
@@ -42,6 +42,7 @@ pub(crate) fn check(probe: &mut Probe, shared: Shared) {
         exempt::print_gates(features == others[0]);
     }
     alarm(probe, shared);
+    dma::check(probe);
 }
 
 fn ask(op: ExtensionOp, [a, b]: [u64; 2]) -> Answer {

@@ -22,6 +22,7 @@ mod compat;
 mod control;
 mod dead;
 mod debug;
+mod dma;
 mod domains;
 mod events;
 mod exceptions;

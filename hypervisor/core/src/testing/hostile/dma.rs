@@ -1,13 +1,16 @@
 //! What the guest tries with devices: its own, which it tells to reach whatever it likes, and those of others.
 
 use super::calls::call_with;
+use super::grants::{GREFS, operation};
 use super::tables::Mind;
 use crate::frames::Mfn;
 use crate::pci::FunctionId;
 use crate::testing::{Access, Act, Choices, World};
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use bulkhead_abi::extension::{DMA_READ_ONLY, DmaRange, ExtensionOp};
-use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use bulkhead_abi::grant::{GNTMAP_DEVICE_MAP, GTF_PERMIT_ACCESS, GrantEntry, GrantTableOp, MapGrantRef};
+use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, Record};
 
 /// How many functions there are.
 const FUNCTIONS: u64 = 3;
@@ -62,8 +65,38 @@ impl Mind<'_> {
             // A device remembers what it may do, and then that changes.
             1..=3 => around(touches, pin(frame, choices)),
             4..=6 => around(touches, unpin(frame, choices)),
+            7 => self.reach_more(frame, choices),
             _ => VecDeque::from(touches),
         }
+    }
+
+    /// Lets a device read a frame, and then write it.
+    fn reach_more(&self, frame: Mfn, choices: &mut Choices) -> VecDeque<Act> {
+        let gref = choices.one_of(&GREFS.collect::<Vec<_>>());
+        let entry = GrantEntry {
+            flags: GTF_PERMIT_ACCESS,
+            domid: DomId::new(self.guest.id),
+            frame: u32::try_from(frame.raw() & 0xffff_ffff).unwrap(),
+        };
+        let to_read = DmaRange {
+            first: frame.raw(),
+            count: 1,
+            flags: DMA_READ_ONLY,
+            reserved: 0,
+        };
+        let to_write = MapGrantRef {
+            flags: GNTMAP_DEVICE_MAP,
+            gref,
+            dom: DomId::SELF,
+            ..MapGrantRef::ZERO
+        };
+        VecDeque::from([
+            Act::Grant(self.guest.grant_table, gref, entry),
+            pins(ExtensionOp::DmaPin, &to_read, World::SCRATCH),
+            self.touch_by_device(frame, choices),
+            operation(GrantTableOp::MapGrantRef, &[to_write]),
+            self.touch_by_device(frame, choices),
+        ])
     }
 
     /// A frame that a device might reach.

@@ -21,7 +21,7 @@ use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_abi::{Buffered, DomId, Hypercall, Record};
 
 /// The entries that guests grant by.
-const GREFS: core::ops::Range<u32> = 8..12;
+pub(super) const GREFS: core::ops::Range<u32> = 8..12;
 
 /// One of this guest's mappings, as it keeps books of them.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Mapped {
     pub(super) by_entry: bool,
 }
 
-fn operation<T: Buffered>(op: GrantTableOp, list: &[T]) -> Act {
+pub(super) fn operation<T: Buffered>(op: GrantTableOp, list: &[T]) -> Act {
     let bytes = list.iter().flat_map(|record| record.to_bytes().as_ref().to_vec());
     let args = [u64::from(op.raw()), World::SCRATCH, list.len() as u64];
     call_with(Hypercall::GrantTableOp, &args, bytes.collect())
