@@ -33,6 +33,7 @@ const fn region(frame: Mfn) -> u64 {
 }
 
 /// Which entry of a table of this level is on the way to a frame. Leaves are of level 1.
+#[inline]
 fn index(frame: Mfn, level: u8) -> usize {
     let shift = BITS.wrapping_mul(u32::from(level.saturating_sub(1)));
     let entries = ENTRIES as u64;
@@ -110,10 +111,8 @@ impl<M: Machine> Memory<M> {
             return Some(leaf);
         }
         let root = space.root.filter(|_| self.has_place(frame))?;
-        let levels = (2..=self.machine.dma_levels()).rev();
-        let leaf = levels.fold(Some(root), |table, level| {
-            target(self.load(table?, index(frame, level)))
-        })?;
+        let mut levels = (2..=self.machine.dma_levels()).rev();
+        let leaf = levels.try_fold(root, |table, level| target(self.load(table, index(frame, level))))?;
         space.recent = Some((region(frame), leaf));
         Some(leaf)
     }
@@ -179,6 +178,7 @@ impl<M: Machine> Memory<M> {
 
     /// Changes the counts of a frame in its leaf, and the entry as these say. `None` if `step` says so, and nothing has changed then. Else what it
     /// says beside, and whether devices may remember another entry than there is now. The space is locked.
+    #[inline]
     pub(super) fn change<T>(
         &self,
         leaf: Mfn,
@@ -186,9 +186,11 @@ impl<M: Machine> Memory<M> {
         step: impl FnOnce(Counts) -> Option<(Counts, T)>,
     ) -> Option<(T, bool)> {
         let index = index(frame, 1);
-        let before = self.counts(leaf, index);
+        let counters = self.machine.frame(leaf.offset(1)?);
+        let counter = counters.get(index)?;
+        let before = Counts::from_bits(counter.load(Ordering::Relaxed));
         let (after, result) = step(before)?;
-        self.set_counts(leaf, index, after);
+        counter.store(after.bits(), Ordering::Relaxed);
         let (was, now) = (before.reach(), after.reach());
         if was == now {
             return Some((result, false));
