@@ -210,7 +210,7 @@ impl<M: Machine> Hypervisor<M> {
             }
             Step::Devices => {
                 // While it still owns them: nobody else is to have one that is not quiet.
-                if !self.release_functions(domain.id) {
+                if !self.calm_functions(domain.id) {
                     return Err(Errno::Restart);
                 }
                 // None of its vCPUs will run again, so nobody reaches them by what TLBs still know.
@@ -224,6 +224,7 @@ impl<M: Machine> Hypervisor<M> {
                 if !mutant!(FunctionsKept) {
                     self.memory.detach_functions(domain);
                 }
+                self.release_functions(domain.id);
                 domain.events.write().begin_destroy();
                 Step::Reach { from: 0 }
             }

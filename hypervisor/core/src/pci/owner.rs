@@ -122,8 +122,8 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     ///
     /// [`Errno::Inval`] if there is none, [`Errno::Exist`] if it is somebody's, or some of its ranges are; [`Errno::Acces`] if it is a bridge, or has
-    /// what nobody may have, or a page with registers of another's; [`Errno::NoSpc`] if there are too many ranges; [`Errno::Restart`] as long as its
-    /// reset goes on.
+    /// what nobody may have, or a page with registers of another's; [`Errno::NoSpc`] if there are too many ranges, or too many functions of one domain; [`Errno::NoMem`] if there is
+    /// no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
     pub(crate) fn assign_function(&self, domain: &Domain, id: FunctionId) -> Result<Reset, Errno> {
         let mut functions = self.functions.lock();
         let function = functions.get(id).ok_or(Errno::Inval)?;
@@ -161,14 +161,25 @@ impl<M: Machine> Hypervisor<M> {
                 return Err(Errno::Exist);
             }
         }
+        let reset = function.reset();
         self.assign_all(&ranges)?;
         function.standing = Standing::Owned { by: domain.id };
-        Ok(function.reset())
+        drop(functions);
+        // What its owner lets it do before this is over, it does to no memory.
+        if let Err(error) = self.memory.attach_function(domain, id) {
+            self.memory.devices.write().take_back(&ranges);
+            if let Some(function) = self.functions.lock().get_mut(id) {
+                config.command(command::MASTER, command::NO_LINE);
+                function.standing = Standing::Ready;
+            }
+            return Err(error);
+        }
+        Ok(reset)
     }
 
-    /// Keeps all functions of a domain, none of whose vCPUs will run again, from memory, resets those that can be, and takes them from it. Says whether
-    /// that is done; it takes a while.
-    pub(crate) fn release_functions(&self, owner: DomId) -> bool {
+    /// Keeps all functions of a domain, none of whose vCPUs will run again, from memory, and resets those that can be. Says whether that is done; it
+    /// takes a while.
+    pub(crate) fn calm_functions(&self, owner: DomId) -> bool {
         let mut functions = self.functions.lock();
         let mut are_quiet = true;
         let is_its = |function: &&mut Function| function.owner() == Some(owner);
@@ -179,12 +190,17 @@ impl<M: Machine> Hypervisor<M> {
             };
             are_quiet &= function.calm(&config);
         }
-        if are_quiet {
-            for function in functions.0.iter_mut().filter(is_its) {
+        are_quiet
+    }
+
+    /// Takes the functions from a domain, which are quiet, and reach nothing by an IOMMU any more.
+    pub(crate) fn release_functions(&self, owner: DomId) {
+        let mut functions = self.functions.lock();
+        for function in functions.0.iter_mut() {
+            if function.standing == (Standing::Quiet { by: owner }) {
                 function.standing = Standing::Free;
             }
         }
-        are_quiet
     }
 
     /// How many functions a domain has.
