@@ -104,7 +104,7 @@ pub async fn first_disk<M: RawMutex>(client: &Client<M>) -> Result<Option<String
     Ok(first.map(|number| format!("device/vbd/{number}")))
 }
 
-/// As [`connect`], without making a [`Disk`] of it.
+/// As [`connect()`], without making a [`Disk`] of it.
 ///
 /// # Errors
 ///

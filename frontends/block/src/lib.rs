@@ -1,6 +1,6 @@
 //! The block front-end: a disk that a back-end in another domain serves over a shared ring (blkif).
 //!
-//! - [`connect`] finds the back-end by xenstore and agrees with it on rings, ports and features; the result is a [`Disk`].
+//! - [`connect()`] finds the back-end by xenstore and agrees with it on rings, ports and features; the result is a [`Disk`].
 //! - [`Disk`] is what tasks use: any number of them read, write, flush and discard at the same time. One more task runs [`Disk::run`], which
 //!   moves requests and responses, and nothing happens without it.
 //! - [`Queue`] is the same without futures, for one ring: it cuts orders into requests, lends pages, and checks what the back-end answers.

@@ -70,6 +70,8 @@ pub struct Queue<D: Domain> {
     properties: Properties,
     handle: u16,
     jobs: Slab<Job<D>>,
+    /// How many of them have no outcome yet.
+    pending: usize,
     /// Orders of which not all was posted.
     backlog: VecDeque<usize>,
     flights: Slab<Flight<D>>,
@@ -148,6 +150,7 @@ impl<D: Domain> Queue<D> {
             properties,
             handle,
             jobs: Slab::new(),
+            pending: 0,
             backlog: VecDeque::new(),
             flights: Slab::new(),
             posted: 0,
@@ -163,9 +166,8 @@ impl<D: Domain> Queue<D> {
 
     /// How many orders have no outcome yet.
     #[must_use]
-    pub fn pending(&self) -> usize {
-        let going = |job: &&Job<D>| job.progress != Progress::Done;
-        self.jobs.iter().filter(going).count()
+    pub const fn pending(&self) -> usize {
+        self.pending
     }
 
     /// Why nothing works any more, if that is so.
@@ -210,6 +212,7 @@ impl<D: Domain> Queue<D> {
             waker: None,
         });
         if progress == Progress::Going {
+            self.pending = self.pending.saturating_add(1);
             self.backlog.push_back(index);
         }
         Ticket(index)
@@ -378,6 +381,7 @@ impl<D: Domain> Queue<D> {
         if job.flying > 0 {
             return;
         }
+        self.pending = self.pending.saturating_sub(1);
         if job.progress == Progress::Forgotten {
             self.jobs.take(index);
             return;
@@ -629,10 +633,6 @@ impl<T> Slab<T> {
         let value = self.values.get_mut(index)?.take()?;
         self.free.push(index);
         Some(value)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        self.values.iter().flatten()
     }
 
     /// How many numbers there have been.
