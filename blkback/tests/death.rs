@@ -135,13 +135,12 @@ impl World {
         }
     }
 
-    /// The front-end runs, if it was notified: it checks what was answered, and that what was answered is on the disk.
+    /// The front-end runs: if it was notified, it checks what was answered, and that it is on the disk. Then it asks for more.
     fn guest_runs(&mut self) {
-        if !self.guest.is_told {
-            return;
+        if self.guest.is_told {
+            self.guest.collect();
+            self.guest.check_disk(|sector| 512 + sector);
         }
-        self.guest.collect();
-        self.guest.check_disk(|sector| 512 + sector);
         while self.asked < REQUESTS && self.dice.below(4) > 0 {
             self.asked += u64::from(self.guest.ask_any(&mut self.dice));
         }
@@ -164,7 +163,8 @@ impl World {
             is_persistent: self.guest.is_persistent,
         };
         let id = back.connect(connection).unwrap();
-        loop {
+        for round in 0.. {
+            assert!(round < 10_000, "it comes to no end");
             let rest = back.round();
             for event in back.events() {
                 match event {
@@ -229,7 +229,7 @@ fn history(seed: u64, lives: &[u64]) -> bool {
 
 #[test]
 fn a_back_end_that_dies_at_any_step_leaves_every_request_to_be_done_and_answered_once() {
-    for seed in 0..40 {
+    for seed in 0..12 {
         let steps = (0..).take_while(|steps| history(seed, &[*steps])).count();
         assert!(steps > 80, "a history has more steps than {steps}");
     }
@@ -238,7 +238,7 @@ fn a_back_end_that_dies_at_any_step_leaves_every_request_to_be_done_and_answered
 #[test]
 fn so_do_several_that_die_one_after_the_other() {
     let mut dice = Dice::new(1);
-    for seed in 0..3000 {
+    for seed in 0..1000 {
         let lives: Vec<u64> = (0..dice.below(6)).map(|_| dice.below(120)).collect();
         history(seed, &lives);
     }

