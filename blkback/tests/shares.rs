@@ -6,9 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
-use bulkhead_abi::blkif::Operation as Op;
+use bulkhead_abi::DomId;
+use bulkhead_abi::blkif::{Operation as Op, Request, Segment, Slot};
+use bulkhead_blkback::backend::Connection;
 use bulkhead_blkback::testing::{World, geometry};
+use bulkhead_blkback::vbd::Access;
+use bulkhead_blkback::wire::{Layout, Native};
 use bulkhead_devices::disk::Geometry;
+use bulkhead_ring::descriptor::{Front, Notify};
+use bulkhead_ring::testing::Page;
 
 /// What a guest does: it has `depth` requests of `pages` pages outstanding, and no more than `rate` bytes per thousand that the disk could do.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +93,74 @@ fn shares(loads: &[Load], depth: u16) -> (Vec<f64>, u64) {
         bytes.iter().map(|bytes| *bytes as f64 / total as f64).collect(),
         total,
     )
+}
+
+/// Bytes that a guest gets of a disk that is busy with it, beside a front-end that asks for what it may not have, or beside nobody.
+fn beside_rubbish(is_there: bool) -> u64 {
+    let mut world = World::new(Geometry {
+        depth: 16,
+        ..geometry(DISK)
+    });
+    world.add(1 << 14, 1, false);
+    let page = Page::new();
+    let mut villain = Front::<_, Native>::new(vec![page.clone()]).unwrap();
+    let vbd = world.vbd(64, Access::ReadWrite);
+    let id = world
+        .back
+        .connect(Connection {
+            domain: DomId::new(99),
+            vbd,
+            layout: Layout::X86_64,
+            rings: vec![vec![page]],
+            is_persistent: false,
+        })
+        .unwrap();
+    let mut number = 0;
+    for step in 0..4000 {
+        let guest = &mut world.guests[0].0;
+        while guest.outstanding() < 8 && guest.ask_pages(Op::Read, number % 1024 * 8, 4) {
+            number += 4;
+        }
+        guest.push();
+        while is_there && villain.outstanding() < villain.size() {
+            // Wrong grants, sectors that are not its own, operations that there are not.
+            let request = Request {
+                operation: [0, 1, 2, 3, 7][step % 5],
+                nr_segments: 1 + (step % 12) as u8,
+                sector_number: step as u64 % 128,
+                seg: [Segment {
+                    gref: 8,
+                    first_sect: 0,
+                    last_sect: (step % 9) as u8,
+                }; 11],
+                ..Request::default()
+            };
+            villain.post(&Slot::holding(&request)).unwrap();
+        }
+        if villain.push() == Notify::Yes {
+            world.back.kick(id, 0);
+        }
+        world.serve();
+        if world.machine.pending() > 0 {
+            world.machine.work(0, Ok(()));
+        }
+        world.serve();
+        while villain.take().unwrap().is_some() {}
+        let _ = villain.may_sleep().unwrap();
+        world.collect();
+    }
+    let faults = world.back.counters(id).unwrap().all_faults();
+    assert!(!is_there || faults > 10_000, "{faults}");
+    world.guests[0].0.bytes
+}
+
+#[test]
+fn beside_a_front_end_that_sends_rubbish_a_guest_keeps_90_percent() {
+    let (alone, beside) = (beside_rubbish(false), beside_rubbish(true));
+    assert!(
+        alone > 50 << 20 && beside * 10 >= alone * 9,
+        "{beside} of {alone}"
+    );
 }
 
 #[test]

@@ -1,0 +1,337 @@
+//! How front-end and back-end find together, as data: what the back-end writes to the store, what it reads there, and its states.
+//!
+//! Nothing here talks to the store. Who does, watches the front-end's `state`, calls [`step`] with what it sees and with what has become of the
+//! last [`Action`], makes the writes of the [`Step`] in their order in one transaction, and then does the action. [`Plan::read`] reads what the
+//! front-end says, by whatever can read keys. Source: the guest ABI's sections 12.5, 14.2, 14.3, 14.6 and 15.5.
+//!
+//! # Persistent grants
+//!
+//! They spare a back-end that maps pages the flushes of unmapping. This one pins pages and maps none, so that they spare it little; and they have Linux copy all
+//! data into pages that it keeps for it. So they are not offered unless [`Offer::persistent`] says so, for front-ends that do use
+//! the same pages again. Then pages stay pinned: see [`Connection::is_persistent`](crate::backend::Connection).
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use bulkhead_abi::blkif::{INFO_READONLY, key};
+use bulkhead_abi::xenstore::XenbusState;
+use bulkhead_devices::disk::{Geometry, SECTOR};
+
+use crate::backend::{MAX_INDIRECT_SEGMENTS, MAX_QUEUES};
+use crate::vbd::{Access, Vbd};
+use crate::wire::Layout;
+
+/// What a back-end offers a front-end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The VBD's sectors.
+    pub sectors: u64,
+    /// Nothing can be written.
+    pub is_read_only: bool,
+    /// Bytes of a logical and of a physical block.
+    pub blocks: (u32, u32),
+    /// Bytes that are discarded together, if sectors can be discarded.
+    pub discard: Option<u32>,
+    /// The binary logarithm of the most pages of a ring, 4 at most.
+    pub ring_page_order: u32,
+    /// The most rings, 1 to [`MAX_QUEUES`].
+    pub queues: u32,
+    /// Persistent grants.
+    pub persistent: bool,
+}
+
+impl Offer {
+    /// What can be offered of a VBD on such a disk: rings of 16 pages, and one ring, because one task serves them all.
+    #[must_use]
+    pub fn of(vbd: &Vbd, geometry: &Geometry) -> Self {
+        let is_read_only = geometry.read_only || vbd.access() == Access::ReadOnly;
+        let granularity = |discard: bulkhead_devices::disk::Discard| {
+            discard
+                .granularity
+                .saturating_mul(SECTOR)
+                .max(geometry.logical_block)
+        };
+        Self {
+            sectors: vbd.sectors(),
+            is_read_only,
+            blocks: (geometry.logical_block, geometry.physical_block),
+            discard: geometry.discard.filter(|_| !is_read_only).map(granularity),
+            ring_page_order: 4,
+            queues: 1,
+            persistent: false,
+        }
+    }
+
+    /// All that the front-end has to know: each key with its value.
+    #[must_use]
+    pub fn keys(&self) -> Vec<(&'static str, String)> {
+        let flag = |is_on: bool| u32::from(is_on).to_string();
+        let (logical, physical) = self.blocks;
+        let mut keys: Vec<(&'static str, String)> = [
+            (key::MAX_RING_PAGE_ORDER, self.ring_page_order.to_string()),
+            (key::MULTI_QUEUE_MAX_QUEUES, self.queues.to_string()),
+            (key::SECTORS, self.sectors.to_string()),
+            (
+                key::INFO,
+                (if self.is_read_only { INFO_READONLY } else { 0 }).to_string(),
+            ),
+            (key::SECTOR_SIZE, logical.to_string()),
+            (key::PHYSICAL_SECTOR_SIZE, physical.to_string()),
+            (key::FEATURE_FLUSH_CACHE, flag(true)),
+            (key::FEATURE_BARRIER, flag(true)),
+            (
+                key::FEATURE_MAX_INDIRECT_SEGMENTS,
+                MAX_INDIRECT_SEGMENTS.to_string(),
+            ),
+            (key::FEATURE_PERSISTENT, flag(self.persistent)),
+            (key::FEATURE_DISCARD, flag(self.discard.is_some())),
+        ]
+        .into();
+        if let Some(granularity) = self.discard {
+            keys.extend([
+                (key::DISCARD_GRANULARITY, granularity.to_string()),
+                (key::DISCARD_ALIGNMENT, flag(false)),
+                (key::DISCARD_SECURE, flag(false)),
+            ]);
+        }
+        keys
+    }
+}
+
+/// How a front-end wants to be connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How its requests lie in the rings.
+    pub layout: Layout,
+    /// It uses grants again, and it was offered to.
+    pub is_persistent: bool,
+    /// Its rings, one at least.
+    pub queues: Vec<QueuePlan>,
+}
+
+/// A ring of a front-end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuePlan {
+    /// The grants of its pages, in their order, 1 to 16 of them.
+    pub grefs: Vec<u32>,
+    /// The front-end's port.
+    pub port: u32,
+}
+
+/// Why what a front-end says makes no plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanError<E> {
+    /// The store could not be read.
+    Store(E),
+    /// This key is not there.
+    Missing(String),
+    /// This key has a value that is no number, or one that is not offered.
+    Value(String),
+}
+
+impl<E: fmt::Display> fmt::Display for PlanError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Missing(key) => write!(f, "the front-end does not say `{key}`"),
+            Self::Value(key) => write!(f, "the front-end's `{key}` is not one that is offered"),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> core::error::Error for PlanError<E> {}
+
+impl Plan {
+    /// Reads how a front-end wants to be connected. `read` answers what a key in its directory holds, if it is there; a key may have one `/`.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] names the key that is at fault.
+    pub async fn read<E>(
+        offer: &Offer,
+        mut read: impl AsyncFnMut(&str) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Self, PlanError<E>> {
+        let layout = match read(key::PROTOCOL).await.map_err(PlanError::Store)?.as_deref() {
+            None => Layout::X86_64,
+            Some(name) if name == key::X86_64_ABI.as_bytes() => Layout::X86_64,
+            Some(name) if name == key::X86_32_ABI.as_bytes() => Layout::X86_32,
+            Some(_) => return Err(PlanError::Value(key::PROTOCOL.to_string())),
+        };
+        let persistent = number(&mut read, key::FEATURE_PERSISTENT.to_string(), 1).await;
+        let count = number(&mut read, key::MULTI_QUEUE_NUM_QUEUES.to_string(), offer.queues).await?;
+        let order = number(&mut read, key::RING_PAGE_ORDER.to_string(), offer.ring_page_order).await?;
+        let most = u32::try_from(MAX_QUEUES).unwrap_or(u32::MAX);
+        let mut queues = Vec::new();
+        for queue in 0..count.unwrap_or(1).min(most) {
+            // Rings have directories of their own only if there are several.
+            let directory = match count {
+                Some(2..) => format!("queue-{queue}/"),
+                _ => String::new(),
+            };
+            let mut grefs = Vec::new();
+            for page in 0..1_u32.checked_shl(order.unwrap_or(0)).unwrap_or(0) {
+                let name = match order {
+                    Some(_) => format!("{directory}{}{page}", key::RING_REF),
+                    None => format!("{directory}{}", key::RING_REF),
+                };
+                grefs.push(needed(&mut read, name).await?);
+            }
+            let port = needed(&mut read, format!("{directory}{}", key::EVENT_CHANNEL)).await?;
+            queues.push(QueuePlan { grefs, port });
+        }
+        if queues.is_empty() {
+            return Err(PlanError::Value(key::MULTI_QUEUE_NUM_QUEUES.to_string()));
+        }
+        Ok(Self {
+            layout,
+            is_persistent: offer.persistent && persistent? == Some(1),
+            queues,
+        })
+    }
+}
+
+/// Reads a number of `limit` at most, if it is there.
+async fn number<E>(
+    read: &mut impl AsyncFnMut(&str) -> Result<Option<Vec<u8>>, E>,
+    key: String,
+    limit: u32,
+) -> Result<Option<u32>, PlanError<E>> {
+    let Some(value) = read(&key).await.map_err(PlanError::Store)? else {
+        return Ok(None);
+    };
+    let number = decimal(&value).filter(|number| *number <= limit);
+    number.map(Some).ok_or(PlanError::Value(key))
+}
+
+/// Reads a number that has to be there.
+async fn needed<E>(
+    read: &mut impl AsyncFnMut(&str) -> Result<Option<Vec<u8>>, E>,
+    key: String,
+) -> Result<u32, PlanError<E>> {
+    let number = number(read, key.clone(), u32::MAX).await?;
+    number.ok_or(PlanError::Missing(key))
+}
+
+/// A number in decimal digits, and nothing else.
+fn decimal(value: &[u8]) -> Option<u32> {
+    let is_plain = value.iter().all(u8::is_ascii_digit);
+    str::from_utf8(value).ok().filter(|_| is_plain)?.parse().ok()
+}
+
+/// What a value of `state` says; what is none counts as not there.
+#[must_use]
+pub fn state_of(value: Option<&[u8]>) -> XenbusState {
+    let number = value.and_then(decimal);
+    number
+        .and_then(XenbusState::from_raw)
+        .unwrap_or(XenbusState::Unknown)
+}
+
+/// Where a back-end is with a front-end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It has just begun, perhaps in the place of one that has died: it has said nothing yet.
+    #[default]
+    New,
+    /// It waits for what the front-end has to say.
+    Waiting,
+    /// It is connecting.
+    Connecting,
+    /// It serves.
+    Connected,
+    /// It was connected, and ends.
+    Closing,
+    /// It does not serve, until the front-end begins anew.
+    Closed,
+}
+
+/// What a back-end learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The front-end's state, which may not have changed.
+    Front(XenbusState),
+    /// [`Action::Connect`] has been done.
+    Connected,
+    /// [`Action::Connect`] has failed, and nothing is connected.
+    Refused,
+    /// [`Action::Disconnect`] has been done: nothing of the front-end's is in use.
+    Disconnected,
+}
+
+/// What is to be done after the writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    None,
+    /// Read the [`Plan`], map the rings, bind the ports, and connect them.
+    Connect,
+    /// End the service, and say when nothing is in use any more.
+    Disconnect,
+}
+
+/// What follows from something that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "the front-end waits for it"]
+pub struct Step {
+    /// Where the back-end is now.
+    pub phase: Phase,
+    /// What it writes into its directory, in this order.
+    pub writes: Vec<(&'static str, String)>,
+    /// What it does then.
+    pub action: Action,
+}
+
+/// What a back-end does when it learns something. It does not matter how often it learns the same. While an action is under way, only its
+/// outcome counts: tell the front-end's state again afterwards.
+pub fn step(offer: &Offer, phase: Phase, seen: Seen) -> Step {
+    use XenbusState as X;
+    let stay = Step {
+        phase,
+        writes: Vec::new(),
+        action: Action::None,
+    };
+    let go = |phase, state: XenbusState| Step {
+        phase,
+        writes: [(key::STATE, state.raw().to_string())].into(),
+        action: Action::None,
+    };
+    // What it offers is there before the state says so, and again after a predecessor's death.
+    let offering = |phase, state| {
+        let mut step = go(phase, state);
+        step.writes.splice(0..0, offer.keys());
+        step
+    };
+    let then = |action, step: Step| Step { action, ..step };
+    match (phase, seen) {
+        (Phase::New | Phase::Closed, Seen::Front(X::Initialising)) => offering(Phase::Waiting, X::InitWait),
+        (Phase::New | Phase::Waiting, Seen::Front(X::Initialised | X::Connected)) => then(
+            Action::Connect,
+            Step {
+                phase: Phase::Connecting,
+                ..stay
+            },
+        ),
+        (Phase::Connecting, Seen::Connected) => offering(Phase::Connected, X::Connected),
+        (Phase::Connecting, Seen::Refused) => go(Phase::Closed, X::Closed),
+        // One that begins anew while it is served has lost what was between us; so has one whose directory is gone.
+        (Phase::Connected, Seen::Front(X::Initialising | X::Closing | X::Closed | X::Unknown)) => {
+            then(Action::Disconnect, go(Phase::Closing, X::Closing))
+        }
+        (Phase::Closing, Seen::Disconnected) => go(Phase::Closed, X::Closed),
+        (Phase::New | Phase::Waiting, Seen::Front(X::Closing | X::Closed)) => go(Phase::Closed, X::Closed),
+        (
+            Phase::New
+            | Phase::Waiting
+            | Phase::Connecting
+            | Phase::Connected
+            | Phase::Closing
+            | Phase::Closed,
+            Seen::Front(_) | Seen::Connected | Seen::Refused | Seen::Disconnected,
+        ) => stay,
+    }
+}
+
+#[cfg(test)]
+mod tests;
