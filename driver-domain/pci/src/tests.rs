@@ -129,6 +129,48 @@ fn bars_that_make_no_sense_are_left_out() {
     assert_eq!(only(config).bars[5], None);
 }
 
+/// A function whose first BAR is read as one thing, and when it was written as another.
+struct Liar {
+    value: u32,
+    size: u32,
+    is_written: Cell<bool>,
+}
+
+impl ConfigSpace for Liar {
+    fn read(&self, _: Address, offset: u8) -> u32 {
+        match offset {
+            0 => 0x1234_5678,
+            0x10 if self.is_written.get() => self.size,
+            0x10 => self.value,
+            _ => 0,
+        }
+    }
+
+    fn write(&self, _: Address, offset: u8, value: u32) {
+        self.is_written.set(offset == 0x10 && value == u32::MAX);
+    }
+}
+
+#[test]
+fn a_bar_begins_at_a_multiple_of_its_size() {
+    for (value, size, is_good) in [
+        (0xfe00_0000, 0xfff8_0000, true),
+        (0xfe04_0000, 0xfff8_0000, false),
+        (0x0000_c041, 0xffff_ff81, false),
+        (0x0000_c081, 0x0000_ff81, true),
+    ] {
+        let space = Liar {
+            value,
+            size,
+            is_written: Cell::new(false),
+        };
+        let info = inspect(&space, at("00:03.0")).unwrap();
+        let is_memory = value & 1 == 0;
+        let found = info.bars[0].filter(|bar| matches!(bar, Bar::Memory { .. }) == is_memory);
+        assert_eq!(found.is_some(), is_good, "{value:#x} {size:#x} {found:?}");
+    }
+}
+
 #[test]
 fn a_table_that_lies_in_no_bar_is_none() {
     for (entries, bar, offset) in [

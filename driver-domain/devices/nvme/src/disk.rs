@@ -253,8 +253,12 @@ impl<F: Function> Disk for Nvme<F> {
             Operation::Flush => (io::FLUSH, 0, &[]),
         };
         let block = u64::from(self.geometry.logical_block / SECTOR).max(1);
-        if split(segments).any(|(at, _)| !at.is_multiple_of(block)) {
-            return Err(Refused::Invalid);
+        let mut commands = 0_u16;
+        for (at, _) in split(segments) {
+            if !at.is_multiple_of(block) {
+                return Err(Refused::Invalid);
+            }
+            commands = commands.saturating_add(1);
         }
         let is_full = self.free_requests.len() <= self.done.len();
         if opcode == io::FLUSH && !self.geometry.write_cache && !is_full {
@@ -262,15 +266,16 @@ impl<F: Function> Disk for Nvme<F> {
             self.done.push_back(Completion { tag, result });
             return Ok(());
         }
-        let left = split(segments).count().max(1);
-        if is_full || left > self.free_commands.len() {
+        // What has no memory is one command.
+        let left = commands.max(1);
+        if is_full || usize::from(left) > self.free_commands.len() {
             return Err(Refused::Full);
         }
         let number = self.free_requests.pop().ok_or(Refused::Full)?;
         if let Some(place) = self.requests.get_mut(usize::from(number)) {
             *place = Some(Request {
                 tag,
-                left: u16::try_from(left).unwrap_or(u16::MAX),
+                left,
                 result: Ok(()),
             });
         }

@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::iter::{chain, once};
+use core::slice;
 
 use bitflags::bitflags;
 use bulkhead_devices::disk::{
@@ -190,35 +190,55 @@ impl<F: Function> Block<F> {
         })
     }
 
-    /// Puts a chain into the queue, and returns its head and how many descriptors of the queue it takes; `None` if there are too few.
-    fn chain(&mut self, data: impl Iterator<Item = (Segment, u16)>, count: u16, head: u16) -> Option<u16> {
+    /// Describes a request whose first descriptor is `head`, the first of the free: its data between header and status. Returns the descriptor after
+    /// its last, the first that is free then.
+    fn describe(&self, head: u16, data: &[Segment], flags: u16) -> Option<u16> {
         let slot = self.slots.at(head)?;
-        let at = |offset, bytes, flags| {
-            let address = slot.memory.address_of(slot.offset.wrapping_add(offset));
-            (Segment { address, bytes }, flags)
-        };
-        let header = at(slot::HEADER, 16, 0);
-        let status = at(slot::STATUS, 1, WRITE);
-        let all = chain(once(header), chain(data, once(status)));
-        if self.has_indirect {
-            for (n, (segment, flags)) in (0..count).zip(all) {
-                let next = n.wrapping_add(1);
+        let segment = |offset, bytes| slot.segment(offset, bytes);
+        let mut id = if self.has_indirect { 0 } else { head };
+        let mut put = |Segment { address, bytes }, flags| {
+            let next = if self.has_indirect {
+                id.wrapping_add(1)
+            } else {
+                self.after(id)
+            };
+            let descriptor = Descriptor {
+                address,
+                bytes,
+                flags,
+                next,
+            };
+            if self.has_indirect {
                 let place = slot.offset.wrapping_add(slot::TABLE);
-                let place = place.wrapping_add(usize::from(n).wrapping_mul(DESCRIPTOR));
-                descriptor(segment, flags, next < count, next).store(slot.memory, place);
+                let place = place.wrapping_add(usize::from(id).wrapping_mul(DESCRIPTOR));
+                descriptor.store(slot.memory, place);
+            } else {
+                self.queue.describe(id, descriptor);
             }
-            let (table, flags) = at(slot::TABLE, u32::from(count).wrapping_mul(16), INDIRECT);
-            self.queue.describe(head, descriptor(table, flags, false, 0));
-            return Some(1);
-        }
-        let mut id = head;
-        for (n, (segment, flags)) in (1..=count).zip(all) {
-            let next = self.next.get(usize::from(id)).copied()?;
-            self.queue
-                .describe(id, descriptor(segment, flags, n < count, next));
             id = next;
+        };
+        put(segment(slot::HEADER, 16), NEXT);
+        for segment in data {
+            put(*segment, flags | NEXT);
         }
-        Some(count)
+        put(segment(slot::STATUS, 1), WRITE);
+        if !self.has_indirect {
+            return Some(id);
+        }
+        let Segment { address, bytes } = segment(slot::TABLE, u32::from(id).wrapping_mul(16));
+        let table = Descriptor {
+            address,
+            bytes,
+            flags: INDIRECT,
+            next: 0,
+        };
+        self.queue.describe(head, table);
+        Some(self.after(head))
+    }
+
+    /// The descriptor after one, in its chain or among the free.
+    fn after(&self, id: u16) -> u16 {
+        self.next.get(usize::from(id)).copied().unwrap_or(id)
     }
 
     /// The device does not do what it should: it is stopped, and all that it had ends.
@@ -266,21 +286,11 @@ impl<F: Function> Block<F> {
         })
     }
 
-    /// Takes the first `count` of the free descriptors, which begin with `head`.
-    fn take_free(&mut self, head: u16, count: u16) {
-        let mut next = head;
-        for _ in 0..count {
-            next = self.next.get(usize::from(next)).copied().unwrap_or(next);
-        }
-        self.first_free = next;
-        self.free = self.free.saturating_sub(count);
-    }
-
     /// Puts a chain's descriptors back to the free.
     fn give_back(&mut self, head: u16, count: u16) {
         let mut last = head;
         for _ in 1..count {
-            last = self.next.get(usize::from(last)).copied().unwrap_or(last);
+            last = self.after(last);
         }
         if let Some(next) = self.next.get_mut(usize::from(last)) {
             *next = core::mem::replace(&mut self.first_free, head);
@@ -304,10 +314,18 @@ impl<F: Function> Disk for Block<F> {
         if self.outstanding.saturating_add(self.done.len()) >= self.requests.len() {
             return Err(Refused::Full);
         }
-        let (kind, first, segments, flags): (_, _, &[Segment], _) = match operation {
+        let head = self.first_free;
+        let slot = self.slots.at(head).ok_or(Refused::Full)?;
+        let range;
+        let (kind, first, data, flags): (_, _, &[Segment], _) = match operation {
             Operation::Read(first, segments) => (kind::READ, first, segments, WRITE),
             Operation::Write(first, segments) => (kind::WRITE, first, segments, 0),
-            Operation::Discard(..) => (kind::DISCARD, 0, &[], 0),
+            Operation::Discard(first, sectors) => {
+                slot.store64(slot::RANGE, first);
+                slot.store64(slot::RANGE.wrapping_add(8), sectors.into());
+                range = slot.segment(slot::RANGE, 16);
+                (kind::DISCARD, 0, slice::from_ref(&range), 0)
+            }
             Operation::Flush if self.geometry.write_cache => (kind::FLUSH, 0, &[], 0),
             Operation::Flush => {
                 let result = Ok(());
@@ -315,34 +333,27 @@ impl<F: Function> Disk for Block<F> {
                 return Ok(());
             }
         };
-        let head = self.first_free;
-        let slot = self.slots.at(head).ok_or(Refused::Full)?;
-        let range = if let Operation::Discard(first, sectors) = operation {
-            let at = slot.offset.wrapping_add(slot::RANGE);
-            slot.memory.store64(at, first);
-            slot.memory.store64(at.wrapping_add(8), sectors.into());
-            let address = slot.memory.address_of(at);
-            Some(Segment { address, bytes: 16 })
+        let descriptors = if self.has_indirect {
+            1
         } else {
-            None
+            // The number is small: the request was admitted.
+            u16::try_from(data.len()).unwrap_or(u16::MAX).saturating_add(2)
         };
-        // The number is small: the request was admitted.
-        let data = segments.len().saturating_add(range.iter().len());
-        let count = u16::try_from(data).unwrap_or(u16::MAX).saturating_add(2);
-        if self.free < if self.has_indirect { 1 } else { count } {
+        if self.free < descriptors {
             return Err(Refused::Full);
         }
-        slot.memory
-            .store64(slot.offset.wrapping_add(slot::HEADER), kind.into());
-        slot.memory
-            .store64(slot.offset.wrapping_add(slot::HEADER).wrapping_add(8), first);
-        slot.memory
-            .store8(slot.offset.wrapping_add(slot::STATUS), status::NONE);
-        let data = chain(segments.iter().copied(), range).map(|segment| (segment, flags));
-        let descriptors = self.chain(data, count, head).ok_or(Refused::Full)?;
-        let read = segments.iter().map(|segment| segment.bytes).sum::<u32>();
-        let writes = if flags == WRITE { read.saturating_add(1) } else { 1 };
-        self.take_free(head, descriptors);
+        slot.store64(slot::HEADER, kind.into());
+        slot.store64(slot::HEADER.wrapping_add(8), first);
+        let status = slot.offset.wrapping_add(slot::STATUS);
+        slot.memory.store8(status, status::NONE);
+        let mut writes = 1_u32;
+        if flags == WRITE {
+            writes = data
+                .iter()
+                .fold(writes, |sum, segment| sum.saturating_add(segment.bytes));
+        }
+        self.first_free = self.describe(head, data, flags).ok_or(Refused::Full)?;
+        self.free = self.free.saturating_sub(descriptors);
         if let Some(place) = self.requests.get_mut(usize::from(head)) {
             *place = Some(Request {
                 tag,
@@ -399,15 +410,6 @@ impl<F: Function> Disk for Block<F> {
     }
 }
 
-fn descriptor(segment: Segment, flags: u16, has_next: bool, next: u16) -> Descriptor {
-    Descriptor {
-        address: segment.address,
-        bytes: segment.bytes,
-        flags: flags | if has_next { NEXT } else { 0 },
-        next: if has_next { next } else { 0 },
-    }
-}
-
 /// Memory for each head's header, status and table: pieces of a page, as larger ones are rarer.
 #[derive(Debug)]
 struct Slots<M> {
@@ -420,6 +422,18 @@ struct Slots<M> {
 struct Slot<'a, M> {
     memory: &'a M,
     offset: usize,
+}
+
+impl<M: DmaMemory> Slot<'_, M> {
+    /// Part of it, for the device.
+    fn segment(&self, offset: usize, bytes: u32) -> Segment {
+        let address = self.memory.address_of(self.offset.wrapping_add(offset));
+        Segment { address, bytes }
+    }
+
+    fn store64(&self, offset: usize, value: u64) {
+        self.memory.store64(self.offset.wrapping_add(offset), value);
+    }
 }
 
 impl<M> Slots<M> {

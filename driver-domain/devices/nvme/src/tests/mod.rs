@@ -120,6 +120,17 @@ fn the_disk_is_as_controller_and_namespace_say() {
 }
 
 #[test]
+fn a_format_may_have_a_large_number() {
+    let machine = Machine::new();
+    {
+        let mut device = machine.device();
+        (device.namespace[25], device.namespace[26]) = (20, 0x20);
+        device.namespace[128 + 16 * 4 + 2] = 11;
+    }
+    assert_eq!(machine.start().unwrap().geometry().logical_block, 2048);
+}
+
+#[test]
 fn what_is_written_is_read_again() {
     let (machine, mut driver) = started();
     let pages = machine.pages(64);
@@ -236,6 +247,18 @@ fn the_queue_is_filled_to_the_last_and_answered_in_any_order() {
         let tags: BTreeSet<_> = order.iter().map(|completion| completion.tag).collect();
         assert_eq!((tags.len(), order.len()), (127, 127));
         assert!(order.iter().all(|completion| completion.result.is_ok()));
+    }
+    // Each has a list of its own.
+    for (n, pages) in (0..).zip(pages.chunks_exact(6)) {
+        driver
+            .submit(Tag(n), Operation::Read(u64::from(n) * 100, pages))
+            .unwrap();
+    }
+    driver.commit();
+    machine.device().work();
+    assert_eq!(taken(&mut driver).len(), 21);
+    for (n, pages) in (0..).zip(pages.chunks_exact(6)) {
+        assert!(machine.holds(n * 100, pages), "{n}");
     }
     // Requests of several commands fill it sooner, and none is left half asked for.
     let gaps: Vec<_> = pages[..50].iter().map(|page| part(*page, 0, 512)).collect();

@@ -158,6 +158,12 @@ impl Disk {
         }
     }
 
+    /// Takes a request of which it was not told yet.
+    pub(super) fn foresee(&mut self, head: u16) {
+        let chain = self.chain(head);
+        self.pending.push(chain);
+    }
+
     fn chain(&self, head: u16) -> Chain {
         let mut buffers = Vec::new();
         let (mut table, mut len, mut id) = (self.addresses[0], u64::from(self.size), u64::from(head));

@@ -326,7 +326,8 @@ fn answer(answer: impl FnOnce(&mut Disk)) -> (Vec<Completion>, bool) {
     driver.submit(Tag(3), Operation::Read(16, &pages)).unwrap();
     assert!(driver.may_sleep());
     answer(&mut machine.device());
-    let ended = taken(&mut driver);
+    let mut ended = taken(&mut driver);
+    ended.sort_by_key(|completion| completion.tag);
     let refused = driver.submit(Tag(4), Operation::Flush) == Err(Refused::Broken);
     // A device that is broken is cut off before anybody uses the memory again.
     assert_eq!(refused, !machine.is_master());
@@ -389,24 +390,28 @@ fn a_device_that_answers_wrongly_is_broken() {
         }),
     ];
     for (what, wrong) in answers {
-        let (mut ended, is_broken) = answer(wrong);
-        ended.sort_by_key(|completion| completion.tag);
+        let (ended, is_broken) = answer(wrong);
         assert_eq!((&ended[..], is_broken), (&all[..], true), "{what}");
     }
+    // One that it was not told of, and all that it was.
+    let (ended, is_broken) = answer(|disk| {
+        disk.work();
+        disk.foresee(2);
+        disk.complete(0);
+    });
+    assert_eq!((&ended[..], is_broken), (&all[..], true));
     // The same twice: the first time it was right.
-    let (mut ended, is_broken) = answer(|disk| {
+    let (ended, is_broken) = answer(|disk| {
         let head = disk.pending[0].head;
         disk.complete(0);
         disk.push(head.into(), 4097);
     });
-    ended.sort_by_key(|completion| completion.tag);
     assert_eq!((&ended[..], is_broken), (&[done(1), all[1], all[2]][..], true));
 }
 
 #[test]
 fn a_device_that_cannot_go_on_is_noticed_when_it_wakes() {
-    let (mut ended, is_broken) = answer(|disk| disk.status |= 0x40);
-    ended.sort_by_key(|completion| completion.tag);
+    let (ended, is_broken) = answer(|disk| disk.status |= 0x40);
     let all = [1, 2, 3].map(|tag| failed(tag, Failed::Broken));
     assert_eq!((&ended[..], is_broken), (&all[..], true));
 }
