@@ -209,10 +209,12 @@ impl Operators {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let config = bulkhead_config::parse(text.as_bytes())
             .map_err(|problems| anyhow!("{}", problems.of(&path.display().to_string())))?;
-        let named = config.guests().iter().flat_map(|guest| {
+        let guests = config.guests().iter().flat_map(|guest| {
             let ramdisk = guest.ramdisk.as_ref().map(|name| name.as_str());
             [Some(guest.kernel.as_str()), ramdisk].into_iter().flatten()
         });
+        let drivers = config.drivers().iter().map(|driver| driver.kernel.as_str());
+        let named = guests.chain(drivers);
         let is_ours = |name: &str| name == VMLINUZ || images.named(name).is_ok();
         let (images, files): (BTreeSet<_>, BTreeSet<_>) =
             named.map(str::to_owned).partition(|name| is_ours(name));

@@ -2,12 +2,13 @@
 //!
 //! A library splits the text into tokens and these into events, and decodes strings and numbers. The format needs little of TOML: sections of keys
 //! with plain values. So sections and keys are kept as they come, in the file's order and with their lines; `a.b` is a key or a section
-//! of that name, which nobody knows, and lists and tables inside a value are a value that no key takes yet.
+//! of that name, which nobody knows; a list of plain values is a value, and other lists and tables are a value that no key takes.
 //!
 //! What a file can cost is bounded by its length, [`MAX_FILE`]; values are nested by recursion, to a depth of [`MAX_DEPTH`].
 
 use crate::fields::Entry;
 use crate::problems::Problems;
+use crate::settings::MAX_LIST;
 use crate::value::{Kind, Value, excerpt};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
@@ -19,8 +20,11 @@ use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
 /// The longest file in bytes: room for as many guests as there may be, with a dozen short lines each.
 pub const MAX_FILE: usize = 128 << 10;
 
-/// How deep lists and tables may stand in each other. There is no use for any yet.
+/// How deep lists and tables may stand in each other. There is no use for more than one list.
 const MAX_DEPTH: u32 = 8;
+
+/// How many parts of a list are kept: one more than any key takes.
+const MAX_PARTS: usize = MAX_LIST + 1;
 
 /// A section of the file.
 #[derive(Debug)]
@@ -75,6 +79,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Vec<Entry<'_>>, Vec<Table<'_>>), Pro
         header: None,
         opened: 0,
         depth: 0,
+        parts: None,
         top: Vec::new(),
         tables: Vec::new(),
     };
@@ -211,6 +216,8 @@ struct Reader<'a, 'l> {
     opened: usize,
     /// In how many lists and tables the next value stands.
     depth: usize,
+    /// The plain values of the list that is being read, if it has nothing else.
+    parts: Option<Vec<Value<'a>>>,
     top: Vec<Entry<'a>>,
     tables: Vec<Table<'a>>,
 }
@@ -232,10 +239,11 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn open(&mut self, span: Span) -> bool {
+    fn open(&mut self, span: Span, is_list: bool) -> bool {
         if self.depth == 0 {
             self.opened = span.start();
         }
+        self.parts = (self.depth == 0 && is_list).then(Vec::new);
         self.depth = self.depth.saturating_add(1);
         true
     }
@@ -243,7 +251,9 @@ impl<'a> Reader<'a, '_> {
     fn close(&mut self, span: Span) {
         self.depth = self.depth.saturating_sub(1);
         if self.depth == 0 {
-            self.keep(self.opened, span.end(), Kind::Other);
+            let parts = self.parts.take();
+            let kind = parts.map_or(Kind::Other, |parts| Kind::List(parts.into()));
+            self.keep(self.opened, span.end(), kind);
         }
     }
 
@@ -281,7 +291,7 @@ impl EventReceiver for Reader<'_, '_> {
     }
 
     fn inline_table_open(&mut self, span: Span, _: &mut dyn ErrorSink) -> bool {
-        self.open(span)
+        self.open(span, false)
     }
 
     fn inline_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
@@ -289,7 +299,7 @@ impl EventReceiver for Reader<'_, '_> {
     }
 
     fn array_open(&mut self, span: Span, _: &mut dyn ErrorSink) -> bool {
-        self.open(span)
+        self.open(span, true)
     }
 
     fn array_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
@@ -352,6 +362,10 @@ impl EventReceiver for Reader<'_, '_> {
         };
         if self.depth == 0 {
             self.keep(span.start(), span.end(), kind);
+        } else if let Some(parts) = self.parts.as_mut().filter(|parts| parts.len() < MAX_PARTS)
+            && let Some(raw) = self.text.get(span.start()..span.end())
+        {
+            parts.push(Value { raw, kind });
         }
     }
 }

@@ -20,6 +20,11 @@ pub struct At<T> {
 }
 
 impl<T> At<T> {
+    /// A value that stands for one in this line.
+    pub(crate) const fn new(value: T, line: Option<u32>) -> Self {
+        Self { value, line }
+    }
+
     /// The line of the file, counted from 1; none if the value is from no file.
     #[must_use]
     pub const fn line(&self) -> Option<u32> {

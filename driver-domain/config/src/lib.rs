@@ -28,10 +28,12 @@ mod world;
 pub use document::MAX_FILE;
 pub use fields::At;
 pub use problems::{MAX_PROBLEMS, Problem, Problems};
+pub use sections::driver::{Driver, MAX_DRIVERS};
 pub use sections::guest::{Guest, MAX_GUESTS};
 pub use sections::{Config, parse};
 pub use settings::{
-    Action, CommandLine, Console, Cpus, FileName, MAX_COMMAND_LINE, MAX_CPUS, MAX_VCPUS, Memory, Name,
-    Setting, Should, Vcpus, Weight, Whole, parse_cpus, parse_size,
+    Action, CommandLine, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, FileName,
+    MAX_COMMAND_LINE, MAX_CPUS, MAX_LIST, MAX_PARTITION_NAME, MAX_VCPUS, Memory, Name, OnePiece, Part,
+    PciAddress, Right, Setting, Should, Vcpus, Weight, Whole, parse_cpus, parse_size,
 };
 pub use world::World;

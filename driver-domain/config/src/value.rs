@@ -1,6 +1,8 @@
 //! A value as the operator wrote it, in the file or on the shell.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 /// A value, and how it was written.
@@ -20,9 +22,11 @@ pub(crate) enum Kind<'a> {
     Number(i64),
     /// True or false, in the file.
     Switch(bool),
+    /// A list of plain values, in the file.
+    List(Box<[Value<'a>]>),
     /// A word of the shell, which may be meant as any of these.
     Word,
-    /// What no key takes: a fraction, a date, a list, a table.
+    /// What no key takes: a fraction, a date, a table, a list of lists.
     Other,
 }
 
@@ -40,7 +44,7 @@ impl<'a> Value<'a> {
         match &self.kind {
             Kind::Text(text) => Some(text),
             Kind::Word => Some(self.raw),
-            Kind::Number(_) | Kind::Switch(_) | Kind::Other => None,
+            Kind::Number(_) | Kind::Switch(_) | Kind::List(_) | Kind::Other => None,
         }
     }
 
@@ -49,7 +53,7 @@ impl<'a> Value<'a> {
         match self.kind {
             Kind::Number(number) => Some(number),
             Kind::Word => self.raw.parse().ok(),
-            Kind::Text(_) | Kind::Switch(_) | Kind::Other => None,
+            Kind::Text(_) | Kind::Switch(_) | Kind::List(_) | Kind::Other => None,
         }
     }
 
@@ -58,7 +62,16 @@ impl<'a> Value<'a> {
         match self.kind {
             Kind::Switch(switch) => Some(switch),
             Kind::Word => self.raw.parse().ok(),
-            Kind::Text(_) | Kind::Number(_) | Kind::Other => None,
+            Kind::Text(_) | Kind::Number(_) | Kind::List(_) | Kind::Other => None,
+        }
+    }
+
+    /// The parts of the value as a list, if it is one: on the shell they have commas between them.
+    pub(crate) fn parts(&self) -> Option<Vec<Self>> {
+        match &self.kind {
+            Kind::List(parts) => Some(parts.to_vec()),
+            Kind::Word => Some(self.raw.split(',').map(Self::word).collect()),
+            Kind::Text(_) | Kind::Number(_) | Kind::Switch(_) | Kind::Other => None,
         }
     }
 
@@ -95,6 +108,16 @@ pub(crate) fn excerpt(text: &str) -> impl fmt::Display {
             f.write_str("...")?;
         }
         Ok(())
+    })
+}
+
+/// The words of a list of the shell, as a list of TOML.
+pub(crate) fn listed(words: &str) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        for (n, word) in words.split(',').enumerate() {
+            write!(f, "{}{}", if n == 0 { "[" } else { ", " }, quoted(word))?;
+        }
+        f.write_char(']')
     })
 }
 

@@ -1,7 +1,10 @@
 //! What a configuration has to fit: the machine, the boot archive, the domains that are there.
 
+use crate::fields::At;
 use crate::nearest::nearest;
-use crate::value::excerpt;
+use crate::problems::Problems;
+use crate::settings::FileName;
+use crate::value::{excerpt, quoted};
 use core::fmt;
 
 /// What is known of the machine when a configuration is to be put into effect.
@@ -15,11 +18,26 @@ pub struct World<'a> {
     pub memory: u64,
     /// The names of the domains that exist.
     pub domains: &'a [&'a str],
+    /// The names of the drivers that there are already: these have their domains and their memory.
+    pub drivers: &'a [&'a str],
 }
 
 impl World<'_> {
+    /// Tells if the `file` that `key` names is none of the boot archive.
+    pub(crate) fn want_file(&self, key: &str, file: &At<FileName>, problems: &mut Problems) {
+        let name = file.as_str();
+        if !self.files.contains(&name) {
+            let sentence = format_args!(
+                "{key} = {} should name a file of the boot archive{}",
+                quoted(name),
+                self.instead_of(name)
+            );
+            problems.add(file.line(), sentence);
+        }
+    }
+
     /// What to say after "should be a file of the boot archive" when `missing` is none.
-    pub(crate) fn instead_of(&self, missing: &str) -> impl fmt::Display {
+    fn instead_of(&self, missing: &str) -> impl fmt::Display {
         const SHOWN: usize = 8;
         fmt::from_fn(move |f| {
             if let Some(near) = nearest(missing, self.files.iter().copied()) {

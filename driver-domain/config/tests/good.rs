@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_config::{
-    Action, CommandLine, Console, Cpus, FileName, Guest, Memory, Setting, Vcpus, Weight, parse,
+    Action, CommandLine, Console, Cpus, Disk, Disks, Driver, FileName, Guest, Memory, Name, OnePiece,
+    Setting, Vcpus, Weight, parse,
 };
 use std::fs;
 
@@ -77,6 +78,45 @@ fn guests_keep_the_order_of_the_file() {
         memory(guest("B"), "1G", "1G"),
     ];
     means("several", &guests);
+}
+
+#[test]
+fn drivers_and_disks_have_their_meaning() {
+    let driver = |name, kernel, devices| {
+        Driver::new(
+            Name::parse(name).unwrap(),
+            FileName::parse(kernel).unwrap(),
+            bulkhead_config::Devices::parse(devices).unwrap(),
+        )
+    };
+    let mut io = driver("io", "driver-two", "net,00:1f.2");
+    io.command_line = CommandLine::parse("trace").unwrap();
+    io.memory = OnePiece::parse("32M").unwrap().into();
+    io.weight = Weight::new(512).unwrap();
+    io.console = Console::Print;
+    io.on_crash = Action::Keep;
+    let disks = driver("disks", "driver", "block");
+    assert_eq!((disks.memory.order(), disks.on_crash), (12, Action::Restart));
+    let with_disks = |name, disks: &[&str]| {
+        let disks = disks.iter().map(|disk| Disk::parse(disk).unwrap());
+        let mut guest = guest(name);
+        guest.disks = Disks::new(disks.collect()).unwrap().into();
+        guest
+    };
+    let web = with_disks(
+        "web",
+        &["web-data:rw", "disks/a name: with blanks:ro", "io/@00:1f.2:ro"],
+    );
+    let mut rescue = with_disks("rescue", &["web-data:rw"]);
+    rescue.autostart = false;
+    let guests = [web, with_disks("mail", &["io/@00:1f.2:ro"]), rescue];
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/good/drivers-and-disks.toml");
+    let config = parse(&fs::read(path).unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(
+        (config.drivers(), config.guests()),
+        ([io, disks].as_slice(), guests.as_slice())
+    );
+    assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
 }
 
 #[test]

@@ -7,8 +7,8 @@
 )]
 
 use bulkhead_config::{
-    Action, CommandLine, Config, Console, Cpus, FileName, Guest, MAX_PROBLEMS, Memory, Name, Problems,
-    Setting, Whole, parse,
+    Action, CommandLine, Config, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, Driver, FileName,
+    Guest, MAX_PROBLEMS, Memory, Name, OnePiece, Part, PciAddress, Problems, Right, Setting, Whole, parse,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -91,6 +91,9 @@ impl Change {
             "\"1G\"",
             "name = \"a\"\n",
             "[[network]]\n",
+            "[[driver]]\n",
+            "devices = [",
+            "disk = [\"a:rw\"]\n",
             "-1",
             "0x",
             "1979-05-27",
@@ -143,6 +146,52 @@ fn action() -> impl Strategy<Value = Action> {
     select(vec![Action::Destroy, Action::Restart, Action::Keep])
 }
 
+fn part() -> impl Strategy<Value = Part> {
+    prop_oneof![
+        any::<u16>().prop_map(|raw| Part::Whole(PciAddress::from_raw(raw))),
+        "[^@/,\\pC][^/,\\pC]{0,17}".prop_map(Part::Partition),
+    ]
+}
+
+/// Disks of one of the drivers in [`config`].
+fn disks() -> impl Strategy<Value = Disks> {
+    let disk = (option::of(Just("x-driver")), part(), any::<bool>());
+    vec(disk, 0..4).prop_map(|disks| {
+        let disks = disks.into_iter().map(|(driver, part, writes)| Disk {
+            driver: driver.map(|name| Name::parse(name).unwrap()),
+            part,
+            right: if writes { Right::ReadWrite } else { Right::ReadOnly },
+        });
+        Disks::new(disks.collect()).unwrap_or_default()
+    })
+}
+
+fn driver() -> impl Strategy<Value = Driver> {
+    let memory =
+        (8..=OnePiece::MAX_ORDER).prop_map(|order| Memory::from_pages(1 << order).unwrap().to_string());
+    let device = prop_oneof![
+        select(vec![
+            Device::Class(DeviceClass::Net),
+            Device::Class(DeviceClass::Block)
+        ]),
+        any::<u16>().prop_map(|raw| Device::Address(PciAddress::from_raw(raw))),
+    ];
+    let devices = btree_set(device, 1..4).prop_map(|all| {
+        let words: Vec<String> = all.iter().map(ToString::to_string).collect();
+        Devices::parse(&words.join(",")).unwrap()
+    });
+    let rest = (memory, devices, whole(), any::<bool>(), action());
+    (file_name(), command_line(), rest).prop_map(|(kernel, command_line, rest)| {
+        let mut driver = Driver::new(Name::parse("x-driver").unwrap(), kernel, rest.1);
+        driver.command_line = command_line;
+        driver.memory = OnePiece::parse(&rest.0).unwrap().into();
+        driver.weight = rest.2;
+        driver.console = if rest.3 { Console::Log } else { Console::Print };
+        driver.on_crash = rest.4;
+        driver
+    })
+}
+
 fn guest(name: String) -> impl Strategy<Value = Guest> {
     let pages = || {
         prop_oneof![
@@ -154,7 +203,12 @@ fn guest(name: String) -> impl Strategy<Value = Guest> {
     let files = (file_name(), option::of(file_name()), command_line());
     let memory = (pages(), option::of(pages()));
     let cpus = (whole(), whole(), option::of(1..=u64::MAX));
-    let rest = (any::<bool>(), any::<bool>(), [action(), action(), action()]);
+    let rest = (
+        any::<bool>(),
+        any::<bool>(),
+        [action(), action(), action()],
+        disks(),
+    );
     (files, memory, cpus, rest).prop_map(move |(files, memory, cpus, rest)| {
         let at_first = Memory::from_pages(memory.0).unwrap();
         let mut guest = Guest::new(Name::parse(&name).unwrap(), files.0, at_first);
@@ -170,15 +224,22 @@ fn guest(name: String) -> impl Strategy<Value = Guest> {
         guest.console = if rest.0 { Console::Log } else { Console::Print };
         guest.autostart = rest.1;
         [guest.on_poweroff, guest.on_reboot, guest.on_crash] = rest.2;
+        guest.disks = rest.3.into();
         guest
     })
 }
 
 fn config() -> impl Strategy<Value = Config> {
-    let name = "[A-Za-z0-9][A-Za-z0-9_.-]{0,30}".prop_filter("no name", |name| Name::parse(name).is_ok());
-    btree_set(name, 0..8)
-        .prop_flat_map(|names| names.into_iter().map(guest).collect::<Vec<_>>())
-        .prop_map(|guests| Config::new(guests).unwrap())
+    let name = "[A-Za-wyz0-9][A-Za-z0-9_.-]{0,30}".prop_filter("no name", |name| Name::parse(name).is_ok());
+    let guests =
+        btree_set(name, 0..8).prop_flat_map(|names| names.into_iter().map(guest).collect::<Vec<_>>());
+    (driver(), guests).prop_map(|(driver, mut guests)| {
+        // Where they are all started, no two may have the same.
+        for guest in guests.iter_mut().skip(1).filter(|guest| !guest.disks.is_empty()) {
+            guest.autostart = false;
+        }
+        Config::new(vec![driver], guests).unwrap()
+    })
 }
 
 proptest! {
@@ -226,7 +287,9 @@ proptest! {
             ("on-crash", &guest.on_crash.to_string()),
         ];
         let ramdisk = guest.ramdisk.as_ref().map(|file| ("ramdisk", file.as_str()));
-        let spelled = Guest::from_pairs(texts.into_iter().chain(ramdisk));
+        let disks = guest.disks.to_string();
+        let disk = (!disks.is_empty()).then_some(("disk", disks.as_str()));
+        let spelled = Guest::from_pairs(texts.into_iter().chain(ramdisk).chain(disk));
         prop_assert_eq!(spelled, Ok(guest.clone()));
     }
 }
@@ -279,7 +342,7 @@ fn a_key_that_is_given_twice_on_the_shell_is_refused() {
 fn guests_that_do_not_go_together_are_no_configuration() {
     let pairs = [("name", "web"), ("kernel", "httpd"), ("memory", "32M")];
     let guest = Guest::from_pairs(pairs).unwrap();
-    let problems = Config::new(vec![guest.clone(), guest]).unwrap_err();
+    let problems = Config::new(Vec::new(), vec![guest.clone(), guest]).unwrap_err();
     assert_eq!(
         problems.to_string(),
         "name = \"web\" should be another name: another guest has it\n"

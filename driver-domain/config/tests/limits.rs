@@ -82,6 +82,9 @@ fn no_file_takes_much_memory_or_stack() {
         "[[a]]\n",
         "[[guest]]\n",
         "guest=[",
+        "a=[1]\n",
+        "a=[1,1,1]\n",
+        "[[driver]]\ndevices=[\"net\"]\n",
         "a=[{",
         "a={a=",
         "[,",
@@ -162,10 +165,10 @@ fn a_configuration_that_could_not_be_read_again_is_none() {
         ])
     };
     let some: Vec<Guest> = (0..20).map(|n| guest(n).unwrap()).collect();
-    let config = Config::new(some).unwrap();
+    let config = Config::new(Vec::new(), some).unwrap();
     assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
     let many = (0..30).map(|n| guest(n).unwrap()).collect();
-    let problems = Config::new(many).unwrap_err();
+    let problems = Config::new(Vec::new(), many).unwrap_err();
     assert_eq!(
         problems.to_string(),
         "the configuration should fit 131072 bytes when it is written out\n"

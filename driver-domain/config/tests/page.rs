@@ -1,7 +1,10 @@
 //! The operators' page and the code say the same.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bulkhead_config::{Guest, MAX_COMMAND_LINE, MAX_FILE, MAX_GUESTS, MAX_PROBLEMS, MAX_VCPUS, Name, parse};
+use bulkhead_config::{
+    MAX_COMMAND_LINE, MAX_DRIVERS, MAX_FILE, MAX_GUESTS, MAX_LIST, MAX_PARTITION_NAME, MAX_PROBLEMS,
+    MAX_VCPUS, Name, OnePiece, parse,
+};
 use std::collections::BTreeMap;
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
@@ -13,10 +16,19 @@ fn blocks(language: &str) -> Vec<&'static str> {
     behind.map(|text| text.split("```").next().unwrap()).collect()
 }
 
-/// The rows of the table of keys: what stands in each column.
-fn rows() -> BTreeMap<&'static str, [&'static str; 2]> {
+/// The kinds of sections: their names, and the least that one says.
+const SECTIONS: [(&str, &str); 2] = [
+    ("driver", "[[driver]]\nname = \"io\"\ndevices = [\"net\"]\n"),
+    (
+        "guest",
+        "[[guest]]\nname = \"web\"\nkernel = \"httpd\"\nmemory = \"32M\"\n",
+    ),
+];
+
+/// The rows of a section's table of keys: what stands in each column.
+fn rows(section: &str) -> BTreeMap<&'static str, [&'static str; 2]> {
     let section = PAGE
-        .split("\n## `[[guest]]`\n")
+        .split(&format!("\n## `[[{section}]]`\n"))
         .nth(1)
         .unwrap()
         .split("\n## ")
@@ -31,11 +43,10 @@ fn rows() -> BTreeMap<&'static str, [&'static str; 2]> {
     .collect()
 }
 
-/// The keys that a guest has, from what is said of one that it has not.
-fn keys() -> Vec<String> {
-    let problems = Guest::from_pairs([("no such key at all", "")])
-        .unwrap_err()
-        .to_string();
+/// The keys that a section has, from what is said of one that it has not.
+fn keys(least: &str) -> Vec<String> {
+    let file = format!("{least}no-such-key-at-all = 1\n");
+    let problems = parse(file.as_bytes()).unwrap_err().to_string();
     let list = problems
         .lines()
         .find_map(|line| line.split_once("; it has "))
@@ -50,8 +61,8 @@ fn the_example_is_a_configuration_with_every_key() {
         panic!("one example");
     };
     let config = parse(example.as_bytes()).unwrap_or_else(|problems| panic!("{}", problems.of("example")));
-    assert_eq!(config.guests().len(), 2);
-    for key in keys() {
+    assert_eq!((config.drivers().len(), config.guests().len()), (1, 2));
+    for key in SECTIONS.iter().flat_map(|(_, least)| keys(least)) {
         let line = format!("\n{key} = ");
         assert!(example.contains(&line), "the example says nothing of {key}");
     }
@@ -59,25 +70,27 @@ fn the_example_is_a_configuration_with_every_key() {
 
 #[test]
 fn the_table_has_the_keys_that_there_are() {
-    let mut keys = keys();
-    keys.sort();
-    assert_eq!(rows().into_keys().collect::<Vec<_>>(), keys);
+    for (section, least) in SECTIONS {
+        let mut keys = keys(least);
+        keys.sort();
+        assert_eq!(rows(section).into_keys().collect::<Vec<_>>(), keys);
+    }
 }
 
 #[test]
 fn a_default_is_what_the_page_calls_it() {
-    let least = "[[guest]]\nname = \"web\"\nkernel = \"httpd\"\nmemory = \"32M\"\n";
-    let usual = parse(least.as_bytes()).unwrap();
-    for (key, [_, default]) in rows() {
+    let of = |(section, least)| rows(section).into_iter().map(move |row| (row, section, least));
+    for ((key, [_, default]), section, least) in SECTIONS.into_iter().flat_map(of) {
+        let usual = parse(least.as_bytes()).unwrap();
         let Some(value) = default.strip_prefix('`').map(|value| value.trim_end_matches('`')) else {
             let is_told = match key {
-                "name" | "kernel" | "memory" => default == "required",
-                "ramdisk" => default == "none",
+                "name" | "kernel" | "memory" | "devices" => default == "required",
+                "ramdisk" | "disk" => default == "none",
                 "command-line" => default == "empty",
                 "max-memory" => default == "as `memory`",
                 _ => false,
             };
-            assert!(is_told, "{key}: {default}");
+            assert!(is_told, "{section}, {key}: {default}");
             continue;
         };
         let written = format!("{least}{key} = {value}\n");
@@ -102,8 +115,13 @@ fn what_is_said_of_a_bad_file_is_what_the_page_shows() {
 
 #[test]
 fn limits_are_as_the_page_has_them() {
-    let rows = rows();
-    let says = |key: &str, words: String| assert!(rows[key][0].contains(&words), "{key}: {words}");
+    let (driver, guest) = (rows("driver"), rows("guest"));
+    let most = format!("{}M", 4 << OnePiece::MAX_ORDER >> 10);
+    assert!(driver["memory"][0].contains(&most));
+    assert!(driver["devices"][0].contains(&format!("1 to {MAX_LIST}")));
+    let says = |key: &str, words: String| assert!(guest[key][0].contains(&words), "{key}: {words}");
+    says("disk", format!("at most {MAX_LIST}"));
+    assert!(PAGE.contains(&format!("1 to {MAX_PARTITION_NAME} characters")));
     says("name", format!("1 to {} letters", Name::MAX));
     for reserved in Name::RESERVED {
         says("name", format!("`{reserved}`"));
@@ -113,6 +131,8 @@ fn limits_are_as_the_page_has_them() {
     for (what, limit) in [
         ("the file", format!("{} KiB", MAX_FILE >> 10)),
         ("guests", MAX_GUESTS.to_string()),
+        ("drivers", MAX_DRIVERS.to_string()),
+        ("disks of a guest", MAX_LIST.to_string()),
         ("problems told", MAX_PROBLEMS.to_string()),
     ] {
         assert!(PAGE.contains(&format!("| {what} | {limit} |")), "{what}");

@@ -211,7 +211,8 @@ async fn create(control: &'static Control, name: &str, settings: Vec<(String, St
         }
     }
     .map_err(|problems| format!("{problems}"))?;
-    let alone = Config::new(alloc::vec![guest.clone()]).map_err(|problems| format!("{problems}"))?;
+    let alone =
+        Config::new(Vec::new(), alloc::vec![guest.clone()]).map_err(|problems| format!("{problems}"))?;
     control
         .with_world(|world| alone.check(world))
         .map_err(|problems| format!("{problems}"))?;
@@ -425,7 +426,7 @@ fn running(control: &Control) -> Result<Config, String> {
         guest.autostart = true;
         guest
     });
-    Config::new(guests.collect()).map_err(|problems| format!("{problems}"))
+    Config::new(Vec::new(), guests.collect()).map_err(|problems| format!("{problems}"))
 }
 
 /// Reads a configuration, and checks it against the machine. Also returns the guests that there are not yet.
@@ -446,11 +447,11 @@ async fn read_config(control: &'static Control, file: &str) -> Result<(Config, V
         record.is_some_and(|record| record.id().is_some())
     };
     let (there, fresh): (Vec<Guest>, Vec<Guest>) = config.guests().iter().cloned().partition(is_there);
-    Config::new(fresh.clone())
+    Config::new(Vec::new(), fresh.clone())
         .and_then(|fresh| control.with_world(|world| fresh.check(world)))
         .map_err(told)?;
     // Those that are there have their names and their memory already.
-    Config::new(there)
+    Config::new(Vec::new(), there)
         .and_then(|there| {
             control.with_world(|world| {
                 there.check(&World {

@@ -182,6 +182,7 @@ impl Control {
             cpus: machine.cpus,
             memory: machine.free << 12,
             domains: &names,
+            drivers: &[],
         })
     }
 

@@ -1,17 +1,20 @@
 //! `[[guest]]`: a domain that the control domain makes, and sees to when it ends.
 
 use crate::fields::{At, Entry, Fields, Key, Keys};
+use crate::nearest::nearest;
 use crate::problems::Problems;
-use crate::sections::{Config, Section};
+use crate::sections::driver::Driver;
+use crate::sections::{Config, Form, Section, Settings};
 use crate::settings::{
-    Action, CommandLine, Console, Cpus, FileName, Memory, Name, Setting, Should, Vcpus, Weight, should, size,
+    Action, CommandLine, Console, Cpus, Disk, Disks, FileName, Memory, Name, Setting, Should, Vcpus, Weight,
+    should, size,
 };
-use crate::value::{Value, quoted};
+use crate::value::{Value, excerpt, listed};
 use crate::world::World;
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -39,6 +42,8 @@ pub struct Guest {
     pub weight: Weight,
     /// The physical CPUs that it may run on.
     pub cpus: At<Cpus>,
+    /// The disks that it finds, from the first on.
+    pub disks: At<Disks>,
     /// Where its console goes.
     pub console: Console,
     /// Whether it is started with the machine.
@@ -69,6 +74,7 @@ impl Guest {
             vcpus: Vcpus::default(),
             weight: Weight::default(),
             cpus: Cpus::default().into(),
+            disks: Disks::default().into(),
             console: Console::default(),
             autostart: true,
             on_poweroff: Action::Destroy,
@@ -147,16 +153,14 @@ impl Section for Guest {
             Key::new("vcpus"),
             Key::also("weight", &["cpu_weight"]),
             Key::new("cpus"),
+            Key::new("disk"),
             Key::new("console"),
             Key::new("autostart"),
             Key::new("on-poweroff"),
             Key::new("on-reboot"),
             Key::new("on-crash"),
         ],
-        later: &[
-            (Key::also("network", &["vif"]), "networks"),
-            (Key::new("disk"), "disks"),
-        ],
+        later: &[(Key::also("network", &["vif"]), "networks")],
     };
 
     fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
@@ -177,6 +181,7 @@ impl Section for Guest {
         fields.set("vcpus", &mut guest.vcpus);
         fields.set("weight", &mut guest.weight);
         guest.cpus = fields.optional("cpus").unwrap_or(guest.cpus);
+        guest.disks = fields.optional("disk").unwrap_or(guest.disks);
         fields.set("console", &mut guest.console);
         fields.set("autostart", &mut guest.autostart);
         fields.set("on-poweroff", &mut guest.on_poweroff);
@@ -193,11 +198,13 @@ impl Section for Guest {
 
     fn judge(config: &Config, problems: &mut Problems) {
         let mut first = BTreeMap::new();
-        for Self { name, .. } in config.guests() {
-            if let Some(line) = first.get(name.as_str()) {
+        let drivers = config.drivers().iter().map(|driver| (&driver.name, "driver"));
+        let guests = config.guests().iter().map(|guest| (&guest.name, "guest"));
+        for (name, what) in drivers.chain(guests) {
+            if let Some((line, what)) = first.get(name.as_str()) {
                 let other = fmt::from_fn(|f| match line {
-                    Some(line) => write!(f, "the guest in line {line}"),
-                    None => f.write_str("another guest"),
+                    Some(line) => write!(f, "the {what} in line {line}"),
+                    None => write!(f, "another {what}"),
                 });
                 let sentence = format_args!(
                     "name = \"{}\" should be another name: {other} has it",
@@ -205,13 +212,15 @@ impl Section for Guest {
                 );
                 problems.add(name.line(), sentence);
             } else {
-                first.insert(name.as_str(), name.line());
+                first.insert(name.as_str(), (name.line(), what));
             }
         }
+        judge_disks(config, problems);
     }
 
     fn fit(config: &Config, world: &World<'_>, problems: &mut Problems) {
-        let mut free = world.memory;
+        // Drivers have theirs before guests; what does not fit was told of there.
+        let mut free = Driver::leave(config, world);
         for guest in config.guests() {
             guest.fit_alone(world, problems);
             let wanted = guest.memory().bytes();
@@ -223,12 +232,8 @@ impl Section for Guest {
                 continue;
             }
             let what = fmt::from_fn(|f| match free < Memory::MIN.bytes() {
-                true => f.write_str("come later, with autostart = false: the guests before it leave nothing"),
-                false => write!(
-                    f,
-                    "be at most \"{}\": the guests before it leave no more",
-                    size(free)
-                ),
+                true => f.write_str("come later, with autostart = false: those before it leave nothing"),
+                false => write!(f, "be at most \"{}\": those before it leave no more", size(free)),
             });
             let (memory, all) = (*guest.memory, size(world.memory));
             let sentence = format_args!("memory = \"{memory}\" should {what} of \"{all}\"");
@@ -246,15 +251,8 @@ impl Guest {
         }
         let files = [("kernel", Some(&self.kernel)), ("ramdisk", self.ramdisk.as_ref())];
         for (key, file) in files {
-            if let Some(file) = file
-                && !world.files.contains(&file.as_str())
-            {
-                let sentence = format_args!(
-                    "{key} = {} should name a file of the boot archive{}",
-                    quoted(file.as_str()),
-                    world.instead_of(file.as_str())
-                );
-                problems.add(file.line(), sentence);
+            if let Some(file) = file {
+                world.want_file(key, file, problems);
             }
         }
         for (key, memory) in [("memory", self.memory), ("max-memory", self.max_memory)] {
@@ -281,41 +279,43 @@ impl Guest {
 }
 
 impl Guest {
-    /// Its keys, each with its word and whether a file has that in quotes; without those that are as if they were left out.
-    fn settings(&self) -> Vec<(&'static str, String, bool)> {
+    fn settings(&self) -> Settings {
         let usual = Self::new(self.name.clone(), self.kernel.clone(), self.memory);
-        let mut settings = Vec::new();
-        let mut say = |key, word: &dyn fmt::Display, is_quoted, is_usual: bool| {
-            if !is_usual {
-                settings.push((key, word.to_string(), is_quoted));
-            }
-        };
-        say("name", &self.name.as_str(), true, false);
-        say("kernel", &self.kernel.as_str(), true, false);
+        let mut settings = Settings::default();
+        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
+        say("name", &self.name.as_str(), Form::Quoted, false);
+        say("kernel", &self.kernel.as_str(), Form::Quoted, false);
         if let Some(ramdisk) = &self.ramdisk {
-            say("ramdisk", &ramdisk.as_str(), true, false);
+            say("ramdisk", &ramdisk.as_str(), Form::Quoted, false);
         }
         let is_usual = self.command_line == usual.command_line;
-        say("command-line", &self.command_line.as_str(), true, is_usual);
-        say("memory", &*self.memory, true, false);
-        let is_usual = self.max_memory == usual.max_memory;
-        say("max-memory", &*self.max_memory, true, is_usual);
-        say("vcpus", &self.vcpus, false, self.vcpus == usual.vcpus);
-        say("weight", &self.weight, false, self.weight == usual.weight);
-        say("cpus", &*self.cpus, true, self.cpus == usual.cpus);
-        say("console", &self.console, true, self.console == usual.console);
         say(
-            "autostart",
-            &self.autostart,
-            false,
-            self.autostart == usual.autostart,
+            "command-line",
+            &self.command_line.as_str(),
+            Form::Quoted,
+            is_usual,
         );
+        say("memory", &*self.memory, Form::Quoted, false);
+        let is_usual = self.max_memory == usual.max_memory;
+        say("max-memory", &*self.max_memory, Form::Quoted, is_usual);
+        say("vcpus", &self.vcpus, Form::Plain, self.vcpus == usual.vcpus);
+        say("weight", &self.weight, Form::Plain, self.weight == usual.weight);
+        say("cpus", &*self.cpus, Form::Quoted, self.cpus == usual.cpus);
+        say("disk", &*self.disks, Form::List, self.disks == usual.disks);
+        say(
+            "console",
+            &self.console,
+            Form::Quoted,
+            self.console == usual.console,
+        );
+        let is_usual = self.autostart == usual.autostart;
+        say("autostart", &self.autostart, Form::Plain, is_usual);
         for (key, action, usual) in [
             ("on-poweroff", self.on_poweroff, usual.on_poweroff),
             ("on-reboot", self.on_reboot, usual.on_reboot),
             ("on-crash", self.on_crash, usual.on_crash),
         ] {
-            say(key, &action, true, action == usual);
+            say(key, &action, Form::Quoted, action == usual);
         }
         settings
     }
@@ -339,10 +339,7 @@ impl Guest {
         let pairs: Vec<_> = pairs.into_iter().collect();
         let is_kept = |key: &str| pairs.iter().all(|(other, _)| *other != key);
         let settings = self.settings();
-        let kept = settings
-            .iter()
-            .filter(|(key, ..)| is_kept(key))
-            .map(|(key, word, _)| (*key, word.as_str()));
+        let kept = settings.pairs().filter(|(key, _)| is_kept(key));
         Self::from_pairs(kept.chain(pairs.iter().copied()))
     }
 }
@@ -350,13 +347,54 @@ impl Guest {
 /// The keys and values of the section, without its brackets; what is as if it were left out is.
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (key, word, is_quoted) in self.settings() {
-            if is_quoted {
-                writeln!(f, "{key} = {}", quoted(&word))?;
-            } else {
-                writeln!(f, "{key} = {word}")?;
+        self.settings().fmt(f)
+    }
+}
+
+/// Tells of disks that no driver of the file serves, and of those that two guests would have at a time.
+fn judge_disks(config: &Config, problems: &mut Problems) {
+    let drivers = config.drivers();
+    // Where a disk is of the only driver, it need not be said.
+    let only = match drivers {
+        [driver] => Some(&*driver.name),
+        _ => None,
+    };
+    let mut users: BTreeMap<_, (&Guest, &Disk)> = BTreeMap::new();
+    for guest in config.guests() {
+        let words = guest.disks.to_string();
+        let written = listed(&words).to_string();
+        let shown = excerpt(&written);
+        let line = guest.disks.line();
+        for disk in guest.disks.iter() {
+            let known = |name: &Name| drivers.iter().any(|driver| *driver.name == *name);
+            if drivers.is_empty() {
+                let sentence = format_args!("disk = {shown} should have a [[driver]] to serve it");
+                problems.add(line, sentence);
+                break;
+            }
+            if let Some(name) = disk.driver.as_ref().filter(|name| !known(name)) {
+                let names = drivers.iter().map(|driver| driver.name.as_str());
+                let near = nearest(name.as_str(), names);
+                let hint = fmt::from_fn(|f| near.map_or(Ok(()), |near| write!(f, "; did you mean {near}?")));
+                let name = name.as_str();
+                let sentence = format_args!("disk = {shown} should have a [[driver]] {name}{hint}");
+                problems.add(line, sentence);
+            }
+            // Guests that are started later may take turns.
+            if !guest.autostart {
+                continue;
+            }
+            let driver = disk.driver.as_ref().or(only);
+            match users.get(&(driver, &disk.part)) {
+                Some((first, other)) if disk.right.conflicts(other.right) => {
+                    let (first, part) = (first.name.as_str(), &disk.part);
+                    let sentence = format_args!(
+                        "disk = {shown} should have another than {part}, which {first} has: several guests can have it if all say ro"
+                    );
+                    problems.add(line, sentence);
+                }
+                _ => drop(users.insert((driver, &disk.part), (guest, disk))),
             }
         }
-        Ok(())
     }
 }

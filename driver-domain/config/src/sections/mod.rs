@@ -2,16 +2,19 @@
 //!
 //! A kind of section is one file here with a type that is a [`Section`], and its line in the list below.
 
+pub(crate) mod driver;
 pub(crate) mod guest;
 
 use crate::document::{self, MAX_FILE, Table};
 use crate::fields::{Fields, Keys};
 use crate::nearest::nearest;
 use crate::problems::Problems;
-use crate::value::excerpt;
+use crate::value::{excerpt, listed, quoted};
 use crate::world::World;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
+use driver::Driver;
 use guest::Guest;
 
 /// A kind of section, `[[NAME]]`, of which there may be several.
@@ -33,8 +36,14 @@ pub(crate) trait Section: Sized + fmt::Display {
     fn fit(config: &Config, world: &World<'_>, problems: &mut Problems);
 }
 
-/// Sections that will be, and what there is none of yet.
-const LATER: &[(&str, &str)] = &[("driver", "drivers"), ("network", "networks"), ("disk", "disks")];
+/// Sections that might be expected, and what they should be.
+const OTHERS: &[(&str, &str)] = &[
+    ("network", "be left out: this version has no networks yet"),
+    (
+        "disk",
+        "be a key of a [[guest]], such as disk = [\"web-data:rw\"]",
+    ),
+];
 
 macro_rules! sections {
     ($($(#[$doc:meta])* $all:ident: $section:ty;)+) => {
@@ -108,6 +117,8 @@ macro_rules! sections {
 }
 
 sections! {
+    /// The drivers, in the order of the file.
+    drivers: Driver;
     /// The guests, in the order of the file.
     guests: Guest;
 }
@@ -153,8 +164,8 @@ fn take<T: Section>(all: &mut Vec<T>, table: Table<'_>, problems: &mut Problems)
 fn refuse(table: &Table<'_>, problems: &mut Problems) {
     let Table { name, line, .. } = table;
     let shown = Brackets(name);
-    if let Some((_, what)) = LATER.iter().find(|(later, _)| name == later) {
-        let sentence = format_args!("{shown} should be left out: this version has no {what} yet");
+    if let Some((_, what)) = OTHERS.iter().find(|(other, _)| name == other) {
+        let sentence = format_args!("{shown} should {what}");
         return problems.add(Some(*line), sentence);
     }
     if let Some(near) = nearest(name, Config::NAMES.iter().copied()) {
@@ -162,10 +173,11 @@ fn refuse(table: &Table<'_>, problems: &mut Problems) {
         return problems.add(Some(*line), sentence);
     }
     let sentence = fmt::from_fn(|f| {
-        write!(f, "there is no section {shown}; there is")?;
-        Config::NAMES
-            .iter()
-            .try_for_each(|name| write!(f, " {}", Brackets(name)))
+        write!(f, "there is no section {shown}; there are")?;
+        Config::NAMES.iter().enumerate().try_for_each(|(n, name)| {
+            let before = if n == 0 { "" } else { " and" };
+            write!(f, "{before} {}", Brackets(name))
+        })
     });
     problems.add(Some(*line), sentence);
 }
@@ -204,5 +216,47 @@ struct Brackets<'a>(&'a str);
 impl fmt::Display for Brackets<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[[{}]]", excerpt(self.0))
+    }
+}
+
+/// The keys of a section with their words, as they are written: without those that are as if they were left out.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(Vec<(&'static str, String, Form)>);
+
+/// How a file has a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it is.
+    Plain,
+    /// In quotes.
+    Quoted,
+    /// In brackets, its parts in quotes.
+    List,
+}
+
+impl Settings {
+    /// Adds a key, unless its word is the usual one.
+    pub(crate) fn say(&mut self, key: &'static str, word: &dyn fmt::Display, form: Form, is_usual: bool) {
+        if !is_usual {
+            self.0.push((key, word.to_string(), form));
+        }
+    }
+
+    /// The keys and their words as the shell has them.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, word, _)| (*key, word.as_str()))
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, word, form) in &self.0 {
+            match form {
+                Form::Plain => writeln!(f, "{key} = {word}")?,
+                Form::Quoted => writeln!(f, "{key} = {}", quoted(word))?,
+                Form::List => writeln!(f, "{key} = {}", listed(word))?,
+            }
+        }
+        Ok(())
     }
 }

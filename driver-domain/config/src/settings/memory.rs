@@ -79,6 +79,51 @@ impl fmt::Display for Memory {
     }
 }
 
+/// The memory of a driver, which is kept for it in one piece: a power of two of at most 64 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnePiece(Memory);
+
+impl OnePiece {
+    /// The largest, as a power of two of pages: what the hypervisor keeps in one piece.
+    pub const MAX_ORDER: u32 = 14;
+
+    /// How much it is.
+    #[must_use]
+    pub const fn memory(self) -> Memory {
+        self.0
+    }
+
+    /// How many pages, as a power of two.
+    #[must_use]
+    pub const fn order(self) -> u32 {
+        self.0.pages.trailing_zeros()
+    }
+}
+
+/// 16 MiB.
+impl Default for OnePiece {
+    fn default() -> Self {
+        Self(Memory { pages: 4096 })
+    }
+}
+
+impl Setting for OnePiece {
+    fn read(value: &Value<'_>) -> Result<Self, Should> {
+        let memory = Memory::read(value)?;
+        if memory.pages.is_power_of_two() && memory.pages <= 1 << Self::MAX_ORDER {
+            Ok(Self(memory))
+        } else {
+            should("be a power of two, at most \"64M\", since a driver has its memory in one piece")
+        }
+    }
+}
+
+impl fmt::Display for OnePiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// So many bytes in the largest unit that they are whole in; what is less than 1K is left off.
 pub(crate) fn size(bytes: u64) -> impl fmt::Display {
     fmt::from_fn(move |f| {

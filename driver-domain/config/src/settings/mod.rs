@@ -3,16 +3,21 @@
 //! The file and the shell ask the same [`Setting::read`] and so give the same answers.
 
 mod cpus;
+mod devices;
+mod disks;
 mod memory;
 
 pub use cpus::{Cpus, MAX_CPUS, parse_cpus};
+pub use devices::{Device, DeviceClass, Devices, PciAddress};
+pub use disks::{Disk, Disks, MAX_PARTITION_NAME, Part, Right};
 pub(crate) use memory::size;
-pub use memory::{Memory, parse_size};
+pub use memory::{Memory, OnePiece, parse_size};
 
 use crate::value::{Value, quoted};
 use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 /// What a value should be: the end of a sentence that begins with the value.
@@ -160,6 +165,32 @@ impl Setting for CommandLine {
             Some(line) => Ok(Self(line.to_owned())),
         }
     }
+}
+
+/// The most parts of a list that a key takes.
+pub const MAX_LIST: usize = 16;
+
+/// The parts of a list, each as `read` takes it, of which no two are the [same](PartialEq); `such` shows a list that would be right.
+fn list<T: PartialEq>(
+    value: &Value<'_>,
+    such: &str,
+    read: impl Fn(&Value<'_>) -> Result<T, Should>,
+) -> Result<Vec<T>, Should> {
+    let Some(parts) = value.parts() else {
+        return should(format!("be a list such as {such}"));
+    };
+    if parts.len() > MAX_LIST {
+        return should(format!("have at most {MAX_LIST} parts"));
+    }
+    let mut all = Vec::new();
+    for part in &parts {
+        let read = read(part)?;
+        if all.contains(&read) {
+            return should(format!("have {part} once"));
+        }
+        all.push(read);
+    }
+    Ok(all)
 }
 
 /// A number without sign.
