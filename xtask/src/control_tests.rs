@@ -6,8 +6,11 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
+
 use crate::bootlist::{Domain, Ramdisk};
 use crate::console::{Pattern, Step};
+use crate::disks::{Controller, Disk, DiskImage};
 use crate::linux::VMLINUZ;
 use crate::machine_tests::{InFull, MachineTest, expect, test};
 use crate::qemu::Ending;
@@ -338,6 +341,39 @@ const fn linux() -> MachineTest {
     made.memory("1G").limit(Duration::from_secs(180))
 }
 
+/// The bytes of the first sectors of a partition that nobody is to write to.
+const KEPT: &[u8; 2048] = &[0xb1; 2048];
+
+fn write_kept(image: &mut DiskImage) -> Result<()> {
+    let (first, _) = image.partition("kept")?;
+    image.write(first, KEPT)
+}
+
+/// Disks that no driver has: they are as they were.
+fn untouched() -> MachineTest {
+    const DISK: Disk<'static> = Disk {
+        fill: Some(write_kept),
+        ..Disk::new(Controller::Virtio, &[("other", 1), ("kept", 2)])
+    };
+    let mut made = control("control-disks-untouched", "", &[READY, OFF]);
+    made.scenario.disks = &[
+        DISK,
+        Disk {
+            controller: Controller::Nvme,
+            ..DISK
+        },
+    ];
+    made.disks_hold = Some(|images| {
+        for image in images {
+            let (first, sectors) = image.partition("kept")?;
+            ensure!(sectors == 4096, "the partition has {sectors} sectors");
+            ensure!(image.read(first, 4)? == KEPT, "the first sectors have changed");
+        }
+        Ok(())
+    });
+    made
+}
+
 /// Those that stand in a table.
 const TABLE: &[MachineTest] = &[
     control("control-lives", LIVES, LIVES_STEPS).ends(Ending::DomainCrashed),
@@ -361,6 +397,7 @@ const TABLE: &[MachineTest] = &[
 static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
     vec![
         tour(),
+        untouched(),
         crowd("control-crowd", 20, 2).limit(Duration::from_secs(120)),
         crowd("control-hundred", 100, 10)
             .memory("2G")

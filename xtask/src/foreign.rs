@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::bootlist::{Domain, Ramdisk, bytes_of, is_size};
 use crate::build::{Built, Workshop};
+use crate::disks;
 use crate::linux::boot_image;
 use crate::project::Project;
 use crate::scenario::Offer;
@@ -19,6 +20,9 @@ use crate::symbols::Functions;
 /// What the kernel and the ramdisk are called in the boot archive.
 const KERNEL: &str = "foreign-kernel";
 const RAMDISK: &str = "foreign-ramdisk";
+
+/// What the image of driver domains is called.
+const DRIVER: &str = "driver";
 
 /// The guest's name.
 const GUEST: &str = "guest";
@@ -113,8 +117,8 @@ impl Foreign {
         }]
     }
 
-    /// What the control domain is told of its guest.
-    pub(crate) fn config(&self) -> String {
+    /// What the control domain is told of its guest, which has the whole of the machine's disk if there is one.
+    pub(crate) fn config(&self, has_disk: bool) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut config = format!(
             "[[guest]]\nname = \"{GUEST}\"\nkernel = \"{KERNEL}\"\nmemory = \"{}\"\nvcpus = {}\ncommand-line = {}\n",
@@ -125,17 +129,23 @@ impl Foreign {
         if self.ramdisk.is_some() {
             config.push_str(&format!("ramdisk = \"{RAMDISK}\"\n"));
         }
+        if has_disk {
+            config.push_str(&format!(
+                "disk = [\"@00:0{}:rw\"]\n\n[[driver]]\nname = \"io\"\ndevices = [\"block\"]\n",
+                disks::address(0)
+            ));
+        }
         config
     }
 
-    /// What the control domain finds in the boot archive.
-    pub(crate) fn offer<'a>(&'a self, config: &'a str) -> Offer<'a> {
+    /// What the control domain finds in the boot archive, besides a disk or not.
+    pub(crate) fn offer<'a>(&'a self, config: &'a str, has_disk: bool) -> Offer<'a> {
         if self.privileged {
             return Offer::NOTHING;
         }
         Offer {
             config,
-            images: &[KERNEL],
+            images: if has_disk { &[KERNEL, DRIVER] } else { &[KERNEL] },
             ramdisks: if self.ramdisk.is_some() {
                 &[Ramdisk::File(RAMDISK)]
             } else {
@@ -234,16 +244,31 @@ mod tests {
         let guest = guest.unwrap();
         let list = crate::bootlist::text(&guest.domains()).unwrap();
         assert!(list.contains("domain control kernel=control"), "{list}");
-        let config = bulkhead_config::parse(guest.config().as_bytes()).unwrap();
+        let config = bulkhead_config::parse(guest.config(false).as_bytes()).unwrap();
         let [made] = config.guests() else {
             panic!("one guest");
         };
         assert_eq!((made.vcpus.get(), made.command_line.as_str()), (2, "a \"b\""));
         assert_eq!(made.ramdisk.as_ref().map(|name| name.as_str()), Some(RAMDISK));
-        assert_eq!(guest.offer("").ramdisks.len(), 1);
+        assert_eq!(guest.offer("", false).ramdisks.len(), 1);
         let alone = arguments(&["--kernel", "tests.elf", "--privileged", "--append", "a \"b\""]).unwrap();
         assert_eq!(alone.domains().len(), 1);
-        assert!(alone.offer("").images.is_empty());
+        assert!(alone.offer("", true).images.is_empty());
+    }
+
+    #[test]
+    fn the_guest_has_the_machines_disk_whole_from_a_driver() {
+        let guest = arguments(&["--kernel", "vmlinuz"]).unwrap();
+        let config = bulkhead_config::parse(guest.config(true).as_bytes()).unwrap();
+        let [made] = config.guests() else {
+            panic!("one guest");
+        };
+        assert_eq!(
+            (made.disks.to_string().as_str(), config.drivers().len()),
+            ("@00:04.0:rw", 1)
+        );
+        assert!(guest.offer("", true).images.contains(&"driver"));
+        assert!(!guest.offer("", false).images.contains(&"driver"));
     }
 
     #[test]

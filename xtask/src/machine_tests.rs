@@ -9,10 +9,13 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
+
 use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
 use crate::control_tests;
+use crate::disks::DiskImage;
 use crate::linux::LINUX;
 use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, Machine};
@@ -26,9 +29,14 @@ pub(crate) struct MachineTest {
     pub(crate) scenario: Scenario<'static>,
     /// What it must do.
     pub(crate) expected: Expectation,
+    /// What must be on the machine's disks afterwards.
+    pub(crate) disks_hold: Option<DisksHold>,
     /// What the full matrix makes of it.
     pub(crate) in_full: InFull,
 }
+
+/// Says of the disks of a machine that has ended whether they have what they should.
+pub(crate) type DisksHold = fn(&mut [DiskImage]) -> Result<()>;
 
 /// What the full matrix makes of a test, beside the test itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +85,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]
             may_crash: false,
             limit: Duration::from_secs(60),
         },
+        disks_hold: None,
         in_full: InFull::OnEveryCpu,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One module per verb ([`build`], [`image`], [`run`], [`mod@test`], [`mod@bench`], [`fuzz`]), and below them what they share:
 //! [`project`] knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] and [`disc`] pack
-//! what is built, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
+//! what is built, [`disks`] makes what the machine has to
+//! store on, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
 //! [`machine_tests`], [`boot_tests`], [`benches`].
 //!
 //! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
@@ -18,6 +19,7 @@ mod console;
 mod control_tests;
 mod coverage;
 mod disc;
+mod disks;
 mod foreign;
 mod fuzz;
 mod image;

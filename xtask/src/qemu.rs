@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
+use crate::disks::Drive;
 use crate::loader::Medium;
 
 /// How the guest's clock runs.
@@ -76,8 +77,8 @@ pub(crate) enum Console {
     Plain,
 }
 
-/// The command that starts `machine` from `medium`.
-pub(crate) fn command(machine: &Machine<'_>, medium: &Medium, console: Console) -> Command {
+/// The command that starts `machine` from `medium`, with these disks.
+pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, console: Console) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args([
         "-machine",
@@ -101,6 +102,9 @@ pub(crate) fn command(machine: &Machine<'_>, medium: &Medium, console: Console) 
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     if machine.board != MICROVM {
         command.args(SPARE_SERIAL_LINES);
+    }
+    for (number, drive) in drives.iter().enumerate() {
+        command.args(drive.arguments(number));
     }
     match medium {
         Medium::Files {
@@ -184,7 +188,7 @@ mod tests {
             archive: "a,b.tar".into(),
             line: "debug-exit loglevel=debug".into(),
         };
-        crate::project::spelled(&command(machine, &medium, console))
+        crate::project::spelled(&command(machine, &[], &medium, console))
     }
 
     fn ending(status: u8) -> Ending {
@@ -234,7 +238,7 @@ mod tests {
                 iso: "a.iso".into(),
                 firmware: firmware.map(Into::into),
             };
-            crate::project::spelled(&command(&Machine::DEFAULT, &medium, Console::Plain))
+            crate::project::spelled(&command(&Machine::DEFAULT, &[], &medium, Console::Plain))
         };
         assert!(disc(None).ends_with("-cdrom a.iso") && !disc(None).contains("-bios"));
         assert!(disc(Some("ovmf.fd")).ends_with("-bios ovmf.fd -cdrom a.iso"));

@@ -19,6 +19,7 @@ use shared_child::unix::SharedChildExt as _;
 
 use crate::bootlist::{Ramdisk, is_size};
 use crate::build::{self, Profile, Workshop};
+use crate::disks::{self, Controller, DEFAULT_PARTITIONS, DiskImage, Drive};
 use crate::foreign::{self, Foreign};
 use crate::images::Images;
 use crate::linux::VMLINUZ;
@@ -55,6 +56,12 @@ pub(crate) struct Arguments {
     /// QEMU's CPU model with its features, such as Skylake-Server or max,la57=off.
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
+    /// Give the machine a disk, reached by this controller, at 00:04.0 on PCI.
+    #[arg(long, value_name = "CONTROLLER")]
+    disk: Option<Controller>,
+    /// The disk's image, which is kept as it is left; without it, target/bulkhead/disk.img with a few partitions.
+    #[arg(long, value_name = "FILE")]
+    disk_image: Option<PathBuf>,
     /// Boot what the machine test or benchmark of this name boots.
     #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
     scenario: String,
@@ -76,6 +83,32 @@ impl Arguments {
     fn log_level(&self) -> Option<&str> {
         let by_default = (self.headless && self.foreign.is_given()).then_some("warn");
         self.log.as_deref().or(by_default)
+    }
+
+    /// Whether the arguments give the machine a disk.
+    const fn has_disk(&self) -> bool {
+        self.disk.is_some() || self.disk_image.is_some()
+    }
+
+    /// The machine's disks: that of the arguments, or those of the scenario, made anew.
+    fn drives(&self, project: &Project, scenario: &Scenario<'_>) -> Result<Vec<Drive>> {
+        let directory = project.target("bulkhead")?;
+        if !self.has_disk() {
+            return disks::provide(&directory, scenario.name, scenario.disks);
+        }
+        let image = match &self.disk_image {
+            Some(image) => image.clone(),
+            None => directory.join("disk.img"),
+        };
+        if self.disk_image.is_none() && !image.exists() {
+            DiskImage::create(&image, DEFAULT_PARTITIONS)?;
+        }
+        // QEMU's own word on a file that is not there is less clear.
+        DiskImage::open(&image)?;
+        Ok(vec![Drive {
+            controller: self.disk.unwrap_or(Controller::Virtio),
+            image,
+        }])
     }
 
     /// The machine with what the arguments change of it.
@@ -121,14 +154,14 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         (domains, memory, config) = (
             arguments.foreign.domains(),
             arguments.foreign.machine_memory(files),
-            arguments.foreign.config(),
+            arguments.foreign.config(arguments.has_disk()),
         );
         Scenario {
             machine: Machine {
                 memory: &memory,
                 ..Machine::DEFAULT
             },
-            offer: arguments.foreign.offer(&config),
+            offer: arguments.foreign.offer(&config, arguments.has_disk()),
             ..Scenario::new("foreign", &domains)
         }
     } else if let Some(path) = &arguments.config {
@@ -150,6 +183,10 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     if machine.board == MICROVM && loader != Loader::Pvh {
         bail!("a {MICROVM} has no drive to boot a disc from; it boots by pvh only");
     }
+    let drives = arguments.drives(project, &scenario)?;
+    if machine.board == MICROVM && !drives.is_empty() {
+        bail!("a {MICROVM} has no PCI for disks; q35 has");
+    }
     let files = workshop.boot_files(&scenario)?;
     let level = arguments.log_level().map(|level| format!("loglevel={level}"));
     let words: Vec<&str> = scenario.words.iter().copied().chain(level.as_deref()).collect();
@@ -160,7 +197,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         Console::Plain
     };
     let medium = loader::medium(project, loader, &files, &words, scenario.grub_script)?;
-    let mut command = qemu::command(&machine, &medium, console);
+    let mut command = qemu::command(&machine, &drives, &medium, console);
     if !arguments.headless {
         command.stdin(Stdio::inherit());
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 
 use crate::benches::BENCHES;
 use crate::bootlist::{Domain, Ramdisk};
+use crate::disks::Disk;
 use crate::loader::Loader;
 use crate::machine_tests;
 use crate::qemu::Machine;
@@ -27,6 +28,8 @@ pub(crate) struct Scenario<'a> {
     pub(crate) domains: &'a [Domain<'a>],
     /// What the control domain finds in the boot archive.
     pub(crate) offer: Offer<'a>,
+    /// The machine's disks.
+    pub(crate) disks: &'a [Disk<'a>],
     /// Bytes of a file in the boot archive that nobody uses: it makes the archive big.
     pub(crate) ballast: usize,
 }
@@ -62,6 +65,7 @@ impl<'a> Scenario<'a> {
             words: &[],
             domains,
             offer: Offer::NOTHING,
+            disks: &[],
             ballast: 0,
         }
     }

@@ -88,6 +88,14 @@ pub(crate) fn run(command: &mut Command, expected: &Expectation, log: &Path) -> 
 }
 
 impl Failure {
+    /// A failure beside what the machine did.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        Self {
+            complaints: vec![format!("{error:#}")],
+            last_lines: Vec::new(),
+        }
+    }
+
     /// Tells the failure, indented, with the place of the log; addresses are named after the images in `files`.
     pub(crate) fn print(&self, log: &Path, files: &BootFiles) {
         for complaint in &self.complaints {

@@ -18,6 +18,7 @@ use crate::bench::results::Results;
 use crate::benches::{BENCHES, Bench};
 use crate::build::{self, BootFiles, Profile, Workshop};
 use crate::console::Script;
+use crate::disks;
 use crate::images::Images;
 use crate::loader;
 use crate::machine_tests::ALWAYS_FORBIDDEN;
@@ -112,6 +113,7 @@ fn measure(
         loader,
         words,
         grub_script,
+        disks: wanted,
         ..
     } = bench.scenario;
     let medium = loader::medium(project, loader, files, words, grub_script)?;
@@ -136,7 +138,8 @@ fn measure(
         let log = project
             .target("bench")?
             .join(format!("{}-{run}.log", bench.scenario.name));
-        let mut command = qemu::command(&machine, &medium, Console::Plain);
+        let drives = disks::provide(&project.target("bench")?, bench.scenario.name, wanted)?;
+        let mut command = qemu::command(&machine, &drives, &medium, Console::Plain);
         command_line = spelled(&command);
         match trial::run(&mut command, &expected, &log) {
             Ok(transcript) => {

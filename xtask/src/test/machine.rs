@@ -1,6 +1,7 @@
 //! The group `machine`: guests in QEMU, as many machines at a time as this one has CPUs.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use anyhow::Result;
 use crate::boot_tests::{BOARDS, MEMORY};
 use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
+use crate::disks::{self, DiskImage};
 use crate::images::Images;
 use crate::linux::Unavailable;
 use crate::loader::{self, Loader, Medium};
@@ -83,7 +85,7 @@ pub(super) fn run(
     let log = |case: &Case| logs.join(format!("{}.log", case.name));
     in_parallel(
         &ready,
-        |(case, boot)| start(case, &boot.medium, &log(case)),
+        |(case, boot)| start(case, &boot.medium, &logs, &log(case)),
         |(case, boot), outcome, time| report(tally, &case.name, &outcome, time, &log(case), &boot.files),
     );
     Ok(())
@@ -156,9 +158,25 @@ fn every_machine(machine: Machine<'static>) -> Vec<(String, Machine<'static>)> {
     machines
 }
 
-fn start(case: &Case, medium: &Medium, log: &Path) -> Result<Transcript, Failure> {
-    let mut command = qemu::command(&case.machine, medium, Console::Plain);
-    trial::run(&mut command, &case.test.expected, log)
+/// Boots a case, with disks of its own in `directory`, which are left there for somebody to look at if it fails.
+fn start(case: &Case, medium: &Medium, directory: &Path, log: &Path) -> Result<Transcript, Failure> {
+    let drives = disks::provide(directory, &case.name, case.test.scenario.disks)
+        .map_err(|error| Failure::of(&error))?;
+    let mut command = qemu::command(&case.machine, &drives, medium, Console::Plain);
+    let transcript = trial::run(&mut command, &case.test.expected, log)?;
+    let judge = || {
+        let images = drives.iter().map(|drive| DiskImage::open(&drive.image));
+        let mut images = images.collect::<Result<Vec<_>>>()?;
+        if let Some(holds) = case.test.disks_hold {
+            holds(&mut images)?;
+        }
+        for drive in &drives {
+            fs::remove_file(&drive.image)?;
+        }
+        Ok(())
+    };
+    judge().map_err(|error| Failure::of(&error))?;
+    Ok(transcript)
 }
 
 fn report(

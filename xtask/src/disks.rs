@@ -1,0 +1,330 @@
+//! Disks of a machine: images with named partitions, made here, given to QEMU, and read from outside when the machine is off.
+//!
+//! A scenario says which [`Disk`]s its machine has; [`provide`] makes their images anew. The controllers stand at [fixed places](address) on
+//! PCI, from 00:04.0 on, so that a configuration can name them.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use gpt::GptConfig;
+use gpt::mbr::ProtectiveMBR;
+use gpt::partition_types::LINUX_FS;
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+
+const MIB: u64 = 1 << 20;
+
+/// What a disk is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Controller {
+    /// A virtio block device, as of virtio 1.0.
+    Virtio,
+    /// An NVMe controller with one namespace.
+    Nvme,
+}
+
+/// A disk that a machine is to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Disk<'a> {
+    /// What it is reached by.
+    pub(crate) controller: Controller,
+    /// What is on it: the names of its partitions and their sizes in MiB. None at all makes a disk of [`EMPTY_MIB`] without a partition table.
+    pub(crate) partitions: &'a [(&'a str, u64)],
+    /// Writes what it has at first, beside its partition table.
+    pub(crate) fill: Option<fn(&mut DiskImage) -> Result<()>>,
+}
+
+/// The size of a disk without a partition table, in MiB.
+const EMPTY_MIB: u64 = 16;
+
+impl<'a> Disk<'a> {
+    /// A disk with these partitions, all zeros.
+    pub(crate) const fn new(controller: Controller, partitions: &'a [(&'a str, u64)]) -> Self {
+        Self {
+            controller,
+            partitions,
+            fill: None,
+        }
+    }
+}
+
+/// What `cargo xtask run` has on its disk, if it is not told another image.
+pub(crate) const DEFAULT_PARTITIONS: &[(&str, u64)] = &[("web-data", 64), ("scratch", 64)];
+
+/// A disk that QEMU is to be given.
+#[derive(Clone, Debug)]
+pub(crate) struct Drive {
+    /// What it is reached by.
+    pub(crate) controller: Controller,
+    /// What is on it.
+    pub(crate) image: PathBuf,
+}
+
+/// The place on PCI of a machine's disk with this number, as QEMU writes it for bus 0.
+pub(crate) fn address(disk: usize) -> String {
+    format!("{:x}.0", disk.saturating_add(4))
+}
+
+impl Drive {
+    /// QEMU's arguments for the machine's disk with this number.
+    pub(crate) fn arguments(&self, number: usize) -> [String; 4] {
+        // In one of QEMU's lists a comma is written twice.
+        let file = self.image.to_string_lossy().replace(',', ",,");
+        let place = format!("drive=disk{number},bus=pcie.0,addr={}", address(number));
+        [
+            "-drive".into(),
+            format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"),
+            "-device".into(),
+            match self.controller {
+                Controller::Virtio => format!("virtio-blk-pci,{place},disable-legacy=on"),
+                Controller::Nvme => format!("nvme,{place},serial=disk{number}"),
+            },
+        ]
+    }
+}
+
+/// Makes the images of `disks` in `directory`, for the machine called `name`. What was there of an earlier machine goes.
+///
+/// # Errors
+///
+/// If one cannot be made.
+pub(crate) fn provide(directory: &Path, name: &str, disks: &[Disk<'_>]) -> Result<Vec<Drive>> {
+    let drive = |(number, disk): (usize, &Disk<'_>)| {
+        let image = directory.join(format!("{name}-{number}.img"));
+        let mut made = DiskImage::create(&image, disk.partitions)?;
+        if let Some(fill) = disk.fill {
+            fill(&mut made)?;
+        }
+        Ok(Drive {
+            controller: disk.controller,
+            image,
+        })
+    };
+    disks.iter().enumerate().map(drive).collect()
+}
+
+/// An image with a GPT, as it lies on the host.
+#[derive(Debug)]
+pub(crate) struct DiskImage {
+    path: PathBuf,
+    file: File,
+}
+
+impl DiskImage {
+    /// Makes an image with these partitions, names and sizes in MiB, each of which begins at a whole MiB.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written, or has no room for so many partitions.
+    pub(crate) fn create(path: &Path, partitions: &[(&str, u64)]) -> Result<Self> {
+        let told = || format!("cannot make the disk image {}", path.display());
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(path)
+            .with_context(told)?;
+        let content: u64 = partitions.iter().map(|(_, mib)| mib).sum();
+        // A MiB before for the table and to begin at a whole one, and one behind for the table's copy.
+        let mib = match content {
+            0 => EMPTY_MIB,
+            content => content.saturating_add(2),
+        };
+        let size = mib.saturating_mul(MIB);
+        file.set_len(size).with_context(told)?;
+        if !partitions.is_empty() {
+            let last = u32::try_from((size / SECTOR).saturating_sub(1)).unwrap_or(u32::MAX);
+            ProtectiveMBR::with_lb_size(last)
+                .overwrite_lba0(&mut file)
+                .with_context(told)?;
+            let mut table = GptConfig::new()
+                .writable(true)
+                .create_from_device(&mut file, None)
+                .with_context(told)?;
+            for (name, mib) in partitions {
+                table
+                    .add_partition(name, mib.saturating_mul(MIB), LINUX_FS, 0, Some(MIB / SECTOR))
+                    .with_context(told)?;
+            }
+            table.write().with_context(told)?;
+        }
+        let path = path.to_owned();
+        Ok(Self { path, file })
+    }
+
+    /// Opens an image that is there.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read and written.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path);
+        let file = file.with_context(|| format!("cannot open the disk image {}", path.display()))?;
+        let path = path.to_owned();
+        Ok(Self { path, file })
+    }
+
+    /// The place of the partition called `name`: its first sector, and how many it has. Both copies of the partition table must be sound and say the same.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or several, or the table is damaged.
+    pub(crate) fn partition(&mut self, name: &str) -> Result<(u64, u64)> {
+        let path = self.path.display();
+        let table = GptConfig::new()
+            .only_valid_headers(true)
+            .open_from_device(&mut self.file)
+            .with_context(|| format!("{path} has no sound partition table"))?;
+        let named: Vec<_> = table
+            .partitions()
+            .values()
+            .filter(|partition| partition.name == name)
+            .collect();
+        match named[..] {
+            [partition] => Ok((partition.first_lba, partition.sectors_len()?)),
+            [] => bail!("{path} has no partition {name}"),
+            _ => bail!("{path} has several partitions {name}"),
+        }
+    }
+
+    /// Reads `count` sectors from sector `first` of the disk on.
+    ///
+    /// # Errors
+    ///
+    /// If they are not all there.
+    pub(crate) fn read(&mut self, first: u64, count: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(place(count)?)?];
+        self.file.seek(SeekFrom::Start(place(first)?))?;
+        self.file
+            .read_exact(&mut bytes)
+            .with_context(|| format!("cannot read {count} sectors of {}", self.path.display()))?;
+        Ok(bytes)
+    }
+
+    /// Writes whole sectors from sector `first` of the disk on.
+    ///
+    /// # Errors
+    ///
+    /// If they are no whole sectors, or the disk is not that long.
+    pub(crate) fn write(&mut self, first: u64, bytes: &[u8]) -> Result<()> {
+        let length = bytes.len() as u64;
+        let end = place(first)?.saturating_add(length);
+        if !length.is_multiple_of(SECTOR) || end > self.file.metadata()?.len() {
+            bail!(
+                "{} has no room for {length} bytes from sector {first} on",
+                self.path.display()
+            );
+        }
+        self.file.seek(SeekFrom::Start(place(first)?))?;
+        self.file.write_all(bytes)?;
+        Ok(())
+    }
+}
+
+/// Where a sector begins, in bytes.
+fn place(sector: u64) -> Result<u64> {
+    let place = sector.checked_mul(SECTOR);
+    place.with_context(|| format!("no disk has a sector {sector}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of a test's own, which is gone afterwards.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("xtask-disks-{}-{test}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn partitions_are_found_by_name_each_at_a_whole_mib_and_none_over_another() {
+        let place = Place::new("partitions");
+        let mut image = DiskImage::create(&place.0.join("a.img"), &[("one", 1), ("two", 3)]).unwrap();
+        assert_eq!(image.partition("one").unwrap(), (2048, 2048));
+        assert_eq!(image.partition("two").unwrap(), (4096, 3 * 2048));
+        let refused = image.partition("three").unwrap_err().to_string();
+        assert!(refused.ends_with("has no partition three"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_when_the_image_is_opened_again() {
+        let place = Place::new("content");
+        let path = place.0.join("a.img");
+        let mut image = DiskImage::create(&path, &[("one", 1)]).unwrap();
+        let (first, sectors) = image.partition("one").unwrap();
+        image.write(first + 1, &[7; 1024]).unwrap();
+        assert!(image.write(first, &[7; 100]).is_err());
+        assert!(image.write(first + sectors + 2048, &[7; 512]).is_err());
+        let mut again = DiskImage::open(&path).unwrap();
+        assert_eq!(again.read(first, 1).unwrap(), [0; 512]);
+        assert_eq!(again.read(first + 1, 2).unwrap(), [7; 1024]);
+        assert!(again.read(first + sectors + 2048, 1).is_err());
+    }
+
+    #[test]
+    fn a_damaged_partition_table_is_told_of() {
+        let place = Place::new("damage");
+        let mut image = DiskImage::create(&place.0.join("a.img"), &[("one", 1)]).unwrap();
+        // The header of the first copy.
+        image.write(1, &[0xff; 512]).unwrap();
+        assert!(image.partition("one").is_err());
+    }
+
+    #[test]
+    fn the_disks_of_a_machine_are_made_anew_with_what_they_are_to_have() {
+        let place = Place::new("provide");
+        let fill = |image: &mut DiskImage| {
+            let (first, _) = image.partition("data")?;
+            image.write(first, &[1; 512])
+        };
+        let disks = [
+            Disk {
+                fill: Some(fill),
+                ..Disk::new(Controller::Virtio, &[("data", 1)])
+            },
+            Disk::new(Controller::Nvme, &[]),
+        ];
+        for _ in 0..2 {
+            let drives = provide(&place.0, "test", &disks).unwrap();
+            let mut image = DiskImage::open(&drives[0].image).unwrap();
+            assert_eq!(image.read(2048, 2).unwrap(), [[1; 512], [0; 512]].concat());
+            image.write(2049, &[2; 512]).unwrap();
+            let empty = std::fs::metadata(&drives[1].image).unwrap();
+            assert_eq!(empty.len(), EMPTY_MIB * MIB);
+        }
+    }
+
+    #[test]
+    fn each_disk_has_a_place_of_its_own_on_pci() {
+        let drive = |controller| Drive {
+            controller,
+            image: "a,b.img".into(),
+        };
+        let virtio = drive(Controller::Virtio).arguments(0).join(" ");
+        assert_eq!(
+            virtio,
+            "-drive if=none,id=disk0,format=raw,discard=unmap,file=a,,b.img -device virtio-blk-pci,drive=disk0,bus=pcie.0,addr=4.0,disable-legacy=on"
+        );
+        let nvme = drive(Controller::Nvme).arguments(6).join(" ");
+        assert!(
+            nvme.contains("nvme,drive=disk6,bus=pcie.0,addr=a.0,serial=disk6"),
+            "{nvme}"
+        );
+    }
+}
