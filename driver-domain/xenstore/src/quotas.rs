@@ -44,6 +44,16 @@ impl Quotas {
         history_bytes: 4 << 20,
     };
 
+    /// What holds for a domain that [serves others](crate::Store::set_service): it has a directory for each that it serves.
+    pub(crate) const SERVICE: Self = Self {
+        nodes: 65_536,
+        watches: 4096,
+        transactions: 64,
+        events: 4096,
+        event_bytes: 1 << 20,
+        ..Self::DEFAULT
+    };
+
     /// What holds for domain 0. Its events are many and still bounded, as guests cause them.
     pub(crate) const PRIVILEGED: Self = Self {
         nodes: u32::MAX,

@@ -41,6 +41,8 @@ pub struct Store {
     pub(crate) watches: Watches,
     pub(crate) special_perms: [Perms; 2],
     pub(crate) ready: BTreeSet<DomId>,
+    /// Domains that serve others.
+    services: BTreeSet<DomId>,
     pub(crate) actions: VecDeque<Action>,
     /// Counts requests.
     pub(crate) clock: u64,
@@ -73,6 +75,7 @@ impl Store {
             watches: Watches::default(),
             special_perms: [Perms::private(control), Perms::private(control)],
             ready: BTreeSet::new(),
+            services: BTreeSet::new(),
             actions: VecDeque::new(),
             clock: 0,
             replaced: 0,
@@ -91,10 +94,18 @@ impl Store {
         self.tree.owned(domain)
     }
 
+    /// Gives a domain that serves others larger quotas, for good: a successor under its number has them, too. It has a directory for
+    /// each that it serves.
+    pub fn set_service(&mut self, domain: DomId) {
+        self.services.insert(domain);
+    }
+
     /// What holds for a domain.
-    pub(crate) const fn quotas_of(&self, domain: DomId) -> Quotas {
+    pub(crate) fn quotas_of(&self, domain: DomId) -> Quotas {
         if domain.raw() == 0 {
             Quotas::PRIVILEGED
+        } else if self.services.contains(&domain) {
+            Quotas::SERVICE
         } else {
             self.quotas
         }

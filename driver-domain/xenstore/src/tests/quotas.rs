@@ -38,6 +38,21 @@ fn a_guest_owns_so_many_nodes() {
 }
 
 #[test]
+fn a_domain_that_serves_others_may_own_more_and_so_may_its_successor() {
+    let mut net = Net::new(&[1, 2]);
+    net.store.set_service(DomId::new(2));
+    let mut fill = |domain: u16| {
+        let refused = (0..1500).find(|n| net.write(domain.into(), &format!("data/{n}"), "").is_err());
+        assert_eq!(refused.is_some(), domain == 1);
+    };
+    fill(1);
+    fill(2);
+    net.store.release(DomId::new(2));
+    net.store.introduce(DomId::new(2)).unwrap();
+    assert!(net.write(2, "data/one-more", "").is_ok());
+}
+
+#[test]
 fn transactions_that_fit_alone_do_not_exceed_the_quota_together() {
     let quotas = Quotas {
         nodes: 4,
