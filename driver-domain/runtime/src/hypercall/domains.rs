@@ -6,7 +6,8 @@
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
-        COPY_FROM, COPY_TO, ControlOp, CopyMemory, CreateDomain, DomainInfo, DomainRef, SetLimit, VcpuState,
+        ASSIGN_LINES, ASSIGN_PCI, AssignDevice, COPY_FROM, COPY_TO, ControlOp, CopyMemory, CreateDomain,
+        DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent, SetLimit, VcpuState,
     },
     errno::Failure,
     grant::{GrantStatus, GrantTableOp, SetupTable},
@@ -96,6 +97,63 @@ pub fn set_limit(domain: DomId, frames: u64) -> Result<(), Failure> {
     };
     // SAFETY: the hypervisor only reads this record, which is borrowed for the call; it points to nothing.
     unsafe { control(ControlOp::SetLimit.raw(), input(&record)) }.map(|_| ())
+}
+
+/// Sets `2^order` frames below 4 GiB aside, in one piece, as extent `extent` for domains to come.
+///
+/// # Errors
+///
+/// `EEXIST` if there is an extent with this number, `ENOMEM`; `EINVAL` if the number or the order cannot be.
+pub fn keep_extent(extent: u32, order: u32) -> Result<(), Failure> {
+    let mut record = KeepExtent {
+        extent,
+        order,
+        flags: EXTENT_BELOW_4G,
+        first: 0,
+    };
+    // SAFETY: the record is the operation's own, borrowed for the call; it points to nothing.
+    unsafe { control(ControlOp::KeepExtent.raw(), in_out(&mut record)) }.map(|_| ())
+}
+
+/// Gives an extent that no domain has back to the machine.
+///
+/// # Errors
+///
+/// `ENOENT` if there is none with this number, `EBUSY` if a domain has it.
+pub fn release_extent(extent: u32) -> Result<(), Failure> {
+    let record = ExtentRef { extent, reserved: 0 };
+    // SAFETY: the hypervisor only reads this record, which is borrowed for the call; it points to nothing.
+    unsafe { control(ControlOp::ReleaseExtent.raw(), input(&record)) }.map(|_| ())
+}
+
+/// Assigns the function on PCI with the number `bus << 8 | devfn` to a domain, which owns it until it is destroyed.
+///
+/// # Errors
+///
+/// `ESRCH`; `EBUSY` if somebody owns it; `EINVAL` if there is none that can be owned.
+pub fn assign_function(domain: DomId, number: u16) -> Result<(), Failure> {
+    assign(domain, ASSIGN_PCI, number.into())
+}
+
+/// Assigns an interrupt line, by the number of its global system interrupt, to a domain, which owns it until it is destroyed.
+///
+/// # Errors
+///
+/// `ESRCH`; `EBUSY` if somebody owns it; `EINVAL` if there is none that can be owned.
+pub fn assign_line(domain: DomId, line: u32) -> Result<(), Failure> {
+    assign(domain, ASSIGN_LINES, line.into())
+}
+
+fn assign(domain: DomId, kind: u16, first: u64) -> Result<(), Failure> {
+    let record = AssignDevice {
+        domain,
+        kind,
+        first,
+        count: 1,
+        reserved: 0,
+    };
+    // SAFETY: the hypervisor only reads this record, which is borrowed for the call; it points to nothing.
+    unsafe { control(ControlOp::AssignDevice.raw(), input(&record)) }.map(|_| ())
 }
 
 /// Copies `bytes` to a frame of another domain's, from byte `offset` on.
