@@ -374,11 +374,58 @@ fn untouched() -> MachineTest {
     made
 }
 
+/// A driver whose devices this machine has not, and a guest that wants a disk of it.
+const NO_DEVICES: &str = r#"
+[[driver]]
+name = "io"
+kernel = "resident"
+devices = ["net"]
+
+[[guest]]
+name = "web"
+kernel = "resident"
+memory = "4M"
+disk = ["web-data:rw"]
+"#;
+
+const NO_DEVICES_STEPS: &[Step] = &[
+    Step::ExpectAll(&[
+        Pattern("\"event\":\"control-ready\""),
+        Pattern(
+            "bulkhead.toml:5: devices = [\"net\"] should be some that this machine has, and no other driver",
+        ),
+    ]),
+    typed("list\n"),
+    expect("control*0*32M"),
+    typed("driver list\n"),
+    expect("DMA is*confined"),
+    typed("driver list --json\n"),
+    expect("\"drivers\":[]}"),
+    typed("driver restart io\n"),
+    expect("there is no driver io; `driver list` shows those that there are"),
+    typed("disk list --json\n"),
+    expect("[]"),
+    typed("pci\n"),
+    expect("Address*Class*ID*Interrupt*Driver"),
+    typed("create web kernel=resident memory=4M disk=web-data\n"),
+    expect("disk = \"web-data\" should have :rw or :ro at the end of \"web-data\""),
+    typed("create web kernel=resident memory=4M disk=web-data:rw\n"),
+    expect("disk = [\"web-data:rw\"] should have a [[driver]] to serve it"),
+    typed("create web kernel=resident memory=4M\n"),
+    expect("web is domain 1"),
+    typed("disk attach web web-data:rw\n"),
+    expect("web: no disk has a partition web-data; there are no disks"),
+    typed("disk detach web xvda\n"),
+    expect("web has no disk xvda; `disk list` shows who has which"),
+    OFF,
+];
+
 /// Those that stand in a table.
 const TABLE: &[MachineTest] = &[
     control("control-lives", LIVES, LIVES_STEPS).ends(Ending::DomainCrashed),
     control("control-consoles", PAIR, CONSOLE_STEPS),
     control("control-mistakes", MISTAKES, MISTAKES_STEPS),
+    control("control-no-devices", NO_DEVICES, NO_DEVICES_STEPS),
     control("control-printers", PRINTERS, PRINTERS_STEPS),
     headless("control-store", SUITE).checks(9),
     linux(),

@@ -3,7 +3,7 @@
 use crate::fields::At;
 use crate::nearest::nearest;
 use crate::problems::Problems;
-use crate::settings::FileName;
+use crate::settings::{DeviceClass, FileName, PciAddress};
 use crate::value::{excerpt, quoted};
 use core::fmt;
 
@@ -18,6 +18,8 @@ pub struct World<'a> {
     pub memory: u64,
     /// The names of the domains that exist.
     pub domains: &'a [&'a str],
+    /// The devices that drivers can have: functions on PCI, no bridges among them, and of which class each is.
+    pub functions: &'a [(PciAddress, Option<DeviceClass>)],
     /// The names of the drivers that there are already: these have their domains and their memory.
     pub drivers: &'a [&'a str],
 }

@@ -348,3 +348,28 @@ fn guests_that_do_not_go_together_are_no_configuration() {
         "name = \"web\" should be another name: another guest has it\n"
     );
 }
+
+#[test]
+fn a_driver_has_what_it_names_and_of_its_classes_what_no_other_names() {
+    let driver = |name, devices| {
+        let kernel = FileName::parse("driver").unwrap();
+        Driver::new(
+            Name::parse(name).unwrap(),
+            kernel,
+            Devices::parse(devices).unwrap(),
+        )
+    };
+    let drivers = [driver("a", "block,00:05.0"), driver("b", "00:04.0,net")];
+    let has = |device: u16, class| {
+        let address = PciAddress::from_raw(device << 3);
+        let owners = drivers
+            .iter()
+            .filter(|driver| driver.has(address, class, &drivers));
+        owners.map(|driver| driver.name.as_str()).collect::<String>()
+    };
+    assert_eq!(has(3, Some(DeviceClass::Block)), "a");
+    assert_eq!(has(4, Some(DeviceClass::Block)), "b", "by its address");
+    assert_eq!(has(5, None), "a");
+    assert_eq!(has(6, None), "");
+    assert_eq!(has(7, Some(DeviceClass::Net)), "b");
+}

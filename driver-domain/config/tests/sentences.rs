@@ -10,7 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
-use bulkhead_config::{World, parse};
+use bulkhead_config::{DeviceClass, PciAddress, World, parse};
 use std::fs;
 use std::path::PathBuf;
 
@@ -26,6 +26,11 @@ const WORLD: World<'_> = World {
     cpus: 4,
     memory: 128 << 20,
     domains: &["control", "io"],
+    functions: &[
+        (PciAddress::from_raw(0x18), Some(DeviceClass::Net)),
+        (PciAddress::from_raw(0x20), Some(DeviceClass::Block)),
+        (PciAddress::from_raw(0x28), None),
+    ],
     drivers: &[],
 };
 

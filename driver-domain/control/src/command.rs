@@ -2,7 +2,7 @@
 
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
-use bulkhead_config::{Action, Config, Cpus, Guest, Memory, Problems, World};
+use bulkhead_config::{Action, Config, Cpus, Driver, Guest, Memory, Problems, World};
 use bulkhead_runtime::{
     DomId, Failure, ShutdownReason, console,
     control::{self, LogReader},
@@ -18,6 +18,7 @@ use embassy_time::{Duration, Timer, with_timeout};
 use crate::{
     Control, Listed,
     archive::read_whole,
+    disks, drivers,
     guests::{Asked, Phase, Record},
     life, listing,
     service::MAX_LISTED,
@@ -119,6 +120,33 @@ async fn execute(control: &'static Control, command: Command) -> Done {
         Command::StoreWrite { path, value } => return control.store.write(control, &path, value.as_bytes()),
         Command::StoreRemove { path } => return control.store.remove(control, &path),
         Command::StoreWatch { path, json } => return watch(control, &path, json).await,
+        Command::DriverList { json } => {
+            terminal.print_all(&render(&drivers::rows(control), json)).await;
+        }
+        Command::DriverRestart { driver } => return restart_driver(control, &driver).await,
+        Command::DiskList { json } => {
+            terminal
+                .print_all(&render(disks::rows(control).as_slice(), json))
+                .await;
+        }
+        Command::DiskAttach { domain, disk } => {
+            let (record, id) = no_driver(guest(control, &domain)?)?;
+            let name = disks::attach(control, &record, id, &disk)
+                .map_err(|error| format!("{}: {error}", record.name))?;
+            terminal.print(&format!("{} has {} as {name}", record.name, disk.part));
+        }
+        Command::DiskDetach {
+            domain,
+            device,
+            force,
+        } => {
+            let (record, _) = no_driver(guest(control, &domain)?)?;
+            return disks::detach(control, &record, &device, force).await;
+        }
+        Command::Pci { json } => {
+            let rows = drivers::function_rows(control);
+            terminal.print_all(&render(rows.as_slice(), json)).await;
+        }
         Command::ConfigShow { json } => {
             let config = running(control)?;
             let text = format!("{config}");
@@ -127,7 +155,11 @@ async fn execute(control: &'static Control, command: Command) -> Done {
         Command::ConfigCheck { file } => {
             let file = file.unwrap_or_else(|| control.config_file.clone());
             let (config, _) = read_config(control, &file).await?;
-            terminal.print(&format!("{file} is right: {} guests", config.guests().len()));
+            let (drivers, guests) = (config.drivers().len(), config.guests().len());
+            terminal.print(&match drivers {
+                0 => format!("{file} is right: {guests} guests"),
+                _ => format!("{file} is right: {drivers} drivers, {guests} guests"),
+            });
         }
         Command::ConfigLoad { file } => {
             let file = file.unwrap_or_else(|| control.config_file.clone());
@@ -188,6 +220,17 @@ fn guest(control: &Control, name: &DomainName) -> Result<(Rc<Record>, DomId), St
     }
 }
 
+/// Refuses a driver.
+fn no_driver((record, id): (Rc<Record>, DomId)) -> Result<(Rc<Record>, DomId), String> {
+    if record.driver.is_some() {
+        return Err(format!(
+            "{} is a driver; `driver restart {}` makes it anew, `destroy {}` ends it",
+            record.name, record.name, record.name
+        ));
+    }
+    Ok((record, id))
+}
+
 /// What a guest has printed, whether or not it has a domain.
 fn logged(control: &Control, name: &DomainName) -> Result<Vec<u8>, String> {
     if let DomainName::Name(name) = name
@@ -201,6 +244,13 @@ fn logged(control: &Control, name: &DomainName) -> Result<Vec<u8>, String> {
 }
 
 async fn create(control: &'static Control, name: &str, settings: Vec<(String, String)>) -> Done {
+    let drivers = control.config.borrow().drivers().to_vec();
+    if let Some(driver) = drivers.iter().find(|driver| driver.name.as_str() == name) {
+        if !settings.is_empty() {
+            return Err(format!("{name} is a driver, which is as the configuration says"));
+        }
+        return make_driver(control, driver, &drivers).await;
+    }
     let guest = {
         let config = control.config.borrow();
         let configured = config.guests().iter().find(|guest| guest.name.as_str() == name);
@@ -211,10 +261,17 @@ async fn create(control: &'static Control, name: &str, settings: Vec<(String, St
         }
     }
     .map_err(|problems| format!("{problems}"))?;
-    let alone =
-        Config::new(Vec::new(), alloc::vec![guest.clone()]).map_err(|problems| format!("{problems}"))?;
+    let names: Vec<String> = drivers.iter().map(|driver| driver.name.as_str().into()).collect();
+    let alone = Config::new(drivers, alloc::vec![guest.clone()]).map_err(|problems| format!("{problems}"))?;
+    // Only the guest is new.
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     control
-        .with_world(|world| alone.check(world))
+        .with_world(|world| {
+            alone.check(&World {
+                drivers: &names,
+                ..*world
+            })
+        })
         .map_err(|problems| format!("{problems}"))?;
     if let Some(record) = control.guests.named(name) {
         record.restarts.borrow_mut().forget();
@@ -222,6 +279,45 @@ async fn create(control: &'static Control, name: &str, settings: Vec<(String, St
     let id = life::start(control, guest).await?;
     control.terminal.print(&format!("{name} is domain {}", id.raw()));
     Ok(())
+}
+
+/// Makes a driver that has no domain; the operator wants it.
+async fn make_driver(control: &'static Control, driver: &Driver, drivers: &[Driver]) -> Done {
+    let name = driver.name.as_str();
+    if let Some(record) = control.guests.named(name) {
+        record.restarts.borrow_mut().forget();
+    }
+    let id = drivers::start(control, driver, drivers).await?;
+    control.terminal.print(&format!("{name} is domain {}", id.raw()));
+    Ok(())
+}
+
+/// Makes a driver anew, as the configuration says now.
+async fn restart_driver(control: &'static Control, name: &str) -> Done {
+    let record = control
+        .guests
+        .named(name)
+        .filter(|record| record.driver.is_some());
+    let record = record
+        .ok_or_else(|| format!("there is no driver {name}; `driver list` shows those that there are"))?;
+    let resident = record.resident.borrow().clone();
+    match (record.phase.get(), resident) {
+        (Phase::Making, _) => return Err(format!("{name} is being made already")),
+        (_, Some(resident)) => life::end(control, &record, &resident, Phase::Idle),
+        (Phase::Idle | Phase::Resident | Phase::Pausing | Phase::Held, None) => {
+            control.guests.set_phase(&record, Phase::Idle);
+        }
+    }
+    let drivers = control.config.borrow().drivers().to_vec();
+    let configured = drivers
+        .iter()
+        .find(|driver| driver.name.as_str() == name)
+        .cloned();
+    let last = || record.driver.as_ref().map(|part| part.wanted.borrow().clone());
+    let Some(driver) = configured.or_else(last) else {
+        return Ok(());
+    };
+    make_driver(control, &driver, &drivers).await
 }
 
 async fn destroy(control: &'static Control, name: &DomainName) -> Done {
@@ -265,7 +361,7 @@ async fn ask_to_end(control: &'static Control, name: &DomainName, how: HowToEnd,
             "{name} does not run; `destroy {name}` keeps it from being started again"
         ));
     }
-    let (record, id) = guest(control, name)?;
+    let (record, id) = no_driver(guest(control, name)?)?;
     let resident = control.guests.resident(id).map(|(_, resident)| resident);
     let is_over = || (record.id() != Some(id) || life::has_ended(id)).then_some(());
     let was_over = is_over().is_some();
@@ -354,7 +450,7 @@ fn set_schedule(control: &Control, name: &DomainName, change: ScheduleChange) ->
 
 /// Asks a guest's balloon for another size.
 fn set_memory(control: &'static Control, name: &DomainName, bytes: u64) -> Done {
-    let (record, id) = guest(control, name)?;
+    let (record, id) = no_driver(guest(control, name)?)?;
     let most = record.wanted.borrow().max_memory();
     if bytes > most.bytes() {
         return Err(format!(
@@ -410,8 +506,11 @@ async fn watch(control: &'static Control, path: &str, is_json: bool) -> Done {
 
 /// The machine as it is now, as a configuration: the guests that there are or that will be there again, in the order in which they were started.
 fn running(control: &Control) -> Result<Config, String> {
+    let drivers = control.guests.drivers();
+    let drivers = drivers.iter().filter_map(|record| record.driver.as_ref());
+    let drivers = drivers.map(|driver| driver.wanted.borrow().clone());
     let mut records = control.guests.all();
-    records.retain(|record| record.phase.get() != Phase::Idle);
+    records.retain(|record| record.phase.get() != Phase::Idle && record.driver.is_none());
     records.sort_by_key(|record| record.used());
     let guests = records.iter().map(|record| {
         let mut guest = record.wanted.borrow().clone();
@@ -426,7 +525,7 @@ fn running(control: &Control) -> Result<Config, String> {
         guest.autostart = true;
         guest
     });
-    Config::new(Vec::new(), guests.collect()).map_err(|problems| format!("{problems}"))
+    Config::new(drivers.collect(), guests.collect()).map_err(|problems| format!("{problems}"))
 }
 
 /// Reads a configuration, and checks it against the machine. Also returns the guests that there are not yet.
@@ -447,16 +546,19 @@ async fn read_config(control: &'static Control, file: &str) -> Result<(Config, V
         record.is_some_and(|record| record.id().is_some())
     };
     let (there, fresh): (Vec<Guest>, Vec<Guest>) = config.guests().iter().cloned().partition(is_there);
-    Config::new(Vec::new(), fresh.clone())
+    let drivers = config.drivers();
+    Config::new(drivers.to_vec(), fresh.clone())
         .and_then(|fresh| control.with_world(|world| fresh.check(world)))
         .map_err(told)?;
     // Those that are there have their names and their memory already.
-    Config::new(Vec::new(), there)
+    let names: Vec<&str> = drivers.iter().map(|driver| driver.name.as_str()).collect();
+    Config::new(drivers.to_vec(), there)
         .and_then(|there| {
             control.with_world(|world| {
                 there.check(&World {
                     memory: u64::MAX,
                     domains: &[],
+                    drivers: &names,
                     ..*world
                 })
             })
@@ -476,8 +578,28 @@ pub(crate) async fn load(control: &'static Control, file: &str) -> Done {
     for guest in config.guests() {
         adapt(control, guest);
     }
+    let wanted = config.drivers().to_vec();
     *control.config.borrow_mut() = config;
     let mut problems = String::new();
+    drivers::forget_all_but(control, &wanted);
+    for driver in &wanted {
+        let name = driver.name.as_str();
+        let is_there = control
+            .guests
+            .named(name)
+            .is_some_and(|record| record.phase.get() != Phase::Idle);
+        let done = match is_there {
+            true => drivers::enter(control, driver, &wanted).map(|record| {
+                let now = record.wanted.borrow().clone();
+                adapt(control, &now);
+            }),
+            false => drivers::start(control, driver, &wanted).await.map(|_| ()),
+        };
+        if let Err(problem) = done {
+            problems.push_str(&problem);
+            problems.push('\n');
+        }
+    }
     for guest in fresh.into_iter().filter(|guest| guest.autostart) {
         if let Err(problem) = life::start(control, guest).await {
             problems.push_str(&problem);
@@ -518,7 +640,13 @@ fn adapt(control: &Control, wanted: &Guest) {
 async fn poweroff(control: &'static Control, force: bool) -> Done {
     let leaving = Leaving(control);
     control.is_leaving.set(true);
-    for (record, resident) in control.guests.residents() {
+    // Drivers are needed until the last guest has ended, and have nothing to save.
+    let guests = || {
+        let mut residents = control.guests.residents();
+        residents.retain(|(record, _)| record.driver.is_none());
+        residents
+    };
+    for (record, resident) in guests() {
         // One that does not let itself be asked is waited for in vain.
         let _ = ask(
             control,
@@ -529,7 +657,7 @@ async fn poweroff(control: &'static Control, force: bool) -> Done {
         );
     }
     let running = || {
-        let mut left = control.guests.residents();
+        let mut left = guests();
         left.retain(|(_, resident)| !life::has_ended(resident.id));
         left
     };

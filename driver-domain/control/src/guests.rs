@@ -3,8 +3,8 @@
 use alloc::{collections::BTreeMap, rc::Rc, string::String, vec::Vec};
 use core::cell::{Cell, RefCell};
 
-use bulkhead_config::{Action, Guest};
-use bulkhead_control::{log::Log, restarts::Restarts};
+use bulkhead_config::{Action, Driver, Guest, MAX_DRIVERS};
+use bulkhead_control::{functions::Function, log::Log, restarts::Restarts, vbds::Vbd};
 use bulkhead_runtime::{DomId, ShutdownReason, event::Port, time::Instant};
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
@@ -76,10 +76,48 @@ pub(crate) struct Asked {
     pub(crate) then: Option<Action>,
 }
 
-/// A guest.
+/// What a driver has beside what every guest has. It stays when its domain goes.
+pub(crate) struct DriverPart {
+    /// Which of the drivers it is, from 0.
+    place: u16,
+    /// What the operator wants.
+    pub(crate) wanted: RefCell<Driver>,
+    /// What it owns.
+    pub(crate) functions: RefCell<Vec<Function>>,
+    /// Its program, unpacked, and the name of its file.
+    pub(crate) image: RefCell<Option<(String, Rc<Vec<u8>>)>>,
+    /// The memory that is kept for it, as a power of two of frames.
+    pub(crate) kept: Cell<Option<u32>>,
+}
+
+/// The number of the first driver's domain. Other domains have the lowest that are free, and never come so far.
+const FIRST_DRIVER: u16 = 1000;
+
+impl DriverPart {
+    /// The number of its domain: the same each time that it is made, so that what guests gave it stays valid.
+    pub(crate) const fn domain(&self) -> DomId {
+        DomId::new(FIRST_DRIVER.saturating_add(self.place))
+    }
+
+    /// Its program, if it was unpacked of this file.
+    pub(crate) fn image_of(&self, file: &str) -> Option<Rc<Vec<u8>>> {
+        let image = self.image.borrow();
+        let (_, image) = image.as_ref().filter(|(name, _)| name == file)?;
+        Some(Rc::clone(image))
+    }
+
+    /// The number of the memory that is kept for it.
+    pub(crate) fn extent(&self) -> u32 {
+        u32::from(self.place).saturating_add(1)
+    }
+}
+
+/// A guest, or a driver.
 pub(crate) struct Record {
     /// Its name.
     pub(crate) name: String,
+    /// What makes a driver of it.
+    pub(crate) driver: Option<DriverPart>,
     /// What the operator wants.
     pub(crate) wanted: RefCell<Guest>,
     /// What it is doing.
@@ -98,12 +136,15 @@ pub(crate) struct Record {
     used: Cell<u64>,
     /// What its balloon was asked for, in bytes.
     pub(crate) target: Cell<Option<u64>>,
+    /// The disks of its domain, or of the one that is being made.
+    pub(crate) vbds: RefCell<Vec<Vbd>>,
 }
 
 impl Record {
     /// A guest without a domain.
-    fn new(wanted: Guest, uuid: u128) -> Self {
+    fn new(wanted: Guest, uuid: u128, driver: Option<DriverPart>) -> Self {
         Self {
+            driver,
             name: wanted.name.as_str().into(),
             wanted: RefCell::new(wanted),
             phase: Cell::new(Phase::Idle),
@@ -114,6 +155,7 @@ impl Record {
             uuid,
             used: Cell::new(0),
             target: Cell::new(None),
+            vbds: RefCell::default(),
         }
     }
 
@@ -186,7 +228,7 @@ impl Guests {
         let idle = || {
             records
                 .values()
-                .filter(|record| record.phase.get() == Phase::Idle)
+                .filter(|record| record.phase.get() == Phase::Idle && record.driver.is_none())
         };
         if idle().count() >= REMEMBERED
             && let Some(oldest) = idle()
@@ -196,10 +238,52 @@ impl Guests {
             records.remove(&oldest);
         }
         let before = wanted.clone();
-        let record = Rc::new(Record::new(wanted, uuid));
+        let record = Rc::new(Record::new(wanted, uuid, None));
         record.used.set(self.uses.get());
         records.insert(record.name.clone(), Rc::clone(&record));
         (record, before)
+    }
+
+    /// All drivers, in the order of their numbers.
+    pub(crate) fn drivers(&self) -> Vec<Rc<Record>> {
+        let mut drivers = self.all();
+        drivers.retain(|record| record.driver.is_some());
+        drivers.sort_by_key(|record| record.driver.as_ref().map(|driver| driver.place));
+        drivers
+    }
+
+    /// The record of a driver, whose domain is to be as `guest`: the one that there is, or a new one with the number `uuid`. `None` if there
+    /// are as many as there can be.
+    pub(crate) fn enter_driver(&self, wanted: &Driver, guest: Guest, uuid: u128) -> Option<Rc<Record>> {
+        let name = wanted.name.as_str();
+        if let Some(known) = self.named(name)
+            && let Some(driver) = &known.driver
+        {
+            *driver.wanted.borrow_mut() = wanted.clone();
+            *known.wanted.borrow_mut() = guest;
+            return Some(known);
+        }
+        let drivers = self.drivers();
+        let is_free = |place: &u16| {
+            let mut parts = drivers.iter().filter_map(|record| record.driver.as_ref());
+            parts.all(|driver| driver.place != *place)
+        };
+        let places = u16::try_from(MAX_DRIVERS).unwrap_or(u16::MAX);
+        let part = DriverPart {
+            place: (0..places).find(is_free)?,
+            wanted: RefCell::new(wanted.clone()),
+            functions: RefCell::default(),
+            image: RefCell::default(),
+            kept: Cell::new(None),
+        };
+        let record = Rc::new(Record::new(guest, uuid, Some(part)));
+        self.records.borrow_mut().insert(name.into(), Rc::clone(&record));
+        Some(record)
+    }
+
+    /// Forgets a driver that has no domain.
+    pub(crate) fn forget(&self, driver: &Record) {
+        self.records.borrow_mut().remove(&driver.name);
     }
 
     /// Notes what a guest is doing now.

@@ -7,5 +7,8 @@ extern crate alloc;
 
 pub mod allowance;
 pub mod directory;
+pub mod functions;
 pub mod log;
 pub mod restarts;
+pub mod served;
+pub mod vbds;

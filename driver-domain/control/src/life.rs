@@ -19,7 +19,7 @@ use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use embassy_time::{Duration, Timer};
 
 use crate::{
-    Control,
+    Control, disks,
     guests::{Phase, Record, Resident},
     make,
 };
@@ -68,6 +68,9 @@ pub(crate) async fn start(control: &'static Control, wanted: Guest) -> Result<Do
         record: Rc::clone(&record),
     };
     control.guests.set_phase(&record, Phase::Making);
+    disks::reserve(control, &record)
+        .await
+        .map_err(|error| format!("{name}: {error}"))?;
     let resident = {
         // One at a time: each counts on the memory that it finds free.
         let _turn = control.making.lock().await;
@@ -83,6 +86,13 @@ pub(crate) async fn start(control: &'static Control, wanted: Guest) -> Result<Do
         .spawner
         .spawn(serve_console(control, Rc::clone(&record), Rc::clone(&resident)));
     control.spawner.spawn(serve_store(control, Rc::clone(&resident)));
+    if let Err(error) = disks::offer(control, &record, id).await {
+        end(control, &record, &resident, Phase::Idle);
+        return Err(format!("{name}: {error}"));
+    }
+    if record.id() != Some(id) {
+        return Err(format!("{name} was ended before it ran"));
+    }
     control.terminal.event(&Event::Started {
         domain: name.clone(),
         id: id.raw(),
@@ -112,6 +122,7 @@ impl Drop for Making {
     fn drop(&mut self) {
         if let Some((phase, wanted)) = self.before.take() {
             *self.record.wanted.borrow_mut() = wanted;
+            self.record.vbds.take();
             self.control.guests.set_phase(&self.record, phase);
         }
     }
@@ -135,7 +146,8 @@ pub(crate) fn end(control: &Control, record: &Record, resident: &Rc<Resident>, t
         .guest_at_once(id, &record.name, is_printed(record), printed);
     resident.let_go();
     control.terminal.with(|session| session.forget(id.raw()));
-    control.store.forget(control, id);
+    disks::withdraw(control, record);
+    control.store.forget(control, id, record.driver.is_some());
     if let Err(error) = domains::destroy(id) {
         log::error!(
             "domain {} ({}) cannot be destroyed: {error}",
@@ -265,7 +277,9 @@ pub(crate) fn told(reason: ShutdownReason) -> Reason {
 /// happens too often.
 async fn restart(control: &'static Control, record: &Rc<Record>, ended: Ended) {
     let (name, id) = (&record.name, ended.id);
-    let mut is_failure = matches!(ended.reason, ShutdownReason::Crash | ShutdownReason::Watchdog);
+    // A driver has no reason to end.
+    let mut is_failure =
+        record.driver.is_some() || matches!(ended.reason, ShutdownReason::Crash | ShutdownReason::Watchdog);
     loop {
         let now = Instant::now().as_nanos();
         let verdict = if is_failure {

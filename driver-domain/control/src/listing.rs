@@ -14,7 +14,7 @@ use bulkhead_shell::{
     },
 };
 
-use crate::{Control, Listed, guests::Phase, life};
+use crate::{Control, Listed, drivers, guests::Phase, life};
 
 /// The size of a frame as a power of two.
 const FRAME: u32 = 12;
@@ -120,7 +120,7 @@ impl Control {
             free: machine.free << FRAME,
             domains: machine.domains,
             uptime_ns: Instant::now().as_nanos(),
-            dma_confined: false,
+            dma_confined: drivers::is_dma_confined(&machine),
         }
     }
 

@@ -20,6 +20,8 @@ extern crate alloc;
 mod archive;
 mod changes;
 mod command;
+mod disks;
+mod drivers;
 mod guests;
 mod life;
 mod listing;
@@ -29,12 +31,14 @@ mod service;
 mod terminal;
 
 use alloc::{boxed::Box, format, string::String, vec::Vec};
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 
 use bulkhead_abi::control::DomainInfo;
 use bulkhead_config::{Config, World};
+use bulkhead_control::functions::{self, Function};
 use bulkhead_runtime::{
-    DomId, Environment, ShutdownReason, Spawner, control, domains, hypervisor, memory, println, time::Instant,
+    DomId, Environment, ShutdownReason, Spawner, control, device::ConfigPorts, domains, hypervisor, memory,
+    println, time::Instant,
 };
 use bulkhead_shell::event::{Event, Outcome};
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, mutex::Mutex, signal::Signal};
@@ -59,6 +63,8 @@ pub(crate) struct Control {
     pub(crate) config_file: String,
     pub(crate) config: RefCell<Config>,
     pub(crate) guests: Guests,
+    /// The machine's devices, once somebody has asked.
+    functions: OnceCell<Vec<Function>>,
     /// Who makes a domain has this.
     pub(crate) making: Mutex<NoopRawMutex, ()>,
     pub(crate) store: Service,
@@ -96,6 +102,7 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
         config_file: words.value("config").unwrap_or(CONFIG).into(),
         config: RefCell::new(Config::default()),
         guests: Guests::default(),
+        functions: OnceCell::new(),
         making: Mutex::new(()),
         store: Service::new(),
         terminal: Terminal::new(
@@ -160,6 +167,17 @@ impl Control {
         found
     }
 
+    /// The machine's devices on PCI.
+    pub(crate) fn functions(&self) -> &[Function] {
+        self.functions.get_or_init(|| match ConfigPorts::open() {
+            Ok(ports) => functions::all(&ports).collect(),
+            Err(error) => {
+                log::error!("nobody tells which devices there are: {error}");
+                Vec::new()
+            }
+        })
+    }
+
     /// Says something that nobody asked for.
     pub(crate) fn tell(&self, text: &str) {
         if self.terminal.headless.is_some() {
@@ -177,12 +195,28 @@ impl Control {
         let domains = self.domains();
         let names: Vec<&str> = domains.iter().map(|domain| domain.name.as_str()).collect();
         let machine = control::machine().unwrap_or_default();
+        let functions = self.functions().iter();
+        let functions: Vec<_> = functions
+            .map(|function| (function.address, function.kind()))
+            .collect();
+        let drivers = self.guests.drivers();
+        let drivers: Vec<&str> = drivers
+            .iter()
+            .filter(|record| {
+                record
+                    .driver
+                    .as_ref()
+                    .is_some_and(|driver| driver.kept.get().is_some())
+            })
+            .map(|record| record.name.as_str())
+            .collect();
         act(&World {
             files: &files,
             cpus: machine.cpus,
             memory: machine.free << 12,
             domains: &names,
-            drivers: &[],
+            functions: &functions,
+            drivers: &drivers,
         })
     }
 

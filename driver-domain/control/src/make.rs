@@ -1,6 +1,6 @@
 //! Making a guest's domain: the builder's [`Target`] by hypercalls, and what ties the new domain to the control domain.
 
-use alloc::{format, rc::Rc, string::String};
+use alloc::{borrow::Cow, format, rc::Rc, string::String};
 use core::{
     cell::{Cell, RefCell},
     time::Duration,
@@ -19,7 +19,8 @@ use embassy_sync::signal::Signal;
 use crate::{
     Control,
     archive::{FileSource, read_whole},
-    guests::{Record, Resident},
+    drivers,
+    guests::{DriverPart, Record, Resident},
     rings::{self, Typed},
 };
 
@@ -46,6 +47,12 @@ pub(crate) async fn resident(
     asked: Duration,
 ) -> Result<Rc<Resident>, String> {
     let built = built(control, record).await?;
+    if let Some(driver) = &record.driver
+        && let Err(error) = drivers::equip(driver, built.domain)
+    {
+        give_up(built.domain);
+        return Err(format!("{}: {error}", record.name));
+    }
     let resident = tie(&built);
     let resident = match resident {
         Ok(resident) => Rc::new(resident),
@@ -59,7 +66,9 @@ pub(crate) async fn resident(
         .introduce(control, &resident, (record, asked), &built)
     {
         resident.let_go();
-        control.store.forget(control, built.domain);
+        control
+            .store
+            .forget(control, built.domain, record.driver.is_some());
         give_up(built.domain);
         return Err(format!("{}: xenstore refuses it: {error}", record.name));
     }
@@ -78,26 +87,46 @@ async fn built(control: &'static Control, record: &Record) -> Result<Built, Stri
     let missing = |file: &str| format!("{}: the boot archive has no file {file}", record.name);
     let of_guest = |error: String| format!("{}: {error}", record.name);
     let kernel_name = wanted.kernel.as_str();
-    let file = control
-        .archive
-        .file(kernel_name)
-        .ok_or_else(|| missing(kernel_name))?;
-    let packed = read_whole(file).await.map_err(of_guest)?;
     let of_kernel =
         |error: &dyn core::fmt::Display| format!("{}: kernel {kernel_name}: {error}", record.name);
-    let elf = kernel::load(&packed, MAX_KERNEL, async || yield_now().await)
-        .await
-        .map_err(|error| of_kernel(&error))?;
+    let elf = match record
+        .driver
+        .as_ref()
+        .and_then(|driver| driver.image_of(kernel_name))
+    {
+        Some(image) => image,
+        None => {
+            let file = control
+                .archive
+                .file(kernel_name)
+                .ok_or_else(|| missing(kernel_name))?;
+            let packed = read_whole(file).await.map_err(of_guest)?;
+            let elf = kernel::load(&packed, MAX_KERNEL, async || yield_now().await)
+                .await
+                .map_err(|error| of_kernel(&error))?;
+            let unpacked = match elf {
+                Cow::Owned(elf) => Some(elf),
+                Cow::Borrowed(_) => None,
+            };
+            // One that is not packed is the file.
+            Rc::new(unpacked.unwrap_or(packed))
+        }
+    };
+    if let Some(driver) = &record.driver {
+        // When it is to be made anew, nothing is read and unpacked.
+        driver.image.replace(Some((kernel_name.into(), Rc::clone(&elf))));
+        drivers::keep_memory(driver).map_err(of_guest)?;
+    }
     let kernel = Image::parse(&elf).map_err(|error| of_kernel(&error))?;
     let spec = GuestSpec {
-        domain: None,
+        domain: record.driver.as_ref().map(DriverPart::domain),
         name: &record.name,
         vcpus: wanted.vcpus.get(),
         weight: u16::try_from(wanted.weight.get()).unwrap_or(u16::MAX),
         cpus: wanted.cpus.bits(),
         pages: wanted.memory().pages(),
         most_pages: wanted.max_memory().pages(),
-        extent: None,
+        extent: record.driver.as_ref().map(DriverPart::extent),
         command_line: wanted.command_line.as_str(),
         store: CONTROL,
         console: CONTROL,

@@ -78,6 +78,16 @@ impl Restarts {
         }
     }
 
+    /// How many there were lately, at `now`.
+    #[must_use]
+    pub fn count(&self, now: u64) -> u32 {
+        let lately = self
+            .times
+            .iter()
+            .filter(|&&time| now.saturating_sub(time) < WINDOW);
+        u32::try_from(lately.count()).unwrap_or(u32::MAX)
+    }
+
     /// The operator starts it: what was counts no more.
     pub fn forget(&mut self) {
         *self = Self::default();
@@ -135,6 +145,10 @@ mod tests {
             assert!(matches!(restarts.next(0, 1), Verdict::After { .. }));
         }
         assert!(matches!(restarts.next(0, 2), Verdict::Held { .. }));
+        assert_eq!(
+            (restarts.count(2) as usize, restarts.count(WINDOW + 1)),
+            (MOST, 0)
+        );
         assert_eq!(
             restarts.next(0, WINDOW + 1),
             Verdict::After { pause: 0, attempt: 1 }

@@ -14,14 +14,17 @@ use core::{
 
 use bulkhead_abi::xenstore::{RingError, StoreError};
 use bulkhead_builder::Built;
-use bulkhead_control::directory::{self, Facts};
+use bulkhead_control::{
+    directory::{self, Facts},
+    served,
+};
 use bulkhead_ring::IndexError;
 use bulkhead_runtime::{DomId, random::Random, time::read_tsc};
 use bulkhead_xenstore::{Path, Place, Store, Tx};
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
 use crate::{
-    Control,
+    Control, disks,
     guests::{Record, Resident},
 };
 
@@ -90,18 +93,30 @@ impl Service {
         {
             let mut store = self.store.borrow_mut();
             directory::write(&mut store, &facts).map_err(|error| format!("{error}"))?;
+            if record.driver.is_some() {
+                store.set_service(resident.id);
+                served::prepare(&mut store, resident.id).map_err(|error| format!("{error}"))?;
+                disks::offer_again(control, &mut store, resident.id);
+            }
             store.introduce(resident.id).map_err(|error| format!("{error}"))?;
         }
         self.tell_others(control);
         Ok(())
     }
 
-    /// Disconnects a domain that is gone, and removes what there was of it.
-    pub(crate) fn forget(&self, control: &Control, domain: DomId) {
+    /// Does something with the store, and has others told of it.
+    pub(crate) fn act<T>(&self, control: &Control, act: impl FnOnce(&mut Store) -> T) -> T {
+        let done = act(&mut self.store.borrow_mut());
+        self.tell_others(control);
+        done
+    }
+
+    /// Disconnects a domain that is gone, and removes what there was of it. What there was of a driver stays for its successor.
+    pub(crate) fn forget(&self, control: &Control, domain: DomId, is_driver: bool) {
         {
             let mut store = self.store.borrow_mut();
             store.release(domain);
-            if let Err(error) = directory::remove(&mut store, domain) {
+            if !is_driver && let Err(error) = directory::remove(&mut store, domain) {
                 log::error!("xenstore keeps what it has of domain {}: {error}", domain.raw());
             }
         }

@@ -21,7 +21,7 @@ use embassy_futures::{
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use embassy_time::{Duration, Timer};
 
-use crate::{Control, command};
+use crate::{Control, command, disks};
 
 /// What there is to be named on the command line.
 #[derive(Clone, Default)]
@@ -54,6 +54,22 @@ impl Names for Known {
                 .iter()
                 .map(|guest| guest.name.as_str().into())
                 .collect()
+        };
+        self.0.get().map(names).unwrap_or_default()
+    }
+
+    fn drivers(&self) -> Vec<String> {
+        let names = |control: &&Control| {
+            let drivers = control.guests.drivers().into_iter();
+            drivers.map(|record| record.name.clone()).collect()
+        };
+        self.0.get().map(names).unwrap_or_default()
+    }
+
+    fn disks(&self) -> Vec<String> {
+        let names = |control: &&Control| {
+            let rows = disks::rows(control).into_iter();
+            rows.map(|row| row.name).collect()
         };
         self.0.get().map(names).unwrap_or_default()
     }

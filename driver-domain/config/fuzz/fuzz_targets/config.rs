@@ -9,6 +9,7 @@ const WORLD: World<'_> = World {
     cpus: 4,
     memory: 128 << 20,
     domains: &["io"],
+    functions: &[],
     drivers: &[],
 };
 

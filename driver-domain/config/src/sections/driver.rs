@@ -4,7 +4,8 @@ use crate::fields::{At, Fields, Key, Keys};
 use crate::problems::Problems;
 use crate::sections::{Config, Form, Section, Settings};
 use crate::settings::{
-    Action, CommandLine, Console, Devices, FileName, Name, OnePiece, Setting, Weight, size,
+    Action, CommandLine, Console, Device, DeviceClass, Devices, FileName, Name, OnePiece, PciAddress,
+    Setting, Weight, size,
 };
 use crate::value::{excerpt, listed};
 use crate::world::World;
@@ -66,6 +67,43 @@ impl Driver {
         fresh.fold(world.memory, |free, driver| {
             free.saturating_sub(driver.memory.memory().bytes())
         })
+    }
+
+    /// Whether it has the function at `address`, which is of this class, in a machine with these `drivers`: it names the function, or its
+    /// class, and then no other driver names the function.
+    #[must_use]
+    pub fn has(&self, address: PciAddress, class: Option<DeviceClass>, drivers: &[Self]) -> bool {
+        let names = |driver: &Self| driver.devices.contains(&Device::Address(address));
+        let is_of_class = class.is_some_and(|class| self.devices.contains(&Device::Class(class)));
+        names(self) || is_of_class && !drivers.iter().any(names)
+    }
+
+    /// Tells of devices that the machine has not.
+    fn fit_devices(&self, config: &Config, world: &World<'_>, problems: &mut Problems) {
+        let words = self.devices.to_string();
+        let written = listed(&words).to_string();
+        let shown = excerpt(&written);
+        let mut is_told = false;
+        for device in self.devices.iter() {
+            if let Device::Address(address) = device
+                && !world.functions.iter().any(|(there, _)| there == address)
+            {
+                let sentence = format_args!(
+                    "devices = {shown} should not have \"{address}\": there is no device in this machine"
+                );
+                problems.add(self.devices.line(), sentence);
+                is_told = true;
+            }
+        }
+        let has_any = || {
+            let mut functions = world.functions.iter();
+            functions.any(|&(address, class)| self.has(address, class, config.drivers()))
+        };
+        if !is_told && !has_any() {
+            let sentence =
+                format_args!("devices = {shown} should be some that this machine has, and no other driver");
+            problems.add(self.devices.line(), sentence);
+        }
     }
 
     fn is_there(&self, world: &World<'_>) -> bool {
@@ -164,6 +202,7 @@ impl Section for Driver {
         let mut free = world.memory;
         for driver in config.drivers() {
             world.want_file("kernel", &driver.kernel, problems);
+            driver.fit_devices(config, world, problems);
             if driver.is_there(world) {
                 continue;
             }

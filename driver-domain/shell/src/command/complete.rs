@@ -14,6 +14,10 @@ pub trait Names {
     fn files(&self) -> Vec<String>;
     /// The names of the configuration's guests.
     fn guests(&self) -> Vec<String>;
+    /// The names of the drivers.
+    fn drivers(&self) -> Vec<String>;
+    /// The parts of disks, without rights.
+    fn disks(&self) -> Vec<String>;
 }
 
 /// Completes the last word of `before`, the text before the cursor.
@@ -114,9 +118,19 @@ fn values(kind: Kind, names: &impl Names) -> Vec<Candidate> {
         Kind::Domain => names.domains(),
         Kind::Guest => names.guests(),
         Kind::File => names.files(),
-        Kind::Size | Kind::Path | Kind::Value | Kind::Weight | Kind::Time | Kind::Cpus | Kind::Topic => {
-            Vec::new()
+        Kind::Driver => names.drivers(),
+        Kind::Disk => {
+            let rights = |disk: String| [format!("{disk}:ro"), format!("{disk}:rw")];
+            names.disks().into_iter().flat_map(rights).collect()
         }
+        Kind::Size
+        | Kind::Path
+        | Kind::Value
+        | Kind::Weight
+        | Kind::Time
+        | Kind::Cpus
+        | Kind::Device
+        | Kind::Topic => Vec::new(),
     };
     names.into_iter().map(whole).collect()
 }

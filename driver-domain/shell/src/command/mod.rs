@@ -16,7 +16,7 @@ mod words;
 
 use alloc::{string::String, vec::Vec};
 
-use bulkhead_config::Cpus;
+use bulkhead_config::{Cpus, Disk};
 
 pub use complete::{Names, complete};
 pub use error::CommandError;
@@ -97,6 +97,22 @@ pub enum Command {
     StoreRemove { path: String },
     /// Show changes below a path until it is stopped.
     StoreWatch { path: String, json: bool },
+    /// List the drivers.
+    DriverList { json: bool },
+    /// Make a driver anew, whatever it does.
+    DriverRestart { driver: String },
+    /// List disks, their partitions and who has them.
+    DiskList { json: bool },
+    /// Give a guest a disk.
+    DiskAttach { domain: DomainName, disk: Disk },
+    /// Take a disk from a guest: by asking it to let go, or by force. The disk is named as the guest names it, such as `xvda`.
+    DiskDetach {
+        domain: DomainName,
+        device: String,
+        force: bool,
+    },
+    /// List the functions on PCI.
+    Pci { json: bool },
     /// Show the machine as a configuration.
     ConfigShow { json: bool },
     /// Check a configuration: the named file, or bulkhead.toml.

@@ -2,7 +2,7 @@
 
 use alloc::{collections::VecDeque, string::String, vec::Vec};
 
-use bulkhead_config::{Cpus, Setting, parse_size};
+use bulkhead_config::{Cpus, Disk, Setting, parse_size};
 
 use super::table::{self, Arg, COMMANDS, Key, Kind, Spec, XL_NAMES};
 use super::values;
@@ -184,6 +184,16 @@ impl Given {
         let is_whole = |bytes: &u64| *bytes > 0 && bytes.is_multiple_of(4096);
         parse_size(&value).filter(is_whole).ok_or(CommandError::BadValue {
             what: "SIZE",
+            value,
+            should,
+        })
+    }
+
+    pub(super) fn disk(&mut self) -> Result<Disk, CommandError> {
+        let value = self.text()?;
+        let should = "a partition and a right, such as web-data:rw, io/web-data:ro or @00:04.0:rw";
+        Disk::parse(&value).map_err(|_| CommandError::BadValue {
+            what: "DISK",
             value,
             should,
         })

@@ -51,6 +51,12 @@ pub enum Kind {
     Path,
     /// A file of the boot archive.
     File,
+    /// The name of a driver.
+    Driver,
+    /// A part of a disk with a right, as in a configuration.
+    Disk,
+    /// What a guest calls a disk.
+    Device,
     /// Any text.
     Value,
     /// A share of the CPUs.
@@ -71,7 +77,9 @@ impl Kind {
     #[must_use]
     pub const fn placeholder(self) -> &'static str {
         match self {
-            Self::Domain | Self::Guest => "NAME",
+            Self::Domain | Self::Guest | Self::Driver => "NAME",
+            Self::Disk => "DISK",
+            Self::Device => "DEVICE",
             Self::Size => "SIZE",
             Self::Path => "PATH",
             Self::File => "FILE",
@@ -164,6 +172,7 @@ const GUEST_KEYS: &[Key] = &[
     ("vcpus", Kind::Value),
     ("weight", Kind::Weight),
     ("cpus", Kind::Cpus),
+    ("disk", Kind::Disk),
     ("console", Kind::Value),
     ("on-poweroff", Kind::Value),
     ("on-reboot", Kind::Value),
@@ -458,6 +467,90 @@ pub const COMMANDS: &[Spec] = &[
         },
     },
     Spec {
+        name: "driver list",
+        args: &[],
+        flags: JSON,
+        summary: "list the driver domains",
+        help: "Shows what each does, its devices and how they were reset, and how often it was\n\
+               made anew lately; and whether devices are confined to their drivers' memory.\n\
+               Example: driver list",
+        build: |given| {
+            Ok(Command::DriverList {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "driver restart",
+        args: &[Arg::One(Kind::Driver)],
+        flags: &[],
+        summary: "make a driver domain anew, whatever it does",
+        help: "Guests wait for their disks meanwhile, and lose nothing.\n\
+               Example: driver restart io",
+        build: |given| {
+            Ok(Command::DriverRestart {
+                driver: given.text()?,
+            })
+        },
+    },
+    Spec {
+        name: "disk list",
+        args: &[],
+        flags: JSON,
+        summary: "list the disks, their partitions, and who has them",
+        help: "A whole disk is shown as @ and its address.\n\
+               Example: disk list",
+        build: |given| {
+            Ok(Command::DiskList {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "disk attach",
+        args: &[NAME, Arg::One(Kind::Disk)],
+        flags: &[],
+        summary: "give a guest a disk",
+        help: "DISK is as in bulkhead.toml: a partition with :rw or :ro, a driver before it\n\
+               where two have the name, or a whole disk as @ADDRESS. What one guest may\n\
+               write, no other has.\n\
+               Example: disk attach web web-data:rw",
+        build: |given| {
+            Ok(Command::DiskAttach {
+                domain: given.domain()?,
+                disk: given.disk()?,
+            })
+        },
+    },
+    Spec {
+        name: "disk detach",
+        args: &[NAME, Arg::One(Kind::Device)],
+        flags: &[FORCE],
+        summary: "take a disk from a guest",
+        help: "The guest is asked, and refuses as long as it uses the disk. With --force it\n\
+               loses the disk at once, and what it has not written.\n\
+               Example: disk detach web xvdb",
+        build: |given| {
+            Ok(Command::DiskDetach {
+                domain: given.domain()?,
+                device: given.text()?,
+                force: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "pci",
+        args: &[],
+        flags: JSON,
+        summary: "list the devices on PCI, and who has them",
+        help: "Example: pci",
+        build: |given| {
+            Ok(Command::Pci {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
         name: "config show",
         args: &[],
         flags: JSON,
@@ -571,6 +664,11 @@ pub(super) const XL_NAMES: &[(&str, &str)] = &[
     ("xenstore-ls", "store ls"),
     ("xenstore-read", "store read"),
     ("xenstore-write", "store write"),
+    ("block-list", "disk list"),
+    ("block-attach", "disk attach"),
+    ("block-detach", "disk detach"),
+    ("pci-list", "pci"),
+    ("pci-assignable-list", "pci"),
     ("exit", "poweroff"),
     ("quit", "poweroff"),
     ("halt", "poweroff"),

@@ -2,6 +2,7 @@
 
 use super::table::{COMMANDS, XL_NAMES};
 use super::*;
+use bulkhead_config::Setting as _;
 use proptest::prelude::*;
 
 fn name(name: &str) -> DomainName {
@@ -170,6 +171,28 @@ fn each_command_is_parsed_into_what_it_says() {
                 json: false,
             },
         ),
+        ("driver list --json", Command::DriverList { json: true }),
+        (
+            "driver restart io",
+            Command::DriverRestart { driver: "io".into() },
+        ),
+        ("disk list", Command::DiskList { json: false }),
+        (
+            "disk attach web \"io/a name:ro\"",
+            Command::DiskAttach {
+                domain: web(),
+                disk: Disk::parse("io/a name:ro").unwrap(),
+            },
+        ),
+        (
+            "disk detach web xvdb --force",
+            Command::DiskDetach {
+                domain: web(),
+                device: "xvdb".into(),
+                force: true,
+            },
+        ),
+        ("pci", Command::Pci { json: false }),
         ("config show", Command::ConfigShow { json: false }),
         ("config check", Command::ConfigCheck { file: None }),
         (
@@ -287,6 +310,18 @@ fn mistakes_are_answered_with_what_would_be_right() {
             "store write /a",
             "VALUE is missing\nusage: store write PATH VALUE",
         ),
+        (
+            "disk attach web web-data",
+            "DISK is `web-data` and should be a partition and a right, such as web-data:rw, io/web-data:ro or @00:04.0:rw",
+        ),
+        (
+            "disk detach web",
+            "DEVICE is missing\nusage: disk detach NAME DEVICE [--force]",
+        ),
+        (
+            "block-attach web phy:/dev/vg/a xvda w",
+            "there is no command `block-attach`; did you mean `disk attach`?",
+        ),
         ("help lsit", "there is no command `lsit`; did you mean `list`?"),
     ];
     for (line, answer) in table {
@@ -345,6 +380,14 @@ impl Names for Machine {
     fn guests(&self) -> Vec<String> {
         ["web", "db"].map(String::from).into()
     }
+
+    fn drivers(&self) -> Vec<String> {
+        vec!["io".into()]
+    }
+
+    fn disks(&self) -> Vec<String> {
+        vec!["web-data".into(), "a name".into()]
+    }
 }
 
 /// What `before` could be completed to, with a space after what is whole.
@@ -394,6 +437,23 @@ fn completion_knows_what_belongs_where() {
         ("help sto", &["help store "]),
         ("help store w", &["help store watch ", "help store write "]),
         ("list ", &[]),
+        ("d", &["destroy ", "disk ", "dmesg ", "driver "]),
+        ("driver r", &["driver restart "]),
+        ("driver restart ", &["driver restart io "]),
+        (
+            "disk attach web w",
+            &["disk attach web web-data:ro ", "disk attach web web-data:rw "],
+        ),
+        (
+            "disk attach web a",
+            &["disk attach web a\\ name:ro ", "disk attach web a\\ name:rw "],
+        ),
+        ("disk detach web x", &[]),
+        ("disk detach web xvda --", &["disk detach web xvda --force "]),
+        (
+            "create web disk=w",
+            &["create web disk=web-data:ro ", "create web disk=web-data:rw "],
+        ),
     ];
     for (before, wanted) in table {
         assert_eq!(&completed(before), wanted, "{before}");

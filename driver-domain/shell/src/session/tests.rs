@@ -24,6 +24,14 @@ impl Names for Machine {
     fn guests(&self) -> Vec<String> {
         Vec::new()
     }
+
+    fn drivers(&self) -> Vec<String> {
+        vec!["io".into()]
+    }
+
+    fn disks(&self) -> Vec<String> {
+        vec!["web-data".into(), "a name".into()]
+    }
 }
 
 /// An operator at a terminal, and the control domain behind it.

@@ -4,6 +4,7 @@
 //! code where `serde-json-core`, which wants a buffer of the right size, takes 5.1 KB. There are no floating-point numbers: shares
 //! are in thousandths.
 
+mod devices;
 mod records;
 mod table;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod units;
 use alloc::string::String;
 use serde::Serialize;
 
+pub use devices::{DiskRow, DiskUser, DriverDevice, DriverRow, DriverState, Drivers, FunctionRow};
 pub use records::{
     DomainInfo, DomainRow, LogLine, MachineInfo, Memory, MemoryRow, ScheduleRow, State, StoreEntry, Version,
 };

@@ -242,3 +242,105 @@ fn top_of_no_time_and_of_times_that_went_back_is_no_trouble() {
     endless.domains[0].user_ns = u64::MAX;
     assert_eq!(Top::between(&sample(0, 0), &endless).total_permille, u32::MAX);
 }
+
+#[test]
+fn drivers_are_listed_with_their_devices() {
+    let device = |address: &str, reset: Option<&str>, error: Option<&str>| DriverDevice {
+        address: address.into(),
+        driver: reset.map(|_| "virtio-blk".into()),
+        reset: reset.map(Into::into),
+        error: error.map(Into::into),
+    };
+    let row = |name: &str, state, devices| DriverRow {
+        name: name.into(),
+        id: 1000,
+        state,
+        restarts: 2,
+        devices,
+    };
+    let drivers = Drivers {
+        dma_confined: false,
+        interrupts_confined: true,
+        drivers: vec![
+            row(
+                "io",
+                DriverState::Ready,
+                vec![
+                    device("00:04.0", Some("done"), None),
+                    device("00:05.0", None, Some("nobody knows it")),
+                ],
+            ),
+            row("other", DriverState::Held, vec![]),
+        ],
+    };
+    let wanted = "\
+Name     ID  State  Restarts  Device   Driver      Reset  Error
+io     1000  ready         2  00:04.0  virtio-blk  done
+                              00:05.0  -           -      nobody knows it
+other  1000  held          2  -
+
+DMA is NOT confined: devices reach all memory; interrupts are confined.
+";
+    assert_eq!(render(&drivers, false), wanted);
+    let read = read(&drivers);
+    assert_eq!(
+        read["drivers"][1],
+        value!({"name": "other", "id": 1000, "state": "held", "restarts": 2, "devices": []})
+    );
+    assert_eq!(read["drivers"][0]["devices"][0]["reset"], "done");
+}
+
+#[test]
+fn disks_are_listed_with_who_has_them() {
+    let row = |name: &str, sectors, users: &[(&str, &str, &str)]| DiskRow {
+        name: name.into(),
+        driver: "io".into(),
+        address: "00:04.0".into(),
+        first: 0,
+        sectors,
+        error: None,
+        users: users
+            .iter()
+            .map(|(guest, device, right)| DiskUser {
+                guest: (*guest).into(),
+                device: (*device).into(),
+                right: (*right).into(),
+            })
+            .collect(),
+    };
+    let rows = [
+        row("@00:04.0", 266_240, &[]),
+        row(
+            "web-data",
+            131_072,
+            &[("web", "xvda", "ro"), ("db", "xvdb", "ro")],
+        ),
+    ];
+    let wanted = "\
+Name      Driver  Disk     Size  Used by
+@00:04.0  io      00:04.0  130M
+web-data  io      00:04.0   64M  web as xvda ro, db as xvdb ro
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    assert_eq!(
+        read(rows.as_slice())[1]["users"][1],
+        value!({"guest": "db", "device": "xvdb", "right": "ro"})
+    );
+}
+
+#[test]
+fn functions_are_listed_with_their_owners() {
+    let rows = [FunctionRow {
+        address: "00:04.0".into(),
+        class: "block".into(),
+        id: "1af4:1042".into(),
+        interrupt: "message".into(),
+        owner: None,
+    }];
+    let wanted = "\
+Address  Class  ID         Interrupt  Driver
+00:04.0  block  1af4:1042  message    -
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    assert!(read(rows.as_slice())[0]["owner"].is_null());
+}
