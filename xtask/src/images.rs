@@ -26,6 +26,7 @@ pub(crate) const HYPERVISOR: &str = "bulkhead";
 const SERVICES: &[(&str, &str, Policy)] = &[
     (HYPERVISOR, "bulkhead-machine", Policy::Permissive),
     ("control", "bulkhead-control", Policy::AlsoMpl),
+    ("driver", "bulkhead-driver", Policy::Permissive),
 ];
 
 /// Where guests live, relative to the root of the source tree, and with what their packages' names begin.

@@ -3,7 +3,7 @@
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
 use bulkhead_abi::control::MachineInfo;
-use bulkhead_config::{CommandLine, Driver, Guest, Setting as _};
+use bulkhead_config::{CommandLine, Driver, Guest, PciAddress, Setting as _};
 use bulkhead_control::{
     functions::{self, Interrupt},
     served::{self, Readiness},
@@ -133,14 +133,16 @@ pub(crate) fn keep_memory(driver: &DriverPart) -> Result<(), String> {
 ///
 /// In a sentence.
 pub(crate) fn equip(driver: &DriverPart, domain: DomId) -> Result<(), String> {
+    driver.resets.borrow_mut().clear();
     for function in driver.functions.borrow().iter() {
         let address = function.address;
         let told = |what: &str, error: Failure| match error {
-            Failure::Errno(Errno::Busy) => format!("{what} is another's"),
+            Failure::Errno(Errno::Exist) => format!("{what} is another's"),
             Failure::Errno(_) | Failure::Unknown(_) => format!("{what} cannot be assigned: {error}"),
         };
-        domains::assign_function(domain, address.raw())
+        let was_reset = domains::assign_function(domain, address.raw())
             .map_err(|error| told(&format!("the device at {address}"), error))?;
+        driver.resets.borrow_mut().push((address, was_reset));
         if let Interrupt::Line(line) = function.interrupt {
             domains::assign_line(domain, line.into()).map_err(|error| {
                 told(
@@ -182,6 +184,13 @@ pub(crate) fn state(control: &Control, record: &Record) -> DriverState {
     }
 }
 
+/// How a function was reset when its driver was given it.
+fn reset_of(driver: &DriverPart, address: PciAddress) -> Option<String> {
+    let resets = driver.resets.borrow();
+    let (_, was_reset) = resets.iter().find(|(function, _)| *function == address)?;
+    Some(if *was_reset { "function" } else { "driver" }.into())
+}
+
 /// The drivers as the operator sees them.
 pub(crate) fn rows(control: &Control) -> Drivers {
     let machine = control::machine().unwrap_or_default();
@@ -195,7 +204,7 @@ pub(crate) fn rows(control: &Control) -> Drivers {
             DriverDevice {
                 address: format!("{address}"),
                 driver: report.driver,
-                reset: report.reset,
+                reset: reset_of(part, address),
                 error: report.error,
             }
         };

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, rc::Rc, string::String, vec::Vec};
 use core::cell::{Cell, RefCell};
 
-use bulkhead_config::{Action, Driver, Guest, MAX_DRIVERS};
+use bulkhead_config::{Action, Driver, Guest, MAX_DRIVERS, PciAddress};
 use bulkhead_control::{functions::Function, log::Log, restarts::Restarts, vbds::Vbd};
 use bulkhead_runtime::{DomId, ShutdownReason, event::Port, time::Instant};
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
@@ -84,6 +84,8 @@ pub(crate) struct DriverPart {
     pub(crate) wanted: RefCell<Driver>,
     /// What it owns.
     pub(crate) functions: RefCell<Vec<Function>>,
+    /// Those of them that its domain was given, and whether they were reset then.
+    pub(crate) resets: RefCell<Vec<(PciAddress, bool)>>,
     /// Its program, unpacked, and the name of its file.
     pub(crate) image: RefCell<Option<(String, Rc<Vec<u8>>)>>,
     /// The memory that is kept for it, as a power of two of frames.
@@ -273,6 +275,7 @@ impl Guests {
             place: (0..places).find(is_free)?,
             wanted: RefCell::new(wanted.clone()),
             functions: RefCell::default(),
+            resets: RefCell::default(),
             image: RefCell::default(),
             kept: Cell::new(None),
         };

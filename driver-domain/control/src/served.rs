@@ -39,8 +39,6 @@ pub enum Readiness {
 pub struct Report {
     /// What drives it.
     pub driver: Option<String>,
-    /// How it was reset.
-    pub reset: Option<String>,
     /// Why it is not served.
     pub error: Option<String>,
 }
@@ -149,7 +147,6 @@ pub fn report(store: &mut Store, driver: DomId, function: PciAddress) -> Report 
     let mut of = |key| text(store, &directory, key);
     Report {
         driver: of("driver"),
-        reset: of("reset"),
         error: of("error"),
     }
 }
@@ -342,7 +339,6 @@ mod tests {
             ("disks/00-05-0/error", "the table is damaged"),
             ("disks/00-05-0/partitions/1", "34 10 twice"),
             ("functions/00-04-0/driver", "virtio-blk"),
-            ("functions/00-04-0/reset", "done"),
             ("driver/state", "ready"),
         ] {
             put(&mut store, key, value);
@@ -369,10 +365,7 @@ mod tests {
         let mut store = said();
         assert_eq!(readiness(&mut store, IO), Readiness::Ready);
         let report = report(&mut store, IO, PciAddress::from_raw(0x20));
-        assert_eq!(
-            (report.driver.as_deref(), report.reset.as_deref()),
-            (Some("virtio-blk"), Some("done"))
-        );
+        assert_eq!(report.driver.as_deref(), Some("virtio-blk"));
         let disks = disks(&mut store, IO);
         let [first, second] = &disks[..] else {
             panic!("{disks:?}")

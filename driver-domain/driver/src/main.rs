@@ -1,6 +1,7 @@
 //! The driver domain's program: it drives the devices that are its own, and serves them to guests.
 //!
-//! Its command line says which devices, a word `device=ADDRESS` each. What becomes of them it tells in xenstore ([`report`]), as
+//! Its command line says which devices, a word `device=ADDRESS` each, and with `persistent` guests are offered to use the same grants for their
+//! disks again and again, so that their pages stay pinned. What becomes of them it tells in xenstore ([`report`]), as
 //! `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`vbd`]). It holds no policy, and
 //! nothing that it could not lose: the control domain makes it anew at any time, and it goes on in the guests' rings where it was.
 //!
@@ -33,6 +34,8 @@ bulkhead_runtime::entry!(async main);
 
 /// The connection to xenstore.
 pub(crate) type Client = bulkhead_bus::client::Client<NoopRawMutex>;
+/// A watch on it.
+pub(crate) type Watch<'a> = bulkhead_bus::client::Watch<'a, NoopRawMutex>;
 
 /// The port that tells of xenstore's ring.
 struct Notified(Port);
@@ -76,7 +79,8 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
         }
     }
     reporter.ready().await;
-    match vbd::serve_all(client, spawner, &servers).await {
+    let persistent = environment.command_line().has("persistent");
+    match vbd::serve_all(client, spawner, &servers, persistent).await {
         Ok(never) => match never {},
         Err(error) => {
             log::error!("xenstore does not answer: {error}");

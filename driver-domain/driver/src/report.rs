@@ -56,13 +56,8 @@ impl Reporter {
         let node = node(address);
         let geometry = opened.disk.geometry();
         let disk = format!("disks/{node}");
-        let mut values: Vec<(String, String)> = alloc::vec![
-            (format!("functions/{node}/driver"), opened.driver.into()),
-            (
-                format!("functions/{node}/reset"),
-                "by its driver, before it reaches memory".into()
-            ),
-        ];
+        let mut values: Vec<(String, String)> =
+            alloc::vec![(format!("functions/{node}/driver"), opened.driver.into()),];
         match &opened.partitions {
             Ok(partitions) => {
                 for (number, partition) in partitions.iter().enumerate() {

@@ -1,11 +1,12 @@
 //! Guests' disks: found in xenstore, connected when the guest is ready, and let go when it is not.
 //!
-//! A disk is a directory `backend/vbd/GUEST/NUMBER`, which the control domain makes. What it is a part of, `extents` there says: a disk by
-//! its address, the first sector, how many. Both ends' states are those of the guest ABI's section 14.3; a front-end that is connected when the back-end is
-//! new is connected again where it was (section 15.5).
+//! A disk is a directory `backend/vbd/GUEST/NUMBER`, which the control domain makes; `driver-domain/docs/control.md` says what is in it. How the two ends
+//! find together, [`negotiation`] decides; here its decisions are carried out, in a task for each disk.
+//!
+//! A disk is not offered as long as one that is going away has some of its sectors, as what the other guest still writes would reach the new one's.
 
 use alloc::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     format,
     rc::Rc,
     string::{String, ToString},
@@ -15,17 +16,16 @@ use core::{cell::RefCell, convert::Infallible, str::FromStr};
 
 use bulkhead_abi::{
     DomId,
-    blkif::{INFO_READONLY, key},
+    blkif::key,
     xenstore::{StoreError, XenbusState},
 };
 use bulkhead_blkback::{
-    backend::{Connection, MAX_INDIRECT_SEGMENTS, MAX_QUEUES, VbdId},
+    backend::{Connection, VbdId},
+    negotiation::{self, Action, Phase, Plan, QueuePlan, Seen, Step},
     vbd::{Access, Extent, Vbd},
-    wire::Layout,
 };
 use bulkhead_bus::client::Error;
 use bulkhead_pci::Address;
-use bulkhead_ring::descriptor::MAX_PAGES;
 use bulkhead_runtime::{
     Spawner,
     event::Port,
@@ -34,12 +34,32 @@ use bulkhead_runtime::{
 use embassy_futures::select::select;
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
-use crate::{Client, server::Server};
+use crate::{Client, Watch, server::Server};
 
 /// Where guests' disks are.
 const ALL: &str = "backend/vbd";
 
-/// Serves guests their disks as they come and go.
+/// The disks that have a task each, by their directories, and what those serve.
+type Served = RefCell<BTreeMap<String, Option<Part>>>;
+
+/// A part of a disk.
+#[derive(Clone, Debug)]
+struct Part {
+    disk: Address,
+    vbd: Vbd,
+}
+
+impl Part {
+    /// Whether the two cannot be guests' at the same time.
+    fn excludes(&self, other: &Self) -> bool {
+        let may_share = [self, other]
+            .iter()
+            .all(|part| part.vbd.access() == Access::ReadOnly);
+        !may_share && self.disk == other.disk && self.vbd.overlaps(&other.vbd)
+    }
+}
+
+/// Serves guests their disks as they come and go. With `persistent`, guests are offered to use the same grants again and again.
 ///
 /// # Errors
 ///
@@ -48,29 +68,34 @@ pub(crate) async fn serve_all(
     client: &'static Client,
     spawner: Spawner,
     servers: &[Rc<Server>],
+    persistent: bool,
 ) -> Result<Infallible, Error> {
     let mut changes = client.watch(ALL).await?;
-    let served: Rc<RefCell<BTreeSet<String>>> = Rc::default();
+    let served: Rc<Served> = Rc::default();
     let ended: Rc<Signal<NoopRawMutex, ()>> = Rc::default();
     loop {
         for path in present(client).await? {
-            if !served.borrow_mut().insert(path.clone()) {
+            if served.borrow().contains_key(&path) {
                 continue;
             }
-            let servers = servers.to_vec();
-            let (served, ended) = (Rc::clone(&served), Rc::clone(&ended));
+            served.borrow_mut().insert(path.clone(), None);
+            let disk = GuestDisk {
+                client,
+                spawner,
+                path,
+                served: Rc::clone(&served),
+            };
+            let (servers, ended) = (servers.to_vec(), Rc::clone(&ended));
             spawner.spawn(async move {
-                let guest = GuestDisk {
-                    client,
-                    spawner,
-                    path: path.clone(),
-                };
-                if let Err(error) = guest.serve(&servers).await {
-                    log::warn!("{path}: {error}");
+                let result = disk.serve(&servers, persistent).await;
+                disk.served.borrow_mut().remove(&disk.path);
+                match result {
+                    // Whoever waits for its sectors, or has come in its place, is looked at.
+                    Ok(End::Gone) => ended.signal(()),
+                    // That comes when the other's task ends.
+                    Ok(End::NotYet) => {}
+                    Err(error) => log::warn!("{}: {error}", disk.path),
                 }
-                served.borrow_mut().remove(&path);
-                // It may have been made anew meanwhile.
-                ended.signal(());
             });
         }
         select(changes.next(), ended.wait()).await;
@@ -116,16 +141,25 @@ impl From<String> for Refusal {
     }
 }
 
+/// Why a task is over.
+enum End {
+    /// The disk's directory is gone, or is another's now.
+    Gone,
+    /// Somebody else's task has some of its sectors.
+    NotYet,
+}
+
 /// A guest's disk.
 struct GuestDisk {
     client: &'static Client,
     spawner: Spawner,
     /// Our directory.
     path: String,
+    served: Rc<Served>,
 }
 
 /// What it is.
-struct Offer {
+struct Export {
     server: Rc<Server>,
     vbd: Vbd,
     guest: DomId,
@@ -134,67 +168,35 @@ struct Offer {
 }
 
 impl GuestDisk {
-    /// The value of a node, if it is there, as text.
-    async fn text(&self, directory: &str, name: &str) -> Result<Option<String>, Error> {
+    /// The value of a node, if it is there.
+    async fn value(&self, directory: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match self.client.read(&format!("{directory}/{name}")).await {
-            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
+            Ok(value) => Ok(Some(value)),
             // What we may not see is not there for us.
             Err(Error::Refused(StoreError::NoEnt | StoreError::Acces)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The value of a node as a number.
-    async fn number<N: FromStr>(&self, directory: &str, name: &str) -> Result<Option<N>, Refusal> {
-        let Some(text) = self.text(directory, name).await? else {
-            return Ok(None);
+    /// A value that the control domain has written.
+    async fn told<T>(&self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Refusal> {
+        let value = self.value(&self.path, name).await?;
+        let text = value.as_deref().and_then(|value| str::from_utf8(value).ok());
+        let parsed = text.and_then(parse);
+        parsed.ok_or_else(|| format!("{}/{name} is missing or makes no sense", self.path).into())
+    }
+
+    /// What is to be served.
+    async fn export(&self, servers: &[Rc<Server>]) -> Result<Export, Refusal> {
+        let front = self.told(key::FRONTEND, |text| Some(String::from(text))).await?;
+        let guest = self.told(key::FRONTEND_ID, number).await?;
+        let mode = |text: &str| match text {
+            "w" => Some(Access::ReadWrite),
+            "r" => Some(Access::ReadOnly),
+            _ => None,
         };
-        let number = text
-            .parse()
-            .map_err(|_| format!("{directory}/{name} is no number that can be"))?;
-        Ok(Some(number))
-    }
-
-    async fn state_of(&self, directory: &str) -> Result<Option<XenbusState>, Error> {
-        let text = self.text(directory, key::STATE).await?;
-        let state = |text: String| XenbusState::from_raw(text.parse().ok()?);
-        Ok(text.map(|text| state(text).unwrap_or(XenbusState::Unknown)))
-    }
-
-    /// Writes values, and our state last.
-    async fn put(&self, values: &[(&str, String)], state: XenbusState) -> Result<(), Error> {
-        let Self { client, path, .. } = self;
-        let state = state.raw().to_string();
-        client
-            .transaction(async |inside| {
-                // What was removed is not made again.
-                inside.read(&format!("{path}/{}", key::STATE)).await?;
-                for (name, value) in values {
-                    inside.write(&format!("{path}/{name}"), value.as_bytes()).await?;
-                }
-                inside
-                    .write(&format!("{path}/{}", key::STATE), state.as_bytes())
-                    .await
-            })
-            .await
-    }
-
-    /// What is to be served, as the control domain has written it.
-    async fn offer(&self, servers: &[Rc<Server>]) -> Result<Offer, Refusal> {
-        let missing = |name: &str| format!("{name} is missing or makes no sense");
-        let front = self.text(&self.path, key::FRONTEND).await?;
-        let front = front.ok_or_else(|| missing(key::FRONTEND))?;
-        let guest: Option<u16> = self.number(&self.path, key::FRONTEND_ID).await?;
-        let guest = DomId::new(guest.ok_or_else(|| missing(key::FRONTEND_ID))?);
-        let access = match self.text(&self.path, key::MODE).await?.as_deref() {
-            Some("w") => Access::ReadWrite,
-            _ => Access::ReadOnly,
-        };
-        let extents = self.text(&self.path, "extents").await?;
-        let (disk, extent) = extents
-            .as_deref()
-            .and_then(parse_extent)
-            .ok_or_else(|| missing("extents"))?;
+        let access = self.told(key::MODE, mode).await?;
+        let (disk, extents) = self.told("extents", parse_extents).await?;
         let server = servers.iter().find(|server| server.address() == disk);
         let server = server.ok_or_else(|| format!("there is no disk at {disk}"))?;
         let geometry = server.geometry();
@@ -203,199 +205,230 @@ impl GuestDisk {
         } else {
             access
         };
-        let vbd = Vbd::new(&[extent], access, geometry.sectors, geometry.logical_block);
-        Ok(Offer {
+        let vbd = Vbd::new(&extents, access, geometry.sectors, geometry.logical_block);
+        Ok(Export {
             server: Rc::clone(server),
             vbd: vbd.map_err(|error| error.to_string())?,
-            guest,
+            guest: DomId::new(guest),
             front,
         })
     }
 
     /// Serves the disk until its directory is gone.
-    async fn serve(&self, servers: &[Rc<Server>]) -> Result<(), Error> {
-        let offer = match self.offer(servers).await {
-            Ok(offer) => offer,
-            Err(Refusal::Store(error)) => return Err(error),
-            Err(Refusal::Told(why)) => return self.refuse(&why).await,
-        };
+    async fn serve(&self, servers: &[Rc<Server>], persistent: bool) -> Result<End, Error> {
+        // Before it is looked at: nothing that changes is missed.
         let mut own = self.client.watch(&self.path).await?;
-        let state = format!("{}/{}", offer.front, key::STATE);
-        let mut theirs = self.client.watch(&state).await?;
-        let mut connected: Option<VbdId> = None;
+        let export = match self.export(servers).await {
+            Ok(export) => export,
+            Err(Refusal::Store(error)) => return Err(error),
+            Err(Refusal::Told(why)) => {
+                log::warn!("{}: {why}", self.path);
+                let values = [("error", why), (key::STATE, raw(XenbusState::Closed))];
+                let mut is_there = self.put(true, &values).await?;
+                while is_there {
+                    own.next().await?;
+                    is_there = matches!(self.state(&self.path).await?, Some(state) if state != XenbusState::Initialising);
+                }
+                return Ok(End::Gone);
+            }
+        };
+        if !self.claim(&export) {
+            return Ok(End::NotYet);
+        }
+        let mut connected = None;
+        let result = self
+            .negotiate(&export, persistent, &mut own, &mut connected)
+            .await;
+        if let Some(id) = connected {
+            export.server.disconnect(id).await;
+        }
+        result.map(|()| End::Gone)
+    }
+
+    /// Notes what is served, unless another task has some of it.
+    fn claim(&self, export: &Export) -> bool {
+        let part = Part {
+            disk: export.server.address(),
+            vbd: export.vbd.clone(),
+        };
+        let mut served = self.served.borrow_mut();
+        if served.values().flatten().any(|other| other.excludes(&part)) {
+            return false;
+        }
+        served.insert(self.path.clone(), Some(part));
+        true
+    }
+
+    /// Does what the two ends' states ask for, until our directory is gone or new. `connected` is what is served.
+    async fn negotiate(
+        &self,
+        export: &Export,
+        persistent: bool,
+        own: &mut Watch<'_>,
+        connected: &mut Option<VbdId>,
+    ) -> Result<(), Error> {
+        let offer = negotiation::Offer {
+            persistent,
+            ..negotiation::Offer::of(&export.vbd, &export.server.geometry())
+        };
+        let mut theirs = self
+            .client
+            .watch(&format!("{}/{}", export.front, key::STATE))
+            .await?;
+        let mut phase = Phase::New;
+        let mut outcome = None;
         loop {
-            use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
-            let Some(ours) = self.state_of(&self.path).await? else {
-                break;
+            let ours = match self.state(&self.path).await? {
+                // It is another's already, if we have said anything in it.
+                Some(XenbusState::Initialising) if phase != Phase::New => return Ok(()),
+                None => return Ok(()),
+                Some(state) => state,
             };
-            let front = self.state_of(&offer.front).await?;
-            match (connected, front) {
-                (None, Some(Initialised | Connected)) if !matches!(ours, Closing | Closed) => {
-                    match self.connect(&offer).await {
-                        Ok(id) => connected = Some(id),
+            let seen = match outcome.take() {
+                Some(outcome) => outcome,
+                None => Seen::Front(self.front(export, phase).await?),
+            };
+            let Step {
+                phase: next,
+                mut writes,
+                action,
+            } = negotiation::step(&offer, phase, seen);
+            let is_over = phase == Phase::Closed && ours == XenbusState::Closing;
+            if is_over && writes.is_empty() {
+                writes.push((key::STATE, raw(XenbusState::Closed)));
+            }
+            let has_changed = next != phase;
+            if !writes.is_empty() && !self.put(phase == Phase::New, &writes).await? {
+                return Ok(());
+            }
+            phase = next;
+            match action {
+                Action::None => {}
+                Action::Connect => {
+                    outcome = Some(match self.connect(export, &offer).await {
+                        Ok(id) => {
+                            *connected = Some(id);
+                            Seen::Connected
+                        }
                         Err(Refusal::Store(error)) => return Err(error),
                         Err(Refusal::Told(why)) => {
                             log::warn!("{}: {why}", self.path);
-                            self.put(&[("error", why)], Closing).await?;
+                            if !self.put(false, &[("error", why)]).await? {
+                                return Ok(());
+                            }
+                            Seen::Refused
                         }
+                    });
+                }
+                Action::Disconnect => {
+                    if let Some(id) = connected.take() {
+                        export.server.disconnect(id).await;
                     }
+                    outcome = Some(Seen::Disconnected);
                 }
-                (None, Some(Initialising)) if ours != InitWait => {
-                    self.put(&self.features(), InitWait).await?
-                }
-                (Some(id), None | Some(Initialising | InitWait | Closing | Closed)) => {
-                    offer.server.disconnect(id).await;
-                    connected = None;
-                    // What it does next is looked at anew.
-                    self.settle(Closed).await?;
-                    continue;
-                }
-                (None, None | Some(Closing | Closed)) if matches!(ours, Closing | Connected) => {
-                    self.settle(Closed).await?;
-                }
-                _ => {}
             }
-            select(own.next(), theirs.next()).await;
-        }
-        if let Some(id) = connected {
-            offer.server.disconnect(id).await;
-        }
-        Ok(())
-    }
-
-    /// Says in which state we are, unless the directory is gone.
-    async fn settle(&self, state: XenbusState) -> Result<(), Error> {
-        match self.put(&[], state).await {
-            Err(Error::Refused(StoreError::NoEnt)) => Ok(()),
-            other => other,
+            if outcome.is_none() && !has_changed {
+                select(own.next(), theirs.next()).await;
+            }
         }
     }
 
-    /// Says why the disk is not served, and waits until nobody wants it any more.
-    async fn refuse(&self, why: &str) -> Result<(), Error> {
-        log::warn!("{}: {why}", self.path);
-        self.put(&[("error", why.into())], XenbusState::Closed).await?;
-        let mut own = self.client.watch(&self.path).await?;
-        while self.state_of(&self.path).await?.is_some() {
-            own.next().await?;
-        }
-        Ok(())
+    /// The state of an end.
+    async fn state(&self, directory: &str) -> Result<Option<XenbusState>, Error> {
+        let value = self.value(directory, key::STATE).await?;
+        Ok(value.map(|value| negotiation::state_of(Some(&value))))
     }
 
-    /// What the guest can ask for.
-    fn features(&self) -> [(&'static str, String); 2] {
-        [
-            (key::MAX_RING_PAGE_ORDER, MAX_PAGES.ilog2().to_string()),
-            (key::MULTI_QUEUE_MAX_QUEUES, MAX_QUEUES.to_string()),
-        ]
+    /// The state of the guest's end. One that is to have the disk no more has no beginning.
+    async fn front(&self, export: &Export, phase: Phase) -> Result<XenbusState, Error> {
+        let state = self.state(&export.front).await?.unwrap_or(XenbusState::Unknown);
+        let is_wanted = self.value(&self.path, key::ONLINE).await?.as_deref() != Some(b"0");
+        Ok(match phase {
+            Phase::New | Phase::Waiting | Phase::Closed if !is_wanted => XenbusState::Closed,
+            _ => state,
+        })
+    }
+
+    /// Writes values, in their order and all at once, if the directory is still there and ours: it is new for somebody else if its state is, but
+    /// `is_new` to us. Says whether it is.
+    async fn put(&self, is_new: bool, values: &[(&str, String)]) -> Result<bool, Error> {
+        let Self { client, path, .. } = self;
+        let written = client
+            .transaction(async |inside| {
+                let state = inside.read(&format!("{path}/{}", key::STATE)).await?;
+                if !is_new && negotiation::state_of(Some(&state)) == XenbusState::Initialising {
+                    return Err(Error::Refused(StoreError::NoEnt));
+                }
+                for (name, value) in values {
+                    inside.write(&format!("{path}/{name}"), value.as_bytes()).await?;
+                }
+                Ok(())
+            })
+            .await;
+        match written {
+            Ok(()) => Ok(true),
+            Err(Error::Refused(StoreError::NoEnt)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Connects to the rings that the guest has made.
-    async fn connect(&self, offer: &Offer) -> Result<VbdId, Refusal> {
-        let Offer {
-            server,
-            vbd,
-            guest,
-            front,
-        } = offer;
-        let layout = match self.text(front, key::PROTOCOL).await?.as_deref() {
-            None | Some(key::X86_64_ABI) => Layout::X86_64,
-            Some(key::X86_32_ABI) => Layout::X86_32,
-            Some(other) => return Err(format!("its protocol is {other:.32}, which is none").into()),
-        };
-        let order: u32 = self.number(front, key::RING_PAGE_ORDER).await?.unwrap_or(0);
-        let queues: usize = self
-            .number(front, key::MULTI_QUEUE_NUM_QUEUES)
-            .await?
-            .unwrap_or(1);
-        if order > MAX_PAGES.ilog2() || !(1..=MAX_QUEUES).contains(&queues) {
-            return Err(format!("it has {queues} rings of 2^{order} pages, which is too much").into());
-        }
-        let has_order = self.text(front, key::RING_PAGE_ORDER).await?.is_some();
+    async fn connect(&self, export: &Export, offer: &negotiation::Offer) -> Result<VbdId, Refusal> {
+        let plan = Plan::read(offer, async |key: &str| self.value(&export.front, key).await).await;
+        let plan = plan.map_err(|error| match error {
+            negotiation::PlanError::Store(error) => Refusal::Store(error),
+            other => Refusal::Told(format!("{other}")),
+        })?;
         let (mut rings, mut ports) = (Vec::new(), Vec::new());
-        for queue in 0..queues {
-            let place = if queues > 1 {
-                format!("{front}/queue-{queue}")
-            } else {
-                front.clone()
-            };
-            let mut pages = Vec::new();
-            for page in 0..1_u32 << order {
-                let name = if has_order {
-                    format!("{}{page}", key::RING_REF)
-                } else {
-                    key::RING_REF.into()
-                };
-                let reference: Option<u32> = self.number(&place, &name).await?;
-                let reference = reference.ok_or_else(|| format!("{place}/{name} is missing"))?;
-                let request = MapRequest {
-                    domain: *guest,
-                    reference: GrantRef::new(reference),
-                    access: grant::Access::ReadWrite,
-                };
-                let mapped = Mapping::new(request);
-                pages.push(mapped.map_err(|error| format!("its ring cannot be mapped: {error}"))?);
-            }
-            let port: Option<u32> = self.number(&place, key::EVENT_CHANNEL).await?;
-            let port = port.ok_or_else(|| format!("{place}/{} is missing", key::EVENT_CHANNEL))?;
-            let port = Port::bind_interdomain(*guest, port);
+        for QueuePlan { grefs, port } in &plan.queues {
+            rings.push(map_ring(export.guest, grefs)?);
+            let port = Port::bind_interdomain(export.guest, *port);
             ports.push(port.map_err(|error| format!("its port cannot be bound: {error}"))?);
-            rings.push(pages);
         }
-        let persistent: Option<u8> = self.number(front, key::FEATURE_PERSISTENT).await?;
         let connection = Connection {
-            domain: *guest,
-            vbd: vbd.clone(),
-            layout,
+            domain: export.guest,
+            vbd: export.vbd.clone(),
+            layout: plan.layout,
             rings,
-            is_persistent: persistent == Some(1),
+            is_persistent: plan.is_persistent,
         };
-        let id = server
-            .connect(self.spawner, connection, ports)
-            .map_err(|error| error.to_string())?;
-        if let Err(error) = self.put(&self.properties(offer), XenbusState::Connected).await {
-            server.disconnect(id).await;
-            return Err(error.into());
-        }
-        Ok(id)
-    }
-
-    /// What the disk is like.
-    fn properties(&self, offer: &Offer) -> Vec<(&'static str, String)> {
-        let geometry = offer.server.geometry();
-        let is_read_only = offer.vbd.access() == Access::ReadOnly;
-        let info = if is_read_only { INFO_READONLY } else { 0 };
-        let mut values: Vec<(&'static str, String)> = alloc::vec![
-            (key::SECTORS, offer.vbd.sectors().to_string()),
-            (key::INFO, info.to_string()),
-            (key::SECTOR_SIZE, geometry.logical_block.to_string()),
-            (key::PHYSICAL_SECTOR_SIZE, geometry.physical_block.to_string()),
-            (key::FEATURE_FLUSH_CACHE, "1".into()),
-            (key::FEATURE_BARRIER, "1".into()),
-            (key::FEATURE_PERSISTENT, "1".into()),
-            (
-                key::FEATURE_MAX_INDIRECT_SEGMENTS,
-                MAX_INDIRECT_SEGMENTS.to_string()
-            ),
-        ];
-        if let Some(discard) = geometry.discard.filter(|_| !is_read_only) {
-            let granularity = u64::from(discard.granularity).saturating_mul(512);
-            values.push((key::FEATURE_DISCARD, "1".into()));
-            values.push((key::DISCARD_GRANULARITY, granularity.to_string()));
-            values.push((key::DISCARD_ALIGNMENT, "0".into()));
-        }
-        values
+        let id = export.server.connect(self.spawner, connection, ports);
+        Ok(id.map_err(|error| error.to_string())?)
     }
 }
 
-/// A part of a disk: its address, the first sector, and how many.
-fn parse_extent(text: &str) -> Option<(Address, Extent)> {
-    let mut words = text.split(' ');
-    let disk = words.next()?.parse().ok()?;
-    let first = words.next()?.parse().ok()?;
-    let sectors = words.next()?.parse().ok()?;
-    words
-        .next()
-        .is_none()
-        .then_some((disk, Extent { first, sectors }))
+/// Maps the pages of a ring.
+fn map_ring(guest: DomId, grefs: &[u32]) -> Result<Vec<Mapping>, String> {
+    let map = |&gref: &u32| {
+        Mapping::new(MapRequest {
+            domain: guest,
+            reference: GrantRef::new(gref),
+            access: grant::Access::ReadWrite,
+        })
+    };
+    let pages: Result<_, _> = grefs.iter().map(map).collect();
+    pages.map_err(|error| format!("its ring cannot be mapped: {error}"))
+}
+
+/// A state as xenstore has it.
+fn raw(state: XenbusState) -> String {
+    state.raw().to_string()
+}
+
+fn number<N: FromStr>(text: &str) -> Option<N> {
+    text.parse().ok()
+}
+
+/// Parts of a disk: its address, and then, with commas between, the first sector of each and how many they are.
+fn parse_extents(text: &str) -> Option<(Address, Vec<Extent>)> {
+    let (disk, extents) = text.split_once(' ')?;
+    let extent = |text: &str| {
+        let (first, sectors) = text.split_once(' ')?;
+        Some(Extent {
+            first: number(first)?,
+            sectors: number(sectors)?,
+        })
+    };
+    let extents: Option<Vec<_>> = extents.split(',').map(|text| extent(text.trim())).collect();
+    Some((disk.parse().ok()?, extents?))
 }

@@ -341,10 +341,6 @@ pub const RESET_NOT: u64 = 0;
 /// What became of a function that was assigned: a function-level reset.
 pub const RESET_FUNCTION: u64 = 1;
 
-/// [`AssignDevice`] kind: functions on PCI, with all that belongs to them. The number is the bus in bits 8 to 15, device and function below. Frames of
-/// registers and interrupts by messages come with the function; its bus mastering is off until it is assigned and after it was given up.
-pub const ASSIGN_PCI: u16 = 3;
-
 record! {
     /// Something that a domain is to own and nobody owns yet.
     pub struct AssignDevice: 32 {

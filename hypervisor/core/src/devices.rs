@@ -84,11 +84,6 @@ impl Assignments {
         self.0.retain(|assigned| assigned.owner != owner);
     }
 
-    /// Takes ranges from who owns them.
-    pub(crate) fn take_back(&mut self, ranges: &[Assigned]) {
-        self.0.retain(|assigned| !ranges.contains(assigned));
-    }
-
     /// All that is assigned.
     pub fn iter(&self) -> impl Iterator<Item = &Assigned> {
         self.0.iter()

@@ -475,7 +475,8 @@ fn a_function_is_quiet_before_its_owners_memory_is_anybodys() {
     assert_eq!(map_message(&world, RICH, 0, table), Ok(96));
     // What has answered is not waited for, and what cannot be reset is not either.
     assign(&world, 2, PLAIN).unwrap();
-    assert!((10..=12).contains(&destroy(&world, 2)));
+    let waited = destroy(&world, 2);
+    assert!((10..=12).contains(&waited), "{waited}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
         ASSIGN_LINES, ASSIGN_PCI, AssignDevice, COPY_FROM, COPY_TO, ControlOp, CopyMemory, CreateDomain,
-        DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent, SetLimit, VcpuState,
+        DomainInfo, DomainRef, EXTENT_BELOW_4G, ExtentRef, KeepExtent, RESET_FUNCTION, SetLimit, VcpuState,
     },
     errno::Failure,
     grant::{GrantStatus, GrantTableOp, SetupTable},
@@ -126,34 +126,37 @@ pub fn release_extent(extent: u32) -> Result<(), Failure> {
     unsafe { control(ControlOp::ReleaseExtent.raw(), input(&record)) }.map(|_| ())
 }
 
-/// Assigns the function on PCI with the number `bus << 8 | devfn` to a domain, which owns it until it is destroyed.
+/// Assigns the function on PCI with the number `bus << 8 | devfn` to a domain, which owns it until it is destroyed. Says whether it was reset; if it was
+/// not, because it cannot be, its driver has to do that.
 ///
 /// # Errors
 ///
-/// `ESRCH`; `EBUSY` if somebody owns it; `EINVAL` if there is none that can be owned.
-pub fn assign_function(domain: DomId, number: u16) -> Result<(), Failure> {
-    assign(domain, ASSIGN_PCI, number.into())
+/// `ESRCH`; `EEXIST` if somebody owns it, `EINVAL` if there is none, `EACCES` if it is none that can be owned, `ENOSPC` if it is one too many.
+pub fn assign_function(domain: DomId, number: u16) -> Result<bool, Failure> {
+    assign(domain, ASSIGN_PCI, number.into()).map(|reset| reset == RESET_FUNCTION)
 }
 
 /// Assigns an interrupt line, by the number of its global system interrupt, to a domain, which owns it until it is destroyed.
 ///
 /// # Errors
 ///
-/// `ESRCH`; `EBUSY` if somebody owns it; `EINVAL` if there is none that can be owned.
+/// `ESRCH`; `EEXIST` if somebody owns it, `EACCES` if it is none that can be owned, `ENOSPC` if it is one too many.
 pub fn assign_line(domain: DomId, line: u32) -> Result<(), Failure> {
-    assign(domain, ASSIGN_LINES, line.into())
+    assign(domain, ASSIGN_LINES, line.into()).map(|_| ())
 }
 
-fn assign(domain: DomId, kind: u16, first: u64) -> Result<(), Failure> {
-    let record = AssignDevice {
+/// Assigns something, and returns what the hypervisor says of a reset.
+fn assign(domain: DomId, kind: u16, first: u64) -> Result<u64, Failure> {
+    let mut record = AssignDevice {
         domain,
         kind,
         first,
         count: 1,
-        reserved: 0,
+        reset: 0,
     };
-    // SAFETY: the hypervisor only reads this record, which is borrowed for the call; it points to nothing.
-    unsafe { control(ControlOp::AssignDevice.raw(), input(&record)) }.map(|_| ())
+    // SAFETY: the record is the operation's own, borrowed for the call; it points to nothing.
+    unsafe { control(ControlOp::AssignDevice.raw(), in_out(&mut record)) }?;
+    Ok(record.reset)
 }
 
 /// Copies `bytes` to a frame of another domain's, from byte `offset` on.

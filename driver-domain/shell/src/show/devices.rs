@@ -80,7 +80,7 @@ pub struct DriverDevice {
     pub address: String,
     /// What drives it, if that is known.
     pub driver: Option<String>,
-    /// How it was reset, if that is known.
+    /// Who reset it when it was assigned: `function` by itself, on the hypervisor's word, or its `driver`, because that is not among what it can.
     pub reset: Option<String>,
     /// Why it is not served, if so.
     pub error: Option<String>,

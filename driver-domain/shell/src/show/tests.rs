@@ -266,7 +266,7 @@ fn drivers_are_listed_with_their_devices() {
                 "io",
                 DriverState::Ready,
                 vec![
-                    device("00:04.0", Some("done"), None),
+                    device("00:04.0", Some("function"), None),
                     device("00:05.0", None, Some("nobody knows it")),
                 ],
             ),
@@ -274,9 +274,9 @@ fn drivers_are_listed_with_their_devices() {
         ],
     };
     let wanted = "\
-Name     ID  State  Restarts  Device   Driver      Reset  Error
-io     1000  ready         2  00:04.0  virtio-blk  done
-                              00:05.0  -           -      nobody knows it
+Name     ID  State  Restarts  Device   Driver      Reset     Error
+io     1000  ready         2  00:04.0  virtio-blk  function
+                              00:05.0  -           -         nobody knows it
 other  1000  held          2  -
 
 DMA is NOT confined: devices reach all memory; interrupts are confined.
@@ -287,7 +287,7 @@ DMA is NOT confined: devices reach all memory; interrupts are confined.
         read["drivers"][1],
         value!({"name": "other", "id": 1000, "state": "held", "restarts": 2, "devices": []})
     );
-    assert_eq!(read["drivers"][0]["devices"][0]["reset"], "done");
+    assert_eq!(read["drivers"][0]["devices"][0]["reset"], "function");
 }
 
 #[test]

@@ -122,8 +122,8 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     ///
     /// [`Errno::Inval`] if there is none, [`Errno::Exist`] if it is somebody's, or some of its ranges are; [`Errno::Acces`] if it is a bridge, or has
-    /// what nobody may have, or a page with registers of another's; [`Errno::NoSpc`] if there are too many ranges, or too many functions of one domain; [`Errno::NoMem`] if there is
-    /// no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
+    /// what nobody may have, or a page with registers of another's; [`Errno::NoSpc`] if there are too many ranges, or too many functions of one
+    /// domain; [`Errno::NoMem`] if there is no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
     pub(crate) fn assign_function(&self, domain: &Domain, id: FunctionId) -> Result<Reset, Errno> {
         let mut functions = self.functions.lock();
         let function = functions.get(id).ok_or(Errno::Inval)?;
@@ -162,18 +162,13 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         let reset = function.reset();
-        self.assign_all(&ranges)?;
-        function.standing = Standing::Owned { by: domain.id };
-        drop(functions);
-        // What its owner lets it do before this is over, it does to no memory.
-        if let Err(error) = self.memory.attach_function(domain, id) {
-            self.memory.devices.write().take_back(&ranges);
-            if let Some(function) = self.functions.lock().get_mut(id) {
-                config.command(command::MASTER, command::NO_LINE);
-                function.standing = Standing::Ready;
-            }
+        // It is kept from memory: what it could reach from here on, it cannot, until it has an owner who lets it.
+        self.memory.attach_function(domain, id)?;
+        if let Err(error) = self.assign_all(&ranges) {
+            self.memory.detach_function(domain, id);
             return Err(error);
         }
+        function.standing = Standing::Owned { by: domain.id };
         Ok(reset)
     }
 
