@@ -96,7 +96,7 @@ fn measure(depth: u64, persistent: bool) -> Result<f64, Box<dyn std::error::Erro
                 operation: Op::Read.raw(),
                 nr_segments: 1,
                 id: posted,
-                sector_number: posted % 8192 * 8,
+                sector_number: (posted % 8192).saturating_mul(8),
                 seg: [Segment {
                     gref,
                     first_sect: 0,

@@ -24,6 +24,9 @@ pub const MAX_TABLE: usize = 256 << 10;
 /// The most bytes that are read at once, if the disk's blocks are no larger.
 pub const READ_MAX: usize = 4096;
 
+/// Bytes of a sector.
+const SECTOR_BYTES: usize = SECTOR as usize;
+
 /// Bytes of a header that are in use.
 const HEADER: usize = 92;
 const SIGNATURE: &[u8; 8] = b"EFI PART";
@@ -259,7 +262,7 @@ async fn read_blocks<E>(
     for part in to.chunks_mut(disk.block.max(READ_MAX)) {
         let read = sectors(sector, part).await;
         read.map_err(|error| GptError::Read(sector, error))?;
-        sector = sector.saturating_add((part.len() / SECTOR as usize) as u64);
+        sector = sector.saturating_add((part.len() / SECTOR_BYTES) as u64);
     }
     Ok(())
 }

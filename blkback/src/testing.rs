@@ -955,7 +955,9 @@ impl World {
                             guest.is_told = true;
                         }
                     }
-                    other => self.events.push(other),
+                    Event::Notify(..) | Event::Fault(..) | Event::Closed(..) | Event::Flaw(_) => {
+                        self.events.push(event)
+                    }
                 }
             }
             if rest == Rest::Sleep {

@@ -1,6 +1,6 @@
 //! What the back-end does with requests, one behaviour at a time.
 #![expect(
-    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
     clippy::cast_possible_truncation,
     reason = "a test fails by panicking"
 )]

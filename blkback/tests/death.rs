@@ -1,5 +1,7 @@
 //! Back-ends that die at every step: between any two accesses to the ring, calls of the disk and hypercalls. Successors adopt what they leave.
 #![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
     reason = "a test fails by panicking"
@@ -126,7 +128,7 @@ impl World {
             ..geometry(1024)
         });
         let mut guest = Guest::new(&machine, 1, SECTORS, 1);
-        guest.is_persistent = seed % 3 == 0;
+        guest.is_persistent = seed.is_multiple_of(3);
         Self {
             guest,
             machine,

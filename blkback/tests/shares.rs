@@ -1,5 +1,7 @@
 //! How a disk that serves in order is shared: guests with deep and shallow queues, large and small requests, with and without pauses.
 #![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -40,10 +42,9 @@ fn shares(loads: &[Load], depth: u16) -> (Vec<f64>, u64) {
         depth,
         ..geometry(DISK)
     });
-    let mut places = Vec::new();
+    let mut places = vec![0; loads.len()];
     for _ in loads {
         world.add(1 << 14, 1, false);
-        places.push(0);
     }
     let (mut time, mut warm) = (0_u64, vec![0; loads.len()]);
     let mut begun = vec![0_u64; loads.len()];

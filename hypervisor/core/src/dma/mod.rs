@@ -51,7 +51,7 @@ pub struct Space {
     leaves: FrameList,
     /// How many of them there may be while no function walks it: they are memory that is not counted as the domain's.
     limit: u64,
-    /// The leaf that was used last, and the frames that it is about, as [`tree::region`] numbers them.
+    /// The leaf that was used last, and the frames that it is about, as `tree::region` numbers them.
     recent: Option<(u64, Mfn)>,
     /// The functions that walk it.
     functions: Vec<FunctionId, MAX_FUNCTIONS>,

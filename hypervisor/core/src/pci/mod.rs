@@ -1,6 +1,6 @@
 //! PCI functions: what a domain sees and may change of one, who owns it, and how its messages become interrupts.
 //!
-//! What functions there are is found out once, at the start ([`Hypervisor::discover_functions`]). From then on nobody moves them: a domain's accesses to
+//! What functions there are is found out once, at the start ([`discover_functions`](crate::Hypervisor::discover_functions)). From then on nobody moves them: a domain's accesses to
 //! configuration space come through the [`config`] filter, which answers for base addresses from the record of its [`Function`], and lets an owner
 //! change nothing but the command register. So two domains that look at the same bus cannot disturb each other, and no function gets to move memory
 //! before somebody owns it.
