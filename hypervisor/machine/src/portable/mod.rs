@@ -14,3 +14,4 @@ pub mod sleep_state;
 pub mod symbols;
 pub mod text_ring;
 pub mod trace;
+pub mod vtd;
