@@ -18,7 +18,7 @@ use crate::control_tests;
 use crate::disks::DiskImage;
 use crate::linux::LINUX;
 use crate::loader::Loader;
-use crate::qemu::{Clock, Ending, Machine};
+use crate::qemu::{Clock, Ending, IOMMU, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
 
@@ -150,6 +150,12 @@ impl MachineTest {
     /// On another board.
     pub(crate) const fn board(mut self, name: &'static str) -> Self {
         self.scenario.machine.board = name;
+        self
+    }
+
+    /// With an IOMMU, as QEMU's `-device` wants it.
+    pub(crate) const fn iommu(mut self, device: &'static str) -> Self {
+        self.scenario.machine.iommu = device;
         self
     }
 
@@ -474,6 +480,27 @@ const MACHINE_TESTS: &[MachineTest] = &[
         &[Domain::new("hello", "hello").command_line("greeting=ahoy")],
     )
     .steps(&[expect("hello from a guest"), expect("greeting=ahoy")]),
+    // Without an IOMMU nobody is left to believe that there is one.
+    test("iommu-missing", &[Domain::new("hello", "hello")]).steps(&[
+        expect("(bh) WARN*DMA is not confined: firmware's tables tell of no IOMMU"),
+        expect("hello from a guest"),
+    ]),
+    test("iommu-unwanted", &[Domain::new("hello", "hello")])
+        .iommu(IOMMU)
+        .words(&["iommu=off", "end=last"])
+        .steps(&[
+            expect("(bh) WARN*DMA is not confined: the command line says iommu=off"),
+            expect("hello from a guest"),
+        ]),
+    // With one everything is as it was, whatever the unit remembers or can address.
+    test("iommu", RUNTIME)
+        .iommu(IOMMU)
+        .steps(&[expect("(bh) INFO*DMA is confined: *(IOMMUs: 1, of 39 bits)")])
+        .checks(1),
+    test("iommu-caching", RUNTIME)
+        .iommu("intel-iommu,caching-mode=on,aw-bits=48")
+        .steps(&[expect("(bh) INFO*DMA is confined: *(IOMMUs: 1, of 39 bits)")])
+        .checks(1),
     // Every domain's lines are its own, in whatever order they come.
     test(
         "hello-four",

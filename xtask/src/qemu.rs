@@ -38,7 +38,12 @@ pub(crate) struct Machine<'a> {
     pub(crate) memory: &'a str,
     /// How its clock runs.
     pub(crate) clock: Clock,
+    /// Its IOMMU: a device with its properties, such as [`IOMMU`]; none if empty. Only q35 can have one.
+    pub(crate) iommu: &'a str,
 }
+
+/// QEMU's VT-d.
+pub(crate) const IOMMU: &str = "intel-iommu";
 
 /// QEMU's smallest board: no PCI, no drives, no HPET; its firmware boots by PVH and nothing else.
 pub(crate) const MICROVM: &str = "microvm";
@@ -65,6 +70,7 @@ impl Machine<'_> {
         cpus: 1,
         memory: "512M",
         clock: Clock::Real,
+        iommu: "",
     };
 }
 
@@ -100,6 +106,9 @@ pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, 
         Console::Plain => drop(command.args(["-serial", "stdio", "-monitor", "none"])),
     }
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    if !machine.iommu.is_empty() {
+        command.args(["-device", machine.iommu]);
+    }
     if machine.board != MICROVM {
         command.args(SPARE_SERIAL_LINES);
     }
@@ -217,6 +226,7 @@ mod tests {
             cpus: 2,
             cpu: "max,la57=off",
             clock: Clock::InstructionsOnly,
+            iommu: IOMMU,
             ..Machine::DEFAULT
         };
         let line = words(&machine, Console::Plain);
@@ -224,6 +234,7 @@ mod tests {
             "-machine q35 -accel tcg -cpu max,la57=off -m 512M -smp 2",
             "-icount shift=1,sleep=off",
             "-serial stdio -monitor none",
+            "-device intel-iommu",
             "-initrd a,,b.tar",
             "-append 'debug-exit loglevel=debug'",
         ] {
@@ -250,5 +261,6 @@ mod tests {
         assert!(words(&Machine::DEFAULT, Console::Interactive).contains("-serial mon:stdio"));
         assert!(!words(&Machine::DEFAULT, Console::Plain).contains("mon:"));
         assert!(!words(&Machine::DEFAULT, Console::Plain).contains("-icount"));
+        assert!(!words(&Machine::DEFAULT, Console::Plain).contains("iommu"));
     }
 }

@@ -50,6 +50,9 @@ pub(crate) struct Arguments {
     /// QEMU's board.
     #[arg(long, value_name = "NAME", value_parser = ["q35", "pc", MICROVM])]
     machine: Option<String>,
+    /// Give the machine an IOMMU, which only q35 can have.
+    #[arg(long)]
+    iommu: bool,
     /// Who loads the hypervisor: QEMU itself by PVH, or GRUB from a disc, started by BIOS or UEFI.
     #[arg(long, value_name = "LOADER")]
     boot: Option<Loader>,
@@ -124,6 +127,7 @@ impl Arguments {
             } else {
                 machine.clock
             },
+            iommu: if self.iommu { qemu::IOMMU } else { machine.iommu },
         }
     }
 }

@@ -17,6 +17,7 @@ mod cpu;
 mod domains;
 mod entry;
 mod hw;
+mod iommu;
 mod memory;
 mod panic;
 mod pci;
@@ -154,6 +155,8 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     apic::init(features, acpi.controllers.local_apic).ok_or(BootError::NoLocalApic)?;
     apic::init_lines(&acpi.controllers);
     apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
+
+    iommu::start(acpi.remapping.as_ref(), options.iommu, &mut memory)?;
 
     trace::record(
         trace::Event::CpuStarted as u16,

@@ -7,6 +7,7 @@
 mod controllers;
 mod fixed;
 mod handler;
+mod remapping;
 
 use ::acpi::mcfg::Mcfg;
 use ::acpi::{AcpiTables, HpetInfo};
@@ -14,6 +15,7 @@ use bulkhead_core::irq::Gsi;
 use bulkhead_machine::layout::PAGE_SIZE;
 use bulkhead_machine::portable::assignable::Assignable;
 use bulkhead_machine::portable::memory_map::Survey;
+use bulkhead_machine::portable::vtd::dmar::Dmar;
 use heapless::Vec;
 
 pub(crate) use controllers::{Controllers, MAX_CONTROLLERS};
@@ -39,6 +41,8 @@ pub(crate) struct AcpiInfo {
     pub(crate) hpet: Option<u64>,
     /// Memory-mapped PCI configuration space.
     pub(crate) pci: Vec<PciRegion, MAX_REGIONS>,
+    /// The units that remap DMA.
+    pub(crate) remapping: Option<Dmar>,
 }
 
 impl AcpiInfo {
@@ -55,6 +59,9 @@ impl AcpiInfo {
             let bus = |n: u64| region.base.saturating_add(n << 20);
             let (first, last) = (u64::from(region.first_bus), u64::from(region.last_bus));
             left.take_bytes(bus(first)..bus(last.saturating_add(1)));
+        }
+        for unit in self.remapping.iter().flat_map(|dmar| &dmar.units) {
+            left.take_bytes(unit.registers..unit.registers.saturating_add(unit.size));
         }
         self.fixed.take_from(&mut left);
         lines.for_each(|gsi| left.add_line(gsi));
@@ -119,6 +126,7 @@ pub(crate) fn read(early: &EarlyTables, rsdp: Option<u64>) -> AcpiInfo {
             let _ = info.pci.push(region);
         }
     }
+    info.remapping = remapping::read(early, &tables);
     report(&info);
     info
 }
@@ -129,6 +137,7 @@ fn report(info: &AcpiInfo) {
         fixed,
         hpet,
         pci,
+        remapping,
     } = info;
     log::info!(
         "ACPI: {} CPUs, {} I/O APICs",
@@ -149,4 +158,7 @@ fn report(info: &AcpiInfo) {
     }
     log::debug!("  {fixed:x?}");
     log::debug!("  HPET {hpet:x?}, PCI {pci:x?}");
+    for unit in remapping.iter().flat_map(|dmar| &dmar.units) {
+        log::debug!("  DMA {unit:x?}");
+    }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Vector {
     Kick = 0xf1,
     /// Another CPU wants this one to forget translations.
     Flush = 0xf2,
+    /// An IOMMU has blocked something.
+    DmaFault = 0xf3,
     /// Errors of the APIC itself.
     Error = 0xfe,
     /// An interrupt that went away while the CPU asked for it. Gets no end-of-interrupt.
@@ -85,10 +87,17 @@ pub(crate) fn acknowledge(vector: u32) -> Interrupt {
     }
     eoi();
     match vector {
-        vector if vector == Vector::Timer as u32 => return Interrupt::Timer,
+        vector if vector == Vector::Timer as u32 => {
+            crate::iommu::take_late_faults();
+            return Interrupt::Timer;
+        }
         vector if vector == Vector::Kick as u32 => return Interrupt::Other,
         vector if vector == Vector::Flush as u32 => {
             crate::shootdown::serve();
+            return Interrupt::Other;
+        }
+        vector if vector == Vector::DmaFault as u32 => {
+            crate::iommu::take_faults();
             return Interrupt::Other;
         }
         _ => {}

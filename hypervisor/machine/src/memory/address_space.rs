@@ -80,6 +80,11 @@ impl Memory {
         &self.map
     }
 
+    /// Takes a frame for good, filled with zeros: its number.
+    pub(crate) fn take_zeroed(&mut self) -> Result<u64, OutOfMemory> {
+        self.frames.take_zeroed()
+    }
+
     /// Maps `bytes` of fresh, zeroed memory at `address`, with 2 MiB pages where they fit. Both are multiples of
     /// the page size.
     pub(crate) fn map_fresh(&mut self, address: u64, bytes: u64) -> Result<(), OutOfMemory> {

@@ -5,6 +5,7 @@
 //! | `debug-exit` | end the emulator through its debug-exit port when the machine is done |
 //! | `direct-gates=on\|off\|auto` | whether guests may have direct gates; `auto` finds out whether the CPU is safe with them, `on` does not care |
 //! | `end=domain0\|last` | when the machine is done: when domain 0 ends, or when no domain is left; `domain0` if not given |
+//! | `iommu=on\|off\|auto` | whether devices are confined by the IOMMU; `auto`, as `on`, uses one if the machine has one that is good enough |
 //! | `loglevel=off\|error\|warn\|info\|debug\|trace` | what the log shows; `info` if not given |
 //! | `stable-tsc=on\|off\|auto` | whether guests may rely on the time-stamp counter; `auto` looks at the CPUs |
 //! | `smap=on\|off\|auto` | whether the CPU's SMAP is used; `auto` leaves it off in emulators that mistreat it |
@@ -24,6 +25,8 @@ pub struct Options {
     pub direct_gates: Choice,
     /// When the machine is done.
     pub end: End,
+    /// Whether to use the IOMMU.
+    pub iommu: Choice,
     /// The least urgent level that the log shows.
     pub log_level: LevelFilter,
     /// Whether to use SMAP.
@@ -38,6 +41,7 @@ impl Default for Options {
             debug_exit: false,
             direct_gates: Choice::Auto,
             end: End::Domain0,
+            iommu: Choice::Auto,
             log_level: LevelFilter::Info,
             smap: Choice::Auto,
             stable_tsc: Choice::Auto,
@@ -108,6 +112,7 @@ impl Options {
             Some(("end", "domain0")) => self.end = End::Domain0,
             Some(("end", "last")) => self.end = End::Last,
             Some(("end", _)) => return Err(bad("domain0, last")),
+            Some(("iommu", value)) => self.iommu = choice(value).ok_or(bad("on, off, auto"))?,
             Some(("loglevel", value)) => {
                 self.log_level = value
                     .parse()
@@ -150,11 +155,12 @@ mod tests {
     #[test]
     fn each_option_is_read() {
         let (options, problems) =
-            parse("debug-exit  end=last loglevel=debug smap=off stable-tsc=on direct-gates=off");
+            parse("debug-exit  end=last iommu=off loglevel=debug smap=off stable-tsc=on direct-gates=off");
         let expected = Options {
             debug_exit: true,
             direct_gates: Choice::Off,
             end: End::Last,
+            iommu: Choice::Off,
             log_level: LevelFilter::Debug,
             smap: Choice::Off,
             stable_tsc: Choice::On,
