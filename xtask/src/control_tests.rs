@@ -13,7 +13,7 @@ use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk, DiskImage};
 use crate::linux::VMLINUZ;
 use crate::machine_tests::{InFull, MachineTest, expect, test};
-use crate::qemu::Ending;
+use crate::qemu::{Ending, IOMMU};
 use crate::scenario::{EXAMPLE, Offer};
 
 const fn typed(line: &'static str) -> Step {
@@ -424,6 +424,8 @@ const NO_DEVICES_STEPS: &[Step] = &[
 const TABLE: &[MachineTest] = &[
     control("control-lives", LIVES, LIVES_STEPS).ends(Ending::DomainCrashed),
     control("control-consoles", PAIR, CONSOLE_STEPS),
+    // What is typed comes by interrupts that are remapped.
+    control("control-iommu", PAIR, CONSOLE_STEPS).iommu(IOMMU),
     control("control-mistakes", MISTAKES, MISTAKES_STEPS),
     control("control-no-devices", NO_DEVICES, NO_DEVICES_STEPS),
     control("control-printers", PRINTERS, PRINTERS_STEPS),

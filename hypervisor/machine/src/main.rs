@@ -156,7 +156,7 @@ fn boot(early: EarlyTables, protocol: u32, record: u32) -> Result<Infallible, Bo
     apic::init_lines(&acpi.controllers);
     apic::calibrate(features, &clock).ok_or(BootError::NoLocalApic)?;
 
-    iommu::start(acpi.remapping.as_ref(), options.iommu, &mut memory)?;
+    iommu::start(&acpi, features, options.iommu, &mut memory)?;
 
     trace::record(
         trace::Event::CpuStarted as u16,

@@ -15,6 +15,7 @@ use spin::{Mutex, Once};
 use super::Vector;
 use crate::acpi::{Controllers, MAX_CONTROLLERS};
 use crate::cpu;
+use crate::iommu::interrupts;
 use crate::memory::map_mmio;
 
 /// Offset of the register that selects another.
@@ -34,6 +35,7 @@ const MAX_INPUTS: u32 = 120;
 /// One I/O APIC.
 #[derive(Debug)]
 struct IoApic {
+    id: u8,
     registers: NonNull<u8>,
     first_gsi: u32,
     inputs: u32,
@@ -66,6 +68,7 @@ pub(crate) fn init(controllers: &Controllers) {
             continue;
         };
         let mut apic = IoApic {
+            id: found.id,
             registers,
             first_gsi: found.first_gsi,
             inputs: 0,
@@ -136,8 +139,14 @@ pub(crate) fn route(gsi: Gsi, cpu: usize) {
     let to = [cpu, 0]
         .into_iter()
         .find_map(|cpu| u8::try_from(cpu::apic_id(cpu)).ok());
-    let [low, high] = lines::entry(wiring(gsi), vector(gsi), to.unwrap_or(0));
+    let (wired, vector, to) = (wiring(gsi), vector(gsi), to.unwrap_or(0));
     with_entry(gsi, |apic, register| {
+        // The entry of the remapping table has the vector's number.
+        let [low, high] = if interrupts::remap_line(apic.id, vector, wired.0, vector, to.into()) {
+            lines::remapped_entry(wired, vector, vector)
+        } else {
+            lines::entry(wired, vector, to)
+        };
         // The half that masks comes first, so that no interrupt goes to a mixture.
         apic.write(register, low);
         apic.write(register.saturating_add(1), high);

@@ -1,11 +1,12 @@
-//! DMA of devices, confined by VT-d: each function of a device reaches the memory of the domain that owns it, as far as the core maps it,
-//! and nothing else. `docs/iommu.md` tells what that is worth.
+//! Devices, confined by VT-d: each function reaches the memory of the domain that owns it, as far as the core maps it, and raises the interrupts that
+//! it was given; nothing else. `docs/iommu.md` tells what that is worth.
 //!
 //! Key type: [`Iommu`], all remapping units as one. [`start()`] turns them on during the boot, with every function blocked. The core makes
 //! a space for a domain ([`Iommu::create_space`]), maps frames there, and gives functions to it ([`Iommu::attach`]).
 //!
 //! - [`start`](mod@start): turning the units on.
 //! - [`spaces`]: what the core asks for.
+//! - [`interrupts`]: which device raises which vector.
 //! - [`faults`]: what devices tried in vain.
 //! - [`unit`](mod@unit): one unit: what it is told, and what it says.
 //! - [`registers`]: its registers.
@@ -16,11 +17,12 @@
 //!
 //! # Locks
 //!
-//! The lock of faults comes first, then that of spaces, which is that of all tables, then that of a unit's queue. The caller's frame allocator is called
-//! with the lock of spaces held: who calls in here holds no lock of the allocator. Waiting for a unit is bounded, and is done with the queue's
-//! lock held; [`Iommu::flush`] does it without the lock of spaces.
+//! The lock of faults comes first, then that of spaces, which is that of all tables but one, then that of a unit's queue; the lock of interrupts
+//! comes before that of a queue. The caller's frame allocator is called with the lock of spaces held: who calls in here holds no lock of the
+//! allocator. Waiting for a unit is bounded, and is done with the queue's lock held; [`Iommu::flush`] does it without the lock of spaces.
 
 mod faults;
+pub(crate) mod interrupts;
 mod registers;
 mod spaces;
 mod start;
@@ -38,6 +40,7 @@ use spin::{Mutex, Once};
 pub(crate) use self::start::start;
 
 use self::faults::Faults;
+use self::interrupts::Interrupts;
 use self::spaces::{MAX_SPACES, Tenant};
 use self::tables::Writer;
 use self::unit::Unit;
@@ -62,6 +65,8 @@ pub(crate) struct Iommu {
     max_spaces: usize,
     spaces: Mutex<[Option<Tenant>; MAX_SPACES]>,
     faults: Mutex<Faults>,
+    /// The table of interrupts, if they are remapped.
+    interrupts: Option<Interrupts>,
 }
 
 static IOMMU: Once<Iommu> = Once::new();

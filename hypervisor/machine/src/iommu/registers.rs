@@ -45,6 +45,8 @@ pub(super) enum Long {
     QueueTail = 0x88,
     /// The frame of that queue.
     Queue = 0x90,
+    /// The table of interrupts.
+    InterruptTable = 0xb8,
 }
 
 bitflags! {
@@ -59,6 +61,8 @@ bitflags! {
         const QUEUE = 1 << 26;
         /// Remapping of interrupts.
         const INTERRUPTS = 1 << 25;
+        /// Takes the table of interrupts; it has taken it.
+        const INTERRUPT_TABLE = 1 << 24;
         /// Interrupts that are not in the form that is remapped pass.
         const COMPATIBILITY = 1 << 23;
 

@@ -12,11 +12,14 @@ use bulkhead_machine::portable::vtd::space::TableMemory;
 use heapless::Vec;
 use spin::Mutex;
 
+use super::interrupts::Interrupts;
 use super::spaces::MAX_SPACES;
 use super::tables::Writer;
 use super::unit::{Unfit, Unit};
 use super::{IOMMU, Iommu};
+use crate::acpi::{AcpiInfo, Controllers};
 use crate::apic::{self, Vector};
+use crate::cpu::features::Features;
 use crate::memory::Memory;
 use crate::memory::frames::OutOfMemory;
 
@@ -27,14 +30,20 @@ use crate::memory::frames::OutOfMemory;
 /// # Errors
 ///
 /// [`OutOfMemory`].
-pub(crate) fn start(dmar: Option<&Dmar>, choice: Choice, memory: &mut Memory) -> Result<(), OutOfMemory> {
-    let started = match (choice, dmar) {
+pub(crate) fn start(
+    acpi: &AcpiInfo,
+    features: Features,
+    choice: Choice,
+    memory: &mut Memory,
+) -> Result<(), OutOfMemory> {
+    let started = match (choice, &acpi.remapping) {
         (Choice::Off, _) => Err(Unusable::Unwanted),
         (Choice::On | Choice::Auto, None) => Err(Unusable::Missing),
         (Choice::On | Choice::Auto, Some(dmar)) => Iommu::start(dmar, memory)?,
     };
     match started {
-        Ok(iommu) => {
+        Ok(mut iommu) => {
+            iommu.confine_interrupts(&acpi.controllers, features, memory)?;
             let iommu = IOMMU.call_once(|| iommu);
             iommu.report();
             if let Some(apic_id) = apic::id() {
@@ -135,7 +144,27 @@ impl Iommu {
             max_spaces: tags.saturating_sub(1).min(MAX_SPACES),
             spaces: Mutex::new([const { None }; MAX_SPACES]),
             faults: Mutex::default(),
+            interrupts: None,
         }))
+    }
+
+    /// Has interrupts remapped as well, if that can be done. The log says what came of it.
+    fn confine_interrupts(
+        &mut self,
+        controllers: &Controllers,
+        features: Features,
+        memory: &mut Memory,
+    ) -> Result<(), OutOfMemory> {
+        let frame = Mfn::from_maddr(memory.take_zeroed()? << PAGE_SHIFT);
+        self.writer.publish(frame);
+        match Interrupts::start(&self.dmar, &self.units, controllers, features, frame) {
+            Ok(interrupts) => {
+                self.interrupts = Some(interrupts);
+                log::info!("interrupts of devices are confined: each raises the vectors that it was given");
+            }
+            Err(why) => log::warn!("interrupts of devices are not confined: {why}"),
+        }
+        Ok(())
     }
 
     fn report(&self) {

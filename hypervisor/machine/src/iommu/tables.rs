@@ -46,10 +46,15 @@ impl Writer {
         [self.load(table, first), self.load(table, first.saturating_add(1))]
     }
 
-    /// Replaces the entry of a function. One that is present is changed in its low word alone, or made absent first: the unit reads the two
-    /// one after the other.
-    pub(super) fn set_context(self, table: Mfn, function: Function, [low, high]: [u64; WORDS]) {
-        let first = place(function.on_bus());
+    /// Replaces the entry of a function.
+    pub(super) fn set_context(self, table: Mfn, function: Function, entry: [u64; WORDS]) {
+        self.set_entry(table, function.on_bus(), entry);
+    }
+
+    /// Replaces an entry of two words in any table. One that is present is changed in its low word alone, or made absent first: a unit may
+    /// read the two one after the other.
+    pub(super) fn set_entry(self, table: Mfn, number: u8, [low, high]: [u64; WORDS]) {
+        let first = place(number);
         let second = first.saturating_add(1);
         if self.load(table, second) != high {
             self.store(table, first, 0);

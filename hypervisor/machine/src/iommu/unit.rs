@@ -17,8 +17,9 @@ use super::registers::{Control, FAULTS_MASKED, FaultStatus, Long, PROTECTED, Reg
 use crate::hw::frame_words;
 use crate::time;
 
-/// How long a unit may take for anything. It is a matter of microseconds; one that takes this long is broken.
-const PATIENCE_NS: u64 = 10_000_000;
+/// How long a unit may take for anything. It is a matter of microseconds; one that takes this long is broken. To take one for broken that is not
+/// costs memory for good, and to wait for one that is happens once.
+const PATIENCE_NS: u64 = 100_000_000;
 
 /// A unit did not do what it was told, in time: what it knew, it may still know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,10 +132,18 @@ impl Unit {
     pub(super) fn stop(&self) -> Result<(), Unanswered> {
         // SAFETY: a unit that is off reads nothing and sends nothing.
         unsafe {
-            for what in [Control::TRANSLATION, Control::INTERRUPTS, Control::QUEUE] {
+            for what in [
+                Control::TRANSLATION,
+                Control::INTERRUPTS,
+                Control::COMPATIBILITY,
+                Control::QUEUE,
+            ] {
                 self.end(what)?;
             }
             self.registers.write(Short::FaultControl, FAULTS_MASKED);
+            // An error that firmware's queue ended with would keep ours from being read.
+            self.registers
+                .write(Short::FaultStatus, FaultStatus::all().bits());
             if self.capabilities.protects_memory() {
                 // Memory that firmware protected from devices until somebody else does.
                 let protection = self.registers.read(Short::Protection);
@@ -144,8 +153,29 @@ impl Unit {
         for index in 0..self.records() {
             self.clear(index);
         }
-        self.clear_overflow();
         Ok(())
+    }
+
+    /// Remaps interrupts by the table that `table` describes, and blocks all that are not in the form for it. The unit has been started.
+    ///
+    /// # Safety
+    ///
+    /// The table is ours, for as long as the machine runs.
+    pub(super) unsafe fn remap_interrupts(&self, table: u64) -> Result<(), Unanswered> {
+        // SAFETY: the caller answers for what the unit reads.
+        unsafe {
+            self.registers.write_long(Long::InterruptTable, table);
+            self.order(Control::INTERRUPT_TABLE)?;
+        }
+        self.forget([invalidation::all_interrupts()])?;
+        // SAFETY: as above.
+        unsafe { self.order(Control::INTERRUPTS) }
+    }
+
+    /// Lets interrupts pass as they are.
+    pub(super) fn pass_interrupts(&self) -> Result<(), Unanswered> {
+        // SAFETY: nobody relies upon it yet who was not told.
+        unsafe { self.end(Control::INTERRUPTS) }
     }
 
     /// Lets faults interrupt the CPU with this APIC id, by this vector.

@@ -48,6 +48,21 @@ const fn translations(which: u64, (writes, reads): (bool, bool)) -> u64 {
     TYPE | which | (writes as u64) << 6 | (reads as u64) << 7
 }
 
+/// Forget an entry of the table of interrupts.
+#[must_use]
+pub const fn interrupt(index: u8) -> Descriptor {
+    const TYPE: u64 = 4;
+    const ONE: u64 = 1 << 4;
+    [TYPE | ONE | (index as u64) << 32, 0]
+}
+
+/// Forget all entries of the table of interrupts.
+#[must_use]
+pub const fn all_interrupts() -> Descriptor {
+    const TYPE: u64 = 4;
+    [TYPE, 0]
+}
+
 /// When all that stands before this is done, write `value` to the physical address `to`, a multiple of 4.
 #[must_use]
 pub const fn report(value: u32, to: u64) -> Descriptor {
@@ -80,6 +95,8 @@ mod tests {
         assert_eq!(space(0xbeef, (true, true)), [0xbeef_00e2, 0]);
         assert_eq!(space(1, (true, false)), [0x1_0062, 0]);
         assert_eq!(all_spaces((false, true)), [0x92, 0]);
+        assert_eq!(interrupt(0x93), [0x93_0000_0014, 0]);
+        assert_eq!(all_interrupts(), [4, 0]);
         assert_eq!(report(7, 0x1000), [0x7_0000_0025, 0x1000]);
     }
 

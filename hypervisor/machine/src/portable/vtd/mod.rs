@@ -4,6 +4,7 @@
 //! - [`capabilities`]: what a unit can do, and whether that is enough.
 //! - [`entries`]: what tells a unit which function uses which address space.
 //! - [`space`]: an address space for devices, a tree of tables.
+//! - [`interrupts`]: what tells a unit which function raises which vector.
 //! - [`invalidation`]: what a unit is told to forget.
 //! - [`faults`]: what a unit reports, and how much of it is worth hearing.
 //!
@@ -13,6 +14,7 @@ pub mod capabilities;
 pub mod dmar;
 pub mod entries;
 pub mod faults;
+pub mod interrupts;
 pub mod invalidation;
 pub mod space;
 
