@@ -2,7 +2,7 @@
 
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
-use bulkhead_abi::control::MachineInfo;
+use bulkhead_abi::control::{CONFINED_DMA, CONFINED_INTERRUPTS, MachineInfo};
 use bulkhead_config::{CommandLine, Driver, Guest, PciAddress, Setting as _};
 use bulkhead_control::{
     functions::{self, Interrupt},
@@ -24,12 +24,12 @@ const UNWARP_NS: u32 = 50_000_000;
 
 /// Whether devices reach only what their domains own and are granted.
 pub(crate) const fn is_dma_confined(machine: &MachineInfo) -> bool {
-    machine.reserved & 1 << 0 != 0
+    machine.flags & CONFINED_DMA != 0
 }
 
 /// Whether devices raise only the interrupts that were set up for them.
 const fn are_interrupts_confined(machine: &MachineInfo) -> bool {
-    machine.reserved & 1 << 1 != 0
+    machine.flags & CONFINED_INTERRUPTS != 0
 }
 
 /// Makes a driver's domain and lets it run. Its devices are those that it has among `drivers`.

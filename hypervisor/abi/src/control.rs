@@ -55,6 +55,8 @@ numbers! {
         ReadFile = 18, "read_file",
         /// A part of what the hypervisor has said lately: [`ReadLog`].
         ReadLog = 19, "read_log",
+        /// What a function of a device has tried in vain: [`FunctionFaults`].
+        FunctionFaults = 20, "function_faults",
     }
 }
 
@@ -69,10 +71,43 @@ record! {
         8 => pub ram: u64,
         /// Out: those of them that are nobody's.
         16 => pub free: u64,
+        /// Out: [`CONFINED_DMA`], [`CONFINED_INTERRUPTS`].
+        24 => pub flags: u64,
+    }
+}
+
+/// [`MachineInfo`] flag: devices reach what their domains own and are granted for them, and nothing else. Without it, who has a device that can master the bus
+/// reaches all memory by it.
+pub const CONFINED_DMA: u64 = 1 << 0;
+/// [`MachineInfo`] flag: devices raise the interrupts that were set up for them, and no others. Without it, a device that can write to memory can raise any
+/// vector on any CPU.
+pub const CONFINED_INTERRUPTS: u64 = 1 << 1;
+
+record! {
+    /// What a function of a device has tried since it was last assigned, and was kept from: to reach memory that is not its domain's to use, or to raise interrupts
+    /// that are not its own.
+    pub struct FunctionFaults: 32 {
+        /// In: bus, device and function, in 8, 5 and 3 bits.
+        0 => pub function: u16,
+        /// Out: whose it was, or [`DomId::INVALID`] if it has been nobody's.
+        2 => pub domain: DomId,
+        /// Out: [`FAULTS_SILENCED`], [`FAULT_WRITE`].
+        4 => pub flags: u16,
+        /// Out: why it was kept from it the last time, as the hardware numbers it. VT-d's numbers are in its specification, section 7.1.3.
+        6 => pub reason: u16,
+        /// Out: how often.
+        8 => pub count: u64,
+        /// Out: where it wanted to the last time: the first byte of the page.
+        16 => pub address: u64,
         /// Zero.
         24 => pub reserved: u64,
     }
 }
+
+/// [`FunctionFaults`] flag: there were so many in a short time that no more are counted until the function is assigned anew.
+pub const FAULTS_SILENCED: u16 = 1 << 0;
+/// [`FunctionFaults`] flag: the last time it wanted to write.
+pub const FAULT_WRITE: u16 = 1 << 1;
 
 /// The longest name of a file that [`ReadFile`] tells, in bytes, without the zero behind it; of a longer one, its beginning.
 pub const FILE_NAME_LEN: usize = 103;

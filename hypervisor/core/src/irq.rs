@@ -393,7 +393,10 @@ impl<M: Machine> Hypervisor<M> {
             (Kind::Line(gsi), _, false, true) => machine.unmask_line(gsi),
             (Kind::Line(gsi), _, true, false) => machine.mask_line(gsi),
             (Kind::Message(_), Some(source), false, true) => source.unmask(machine),
-            (Kind::Message(_), Some(source), true, false) => source.mask(machine),
+            (Kind::Message(message), Some(source), true, false) => {
+                source.mask(machine);
+                machine.block_message(message);
+            }
             (Kind::Line(_) | Kind::Message(_), ..) => {}
         }
         Ok(answer)

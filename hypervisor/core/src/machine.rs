@@ -44,6 +44,44 @@ pub enum Outcome {
     DomainCrashed,
 }
 
+/// How devices are confined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// They reach what [`Machine::attach_dma`] gives them, and nothing else.
+    pub dma: bool,
+    /// They raise the interrupts that [`Machine::route_message`] and [`Machine::route_line`] give them, and no others.
+    pub interrupts: bool,
+}
+
+/// A function cannot be confined to a domain's tree, though others are: nothing stands between it and memory, or firmware wants it to reach memory of
+/// firmware's choice, or the hardware can tell no more domains apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unconfinable;
+
+/// What a function did in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DmaFaults {
+    /// How often.
+    pub count: u64,
+    /// Whether there were so many in a short time that no more are counted.
+    pub is_silenced: bool,
+    /// Whose it was, if it has been anyone's.
+    pub domain: Option<DomId>,
+    /// The last time.
+    pub last: Option<DmaFault>,
+}
+
+/// Something that a function did in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaFault {
+    /// Where it wanted to read or write: the first byte of the page.
+    pub address: u64,
+    /// Whether it wanted to write.
+    pub is_write: bool,
+    /// Why it could not, as the hardware numbers it.
+    pub reason: u8,
+}
+
 /// Which translations a flush forgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -275,17 +313,38 @@ pub trait Machine: Sync + 'static {
 
     /// What a function has to write, and to which address, so that `message` interrupts `cpu`.
     fn route_message(&self, function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32);
+
+    /// Lets `message` interrupt nobody, whoever sends it, as far as interrupts are confined. One interrupt may be on its way already.
+    fn block_message(&self, message: Message) {
+        let _ = message;
+    }
+
+    /// How devices are confined: always the same.
+    fn confinement(&self) -> Confinement {
+        Confinement::default()
+    }
+
     /// How many levels the trees of [`crate::dma`] have: from 3 to 5, always the same. The hardware walks them so.
     fn dma_levels(&self) -> u8 {
         4
     }
 
-    /// Lets a function reach what the tree at this root says, which is that domain's; or nothing, as at first. What the hardware remembers
-    /// of the function itself is forgotten on return, but what it remembers of the domain's tree is [`Machine::flush_dma`]'s affair. No lock may be held.
+    /// Lets a function, which reaches nothing, reach what the tree at `root` says, which is `domain`'s. No lock may be held.
     ///
-    /// Where nothing confines devices, this and the next two do nothing.
-    fn attach_dma(&self, function: FunctionId, to: Option<(DomId, Mfn)>) {
-        let _ = (function, to);
+    /// Where nothing confines devices, this and the next three do nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Unconfinable`]; it reaches nothing then, as far as that can be seen to.
+    fn attach_dma(&self, function: FunctionId, domain: DomId, root: Mfn) -> Result<(), Unconfinable> {
+        let _ = (function, domain, root);
+        Ok(())
+    }
+
+    /// Lets a function reach nothing, as at first. What the hardware remembers of the function itself is forgotten on return, but what it remembers of
+    /// the domain's tree is [`Machine::flush_dma`]'s affair. No lock may be held.
+    fn detach_dma(&self, function: FunctionId) {
+        let _ = function;
     }
 
     /// Forgets all that hardware remembers of a domain's tree, and waits until what its devices had begun by it is over. No lock may be held.
@@ -297,6 +356,17 @@ pub trait Machine: Sync + 'static {
     /// that is new is told of by one entry of each 64 bytes. A lock is held.
     fn publish_dma(&self, table: Mfn, index: usize) {
         let _ = (table, index);
+    }
+
+    /// Whether hardware may remember of an entry that it allows nothing: then it has to forget when one comes to allow something. Always the same.
+    fn remembers_no_dma(&self) -> bool {
+        false
+    }
+
+    /// What a function did in vain since it was attached last.
+    fn dma_faults(&self, function: FunctionId) -> DmaFaults {
+        let _ = function;
+        DmaFaults::default()
     }
 
     /// The clock at this moment: the same on every CPU.

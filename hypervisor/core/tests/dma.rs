@@ -522,3 +522,35 @@ fn a_function_that_is_taken_away_reaches_nothing_and_its_next_domain_only_its_ow
     pair.world.attach(FUNCTION, OWNER);
     assert_eq!(pair.reaches(frame), (true, true), "as it was left");
 }
+
+#[test]
+fn a_device_reaches_what_it_is_given_where_hardware_remembers_that_there_was_nothing() {
+    let pair = Pair::new();
+    pair.world.sim().remember_no_dma();
+    let [granted, own] = [pair.grant(), pair.frame(DRIVER, PAGE)];
+    assert_eq!(pair.reaches(granted), (false, false));
+    assert_eq!(pair.reaches(own), (false, false));
+    let mapped = pair.mapped(0);
+    pair.pinned(own, 0);
+    assert_eq!(pair.reaches(granted), (true, true));
+    assert_eq!(pair.reaches(own), (true, true));
+    pair.unmap(mapped);
+    assert_eq!(pair.reaches(granted), (false, false));
+    pair.mapped(GNTMAP_READONLY);
+    assert_eq!(pair.reaches(granted), (true, false));
+}
+
+#[test]
+fn a_function_that_nothing_confines_is_nobodys_where_others_are_confined() {
+    let pair = Pair::with_free(64);
+    let sim = pair.world.sim();
+    sim.leave_unconfined(FUNCTION);
+    let memory = pair.world.hv().memory();
+    let owner = pair.world.hv().domain(DomId::new(OWNER)).unwrap();
+    assert_eq!(memory.attach_function(&owner, FUNCTION), Err(Errno::Acces));
+    assert_eq!(sim.attached(), []);
+    pair.world.invariants();
+    let another = FunctionId::new(0x0124);
+    assert_eq!(memory.attach_function(&owner, another), Ok(()));
+    assert_eq!(sim.attached().len(), 1);
+}

@@ -7,8 +7,8 @@
 )]
 
 use bulkhead_abi::control::{
-    CONTROL_VERSION, ControlOp, DomainRef, DomainTimes, MAX_READ, MachineInfo, ReadFile, ReadLog, ReadTrace,
-    Schedule,
+    CONFINED_DMA, CONFINED_INTERRUPTS, CONTROL_VERSION, ControlOp, DomainRef, DomainTimes, MAX_READ,
+    MachineInfo, ReadFile, ReadLog, ReadTrace, Schedule,
 };
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::sched::ShutdownReason;
@@ -269,6 +269,7 @@ fn the_control_domain_is_told_what_the_machine_has() {
     assert_eq!((info.cpus, info.domains), (1, 2));
     assert_eq!(info.free, world.hv().memory().free_frames());
     assert_eq!(info.ram, world.sim().ram_frames());
+    assert_eq!(info.flags, CONFINED_DMA | CONFINED_INTERRUPTS);
 }
 
 /// Where a guest has what it reads.

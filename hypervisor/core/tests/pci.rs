@@ -8,7 +8,8 @@
 )]
 
 use bulkhead_abi::control::{
-    ASSIGN_FRAMES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, ControlOp, RESET_FUNCTION, RESET_NOT,
+    ASSIGN_FRAMES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, ControlOp, FAULT_WRITE, FunctionFaults,
+    RESET_FUNCTION, RESET_NOT,
 };
 use bulkhead_abi::event::{BindPirq, Close, EventChannelOp};
 use bulkhead_abi::physdev::{MapPirq, MapPirqType, PhysdevOp, SetIopl, UnmapPirq};
@@ -16,11 +17,13 @@ use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
 use bulkhead_core::events::Port;
 use bulkhead_core::events::bits::SharedInfoView;
+use bulkhead_core::frames::Mfn;
 use bulkhead_core::irq::Pirq;
 use bulkhead_core::machine::Machine;
+use bulkhead_core::pci::message::Message;
 use bulkhead_core::pci::{FunctionId, Region};
 use bulkhead_core::testing::functions::{BRIDGE, CROWDED, PLAIN, PORTS, RICH};
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::{Access, GuestSpec, SimConfig, World};
 use bulkhead_core::{EndPolicy, Exception};
 
 const MS: u64 = 1_000_000;
@@ -404,7 +407,10 @@ fn a_message_of_a_table_becomes_an_event() {
     assert_eq!(map_message(&world, RICH, 3, table), Ok(97));
     assert_eq!(map_message(&world, RICH, 2, table), Ok(96), "again");
     assert_eq!(entry(2)[3], 1);
+    let sender = || world.sim().sender(Message::new(0).unwrap());
+    assert_eq!(sender(), None);
     let port = bind(&world, 96).unwrap();
+    assert_eq!(sender(), Some(RICH));
     assert_eq!(entry(2), [0xfee0_0000, 0, 0x100, 0]);
     assert_eq!(entry(3)[3], 1);
     assert_eq!(raw(&world, RICH, MSI_X) & 0xc000_0000, 0x8000_0000);
@@ -419,6 +425,7 @@ fn a_message_of_a_table_becomes_an_event() {
     let close = EventChannelOp::Close.raw();
     ask(&world, Hypercall::EventChannelOp, close, &Close { port }).unwrap();
     assert_eq!(entry(2)[3], 1, "masked again");
+    assert_eq!(sender(), None, "whoever sends it");
     assert!(!message(&world, 96, 1, port), "one that was on its way");
     assert_eq!(
         [unmap(&world, 96), unmap(&world, 96)],
@@ -448,10 +455,44 @@ fn the_message_of_a_capability_becomes_an_event() {
 }
 
 #[test]
+fn what_a_function_tried_in_vain_is_told_to_the_control_domain() {
+    let world = world();
+    let faults = |function: FunctionId| {
+        let request = FunctionFaults {
+            function: function.raw(),
+            ..FunctionFaults::default()
+        };
+        ask(
+            &world,
+            Hypercall::Sysctl,
+            ControlOp::FunctionFaults.raw(),
+            &request,
+        )
+    };
+    let none = faults(RICH).unwrap();
+    assert_eq!((none.domain, none.count), (DomId::INVALID, 0));
+    assert_eq!(faults(FunctionId::new(u16::MAX)), Err(Errno::NoEnt));
+    assign(&world, 1, RICH).unwrap();
+    let frame = Mfn::new(5).unwrap();
+    for access in [Access::Read, Access::Write] {
+        assert!(!world.sim().dma(RICH, frame, access));
+    }
+    let two = faults(RICH).unwrap();
+    assert_eq!((two.domain, two.count, two.address), (DomId::new(1), 2, 0x5000));
+    assert_eq!(two.flags, FAULT_WRITE);
+    assert_eq!(faults(PLAIN).unwrap().count, 0);
+    destroy(&world, 1);
+    assert_eq!(faults(RICH).unwrap(), two, "whoever asks later");
+    assign(&world, 2, RICH).unwrap();
+    let none = faults(RICH).unwrap();
+    assert_eq!((none.domain, none.count), (DomId::new(2), 0));
+}
+
+#[test]
 fn a_function_is_quiet_before_its_owners_memory_is_anybodys() {
     let world = world();
-    let free = world.hv().memory().free_frames();
     assign(&world, 1, RICH).unwrap();
+    let free = world.hv().memory().free_frames();
     turn(&world, 1);
     let table = rich_registers(&world) + 0x1000;
     map_message(&world, RICH, 0, table).unwrap();

@@ -13,8 +13,8 @@
 //! is there where no hardware walks it too: the counts are the record of pins.
 //!
 //! Who lets a device reach a frame holds it first, and then writes the entry. Who takes it back writes the entry, has the hardware forget
-//! ([`Machine::flush_dma`]), and lets go of the frame only then. The hardware is also told when an entry allows more than before, unless it allowed
-//! nothing: it may remember what was there.
+//! ([`Machine::flush_dma`]), and lets go of the frame only then. The hardware is also told when an entry allows more than before, as it may
+//! remember what was there; unless that was nothing, which only some hardware remembers ([`Machine::remembers_no_dma`]).
 
 mod counts;
 mod pins;
@@ -120,13 +120,16 @@ impl<M: Machine> Memory<M> {
     ///
     /// # Errors
     ///
-    /// [`Errno::NoSpc`] if the domain has as many functions as it can have, and as [`Memory::dma_root`].
+    /// [`Errno::NoSpc`] if the domain has as many functions as it can have, [`Errno::Acces`] if this one cannot be confined though others are, and as
+    /// [`Memory::dma_root`]. Nothing has changed then.
     pub fn attach_function(&self, domain: &Domain, function: FunctionId) -> Result<(), Errno> {
         let root = self.dma_root(domain)?;
         let entered = domain.dma.lock().functions.push(function);
         entered.map_err(|_| Errno::NoSpc)?;
-        self.machine.attach_dma(function, Some((domain.id, root)));
-        Ok(())
+        self.machine.attach_dma(function, domain.id, root).map_err(|_| {
+            domain.dma.lock().functions.retain(|&other| other != function);
+            Errno::Acces
+        })
     }
 
     /// Lets a function reach nothing any more, if it is one of `domain`'s.
@@ -137,7 +140,7 @@ impl<M: Machine> Memory<M> {
             found.map(|index| space.functions.swap_remove(index))
         };
         if found.is_some() {
-            self.machine.attach_dma(function, None);
+            self.machine.detach_dma(function);
             self.machine.flush_dma(domain.id);
         }
     }
@@ -146,7 +149,7 @@ impl<M: Machine> Memory<M> {
     pub(crate) fn detach_functions(&self, domain: &Domain) {
         let functions = core::mem::take(&mut domain.dma.lock().functions);
         for &function in &functions {
-            self.machine.attach_dma(function, None);
+            self.machine.detach_dma(function);
         }
         if !functions.is_empty() && !mutant!(DetachedWithoutFlush) {
             self.machine.flush_dma(domain.id);

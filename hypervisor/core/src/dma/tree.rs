@@ -200,7 +200,8 @@ impl<M: Machine> Memory<M> {
         if !is_kept {
             self.store_entry(leaf, index, entry(frame, now));
         }
-        Some((result, was.is_some()))
+        let is_stale = was.is_some() || self.machine.remembers_no_dma();
+        Some((result, is_stale))
     }
 
     /// Gives the tables of a space back, as far as there is work left to be done in one go. Nothing is in it. Says whether there are more.

@@ -34,6 +34,7 @@ pub(super) fn control<M: Machine>(call: &mut Call<'_, M>) -> Answer {
         ControlOp::MachineInfo => machine::info(call),
         ControlOp::ReadFile => machine::read_file(call),
         ControlOp::ReadLog => machine::read_log(call),
+        ControlOp::FunctionFaults => machine::function_faults(call),
     }
 }
 

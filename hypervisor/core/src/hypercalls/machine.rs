@@ -3,23 +3,54 @@
 use super::{Answer, Call};
 use crate::ids::CpuId;
 use crate::machine::Machine;
+use crate::pci::FunctionId;
 use bulkhead_abi::control::{
-    FILE_NAME_LEN, MAX_READ, MAX_TRACE_RECORDS, MachineInfo, ReadFile, ReadLog, ReadTrace, TraceRecord,
+    CONFINED_DMA, CONFINED_INTERRUPTS, FAULT_WRITE, FAULTS_SILENCED, FILE_NAME_LEN, FunctionFaults, MAX_READ,
+    MAX_TRACE_RECORDS, MachineInfo, ReadFile, ReadLog, ReadTrace, TraceRecord,
 };
-use bulkhead_abi::{Errno, Record};
+use bulkhead_abi::{DomId, Errno, Record};
 
 /// How many bytes are copied at a time.
 const CHUNK: usize = 1024;
 
 pub(super) fn info<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let confinement = call.hv.machine().confinement();
     let info = MachineInfo {
         cpus: u32::try_from(call.hv.cpus.len()).unwrap_or(u32::MAX),
         domains: u32::try_from(call.hv.domains.iter().count()).unwrap_or(u32::MAX),
         ram: call.hv.machine().ram_frames(),
         free: call.hv.memory.free_frames(),
-        reserved: 0,
+        flags: if confinement.dma { CONFINED_DMA } else { 0 }
+            | if confinement.interrupts {
+                CONFINED_INTERRUPTS
+            } else {
+                0
+            },
     };
     call.write(call.arg::<1>(), &info)?;
+    Ok(0)
+}
+
+pub(super) fn function_faults<M: Machine>(call: &Call<'_, M>) -> Answer {
+    let at = call.arg::<1>();
+    let FunctionFaults { function, .. } = call.read(at)?;
+    let id = FunctionId::new(function);
+    call.hv.functions.lock().get(id).ok_or(Errno::NoEnt)?;
+    let found = call.hv.machine().dma_faults(id);
+    let mut told = FunctionFaults {
+        function,
+        domain: found.domain.unwrap_or(DomId::INVALID),
+        count: found.count,
+        ..FunctionFaults::ZERO
+    };
+    if found.is_silenced {
+        told.flags |= FAULTS_SILENCED;
+    }
+    if let Some(last) = found.last {
+        told.flags |= if last.is_write { FAULT_WRITE } else { 0 };
+        (told.reason, told.address) = (last.reason.into(), last.address);
+    }
+    call.write(at, &told)?;
     Ok(0)
 }
 

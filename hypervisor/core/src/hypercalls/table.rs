@@ -278,6 +278,7 @@ hypercalls! {
             MachineInfo, [Perm, Fault];
             ReadFile, [Perm, Fault, NoEnt];
             ReadLog, [Perm, Fault];
+            FunctionFaults, [Perm, Fault, NoEnt];
         }
     }
 }

@@ -43,6 +43,12 @@ impl FunctionId {
         Self(raw)
     }
 
+    /// The function with this place on its bus.
+    #[must_use]
+    pub const fn at(bus: u8, device: u8, function: u8) -> Self {
+        Self(u16::from_be_bytes([bus, (device & 31) << 3 | function & 7]))
+    }
+
     /// Its 16 bits.
     #[must_use]
     pub const fn raw(self) -> u16 {

@@ -1,16 +1,17 @@
 //! What confines devices in a simulation: the functions that are attached to domains' trees, and what is remembered of these.
 //!
 //! As with CPUs' caches, nothing leaves but by a flush. Entries are remembered by domain, not by tree: those of a domain that is no more are found by
-//! its successor. Entries that allow nothing are not remembered. The walk reads memory as it was when it was published: hardware that does not look into CPUs' caches.
+//! its successor. Entries that allow nothing are not remembered, unless a test wants it. The walk reads memory as it was when it was published: hardware that does not look into CPUs' caches.
 
 use super::Ram;
 use super::tlb::Access;
 use crate::dma;
 use crate::frames::Mfn;
+use crate::machine::{DmaFault, DmaFaults, Unconfinable};
 use crate::pci::FunctionId;
 use crate::sync::Ordering;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use bulkhead_abi::DomId;
 
 /// Entries that share 64 bytes.
@@ -26,18 +27,40 @@ pub(super) struct Iotlb {
     /// Tables as devices see them.
     published: BTreeMap<Mfn, Box<[u64; 512]>>,
     pub(super) flushes: u64,
+    /// Whether entries that allow nothing are remembered.
+    pub(super) remembers_absence: bool,
+    /// Functions that go around it.
+    pub(super) unconfined: BTreeSet<FunctionId>,
+    /// What functions did in vain.
+    faults: BTreeMap<FunctionId, DmaFaults>,
 }
 
 impl Iotlb {
-    pub(super) fn attach(&mut self, function: FunctionId, to: Option<(DomId, Mfn)>) {
-        let before = match to {
-            Some(place) => self.functions.insert(function, place),
-            None => self.functions.remove(&function),
+    pub(super) fn attach(
+        &mut self,
+        function: FunctionId,
+        domain: DomId,
+        root: Mfn,
+    ) -> Result<(), Unconfinable> {
+        if self.unconfined.contains(&function) {
+            return Err(Unconfinable);
+        }
+        let before = self.functions.insert(function, (domain, root));
+        assert_eq!(before, None, "{function} is attached twice, now to {domain}");
+        let faults = DmaFaults {
+            domain: Some(domain),
+            ..DmaFaults::default()
         };
-        assert!(
-            to.is_none() || before.is_none(),
-            "{function} is attached twice: {before:?}, {to:?}"
-        );
+        self.faults.insert(function, faults);
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, function: FunctionId) {
+        self.functions.remove(&function);
+    }
+
+    pub(super) fn faults(&self, function: FunctionId) -> DmaFaults {
+        self.faults.get(&function).copied().unwrap_or_default()
     }
 
     pub(super) fn flush(&mut self, domain: DomId) {
@@ -65,8 +88,29 @@ impl Iotlb {
         word
     }
 
-    /// The frame that a function reaches by naming one, if it may.
+    /// The frame that a function reaches by naming one, if it may; if not, a fault is noted.
     pub(super) fn translate(
+        &mut self,
+        ram: &Ram,
+        levels: u8,
+        function: FunctionId,
+        named: Mfn,
+        access: Access,
+    ) -> Option<Mfn> {
+        let reached = self.look_up(ram, levels, function, named, access);
+        if reached.is_none() {
+            let faults = self.faults.entry(function).or_default();
+            faults.count += 1;
+            faults.last = Some(DmaFault {
+                address: named.maddr(),
+                is_write: access == Access::Write,
+                reason: 0,
+            });
+        }
+        reached
+    }
+
+    fn look_up(
         &mut self,
         ram: &Ram,
         levels: u8,
@@ -81,15 +125,20 @@ impl Iotlb {
         let entry = match self.leaves.get(&(domain, named)) {
             Some(&entry) => entry,
             None => {
-                let entry = self.walk(levels, (domain, root), named)?;
-                self.leaves.insert((domain, named), entry);
-                entry
+                let entry = self.walk(levels, (domain, root), named);
+                if entry.is_some() || self.remembers_absence {
+                    self.leaves.insert((domain, named), entry.unwrap_or(0));
+                }
+                entry?
             }
         };
         let wanted = match access {
             Access::Read => dma::READ,
             Access::Write => dma::WRITE,
         };
+        if entry == 0 {
+            return None;
+        }
         let reached = Mfn::from_maddr(entry);
         assert!(
             ram.has(reached),
@@ -132,6 +181,7 @@ impl Iotlb {
     pub(super) fn entries(&self) -> impl Iterator<Item = (DomId, Mfn, u64)> + '_ {
         self.leaves
             .iter()
+            .filter(|&(_, &entry)| entry != 0)
             .map(|(&(domain, named), &entry)| (domain, named, entry))
     }
 }

@@ -3,8 +3,8 @@
 use bulkhead_abi::{
     DomId, Errno, Hypercall, Record,
     control::{
-        CONTROL_VERSION, ControlOp, DomainTimes, MachineInfo, ReadFile, ReadLog, ReadTrace, Schedule,
-        TraceRecord,
+        CONTROL_VERSION, ControlOp, DomainTimes, FunctionFaults, MachineInfo, ReadFile, ReadLog, ReadTrace,
+        Schedule, TraceRecord,
     },
 };
 
@@ -24,6 +24,7 @@ pub(crate) fn check(probe: &mut Probe) {
         machine(probe);
         file(probe);
         log(probe);
+        function_faults(probe);
         schedule(probe);
     } else {
         denied(probe);
@@ -57,6 +58,7 @@ fn denied(probe: &mut Probe) {
         ("sysctl.machine_info", ControlOp::MachineInfo),
         ("sysctl.read_file", ControlOp::ReadFile),
         ("sysctl.read_log", ControlOp::ReadLog),
+        ("sysctl.function_faults", ControlOp::FunctionFaults),
     ] {
         probe.refused(name, Errno::Perm, ask(op, 0));
     }
@@ -189,6 +191,28 @@ fn log(probe: &mut Probe) {
         } else {
             buffer
         }
+    });
+}
+
+fn function_faults(probe: &mut Probe) {
+    let count = |function: u16| {
+        let mut faults = FunctionFaults {
+            function,
+            ..FunctionFaults::ZERO
+        };
+        ask(ControlOp::FunctionFaults, in_out(&mut faults)).map(|_| faults.count)
+    };
+    // Where there is a PCI bus, the first function is the way to it, and nobody's.
+    let first = count(0);
+    let result = if first == Ok(0) || first == refusal(Errno::NoEnt) {
+        Ok(())
+    } else {
+        Err(first)
+    };
+    probe.good("sysctl.function_faults", result);
+    probe.refused("sysctl.function_faults", Errno::NoEnt, count(u16::MAX).map(|_| 0));
+    probe.faults("sysctl.function_faults", Direction::InOut, |at| {
+        ask(ControlOp::FunctionFaults, at)
     });
 }
 

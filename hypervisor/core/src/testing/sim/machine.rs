@@ -6,7 +6,9 @@ use crate::emulate::Width;
 use crate::frames::{FrameTable, Mfn};
 use crate::ids::CpuId;
 use crate::irq::{Gsi, Polarity, Trigger};
-use crate::machine::{Clock, Flush, FrameWords, GuestFault, Machine, Outcome, Trace};
+use crate::machine::{
+    Clock, Confinement, DmaFaults, Flush, FrameWords, GuestFault, Machine, Outcome, Trace, Unconfinable,
+};
 use crate::pci::FunctionId;
 use crate::pci::message::Message;
 use crate::policy::xstate;
@@ -394,7 +396,8 @@ impl Machine for Sim {
         self.state().bus.set_register(address, value);
     }
 
-    fn route_message(&self, _function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
+    fn route_message(&self, function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
+        self.state().messages.insert(message.raw(), function);
         (
             0xfee0_0000 | u64::from(cpu.raw()) << 12,
             u32::from(message.raw()) | 0x100,
@@ -405,10 +408,35 @@ impl Machine for Sim {
         3
     }
 
-    fn attach_dma(&self, function: FunctionId, to: Option<(DomId, Mfn)>) {
+    fn block_message(&self, message: Message) {
+        self.state().messages.remove(&message.raw());
+    }
+
+    fn confinement(&self) -> Confinement {
+        Confinement {
+            dma: true,
+            interrupts: true,
+        }
+    }
+
+    fn attach_dma(&self, function: FunctionId, domain: DomId, root: Mfn) -> Result<(), Unconfinable> {
         self.pause();
         crate::lock::assert_none_held();
-        self.state().iommu.attach(function, to);
+        self.state().iommu.attach(function, domain, root)
+    }
+
+    fn detach_dma(&self, function: FunctionId) {
+        self.pause();
+        crate::lock::assert_none_held();
+        self.state().iommu.detach(function);
+    }
+
+    fn remembers_no_dma(&self) -> bool {
+        self.state().iommu.remembers_absence
+    }
+
+    fn dma_faults(&self, function: FunctionId) -> DmaFaults {
+        self.state().iommu.faults(function)
     }
 
     fn flush_dma(&self, domain: DomId) {

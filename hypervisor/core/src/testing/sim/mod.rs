@@ -13,6 +13,7 @@ use crate::irq::Trigger;
 use crate::machine::{GuestFault, Machine, Outcome, Trace};
 use crate::memory::{M2P_INVALID, Memory};
 use crate::pci::FunctionId;
+use crate::pci::message::Message;
 use crate::policy::xstate;
 use crate::sync::Ordering;
 use crate::vcpu::bounce::Selectors;
@@ -136,6 +137,8 @@ struct State {
     flushes: u64,
     /// What confines devices.
     iommu: Iotlb,
+    /// The messages that interrupt, and which function may send each.
+    messages: BTreeMap<u8, FunctionId>,
     /// What was last written to each port.
     ports: BTreeMap<u16, u32>,
     /// What the interrupt controller does with each line that it has been told of; the others are masked.
@@ -289,6 +292,7 @@ impl Sim {
                 trace: VecDeque::new(),
                 flushes: 0,
                 iommu: Iotlb::default(),
+                messages: BTreeMap::new(),
                 ports: BTreeMap::new(),
                 lines: BTreeMap::new(),
                 bus: functions::Bus::new(&device_frames(&ram)),
@@ -610,6 +614,21 @@ impl Sim {
             "{function} names {frame:?} and reaches {reached:?}"
         );
         reached.is_some()
+    }
+
+    /// From now on it is remembered, too, of what allows nothing that it does.
+    pub fn remember_no_dma(&self) {
+        self.state().iommu.remembers_absence = true;
+    }
+
+    /// Nothing confines this function.
+    pub fn leave_unconfined(&self, function: FunctionId) {
+        self.state().iommu.unconfined.insert(function);
+    }
+
+    /// Which function may send a message that interrupts, if any.
+    pub fn sender(&self, message: Message) -> Option<FunctionId> {
+        self.state().messages.get(&message.raw()).copied()
     }
 
     /// What functions are let reach: each with its domain and the root of the tree.

@@ -40,6 +40,7 @@ pub(super) fn control_goal(
     let op = row.op.map_or(default, |(_, number)| number);
     let record = match ControlOp::from_raw(op) {
         Some(ControlOp::ReadTrace) if error == Some(Errno::NoEnt) => TOO_LARGE.to_le_bytes().to_vec(),
+        Some(ControlOp::FunctionFaults) if error == Some(Errno::NoEnt) => TOO_LARGE.to_le_bytes().to_vec(),
         Some(ControlOp::ReadFile) => bytes(&ReadFile {
             index: if error == Some(Errno::NoEnt) { TOO_LARGE } else { 1 },
             // The record itself is written over.
