@@ -5,6 +5,7 @@ use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::vec::Vec;
+use bulkhead_abi::DomId;
 use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::memory::E820Entry;
 use bulkhead_abi::shared_info::TscScale;
@@ -13,7 +14,9 @@ use bulkhead_core::emulate::Width;
 use bulkhead_core::frames::{FrameRecord, FrameTable, Mfn};
 use bulkhead_core::ids::CpuId;
 use bulkhead_core::irq::{Gsi, Polarity, Trigger};
-use bulkhead_core::machine::{Clock, Flush, FrameWords, GuestFault, Outcome, Trace};
+use bulkhead_core::machine::{
+    Clock, Confinement, DmaFaults, Flush, FrameWords, GuestFault, Outcome, Trace, Unconfinable,
+};
 use bulkhead_core::pci::FunctionId;
 use bulkhead_core::pci::message::Message;
 use bulkhead_core::sched::CpuSet;
@@ -31,6 +34,7 @@ use crate::cpu::control::load_page_tables;
 use crate::cpu::stack::this_cpu;
 use crate::cpu::{debug, fpu};
 use crate::entry::{self, guest_memory};
+use crate::iommu::{self, Iommu};
 use crate::memory::page_table::Table;
 use crate::memory::{direct, image};
 use crate::time::{TscClock, tsc, warp};
@@ -406,8 +410,55 @@ impl Machine for Hw {
         pci::register_write(address, value);
     }
 
-    fn route_message(&self, _function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
-        apic::message(message, cpu.index())
+    fn route_message(&self, function: FunctionId, message: Message, cpu: CpuId) -> (u64, u32) {
+        apic::route_message(function, message, cpu.index())
+    }
+
+    fn block_message(&self, message: Message) {
+        apic::block_message(message);
+    }
+
+    fn confinement(&self) -> Confinement {
+        iommu::get().map_or_else(Confinement::default, |iommu| Confinement {
+            dma: true,
+            interrupts: iommu.confines_interrupts(),
+        })
+    }
+
+    fn dma_levels(&self) -> u8 {
+        // Nobody walks the trees where there is none.
+        iommu::get().map_or(4, Iommu::levels)
+    }
+
+    fn attach_dma(&self, function: FunctionId, domain: DomId, root: Mfn) -> Result<(), Unconfinable> {
+        iommu::get().map_or(Ok(()), |iommu| iommu.attach(function, domain, root))
+    }
+
+    fn detach_dma(&self, function: FunctionId) {
+        if let Some(iommu) = iommu::get() {
+            iommu.detach(function);
+        }
+    }
+
+    fn flush_dma(&self, domain: DomId) {
+        if let Some(iommu) = iommu::get() {
+            iommu.flush(domain);
+        }
+    }
+
+    #[inline]
+    fn publish_dma(&self, table: Mfn, index: usize) {
+        if let Some(iommu) = iommu::get() {
+            iommu.publish(table, index);
+        }
+    }
+
+    fn remembers_no_dma(&self) -> bool {
+        iommu::get().is_some_and(Iommu::remembers_absence)
+    }
+
+    fn dma_faults(&self, function: FunctionId) -> DmaFaults {
+        iommu::faults_of(function)
     }
 
     fn read_port(&self, port: u16, width: Width) -> u64 {

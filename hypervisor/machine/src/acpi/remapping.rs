@@ -5,7 +5,7 @@
 
 use ::acpi::sdt::{SdtHeader, Signature};
 use ::acpi::{AcpiHandler, AcpiTable, AcpiTables};
-use bulkhead_machine::portable::vtd::Function;
+use bulkhead_core::pci::FunctionId;
 use bulkhead_machine::portable::vtd::dmar::{Buses, Dmar};
 use x86_64::instructions::port::Port;
 
@@ -49,7 +49,7 @@ const HEADER: u8 = 0x0c;
 const BUS_NUMBERS: u8 = 0x18;
 
 /// The buses below a function, if it is a bridge.
-fn buses(function: Function) -> Option<Buses> {
+fn buses(function: FunctionId) -> Option<Buses> {
     const BRIDGE: u8 = 1;
     const KIND: u8 = 0x7f;
     let [_, _, header, _] = read_configuration(function, HEADER).to_le_bytes();
@@ -62,7 +62,7 @@ fn buses(function: Function) -> Option<Buses> {
 }
 
 /// Reads a register of a function's configuration space, at an offset that is a multiple of 4.
-fn read_configuration(function: Function, offset: u8) -> u32 {
+fn read_configuration(function: FunctionId, offset: u8) -> u32 {
     const ENABLE: u32 = 1 << 31;
     let address = ENABLE | u32::from(function.raw()) << 8 | u32::from(offset);
     // SAFETY: the two registers of the host bridge, which nobody else uses during the boot; reading these registers changes nothing.

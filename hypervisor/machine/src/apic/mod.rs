@@ -17,7 +17,7 @@ pub(crate) use io::{
 };
 pub(crate) use legacy::mask as mask_8259s;
 pub(crate) use local::{Ipi, eoi, id, init, nmi_to_others, send_ipi};
-pub(crate) use message::route as message;
+pub(crate) use message::{block as block_message, route as route_message};
 pub(crate) use timer::{calibrate, set_timer, stop_timer};
 
 use bulkhead_abi::extension::DIRECT_GATE_VECTORS;

@@ -1,43 +1,49 @@
-//! What units report of DMA that they blocked: heard when they interrupt, logged, and kept for who wants to know.
+//! What units report of DMA that they blocked: heard when they interrupt, told of in the log, and counted.
 //!
 //! A unit interrupts when a record is filled and none was before. So what is left in the records, because it would be too much, keeps it quiet.
 
 use core::sync::atomic::Ordering;
 
-use bulkhead_core::frames::Mfn;
-use bulkhead_machine::portable::vtd::Function;
-use bulkhead_machine::portable::vtd::entries;
-use bulkhead_machine::portable::vtd::faults::{Attention, Fault, Hearing, Pace};
-use bulkhead_machine::portable::vtd::invalidation;
-use heapless::Deque;
+use bulkhead_abi::DomId;
+use bulkhead_core::machine::{DmaFault, DmaFaults};
+use bulkhead_core::pci::FunctionId;
+use bulkhead_machine::portable::vtd::faults::{Fault, Hearing, Ledger, Pace};
+use bulkhead_machine::portable::vtd::{entries, invalidation};
+use spin::Mutex;
 
 use super::unit::Unit;
 use super::{Iommu, LATE};
 use crate::time;
 
-/// Most faults that wait to be taken.
-const MAX_WAITING: usize = 32;
-
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    pub(super) attention: Attention,
+#[derive(Debug)]
+struct Faults {
+    ledger: Ledger,
     pace: Pace,
-    /// What has not been taken yet; what finds no room is only logged.
-    waiting: Deque<Fault, MAX_WAITING>,
 }
 
-impl Iommu {
-    /// Takes a fault that has not been taken yet. There are at most as many as there is room for, however many happen.
-    #[expect(dead_code, reason = "the core asks for it when domains own devices")]
-    pub(crate) fn take_fault(&self) -> Option<Fault> {
-        self.faults.lock().waiting.pop_front()
-    }
+static FAULTS: Mutex<Faults> = Mutex::new(Faults {
+    ledger: Ledger::new(),
+    pace: Pace::new(),
+});
 
+impl Iommu {
     /// Takes faults out of the units' records, as many as are worth it. What is left there does not interrupt again.
     pub(super) fn hear_faults(&self) {
         // One CPU at a time: a record that two had read would be emptied twice.
-        let mut faults = self.faults.lock();
+        let Faults { ledger, pace } = &mut *FAULTS.lock();
         LATE.store(u64::MAX, Ordering::Relaxed);
+        self.take_records(ledger, |now| pace.step(now));
+    }
+
+    /// A function comes to `domain`: what has been reported is not that domain's.
+    pub(super) fn begin_account(&self, function: FunctionId, domain: DomId) {
+        let ledger = &mut FAULTS.lock().ledger;
+        self.take_records(ledger, |_| Ok(()));
+        ledger.open(function, domain);
+    }
+
+    /// Takes faults out of the records, as long as `may_go_on`, which says when it may again; the time is given to it.
+    fn take_records(&self, ledger: &mut Ledger, mut may_go_on: impl FnMut(u64) -> Result<(), u64>) {
         let now = time::now_ns();
         for unit in self.units.iter().filter(|unit| unit.segment == 0) {
             if !unit.has_faults() {
@@ -47,39 +53,57 @@ impl Iommu {
                 let Some(fault) = unit.fault(index) else {
                     continue;
                 };
-                if let Err(next) = faults.pace.step(now) {
+                if let Err(next) = may_go_on(now) {
                     LATE.store(next, Ordering::Relaxed);
                     return;
                 }
                 unit.clear(index);
-                self.hear(&mut faults, unit, fault);
+                self.hear(ledger, unit, fault, now);
             }
             unit.clear_overflow();
         }
     }
 
-    fn hear(&self, faults: &mut Faults, unit: &Unit, fault: Fault) {
-        match faults.attention.hear(fault.function) {
-            Hearing::Ignore => return,
-            Hearing::Tell => log::warn!("{fault}"),
-            Hearing::TellLast => {
-                log::warn!("{fault}; no more is told of it");
-                self.silence(unit, fault.function);
-            }
+    fn hear(&self, ledger: &mut Ledger, unit: &Unit, fault: Fault, now: u64) {
+        let (domain, hearing) = ledger.enter(fault, now);
+        let more = match hearing {
+            Hearing::Count => return,
+            Hearing::Tell => "",
+            Hearing::TellLast => "; more are only counted",
+            Hearing::Silence => "; it has too many, and no more are counted",
+        };
+        match domain {
+            Some(domain) => log::warn!("{domain}'s {fault}{more}"),
+            None => log::warn!("{fault}{more}"),
         }
-        let _ = faults.waiting.push_back(fault);
+        if hearing == Hearing::Silence {
+            self.silence(unit, fault.function);
+        }
     }
 
-    /// Has a unit report no more faults of a function. On a bus where nothing was ever attached that silences the functions with the same
-    /// place on other such buses, too.
-    fn silence(&self, unit: &Unit, function: Function) {
+    /// Has a unit report no more faults of a function. On a bus without functions that silences those with the same place on other such buses, too.
+    fn silence(&self, unit: &Unit, function: FunctionId) {
         // The entry of a function that is attached at the same time must not be undone.
-        let _spaces = self.spaces.lock();
-        let table = Mfn::from_maddr(self.writer.root(self.root, function.bus()));
-        let entry = self.writer.context(table, function);
+        let _tenants = self.tenants.lock();
+        let table = self.table_of(function);
+        let entry = self.writer.entry(table, function.devfn());
         self.writer
-            .set_context(table, function, entries::unreported(entry));
-        // If it does not answer, it has said so.
-        let _ = unit.forget([invalidation::context(function, entries::tag(entry).unwrap_or(0))]);
+            .set_entry(table, function.devfn(), entries::unreported(entry));
+        unit.forget([invalidation::context(function, entries::tag(entry).unwrap_or(0))]);
+    }
+}
+
+/// What a function did in vain since it was attached last.
+pub(crate) fn of(function: FunctionId) -> DmaFaults {
+    let account = FAULTS.lock().ledger.get(function);
+    DmaFaults {
+        count: account.count,
+        is_silenced: account.is_silenced,
+        domain: account.domain,
+        last: account.last.map(|fault| DmaFault {
+            address: fault.address,
+            is_write: fault.is_write,
+            reason: fault.reason.0,
+        }),
     }
 }

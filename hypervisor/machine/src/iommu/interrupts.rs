@@ -1,13 +1,12 @@
 //! Interrupts of devices, confined: a device raises the vectors that it was given, and no others.
 //!
-//! All units share one table of 256 entries. The entries of interrupt lines have the numbers of the lines' vectors; who makes messages for devices uses
-//! others.
+//! All units share one table of 256 entries. The entries of lines and of messages have the numbers of their vectors.
 
 use core::fmt;
 
 use bulkhead_core::frames::Mfn;
 use bulkhead_core::irq::Trigger;
-use bulkhead_machine::portable::vtd::Function;
+use bulkhead_core::pci::FunctionId;
 use bulkhead_machine::portable::vtd::dmar::Dmar;
 use bulkhead_machine::portable::vtd::interrupts::{self, ApicIds};
 use bulkhead_machine::portable::vtd::invalidation;
@@ -101,21 +100,13 @@ impl Interrupts {
 
 impl Iommu {
     /// Replaces an entry, and has all units forget what it was.
-    fn set_interrupt(&self, table: &Mutex<Mfn>, index: u8, entry: [u64; 2]) -> Result<(), Unanswered> {
+    fn set_interrupt(&self, table: &Mutex<Mfn>, index: u8, entry: [u64; 2]) {
         let table = table.lock();
         self.writer.set_entry(*table, index, entry);
-        let mut result = Ok(());
         for unit in &self.units {
-            result = result.and(unit.forget([invalidation::interrupt(index)]));
+            unit.forget([invalidation::interrupt(index)]);
         }
-        result
     }
-}
-
-/// Whether devices can raise nothing but what they were given.
-#[expect(dead_code, reason = "for the core, when domains own devices")]
-pub(crate) fn are_confined() -> bool {
-    remapping().is_some()
 }
 
 /// The IOMMU and its table, if interrupts are remapped.
@@ -135,34 +126,23 @@ pub(crate) fn remap_line(io_apic: u8, index: u8, trigger: Trigger, vector: u8, t
         return false;
     };
     let entry = interrupts::entry(source, trigger, vector, to, *ids);
-    // A unit that does not answer has said so; interrupts may go where they went.
-    let _ = iommu.set_interrupt(table, index, entry);
+    iommu.set_interrupt(table, index, entry);
     true
 }
 
-/// The message, address and data, by which `function` raises `vector` on the CPU with the APIC id `to`. Where interrupts are remapped,
-/// the entry `index` is for this alone from now on; a later call with the same index changes where the same message leads, at once.
-#[expect(dead_code, reason = "for the core, when domains own devices")]
-pub(crate) fn message(index: u8, function: Function, vector: u8, to: u32) -> (u64, u32) {
-    let Some((iommu, Interrupts { table, ids })) = remapping() else {
-        return interrupts::plain_message(vector, u8::try_from(to).unwrap_or(0));
-    };
+/// The message, address and data, by which `function` raises `vector` on the CPU with the APIC id `to`: the entry `index` is for this alone from now
+/// on. A later call with the same index changes where the same message leads, at once. `None` where interrupts are not remapped.
+pub(crate) fn route_message(index: u8, function: FunctionId, vector: u8, to: u32) -> Option<(u64, u32)> {
+    let (iommu, Interrupts { table, ids }) = remapping()?;
     let entry = interrupts::entry(function, Trigger::Edge, vector, to, *ids);
-    // As for a line.
-    let _ = iommu.set_interrupt(table, index, entry);
-    interrupts::message(index)
+    iommu.set_interrupt(table, index, entry);
+    Some(interrupts::message(index))
 }
 
 /// Lets the message that names the entry `index` raise nothing any more. When this returns, what was on its way has arrived at its CPU. Where
 /// interrupts are not remapped nothing happens.
-///
-/// # Errors
-///
-/// [`Unanswered`] if a unit does not do it: the message may go on raising what it did, for ever.
-#[expect(dead_code, reason = "for the core, when domains own devices")]
-pub(crate) fn block_message(index: u8) -> Result<(), Unanswered> {
-    match remapping() {
-        Some((iommu, Interrupts { table, .. })) => iommu.set_interrupt(table, index, interrupts::ABSENT),
-        None => Ok(()),
+pub(crate) fn block_message(index: u8) {
+    if let Some((iommu, Interrupts { table, .. })) = remapping() {
+        iommu.set_interrupt(table, index, interrupts::ABSENT);
     }
 }

@@ -3,18 +3,18 @@
 use core::fmt;
 
 use bulkhead_core::frames::Mfn;
+use bulkhead_core::pci::FunctionId;
 use bulkhead_machine::layout::PAGE_SHIFT;
 use bulkhead_machine::portable::command_line::Choice;
 use bulkhead_machine::portable::vtd::capabilities::Depth;
 use bulkhead_machine::portable::vtd::dmar::Dmar;
 use bulkhead_machine::portable::vtd::entries;
-use bulkhead_machine::portable::vtd::space::TableMemory;
 use heapless::Vec;
 use spin::Mutex;
 
 use super::interrupts::Interrupts;
-use super::spaces::MAX_SPACES;
 use super::tables::Writer;
+use super::tenants::Tenants;
 use super::unit::{Unfit, Unit};
 use super::{IOMMU, Iommu};
 use crate::acpi::{AcpiInfo, Controllers};
@@ -22,6 +22,7 @@ use crate::apic::{self, Vector};
 use crate::cpu::features::Features;
 use crate::memory::Memory;
 use crate::memory::frames::OutOfMemory;
+use crate::pci;
 
 /// Turns DMA remapping on, with all devices blocked, if the machine has it and `choice` allows it. The log says what came of it.
 ///
@@ -52,7 +53,10 @@ pub(crate) fn start(
                 }
             }
         }
-        Err(why) => log::warn!("DMA is not confined: {why}"),
+        Err(why) => {
+            log::warn!("DMA is not confined: {why}");
+            log::warn!("who has a device reaches all memory by it, and can forge any interrupt vector");
+        }
     }
     Ok(())
 }
@@ -110,21 +114,25 @@ impl Iommu {
         };
         let remembers_absence = !all(|unit| !unit.capabilities.remembers_absence());
         let tags = units.iter().map(|unit| unit.capabilities.domains()).min();
-        let tags = usize::try_from(tags.unwrap_or(0)).unwrap_or(MAX_SPACES);
 
         let (root, blocked, elsewhere) = (take()?, take()?, take()?);
         for table in [root, blocked, elsewhere] {
-            writer.publish(table);
+            writer.publish_all(table);
         }
-        let [to_blocked, _] = entries::root(blocked);
         for bus in 0..=u8::MAX {
-            writer.set_root(root, bus, to_blocked);
+            let mut table = blocked;
+            if has_functions(bus) {
+                table = take()?;
+                writer.publish_all(table);
+            }
+            let [to_table, _] = entries::root(table);
+            writer.set_root(root, bus, to_table);
         }
         for (number, (unit, described)) in units.iter().zip(&dmar.units).enumerate() {
             // Functions of other segments have the same numbers, and nobody owns them: their root table is empty.
             let root = if unit.segment == 0 { root } else { elsewhere };
             // SAFETY: both tables were made above, the frames are not used for anything else, and everything is blocked there; what is
-            // attached later hangs from tables of ours.
+            // attached later hangs from tables of ours or the core's.
             if let Err(why) = unsafe { unit.start(root) } {
                 for unit in units.iter().take(number.saturating_add(1)) {
                     // What is off stays off. One that cannot be turned off blocks everything.
@@ -141,9 +149,7 @@ impl Iommu {
             remembers_absence,
             root,
             blocked,
-            max_spaces: tags.saturating_sub(1).min(MAX_SPACES),
-            spaces: Mutex::new([const { None }; MAX_SPACES]),
-            faults: Mutex::default(),
+            tenants: Mutex::new(Tenants::new(tags.unwrap_or(0))),
             interrupts: None,
         }))
     }
@@ -156,20 +162,22 @@ impl Iommu {
         memory: &mut Memory,
     ) -> Result<(), OutOfMemory> {
         let frame = Mfn::from_maddr(memory.take_zeroed()? << PAGE_SHIFT);
-        self.writer.publish(frame);
+        self.writer.publish_all(frame);
         match Interrupts::start(&self.dmar, &self.units, controllers, features, frame) {
             Ok(interrupts) => {
                 self.interrupts = Some(interrupts);
                 log::info!("interrupts of devices are confined: each raises the vectors that it was given");
             }
-            Err(why) => log::warn!("interrupts of devices are not confined: {why}"),
+            Err(why) => {
+                log::warn!("interrupts of devices are not confined, and each can forge any vector: {why}");
+            }
         }
         Ok(())
     }
 
     fn report(&self) {
         log::info!(
-            "DMA is confined: every device is blocked until a domain owns it (IOMMUs: {}, of {} bits)",
+            "DMA is confined: each device reaches what its domain owns and is granted (IOMMUs: {}, of {} bits)",
             self.units.len(),
             self.depth.address_bits()
         );
@@ -182,6 +190,12 @@ impl Iommu {
             );
         }
     }
+}
+
+/// Whether there is anything on a bus of the first segment.
+fn has_functions(bus: u8) -> bool {
+    const NOBODY: u32 = 0xffff;
+    (0..32).any(|device| pci::config_read(FunctionId::at(bus, device, 0), 0) & NOBODY != NOBODY)
 }
 
 /// The depth of tables that all units have: the shallower one that reaches all RAM below the frame `limit`, or the deepest. And how many bits

@@ -4,9 +4,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bulkhead_core::frames::Mfn;
-use bulkhead_machine::portable::vtd::Function;
 use bulkhead_machine::portable::vtd::entries::WORDS;
-use bulkhead_machine::portable::vtd::space::TableMemory;
 
 use crate::hw::frame_words;
 
@@ -17,12 +15,12 @@ pub(super) struct Writer {
     pub(super) is_coherent: bool,
 }
 
-impl TableMemory for Writer {
-    fn load(&self, table: Mfn, index: usize) -> u64 {
+impl Writer {
+    fn load(self, table: Mfn, index: usize) -> u64 {
         word(table, index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    fn store(&self, table: Mfn, index: usize, entry: u64) {
+    fn store(self, table: Mfn, index: usize, entry: u64) {
         if let Some(word) = word(table, index) {
             // Release: a table is filled before an entry leads to it.
             word.store(entry, Ordering::Release);
@@ -30,28 +28,30 @@ impl TableMemory for Writer {
         }
     }
 
-    fn publish(&self, table: Mfn) {
+    /// Lets units see the eight words around one, which has been written by others.
+    #[inline]
+    pub(super) fn publish(self, table: Mfn, index: usize) {
+        if let Some(word) = word(table, index) {
+            self.write_back(word);
+        }
+    }
+
+    /// Lets units see a table that was filled with zeros.
+    pub(super) fn publish_all(self, table: Mfn) {
         // A cache line has eight words.
         frame_words(table.raw())
             .iter()
             .step_by(8)
             .for_each(|word| self.write_back(word));
     }
-}
 
-impl Writer {
-    /// The entry of a function in the table of its bus.
-    pub(super) fn context(self, table: Mfn, function: Function) -> [u64; WORDS] {
-        let first = place(function.on_bus());
+    /// An entry of two words in any table.
+    pub(super) fn entry(self, table: Mfn, number: u8) -> [u64; WORDS] {
+        let first = place(number);
         [self.load(table, first), self.load(table, first.saturating_add(1))]
     }
 
-    /// Replaces the entry of a function.
-    pub(super) fn set_context(self, table: Mfn, function: Function, entry: [u64; WORDS]) {
-        self.set_entry(table, function.on_bus(), entry);
-    }
-
-    /// Replaces an entry of two words in any table. One that is present is changed in its low word alone, or made absent first: a unit may
+    /// Replaces it. One that is present is changed in its low word alone, or made absent first: a unit may
     /// read the two one after the other.
     pub(super) fn set_entry(self, table: Mfn, number: u8, [low, high]: [u64; WORDS]) {
         let first = place(number);

@@ -18,12 +18,12 @@ use crate::hw::frame_words;
 use crate::time;
 
 /// How long a unit may take for anything. It is a matter of microseconds; one that takes this long is broken. To take one for broken that is not
-/// costs memory for good, and to wait for one that is happens once.
+/// costs the machine.
 const PATIENCE_NS: u64 = 100_000_000;
 
 /// A unit did not do what it was told, in time: what it knew, it may still know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unanswered;
+pub(super) struct Unanswered;
 
 /// Why a unit is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +75,6 @@ struct Queue {
     tail: usize,
     /// What the unit reported last.
     reported: u32,
-    /// Whether the unit has stopped answering; it is not asked again.
-    is_stuck: bool,
 }
 
 impl Unit {
@@ -102,7 +100,6 @@ impl Unit {
                 report,
                 tail: 0,
                 reported: 0,
-                is_stuck: false,
             }),
         })
     }
@@ -167,7 +164,7 @@ impl Unit {
             self.registers.write_long(Long::InterruptTable, table);
             self.order(Control::INTERRUPT_TABLE)?;
         }
-        self.forget([invalidation::all_interrupts()])?;
+        self.try_to_forget([invalidation::all_interrupts()])?;
         // SAFETY: as above.
         unsafe { self.order(Control::INTERRUPTS) }
     }
@@ -194,7 +191,7 @@ impl Unit {
 
     /// Forgets everything.
     fn forget_all(&self) -> Result<(), Unanswered> {
-        self.forget([
+        self.try_to_forget([
             invalidation::all_contexts(),
             invalidation::all_spaces(self.capabilities.drains()),
         ])
@@ -202,15 +199,26 @@ impl Unit {
 
     /// Has the unit do what these descriptors say, in this order, and waits until it is done.
     ///
+    /// # Panics
+    ///
+    /// If it does not get done: what devices had before, they may have still, and nobody else can ever be safe from them.
+    pub(super) fn forget<const N: usize>(&self, descriptors: [Descriptor; N]) {
+        if let Err(Unanswered) = self.try_to_forget(descriptors) {
+            panic!(
+                "an IOMMU does not do what it is told ({:?}): devices are not confined any more",
+                self.fault_status()
+            );
+        }
+    }
+
+    /// Likewise, for the boot, before anything relies on it.
+    ///
     /// # Errors
     ///
-    /// [`Unanswered`] if it does not get done, now and for ever after.
-    pub(super) fn forget<const N: usize>(&self, descriptors: [Descriptor; N]) -> Result<(), Unanswered> {
+    /// [`Unanswered`] if it does not get done.
+    fn try_to_forget<const N: usize>(&self, descriptors: [Descriptor; N]) -> Result<(), Unanswered> {
         const { assert!(N + 1 < invalidation::QUEUE_LEN, "too many descriptors at once") };
         let mut queue = self.queue.lock();
-        if queue.is_stuck {
-            return Err(Unanswered);
-        }
         queue.reported = queue.reported.wrapping_add(1);
         let wanted = queue.reported;
         let report = invalidation::report(wanted, queue.report.maddr());
@@ -228,15 +236,7 @@ impl Unit {
             let word = frame_words(queue.report.raw()).first();
             word.is_some_and(|word| word.load(Ordering::Acquire) & u64::from(u32::MAX) == wanted.into())
         });
-        if !is_done {
-            queue.is_stuck = true;
-            log::error!(
-                "an IOMMU does not answer ({:?}): no frame that its devices had will be used again",
-                self.fault_status()
-            );
-            return Err(Unanswered);
-        }
-        Ok(())
+        if is_done { Ok(()) } else { Err(Unanswered) }
     }
 
     /// How many fault records there are.

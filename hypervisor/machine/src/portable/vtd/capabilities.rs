@@ -49,7 +49,7 @@ impl Depth {
 
     /// The number of levels.
     #[must_use]
-    pub const fn levels(self) -> u32 {
+    pub const fn levels(self) -> u8 {
         match self {
             Self::Three => 3,
             Self::Four => 4,

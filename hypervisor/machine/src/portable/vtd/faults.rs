@@ -1,15 +1,17 @@
-//! What a unit reports of DMA that it blocked, and how much of that is worth hearing: a device may go wrong without end, as fast as it can.
+//! What a unit reports of DMA that it blocked, whose it was, and how much of that is worth hearing: a device may go wrong without end, as fast as it can.
 //!
-//! Two limits keep that cheap. Of one function only the first faults are heard ([`Attention`]); after that the unit is told not to report
-//! it. And of all together only so many in a time ([`Pace`]), because some faults cannot be turned off for one function alone.
+//! Every fault is counted for its function ([`Ledger`]), but only the first ones are told of. Two limits keep that cheap. Of a function that has too many in
+//! a short time the unit is told to report no more. And of all together only so many are taken in a time ([`Pace`]), because some faults cannot
+//! be turned off for one function alone.
 //!
 //! Source: the specification, sections 7.1.3 (reasons) and 11.4.14 (fault recording registers).
 
+use core::cmp::Ordering;
 use core::fmt;
 
+use bulkhead_abi::DomId;
+use bulkhead_core::pci::{FunctionId, MAX_FUNCTIONS};
 use heapless::LinearMap;
-
-use super::Function;
 
 /// The high word of a fault record: the record holds a fault. Writing it empties the record.
 pub const FAULT: u64 = 1 << 63;
@@ -20,7 +22,7 @@ const READ: u64 = 1 << 62;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Who did it. What is behind an old PCI bridge goes by the bridge's number.
-    pub function: Function,
+    pub function: FunctionId,
     /// The page that it wanted to access; for an interrupt, the index that it gave, in the upper 16 bits.
     pub address: u64,
     /// Whether it wanted to write.
@@ -38,7 +40,7 @@ impl Fault {
             return None;
         }
         Some(Self {
-            function: Function::new(high as u16),
+            function: FunctionId::new(high as u16),
             address: low & !0xfff,
             is_write: high & READ == 0,
             reason: Reason((high >> 32) as u8),
@@ -94,48 +96,106 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How many faults of a function are heard.
-const PER_FUNCTION: u32 = 8;
-/// How many functions' faults are counted.
-const FUNCTIONS: usize = 32;
+/// How many faults of a function are told of, from one assignment to the next. Those after them are counted.
+const TOLD: u64 = 8;
+/// How many faults of a function there may be in [`SPAN_NS`]; one that has more is silenced.
+const PER_SPAN: u32 = 64;
+/// Nanoseconds in which so many are borne.
+const SPAN_NS: u64 = 1_000_000_000;
+/// How many functions' faults are counted: all that can be assigned, and as many more.
+const ACCOUNTS: usize = 2 * MAX_FUNCTIONS;
 
-/// Which faults have been heard, for each function.
+/// What is known of one function's faults since it was assigned last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
+    /// Whose it is, or was last.
+    pub domain: Option<DomId>,
+    /// How many faults there were.
+    pub count: u64,
+    /// The last one.
+    pub last: Option<Fault>,
+    /// Whether the unit reports no more of it.
+    pub is_silenced: bool,
+    /// When a span ends, and how many faults there were in it.
+    span_end_ns: u64,
+    in_span: u32,
+}
+
+/// The faults of all functions, by whose they were.
 #[derive(Debug, Default)]
-pub struct Attention(LinearMap<Function, u32, FUNCTIONS>);
+pub struct Ledger(LinearMap<FunctionId, Account, ACCOUNTS>);
 
 /// What to do with a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hearing {
     /// Tell it.
     Tell,
-    /// Tell it, and let the unit report no more of this function.
+    /// Tell it, and that those after it are counted only.
     TellLast,
-    /// It is one too many. It was on its way when the function was silenced, or is of a kind that cannot be turned off.
-    Ignore,
+    /// Say nothing: it has been counted.
+    Count,
+    /// Tell it, and let the unit report no more of this function.
+    Silence,
 }
 
-impl Attention {
-    /// Counts a fault of `function`.
-    pub fn hear(&mut self, function: Function) -> Hearing {
-        let count = match self.0.get_mut(&function) {
-            Some(count) => count,
-            None => match self.0.insert(function, 0) {
-                Ok(_) => return self.hear(function),
-                // More functions go wrong than are counted: one fault each is enough.
-                Err(_) => return Hearing::TellLast,
-            },
+impl Ledger {
+    /// Nothing has happened.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(LinearMap::new())
+    }
+
+    /// `function` begins anew, as `domain`'s.
+    pub fn open(&mut self, function: FunctionId, domain: DomId) {
+        if self.0.len() == ACCOUNTS && !self.0.contains_key(&function) {
+            // Fewer than there is room for can be somebody's.
+            let nobodys = self.0.iter().find(|(_, account)| account.domain.is_none());
+            if let Some(nobodys) = nobodys.map(|(&function, _)| function) {
+                self.0.remove(&nobodys);
+            }
+        }
+        let account = Account {
+            domain: Some(domain),
+            ..Account::default()
         };
-        *count = count.saturating_add(1);
-        match (*count).cmp(&PER_FUNCTION) {
-            core::cmp::Ordering::Less => Hearing::Tell,
-            core::cmp::Ordering::Equal => Hearing::TellLast,
-            core::cmp::Ordering::Greater => Hearing::Ignore,
+        let _ = self.0.insert(function, account);
+    }
+
+    /// Counts a fault that was heard at `now_ns`. Returns whose function it was, and what to do.
+    pub fn enter(&mut self, fault: Fault, now_ns: u64) -> (Option<DomId>, Hearing) {
+        if !self.0.contains_key(&fault.function) {
+            let _ = self.0.insert(fault.function, Account::default());
+        }
+        match self.0.get_mut(&fault.function) {
+            Some(account) => (account.domain, account.enter(fault, now_ns)),
+            // More functions go wrong than are counted, and this is nobody's: one fault of each is enough.
+            None => (None, Hearing::Silence),
         }
     }
 
-    /// `function` begins anew.
-    pub fn forgive(&mut self, function: Function) {
-        self.0.remove(&function);
+    /// What is known of a function.
+    #[must_use]
+    pub fn get(&self, function: FunctionId) -> Account {
+        self.0.get(&function).copied().unwrap_or_default()
+    }
+}
+
+impl Account {
+    fn enter(&mut self, fault: Fault, now_ns: u64) -> Hearing {
+        (self.count, self.last) = (self.count.saturating_add(1), Some(fault));
+        if now_ns >= self.span_end_ns {
+            (self.span_end_ns, self.in_span) = (now_ns.saturating_add(SPAN_NS), 0);
+        }
+        self.in_span = self.in_span.saturating_add(1);
+        if self.in_span > PER_SPAN && !self.is_silenced {
+            self.is_silenced = true;
+            return Hearing::Silence;
+        }
+        match self.count.cmp(&TOLD) {
+            Ordering::Less => Hearing::Tell,
+            Ordering::Equal => Hearing::TellLast,
+            Ordering::Greater => Hearing::Count,
+        }
     }
 }
 
@@ -154,6 +214,12 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Nothing has been taken.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { end_ns: 0, left: 0 }
+    }
+
     /// Whether one more may be taken at `now_ns`.
     ///
     /// # Errors
@@ -175,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    const NIC: Function = Function::at(0, 3, 0);
+    const NIC: FunctionId = FunctionId::at(0, 3, 0);
 
     #[test]
     fn a_record_is_read_as_the_specification_has_it() {
@@ -208,29 +274,68 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_function_that_goes_on_is_silenced() {
-        let mut attention = Attention::default();
-        for _ in 1..PER_FUNCTION {
-            assert_eq!(attention.hear(NIC), Hearing::Tell);
+    const DRIVER: DomId = DomId::new(3);
+
+    fn fault(function: FunctionId) -> Fault {
+        Fault {
+            function,
+            address: 0x1000,
+            is_write: true,
+            reason: Reason(5),
         }
-        assert_eq!(attention.hear(NIC), Hearing::TellLast);
-        assert_eq!(attention.hear(NIC), Hearing::Ignore);
-        assert_eq!(attention.hear(Function::at(0, 4, 0)), Hearing::Tell);
-        attention.forgive(NIC);
-        assert_eq!(attention.hear(NIC), Hearing::Tell);
     }
 
     #[test]
-    fn with_too_many_functions_each_is_heard_once() {
-        let mut attention = Attention::default();
-        for bus in 0..FUNCTIONS {
-            let bus = u8::try_from(bus).unwrap();
-            assert_eq!(attention.hear(Function::at(bus, 0, 0)), Hearing::Tell);
+    fn each_fault_is_counted_for_the_domain_whose_function_it_was_and_few_are_told_of() {
+        let mut ledger = Ledger::default();
+        ledger.open(NIC, DRIVER);
+        let mut heard = std::vec::Vec::new();
+        for n in 0..1000 {
+            let (domain, hearing) = ledger.enter(fault(NIC), n * 100_000_000);
+            assert_eq!(domain, Some(DRIVER));
+            heard.push(hearing);
         }
-        assert_eq!(attention.hear(Function::at(0xff, 0, 0)), Hearing::TellLast);
-        // Those that were there first are counted on.
-        assert_eq!(attention.hear(Function::at(0, 0, 0)), Hearing::Tell);
+        let (told, counted) = heard.split_at(8);
+        assert_eq!(
+            told,
+            [[Hearing::Tell; 7].as_slice(), &[Hearing::TellLast]].concat()
+        );
+        assert!(counted.iter().all(|&hearing| hearing == Hearing::Count));
+        let account = ledger.get(NIC);
+        assert_eq!((account.count, account.is_silenced), (1000, false));
+        assert_eq!(account.last, Some(fault(NIC)));
+        ledger.open(NIC, DomId::new(4));
+        assert_eq!(ledger.get(NIC).count, 0);
+        assert_eq!(ledger.enter(fault(NIC), 0), (Some(DomId::new(4)), Hearing::Tell));
+    }
+
+    #[test]
+    fn a_function_that_goes_wrong_too_often_is_silenced_once() {
+        let mut ledger = Ledger::default();
+        ledger.open(NIC, DRIVER);
+        for n in 0..PER_SPAN {
+            assert_ne!(ledger.enter(fault(NIC), n.into()).1, Hearing::Silence);
+        }
+        assert_eq!(ledger.enter(fault(NIC), SPAN_NS - 1).1, Hearing::Silence);
+        assert_eq!(ledger.enter(fault(NIC), SPAN_NS - 1).1, Hearing::Count);
+        assert!(ledger.get(NIC).is_silenced);
+        let other = FunctionId::at(0, 4, 0);
+        assert_eq!(ledger.enter(fault(other), 0), (None, Hearing::Tell));
+        ledger.open(NIC, DRIVER);
+        assert_eq!(ledger.enter(fault(NIC), SPAN_NS - 1).1, Hearing::Tell);
+    }
+
+    #[test]
+    fn functions_that_are_nobodys_take_no_account_from_one_that_is_assigned() {
+        let mut ledger = Ledger::default();
+        for n in 0..ACCOUNTS {
+            let n = u16::try_from(n).unwrap();
+            assert_eq!(ledger.enter(fault(FunctionId::new(n)), 0), (None, Hearing::Tell));
+        }
+        let late = FunctionId::at(0xff, 0, 0);
+        assert_eq!(ledger.enter(fault(late), 0), (None, Hearing::Silence));
+        ledger.open(late, DRIVER);
+        assert_eq!(ledger.enter(fault(late), 0), (Some(DRIVER), Hearing::Tell));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use bulkhead_core::frames::Mfn;
 use bulkhead_core::irq::Trigger;
 
-use super::Function;
+use bulkhead_core::pci::FunctionId;
 
 /// How many entries the table has: a frame of them.
 pub const ENTRIES: usize = 256;
@@ -25,7 +25,7 @@ pub const ABSENT: [u64; 2] = [0, 0];
 
 /// An entry: an interrupt of `source` raises `vector` on the CPU with the APIC id `to`. Nobody else may use the entry.
 #[must_use]
-pub const fn entry(source: Function, trigger: Trigger, vector: u8, to: u32, ids: ApicIds) -> [u64; 2] {
+pub const fn entry(source: FunctionId, trigger: Trigger, vector: u8, to: u32, ids: ApicIds) -> [u64; 2] {
     const PRESENT: u64 = 1 << 0;
     const LEVEL: u64 = 1 << 4;
     /// All 16 bits of the source are compared.
@@ -58,7 +58,7 @@ pub const fn table(frame: Mfn, ids: ApicIds) -> u64 {
     frame.maddr() | ids | SIZE
 }
 
-/// Where every message of an interrupt goes.
+/// Where messages become interrupts.
 const MESSAGES: u64 = 0xfee0_0000;
 
 /// The message of a device, address and data, that names an entry.
@@ -68,17 +68,11 @@ pub const fn message(index: u8) -> (u64, u32) {
     (MESSAGES | (index as u64) << 5 | REMAPPED, 0)
 }
 
-/// The message of a device that raises `vector` on the CPU with the APIC id `to`, where no interrupts are remapped.
-#[must_use]
-pub const fn plain_message(vector: u8, to: u8) -> (u64, u32) {
-    (MESSAGES | (to as u64) << 12, vector as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NIC: Function = Function::at(0, 3, 0);
+    const NIC: FunctionId = FunctionId::at(0, 3, 0);
 
     #[test]
     fn entries_have_the_bits_of_the_specification() {
@@ -101,6 +95,5 @@ mod tests {
     #[test]
     fn messages_have_the_bits_of_the_specification() {
         assert_eq!(message(0x93), (0xfee0_1270, 0));
-        assert_eq!(plain_message(0x93, 2), (0xfee0_2000, 0x93));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: the specification, section 6.5.2.
 
-use super::Function;
+use bulkhead_core::pci::FunctionId;
 
 /// A descriptor, low word first.
 pub type Descriptor = [u64; 2];
@@ -12,7 +12,7 @@ pub const QUEUE_LEN: usize = 256;
 
 /// Forget the entries of a function, which gave it the address space `tag`.
 #[must_use]
-pub const fn context(function: Function, tag: u16) -> Descriptor {
+pub const fn context(function: FunctionId, tag: u16) -> Descriptor {
     const TYPE: u64 = 1;
     const OF_FUNCTION: u64 = 3 << 4;
     [
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn descriptors_have_the_bits_of_the_specification() {
-        let function = Function::at(1, 2, 3);
+        let function = FunctionId::at(1, 2, 3);
         assert_eq!(context(function, 0xbeef), [0x0113_beef_0031, 0]);
         assert_eq!(all_contexts(), [0x11, 0]);
         assert_eq!(space(0xbeef, (true, true)), [0xbeef_00e2, 0]);

@@ -14,7 +14,7 @@ use core::fmt;
 
 use heapless::Vec;
 
-use super::Function;
+use bulkhead_core::pci::FunctionId;
 
 /// Most units that a machine may have.
 pub const MAX_UNITS: usize = 16;
@@ -71,22 +71,22 @@ pub struct Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A function.
-    Function(Function),
+    Function(FunctionId),
     /// A bridge, and all that is below it.
     Bridge {
         /// The bridge itself.
-        bridge: Function,
+        bridge: FunctionId,
         /// The first bus below it.
         first: u8,
         /// The last one.
         last: u8,
     },
     /// An I/O APIC, by its APIC id; its interrupts come from this function.
-    IoApic(u8, Function),
+    IoApic(u8, FunctionId),
 }
 
 impl Place {
-    fn contains(self, function: Function) -> bool {
+    fn contains(self, function: FunctionId) -> bool {
         match self {
             Self::Function(named) => named == function,
             Self::Bridge { bridge, first, last } => {
@@ -174,7 +174,7 @@ impl Dmar {
     /// # Errors
     ///
     /// Says what is wrong with the table.
-    pub fn parse(table: &[u8], mut buses: impl FnMut(Function) -> Option<Buses>) -> Result<Self, Broken> {
+    pub fn parse(table: &[u8], mut buses: impl FnMut(FunctionId) -> Option<Buses>) -> Result<Self, Broken> {
         let head = table.get(..HEAD).ok_or(Broken::NoHead)?;
         let byte = |at: usize| head.get(at).copied().unwrap_or(0);
         let mut dmar = Self {
@@ -202,7 +202,7 @@ impl Dmar {
     fn add_unit(
         &mut self,
         structure: &Structure<'_>,
-        buses: &mut impl FnMut(Function) -> Option<Buses>,
+        buses: &mut impl FnMut(FunctionId) -> Option<Buses>,
     ) -> Result<(), Broken> {
         let ([flags, size], segment, registers) = (
             structure.array::<2>(4)?,
@@ -235,7 +235,7 @@ impl Dmar {
     fn add_reserved(
         &mut self,
         structure: &Structure<'_>,
-        buses: &mut impl FnMut(Function) -> Option<Buses>,
+        buses: &mut impl FnMut(FunctionId) -> Option<Buses>,
     ) -> Result<(), Broken> {
         let (segment, first, last) = (
             u16::from_le_bytes(structure.array(6)?),
@@ -259,7 +259,7 @@ impl Dmar {
 
     /// The unit, by its number, that a function of the first segment is behind, if it is behind one.
     #[must_use]
-    pub fn unit_of(&self, function: Function) -> Option<usize> {
+    pub fn unit_of(&self, function: FunctionId) -> Option<usize> {
         let mut units = self
             .units
             .iter()
@@ -273,7 +273,7 @@ impl Dmar {
 
     /// The memory that firmware keeps for a function, if it does.
     #[must_use]
-    pub fn reserved_for(&self, function: Function) -> Option<&Reserved> {
+    pub fn reserved_for(&self, function: FunctionId) -> Option<&Reserved> {
         self.reserved
             .iter()
             .find(|reserved| reserved.place.contains(function))
@@ -281,7 +281,7 @@ impl Dmar {
 
     /// The function that interrupts of the I/O APIC with this id come from, and the number of the unit that it is behind.
     #[must_use]
-    pub fn io_apic(&self, id: u8) -> Option<(usize, Function)> {
+    pub fn io_apic(&self, id: u8) -> Option<(usize, FunctionId)> {
         self.units.iter().enumerate().find_map(|(number, unit)| {
             unit.places.iter().find_map(|place| match *place {
                 Place::IoApic(named, function) => (named == id).then_some((number, function)),
@@ -329,7 +329,7 @@ impl<'a> Structure<'a> {
         &self,
         offset: usize,
         mut found: impl FnMut(Place) -> Result<(), Broken>,
-        buses: &mut impl FnMut(Function) -> Option<Buses>,
+        buses: &mut impl FnMut(FunctionId) -> Option<Buses>,
     ) -> Result<(), Broken> {
         let mut rest = self.bytes.get(offset..).ok_or(Broken::Structure(self.at))?;
         while !rest.is_empty() {
@@ -346,9 +346,9 @@ impl<'a> Structure<'a> {
             if !odd.is_empty() {
                 return Err(Broken::Scope(self.at));
             }
-            let start = Function::at(bus, first[0], first[1]);
+            let start = FunctionId::at(bus, first[0], first[1]);
             let end = others.iter().try_fold(start, |bridge, &[device, function]| {
-                Some(Function::at(below(bridge, buses)?.first, device, function))
+                Some(FunctionId::at(below(bridge, buses)?.first, device, function))
             });
             if let Some(place) = end.and_then(|end| place(kind, id, end, buses)) {
                 found(place)?;
@@ -359,7 +359,7 @@ impl<'a> Structure<'a> {
 }
 
 /// The buses below a bridge, if it has been given any: their numbers are greater than its own bus's.
-fn below(bridge: Function, buses: &mut impl FnMut(Function) -> Option<Buses>) -> Option<Buses> {
+fn below(bridge: FunctionId, buses: &mut impl FnMut(FunctionId) -> Option<Buses>) -> Option<Buses> {
     buses(bridge).filter(|below| bridge.bus() < below.first && below.first <= below.last)
 }
 
@@ -367,8 +367,8 @@ fn below(bridge: Function, buses: &mut impl FnMut(Function) -> Option<Buses>) ->
 fn place(
     kind: u8,
     id: u8,
-    end: Function,
-    buses: &mut impl FnMut(Function) -> Option<Buses>,
+    end: FunctionId,
+    buses: &mut impl FnMut(FunctionId) -> Option<Buses>,
 ) -> Option<Place> {
     const ENDPOINT: u8 = 1;
     const BRIDGE: u8 = 2;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::vec::Vec;
 
 use super::{
-    ADDRESS_WIDTH, ALL_OTHERS, Broken, Buses, Dmar, FLAGS, Function, HEAD, INTERRUPT_REMAPPING, MAX_PLACES,
+    ADDRESS_WIDTH, ALL_OTHERS, Broken, Buses, Dmar, FLAGS, FunctionId, HEAD, INTERRUPT_REMAPPING, MAX_PLACES,
     MAX_RESERVED, MAX_UNITS, RESERVED, UNIT,
 };
 
@@ -42,7 +42,7 @@ fn scope(kind: u8, id: u8, bus: u8, path: &[u8]) -> Vec<u8> {
 }
 
 /// Bridge 00:1c.0 leads to buses 2 to 4, of which 02:00.0 leads to 3; 00:1d.0 has not been told where it leads.
-fn buses(function: Function) -> Option<Buses> {
+fn buses(function: FunctionId) -> Option<Buses> {
     match function.raw() {
         0x00e0 => Some(Buses { first: 2, last: 4 }),
         0x0200 => Some(Buses { first: 3, last: 3 }),
@@ -55,7 +55,7 @@ fn parse(structures: &[Vec<u8>]) -> Result<Dmar, Broken> {
     Dmar::parse(&table(structures), buses)
 }
 
-const GRAPHICS: Function = Function::at(0, 2, 0);
+const GRAPHICS: FunctionId = FunctionId::at(0, 2, 0);
 
 fn desktop() -> Dmar {
     parse(&[
@@ -77,8 +77,8 @@ fn a_function_is_behind_the_unit_that_names_it_or_the_one_for_all_others() {
     let dmar = desktop();
     assert_eq!((dmar.address_bits, dmar.remaps_interrupts), (39, true));
     assert_eq!(dmar.unit_of(GRAPHICS), Some(0));
-    assert_eq!(dmar.unit_of(Function::at(0, 3, 0)), Some(1));
-    assert_eq!(dmar.unit_of(Function::at(9, 2, 0)), Some(1));
+    assert_eq!(dmar.unit_of(FunctionId::at(0, 3, 0)), Some(1));
+    assert_eq!(dmar.unit_of(FunctionId::at(9, 2, 0)), Some(1));
     let units: Vec<_> = dmar
         .units
         .iter()
@@ -95,15 +95,15 @@ fn the_order_of_units_does_not_matter() {
     ])
     .unwrap();
     assert_eq!(dmar.unit_of(GRAPHICS), Some(1));
-    assert_eq!(dmar.unit_of(Function::at(0, 3, 0)), Some(0));
+    assert_eq!(dmar.unit_of(FunctionId::at(0, 3, 0)), Some(0));
 }
 
 #[test]
 fn a_bridge_brings_what_is_below_it() {
     let dmar = parse(&[unit(0, 0, 0x1000, &[scope(2, 0, 0, &[0x1c, 0])])]).unwrap();
-    let behind = [0x00e0, 0x0200, 0x0310, 0x04ff].map(Function::new);
+    let behind = [0x00e0, 0x0200, 0x0310, 0x04ff].map(FunctionId::new);
     assert!(behind.iter().all(|&function| dmar.unit_of(function) == Some(0)));
-    let not_behind = [0x00e1, 0x0100, 0x0500].map(Function::new);
+    let not_behind = [0x00e1, 0x0100, 0x0500].map(FunctionId::new);
     assert!(
         not_behind
             .iter()
@@ -114,22 +114,22 @@ fn a_bridge_brings_what_is_below_it() {
 #[test]
 fn a_path_goes_through_bridges() {
     let dmar = parse(&[unit(0, 0, 0x1000, &[scope(1, 0, 0, &[0x1c, 0, 0, 0, 5, 1])])]).unwrap();
-    assert_eq!(dmar.unit_of(Function::at(3, 5, 1)), Some(0));
-    assert_eq!(dmar.unit_of(Function::at(0, 5, 1)), None);
+    assert_eq!(dmar.unit_of(FunctionId::at(3, 5, 1)), Some(0));
+    assert_eq!(dmar.unit_of(FunctionId::at(0, 5, 1)), None);
 }
 
 #[test]
 fn a_path_through_a_bridge_that_is_not_there_names_nothing() {
     for missing in [0x1d, 0x1e] {
         let dmar = parse(&[unit(0, 0, 0x1000, &[scope(1, 0, 0, &[missing, 0, 0, 0])])]).unwrap();
-        assert!((0..=u16::MAX).all(|raw| dmar.unit_of(Function::new(raw)).is_none()));
+        assert!((0..=u16::MAX).all(|raw| dmar.unit_of(FunctionId::new(raw)).is_none()));
     }
 }
 
 #[test]
 fn a_bridge_that_leads_nowhere_brings_itself_alone() {
     let dmar = parse(&[unit(0, 0, 0x1000, &[scope(2, 0, 0, &[0x1d, 0])])]).unwrap();
-    let behind = (0..=u16::MAX).filter(|&raw| dmar.unit_of(Function::new(raw)).is_some());
+    let behind = (0..=u16::MAX).filter(|&raw| dmar.unit_of(FunctionId::new(raw)).is_some());
     assert!(behind.eq([0x00e8]));
 }
 
@@ -144,12 +144,12 @@ fn reserved_memory_is_its_functions() {
     let dmar = desktop();
     let found = dmar.reserved_for(GRAPHICS).unwrap();
     assert_eq!((found.first, found.last), (0x7b80_0000, 0x7fff_ffff));
-    assert_eq!(dmar.reserved_for(Function::at(0, 3, 0)), None);
+    assert_eq!(dmar.reserved_for(FunctionId::at(0, 3, 0)), None);
 }
 
 #[test]
 fn an_io_apic_has_a_function_and_a_unit() {
-    assert_eq!(desktop().io_apic(2), Some((1, Function::at(0xf0, 0x1f, 0))));
+    assert_eq!(desktop().io_apic(2), Some((1, FunctionId::at(0xf0, 0x1f, 0))));
     assert_eq!(desktop().io_apic(0), None);
 }
 
