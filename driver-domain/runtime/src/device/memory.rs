@@ -4,16 +4,49 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bulkhead_devices::{BusAddress, function::DmaMemory};
 
-use crate::memory::Contiguous;
+use crate::extension::{self, DMA_PINS, DeviceAccess};
+use crate::memory::{Contiguous, Mfn};
 
-/// Memory of this domain for one of its devices.
+/// Memory of this domain for its devices, which reach it for as long as it lives.
 #[derive(Debug)]
-pub struct DeviceMemory(Contiguous);
+pub struct DeviceMemory {
+    memory: Contiguous,
+    /// The frames that are pinned: the first, and how many.
+    pinned: (Mfn, u64),
+}
 
 impl DeviceMemory {
-    /// Takes memory; `None` if there is not so much in one piece.
+    /// Takes memory, and pins it for devices where the hypervisor knows of pins; where it does not, they reach it anyway. `None` if there is not so much in
+    /// one piece, or it cannot be pinned, which the log says.
     pub(super) fn take(bytes: usize) -> Option<Self> {
-        Contiguous::zeroed(bytes).map(Self)
+        let memory = Contiguous::zeroed(bytes)?;
+        let (first, frames) = memory.machine_frames();
+        // From here on, what has been pinned is unpinned when this is dropped.
+        let mut taken = Self {
+            memory,
+            pinned: (first, 0),
+        };
+        if extension::features() & DMA_PINS != 0 {
+            let result = extension::pin_for_devices(first, frames, DeviceAccess::ReadWrite);
+            taken.pinned.1 = result.map_or_else(|error| error.done, |()| frames);
+            if let Err(error) = result {
+                log::error!("memory cannot be pinned for devices: {error}");
+                return None;
+            }
+        }
+        Some(taken)
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        let (first, frames) = self.pinned;
+        if frames != 0
+            && let Err(error) = extension::unpin_for_devices(first, frames)
+        {
+            // Devices reach it still, which harms this domain alone.
+            log::error!("memory of devices stays pinned: {error}");
+        }
     }
 }
 
@@ -22,24 +55,24 @@ macro_rules! accesses {
         /// On this machine, loads in order and stores in order cost nothing.
         impl DmaMemory for DeviceMemory {
             fn address(&self) -> BusAddress {
-                BusAddress(self.0.maddr())
+                BusAddress(self.memory.maddr())
             }
 
             fn bytes(&self) -> usize {
-                self.0.bytes()
+                self.memory.bytes()
             }
 
             $(
                 #[inline]
                 fn $load(&self, offset: usize) -> $int {
-                    let place = self.0.place(offset, size_of::<$int>());
+                    let place = self.memory.place(offset, size_of::<$int>());
                     // SAFETY: aligned and in the piece, which lives as long as `self` and is accessed by atomics alone.
                     place.map_or(0, |place| unsafe { $atomic::from_ptr(place.as_ptr().cast()) }.load(Ordering::Acquire))
                 }
 
                 #[inline]
                 fn $store(&self, offset: usize, value: $int) {
-                    if let Some(place) = self.0.place(offset, size_of::<$int>()) {
+                    if let Some(place) = self.memory.place(offset, size_of::<$int>()) {
                         // SAFETY: as above.
                         unsafe { $atomic::from_ptr(place.as_ptr().cast()) }.store(value, Ordering::Release);
                     }

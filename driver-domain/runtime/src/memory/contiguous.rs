@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use super::{
-    frame::{Pfn, pages_for},
+    frame::{Mfn, Pfn, pages_for},
     frames, p2m,
 };
 
@@ -51,6 +51,11 @@ impl Contiguous {
     #[must_use]
     pub const fn maddr(&self) -> u64 {
         self.maddr
+    }
+
+    /// The first of its machine frames, and how many there are.
+    pub(crate) const fn machine_frames(&self) -> (Mfn, u64) {
+        (Mfn::in_entry(self.maddr), pages_for(self.bytes) as u64)
     }
 
     /// A pointer to `size` bytes from `offset` on, aligned to them; `None` if that is no multiple of `size`, or not all of it is in the piece.
