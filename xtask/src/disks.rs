@@ -69,8 +69,8 @@ pub(crate) fn address(disk: usize) -> String {
 }
 
 impl Drive {
-    /// QEMU's arguments for the machine's disk with this number.
-    pub(crate) fn arguments(&self, number: usize) -> [String; 4] {
+    /// QEMU's arguments for the machine's disk with this number, on a machine with an IOMMU or without.
+    pub(crate) fn arguments(&self, number: usize, has_iommu: bool) -> [String; 4] {
         // In one of QEMU's lists a comma is written twice.
         let file = self.image.to_string_lossy().replace(',', ",,");
         let place = format!("drive=disk{number},bus=pcie.0,addr={}", address(number));
@@ -79,6 +79,10 @@ impl Drive {
             format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"),
             "-device".into(),
             match self.controller {
+                // Without the word for it, a virtio device goes around the IOMMU.
+                Controller::Virtio if has_iommu => {
+                    format!("virtio-blk-pci,{place},disable-legacy=on,iommu_platform=on")
+                }
                 Controller::Virtio => format!("virtio-blk-pci,{place},disable-legacy=on"),
                 Controller::Nvme => format!("nvme,{place},serial=disk{number}"),
             },
@@ -316,12 +320,14 @@ mod tests {
             controller,
             image: "a,b.img".into(),
         };
-        let virtio = drive(Controller::Virtio).arguments(0).join(" ");
+        let virtio = drive(Controller::Virtio).arguments(0, false).join(" ");
         assert_eq!(
             virtio,
             "-drive if=none,id=disk0,format=raw,discard=unmap,file=a,,b.img -device virtio-blk-pci,drive=disk0,bus=pcie.0,addr=4.0,disable-legacy=on"
         );
-        let nvme = drive(Controller::Nvme).arguments(6).join(" ");
+        let behind_iommu = drive(Controller::Virtio).arguments(0, true).join(" ");
+        assert!(behind_iommu.ends_with(",iommu_platform=on"), "{behind_iommu}");
+        let nvme = drive(Controller::Nvme).arguments(6, true).join(" ");
         assert!(
             nvme.contains("nvme,drive=disk6,bus=pcie.0,addr=a.0,serial=disk6"),
             "{nvme}"

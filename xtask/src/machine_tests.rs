@@ -16,6 +16,7 @@ use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
 use crate::control_tests;
 use crate::disks::DiskImage;
+use crate::iommu_tests::IOMMU_TESTS;
 use crate::linux::LINUX;
 use crate::loader::Loader;
 use crate::qemu::{Clock, Ending, IOMMU, Machine};
@@ -204,7 +205,11 @@ impl MachineTest {
 
 /// Every machine test.
 pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
-    MACHINE_TESTS.iter().chain(BOOT_TESTS).chain(control_tests::all())
+    MACHINE_TESTS
+        .iter()
+        .chain(BOOT_TESTS)
+        .chain(IOMMU_TESTS)
+        .chain(control_tests::all())
 }
 
 pub(crate) const fn expect(text: &'static str) -> Step {
@@ -483,6 +488,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
     // Without an IOMMU nobody is left to believe that there is one.
     test("iommu-missing", &[Domain::new("hello", "hello")]).steps(&[
         expect("(bh) WARN*DMA is not confined: firmware's tables tell of no IOMMU"),
+        expect("(bh) WARN*who has a device reaches all memory by it, and can forge any interrupt vector"),
         expect("hello from a guest"),
     ]),
     test("iommu-unwanted", &[Domain::new("hello", "hello")])
@@ -504,7 +510,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("iommu-caching", RUNTIME)
         .iommu("intel-iommu,caching-mode=on,aw-bits=48,intremap=off")
         .steps(&[
-            expect("(bh) WARN*interrupts of devices are not confined: firmware's tables do not allow it"),
+            expect("(bh) WARN*interrupts of devices are not confined, and each can forge any vector: firmware's tables"),
             expect("(bh) INFO*DMA is confined: *(IOMMUs: 1, of 39 bits)"),
         ])
         .checks(10),

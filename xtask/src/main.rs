@@ -24,6 +24,7 @@ mod foreign;
 mod fuzz;
 mod image;
 mod images;
+mod iommu_tests;
 mod licences;
 mod linux;
 mod loader;

@@ -40,6 +40,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) clock: Clock,
     /// Its IOMMU: a device with its properties, such as [`IOMMU`]; none if empty. Only q35 can have one.
     pub(crate) iommu: &'a str,
+    /// More devices, as QEMU's `-device` wants them.
+    pub(crate) devices: &'a [&'a str],
 }
 
 /// QEMU's VT-d.
@@ -71,6 +73,7 @@ impl Machine<'_> {
         memory: "512M",
         clock: Clock::Real,
         iommu: "",
+        devices: &[],
     };
 }
 
@@ -112,8 +115,11 @@ pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, 
     if machine.board != MICROVM {
         command.args(SPARE_SERIAL_LINES);
     }
+    for device in machine.devices {
+        command.args(["-device", device]);
+    }
     for (number, drive) in drives.iter().enumerate() {
-        command.args(drive.arguments(number));
+        command.args(drive.arguments(number, !machine.iommu.is_empty()));
     }
     match medium {
         Medium::Files {

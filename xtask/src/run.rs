@@ -128,6 +128,7 @@ impl Arguments {
                 machine.clock
             },
             iommu: if self.iommu { qemu::IOMMU } else { machine.iommu },
+            devices: machine.devices,
         }
     }
 }

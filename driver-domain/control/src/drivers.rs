@@ -2,7 +2,7 @@
 
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
-use bulkhead_abi::control::{CONFINED_DMA, CONFINED_INTERRUPTS, MachineInfo};
+use bulkhead_abi::control::{CONFINED_DMA, CONFINED_INTERRUPTS, FAULTS_SILENCED, MachineInfo};
 use bulkhead_config::{CommandLine, Driver, Guest, PciAddress, Setting as _};
 use bulkhead_control::{
     functions::{self, Interrupt},
@@ -201,10 +201,17 @@ pub(crate) fn rows(control: &Control) -> Drivers {
             let report = control
                 .store
                 .act(control, |store| served::report(store, part.domain(), address));
+            let found = control::function_faults(address.raw()).unwrap_or_default();
+            // Those of an earlier owner are not this one's.
+            let faults = Some(found)
+                .filter(|faults| faults.domain == part.domain())
+                .unwrap_or_default();
             DriverDevice {
                 address: format!("{address}"),
                 driver: report.driver,
                 reset: reset_of(part, address),
+                faults: faults.count,
+                faults_silenced: faults.flags & FAULTS_SILENCED != 0,
                 error: report.error,
             }
         };

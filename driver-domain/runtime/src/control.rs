@@ -5,7 +5,7 @@
 use alloc::string::String;
 
 pub use bulkhead_abi::control::{
-    CONTROL_VERSION, ControlOp, DomainInfo, DomainTimes, MachineInfo, Schedule, TraceRecord,
+    CONTROL_VERSION, ControlOp, DomainInfo, DomainTimes, FunctionFaults, MachineInfo, Schedule, TraceRecord,
 };
 use bulkhead_abi::{DomId, errno::Failure};
 
@@ -54,6 +54,15 @@ pub fn set_schedule(schedule: &Schedule) -> Result<(), Failure> {
 /// None that domain 0 can meet.
 pub fn machine() -> Result<MachineInfo, Failure> {
     control::machine_info()
+}
+
+/// What a PCI function has tried in vain since it was last assigned, if anything confines it: bus, device and function, in 8, 5 and 3 bits.
+///
+/// # Errors
+///
+/// `ENOENT` if there is no such function.
+pub fn function_faults(function: u16) -> Result<FunctionFaults, Failure> {
+    control::function_faults(function)
 }
 
 /// A file of the boot archive, which stays where the boot loader put it.

@@ -3,8 +3,8 @@
 use bulkhead_abi::{
     DomId, Hypercall, Record,
     control::{
-        ControlOp, DomainTimes, MAX_READ, MAX_TRACE_RECORDS, MachineInfo, ReadFile, ReadLog, ReadTrace,
-        Schedule, TraceRecord,
+        ControlOp, DomainTimes, FunctionFaults, MAX_READ, MAX_TRACE_RECORDS, MachineInfo, ReadFile, ReadLog,
+        ReadTrace, Schedule, TraceRecord,
     },
     errno::Failure,
 };
@@ -57,6 +57,16 @@ pub(crate) fn machine_info() -> Result<MachineInfo, Failure> {
     let mut record = MachineInfo::ZERO;
     // SAFETY: the record is the operation's own, borrowed for the call; it points to nothing.
     unsafe { control(ControlOp::MachineInfo.raw(), in_out(&mut record)) }.map(|_| record)
+}
+
+/// What a function has tried in vain.
+pub(crate) fn function_faults(function: u16) -> Result<FunctionFaults, Failure> {
+    let mut record = FunctionFaults {
+        function,
+        ..FunctionFaults::ZERO
+    };
+    // SAFETY: as for `machine_info`.
+    unsafe { control(ControlOp::FunctionFaults.raw(), in_out(&mut record)) }.map(|_| record)
 }
 
 /// Reads file `index` of the boot archive from byte `offset` on. The answer has how many bytes were read.

@@ -471,8 +471,9 @@ pub const COMMANDS: &[Spec] = &[
         args: &[],
         flags: JSON,
         summary: "list the driver domains",
-        help: "Shows what each does, its devices and how they were reset, and how often it was\n\
-               made anew lately; and whether devices are confined to their drivers' memory.\n\
+        help: "Shows what each does, how often it was made anew lately, and its devices: how\n\
+               they were reset, and how often they were kept from what is not their\n\
+               driver's; and whether devices are confined at all.\n\
                Example: driver list",
         build: |given| {
             Ok(Command::DriverList {

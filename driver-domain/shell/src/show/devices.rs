@@ -82,6 +82,10 @@ pub struct DriverDevice {
     pub driver: Option<String>,
     /// Who reset it when it was assigned: `function` by itself, on the hypervisor's word, or its `driver`, because that is not among what it can.
     pub reset: Option<String>,
+    /// How often it was kept from what is not its owner's.
+    pub faults: u64,
+    /// It did that so often in a short time that no more is counted.
+    pub faults_silenced: bool,
     /// Why it is not served, if so.
     pub error: Option<String>,
 }
@@ -96,6 +100,7 @@ impl Show for Drivers {
             ("Device", Side::Left),
             ("Driver", Side::Left),
             ("Reset", Side::Left),
+            ("Faults", Side::Right),
             ("Error", Side::Left),
         ]);
         let known = |text: &Option<String>, otherwise: &str| text.clone().unwrap_or_else(|| otherwise.into());
@@ -114,6 +119,11 @@ impl Show for Drivers {
                     device.address.clone(),
                     known(&device.driver, "-"),
                     known(&device.reset, "-"),
+                    format!(
+                        "{}{}",
+                        device.faults,
+                        if device.faults_silenced { "+" } else { "" }
+                    ),
                     known(&device.error, ""),
                 ];
                 table.row(first.iter().cloned().chain(of_device));

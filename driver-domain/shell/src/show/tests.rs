@@ -249,6 +249,8 @@ fn drivers_are_listed_with_their_devices() {
         address: address.into(),
         driver: reset.map(|_| "virtio-blk".into()),
         reset: reset.map(Into::into),
+        faults: if error.is_some() { 64 } else { 0 },
+        faults_silenced: error.is_some(),
         error: error.map(Into::into),
     };
     let row = |name: &str, state, devices| DriverRow {
@@ -274,9 +276,9 @@ fn drivers_are_listed_with_their_devices() {
         ],
     };
     let wanted = "\
-Name     ID  State  Restarts  Device   Driver      Reset     Error
-io     1000  ready         2  00:04.0  virtio-blk  function
-                              00:05.0  -           -         nobody knows it
+Name     ID  State  Restarts  Device   Driver      Reset     Faults  Error
+io     1000  ready         2  00:04.0  virtio-blk  function       0
+                              00:05.0  -           -            64+  nobody knows it
 other  1000  held          2  -
 
 DMA is NOT confined: devices reach all memory; interrupts are confined.
