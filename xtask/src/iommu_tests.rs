@@ -2,11 +2,13 @@
 //!
 //! Virtio devices go through QEMU's IOMMU only if they are told to: [`crate::disks`] does so on a machine that has one.
 
+use std::time::Duration;
+
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk};
 use crate::machine_tests::{ALWAYS_FORBIDDEN, InFull, MachineTest, expect, test};
-use crate::qemu::IOMMU;
+use crate::qemu::{Ending, IOMMU};
 use crate::scenario::Offer;
 
 /// The control domain as the example has it, which says besides what happens to domains.
@@ -14,7 +16,6 @@ const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
     .memory("32M")
     .command_line("events")];
 
-const READY: Step = expect("@bulkhead {\"event\":\"control-ready\"");
 const OFF: Step = Step::Type("poweroff --force\n");
 
 /// A driver domain, and a guest for each of its disks.
@@ -97,9 +98,92 @@ const fn disks(name: &'static str, iommu: &'static str) -> MachineTest {
     made
 }
 
+/// A driver domain whose device is QEMU's `edu`, which copies from and to wherever it is told, and a guest with half of the machine's memory.
+const VILLAIN: &str = r#"
+[[driver]]
+name = "villain"
+kernel = "dma"
+devices = ["00:10.0"]
+command-line = "shots=1000 ram=512"
+console = "print"
+
+[[guest]]
+name = "neighbour"
+kernel = "dma"
+memory = "256M"
+command-line = "role=neighbour fill=192 villain=1000"
+console = "print"
+"#;
+
+/// The same, but the villain aims at one page of the neighbour's, which can only be in vain or harm that.
+const VILLAIN_AT_ONE_PAGE: &str = r#"
+[[driver]]
+name = "villain"
+kernel = "dma"
+devices = ["00:10.0"]
+command-line = "shots=20 ram=512 aim=lent"
+console = "print"
+
+[[guest]]
+name = "neighbour"
+kernel = "dma"
+memory = "16M"
+command-line = "role=neighbour fill=4 villain=1000"
+console = "print"
+"#;
+
+const VILLAIN_STEPS: &[Step] = &[
+    expect("(bh) INFO*DMA is confined: "),
+    Step::ExpectAll(&[
+        Pattern("(villain) CHECK villain-reaches-its-own ok"),
+        Pattern("(villain) CHECK villain-gives-frames-away ok"),
+    ]),
+    expect("(villain) villain: aims at 1000 places"),
+    expect("(bh) WARN*d1000's 00:10.0: a write to 0x*is blocked: its domain may not write there"),
+    expect("(bh) WARN*d1000's 00:10.0: a read from 0x*is blocked: its domain may not read there"),
+    expect("(bh) WARN*d1000's 00:10.0: *; more are only counted"),
+    Step::ExpectAll(&[
+        Pattern("(villain) CHECK villain-has-read-nothing ok"),
+        Pattern("(villain) villain: RESULT shots=1000"),
+        Pattern("(neighbour) CHECK neighbour-saw-no-change ok"),
+        Pattern("(neighbour) CHECK neighbour-memory-is-unchanged ok"),
+        Pattern("(neighbour) CHECK neighbour-lent-page-was-written-while-lent ok"),
+    ]),
+    // Each of them, and nothing else, is the villain's.
+    Step::Type("driver list --json\n"),
+    expect("\"name\":\"villain\",\"id\":1000*\"faults\":1000,\"faults_silenced\":false"),
+    Step::Type("driver list\n"),
+    expect("villain*00:10.0* 1000"),
+    OFF,
+];
+
+/// What the same shots do where nothing confines devices: the guest is harmed, and nobody knows by whom.
+const UNCONFINED_STEPS: &[Step] = &[
+    expect("(bh) WARN*DMA is not confined: the command line says iommu=off"),
+    Step::ExpectAll(&[
+        Pattern("(villain) CHECK villain-has-read-nothing FAILED"),
+        Pattern("(neighbour) CHECK neighbour-lent-page-was-written-while-lent FAILED"),
+    ]),
+    Step::Type("driver list\n"),
+    expect("villain*00:10.0* 0"),
+    expect("DMA is NOT confined: devices reach all memory; interrupts are NOT confined"),
+    OFF,
+];
+
+/// A driver domain aims DMA where it should not.
+const fn villain(name: &'static str, config: &'static str, steps: &'static [Step]) -> MachineTest {
+    let mut made = confined(name, IOMMU, config, &["dma"], steps).leaping_time();
+    made.scenario.machine.devices = &["edu,bus=pcie.0,addr=10.0,dma_mask=0xffffffff"];
+    made.limit(Duration::from_secs(300))
+}
+
 /// All of them.
 pub(crate) const IOMMU_TESTS: &[MachineTest] = &[
     disks("iommu-disk", IOMMU),
     // The unit remembers what is not there.
     disks("iommu-disk-caching", "intel-iommu,caching-mode=on,aw-bits=48"),
+    villain("iommu-villain", VILLAIN, VILLAIN_STEPS),
+    villain("iommu-villain-unconfined", VILLAIN_AT_ONE_PAGE, UNCONFINED_STEPS)
+        .words(&["iommu=off"])
+        .ends(Ending::DomainCrashed),
 ];

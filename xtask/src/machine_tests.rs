@@ -154,6 +154,12 @@ impl MachineTest {
         self
     }
 
+    /// With time that advances with the machine's instructions, and leaps to the next timer when it rests.
+    pub(crate) const fn leaping_time(mut self) -> Self {
+        self.scenario.machine.clock = Clock::InstructionsOnly;
+        self
+    }
+
     /// With an IOMMU, as QEMU's `-device` wants it.
     pub(crate) const fn iommu(mut self, device: &'static str) -> Self {
         self.scenario.machine.iommu = device;
