@@ -20,12 +20,13 @@ pub(super) fn info<M: Machine>(call: &Call<'_, M>) -> Answer {
         domains: u32::try_from(call.hv.domains.iter().count()).unwrap_or(u32::MAX),
         ram: call.hv.machine().ram_frames(),
         free: call.hv.memory.free_frames(),
-        flags: if confinement.dma { CONFINED_DMA } else { 0 }
-            | if confinement.interrupts {
-                CONFINED_INTERRUPTS
-            } else {
-                0
-            },
+        flags: [
+            (confinement.dma, CONFINED_DMA),
+            (confinement.interrupts, CONFINED_INTERRUPTS),
+        ]
+        .into_iter()
+        .filter(|(is_so, _)| *is_so)
+        .fold(0, |flags, (_, flag)| flags | flag),
     };
     call.write(call.arg::<1>(), &info)?;
     Ok(0)

@@ -122,8 +122,8 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     ///
     /// [`Errno::Inval`] if there is none, [`Errno::Exist`] if it is somebody's, or some of its ranges are; [`Errno::Acces`] if it is a bridge, or has
-    /// what nobody may have, or a page with registers of another's, or cannot be confined though others are; [`Errno::NoSpc`] if there are too many ranges, or too many functions of one
-    /// domain; [`Errno::NoMem`] if there is no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
+    /// what nobody may have, or a page with registers of another's, or cannot be confined though others are; [`Errno::NoSpc`] if there are too many
+    /// ranges, or too many functions of one domain; [`Errno::NoMem`] if there is no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
     pub(crate) fn assign_function(&self, domain: &Domain, id: FunctionId) -> Result<Reset, Errno> {
         let mut functions = self.functions.lock();
         let function = functions.get(id).ok_or(Errno::Inval)?;

@@ -1,7 +1,8 @@
 //! What confines devices in a simulation: the functions that are attached to domains' trees, and what is remembered of these.
 //!
 //! As with CPUs' caches, nothing leaves but by a flush. Entries are remembered by domain, not by tree: those of a domain that is no more are found by
-//! its successor. Entries that allow nothing are not remembered, unless a test wants it. The walk reads memory as it was when it was published: hardware that does not look into CPUs' caches.
+//! its successor. Entries that allow nothing are not remembered, unless a test wants it. The walk reads memory as it was when it was published: the
+//! hardware does not look into CPUs' caches.
 
 use super::Ram;
 use super::tlb::Access;

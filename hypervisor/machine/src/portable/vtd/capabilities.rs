@@ -20,7 +20,7 @@ pub enum Lack {
     Queue,
     /// Its write buffer must be flushed by hand, as early ones' must.
     SelfFlushingBuffer,
-    /// It has fewer numbers for address spaces than two.
+    /// It has fewer numbers for trees than two.
     Domains,
 }
 
@@ -29,12 +29,12 @@ impl fmt::Display for Lack {
         f.write_str(match self {
             Self::Queue => "it takes no queue of invalidations",
             Self::SelfFlushingBuffer => "its write buffer has to be flushed by hand",
-            Self::Domains => "it has no numbers for address spaces",
+            Self::Domains => "it has no numbers for trees of tables",
         })
     }
 }
 
-/// How many levels of tables an address space has.
+/// How many levels of tables a tree has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// Addresses of 39 bits.
@@ -108,7 +108,7 @@ impl Capabilities {
         field(self.base, 16, 6).saturating_add(1)
     }
 
-    /// How many numbers for address spaces it has; a number is less than this.
+    /// How many numbers for trees it has; a number is less than this.
     #[must_use]
     pub const fn domains(self) -> u32 {
         // Seven is reserved.

@@ -22,11 +22,11 @@ pub const fn root(table: Mfn) -> [u64; WORDS] {
     [table.maddr() | PRESENT, 0]
 }
 
-/// A context entry: the function uses the address space with the top table `top`, which the unit knows by the number `tag`. Only
+/// A context entry: the function walks the tree with the root `root`, which the unit knows by the number `tag`. Only
 /// addresses that are to be translated are accepted from it.
 #[must_use]
-pub const fn context(top: Mfn, depth: Depth, tag: u16) -> [u64; WORDS] {
-    [top.maddr() | PRESENT, (tag as u64) << 8 | depth.code()]
+pub const fn context(root: Mfn, depth: Depth, tag: u16) -> [u64; WORDS] {
+    [root.maddr() | PRESENT, (tag as u64) << 8 | depth.code()]
 }
 
 /// A context entry: all DMA of the function is blocked, and reported.
@@ -38,7 +38,7 @@ pub const fn unreported([low, high]: [u64; WORDS]) -> [u64; WORDS] {
     [low | UNREPORTED, high]
 }
 
-/// The number of the address space that a context entry gives its function, if it gives it one.
+/// The number of the tree that a context entry lets its function walk, if it does.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "the tag has 16 bits")]
 pub const fn tag([low, high]: [u64; WORDS]) -> Option<u16> {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_is_not_reported_keeps_its_space() {
+    fn a_function_that_is_not_reported_keeps_its_tree() {
         let entry = context(Mfn::from_u32(1), Depth::Four, 7);
         assert_eq!(unreported(entry), [0x1003, 0x702]);
         assert_eq!(tag(unreported(entry)), Some(7));

@@ -10,7 +10,7 @@ pub type Descriptor = [u64; 2];
 /// How many descriptors the queue has: a frame of them.
 pub const QUEUE_LEN: usize = 256;
 
-/// Forget the entries of a function, which gave it the address space `tag`.
+/// Forget the entry of a function, which let it walk the tree `tag`.
 #[must_use]
 pub const fn context(function: FunctionId, tag: u16) -> Descriptor {
     const TYPE: u64 = 1;
@@ -29,7 +29,7 @@ pub const fn all_contexts() -> Descriptor {
     [TYPE | ALL, 0]
 }
 
-/// Forget every translation of the address space `tag`, and wait for what is on its way, writes and reads as `drains` says the unit can.
+/// Forget every translation by the tree `tag`, and wait for what is on its way, writes and reads as `drains` says the unit can.
 #[must_use]
 pub const fn space(tag: u16, drains: (bool, bool)) -> Descriptor {
     const OF_SPACE: u64 = 2 << 4;
