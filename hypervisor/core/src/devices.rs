@@ -104,7 +104,8 @@ impl<M: Machine> Hypervisor<M> {
     ///
     /// [`Errno::Acces`] if some of it nobody may have, and as [`Assignments::insert`].
     pub(crate) fn assign(&self, assigned: Assigned) -> Result<(), Errno> {
-        if !self.machine().may_assign(assigned.what, assigned.range.clone()) {
+        let has_table = assigned.what == Resource::Frames && self.holds_table(&assigned.range);
+        if has_table || !self.machine().may_assign(assigned.what, assigned.range.clone()) {
             return Err(Errno::Acces);
         }
         self.memory.devices.write().insert(assigned)

@@ -15,6 +15,8 @@ use bulkhead_abi::event::{BindPirq, Close, EventChannelOp};
 use bulkhead_abi::physdev::{MapPirq, MapPirqType, PhysdevOp, SetIopl, UnmapPirq};
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use bulkhead_core::devices::MAX_ASSIGNED;
+use bulkhead_core::dma::MAX_FUNCTIONS;
 use bulkhead_core::events::Port;
 use bulkhead_core::events::bits::SharedInfoView;
 use bulkhead_core::frames::Mfn;
@@ -23,7 +25,7 @@ use bulkhead_core::machine::Machine;
 use bulkhead_core::pci::message::Message;
 use bulkhead_core::pci::{FunctionId, Region};
 use bulkhead_core::testing::functions::{BRIDGE, CROWDED, PLAIN, PORTS, RICH};
-use bulkhead_core::testing::{Access, GuestSpec, SimConfig, World};
+use bulkhead_core::testing::{Access, GuestSpec, SimConfig, World, check_locks};
 use bulkhead_core::{EndPolicy, Exception};
 
 const MS: u64 = 1_000_000;
@@ -37,8 +39,14 @@ const MSI: u8 = 0x50;
 
 /// Domain 0 runs; domains 1 and 2 have booted, and all may use ports.
 fn world() -> World {
+    world_with_free(8)
+}
+
+/// The same with so many frames that are nobody's.
+fn world_with_free(free: u64) -> World {
+    check_locks();
     let config = SimConfig {
-        free_frames: 3 * GuestSpec::FRAMES + 8,
+        free_frames: 3 * GuestSpec::FRAMES + free,
         cpus: 1,
     };
     let world = World::new(config, EndPolicy::ControlDomain);
@@ -103,6 +111,18 @@ fn assign(world: &World, owner: u16, function: FunctionId) -> Result<u64, Errno>
         answer = world.call_within(0, Hypercall::Sysctl.raw(), &args, 1);
     }
     panic!("{function} is never assigned");
+}
+
+/// Domain 0, which runs, assigns a part of a device to domain 2.
+fn assign_part(world: &World, kind: u16, first: u64) -> Result<(), Errno> {
+    let record = AssignDevice {
+        domain: DomId::new(2),
+        kind,
+        first,
+        count: 1,
+        reset: 0,
+    };
+    ask(world, Hypercall::Sysctl, ControlOp::AssignDevice.raw(), &record).map(|_| ())
 }
 
 /// Destroys a domain, and lets 10 ms pass as often as that takes. Returns how often.
@@ -358,22 +378,17 @@ fn a_function_is_assigned_whole_but_for_the_table_of_its_messages() {
     assert_eq!(assign(&world, 1, BRIDGE), Err(Errno::Acces));
     assert_eq!(assign(&world, 1, CROWDED), Err(Errno::Acces));
     assert_eq!(assign(&world, 1, FunctionId::new(0x33)), Err(Errno::Inval));
-    let owns = |kind, first| {
-        let record = AssignDevice {
-            domain: DomId::new(2),
-            kind,
-            first,
-            count: 1,
-            reset: 0,
-        };
-        ask(&world, Hypercall::Sysctl, ControlOp::AssignDevice.raw(), &record).map(|_| ())
-            == Err(Errno::Exist)
-    };
+    let owns = |kind, first| assign_part(&world, kind, first) == Err(Errno::Exist);
     let ports = u64::from(PORTS);
     assert!(
         owns(ASSIGN_PORTS, ports) && owns(ASSIGN_PORTS, ports + 0x1f) && !owns(ASSIGN_PORTS, ports + 0x20)
     );
     assert!(owns(ASSIGN_FRAMES, frame));
+    assert_eq!(
+        assign_part(&world, ASSIGN_FRAMES, frame + 1),
+        Err(Errno::Acces),
+        "the table"
+    );
     turn(&world, 1);
     let map = |frame: u64| world.call(0, Hypercall::UpdateVaMapping, &[600 * 4096, frame << 12 | 3, 2]);
     assert_eq!(map(frame), Ok(0));
@@ -531,4 +546,66 @@ fn what_a_function_is_read_from_is_what_it_says() {
     );
     assert_eq!(regions(PLAIN), [Region::Memory(registers + 0x2000, 0x1000)]);
     assert_eq!(regions(BRIDGE), []);
+}
+
+/// A function that cannot be assigned is nobody's as before, reaches nothing, and has nothing: invariants see to that after each call. It can be assigned to others.
+fn assert_refused(world: &World, function: FunctionId, error: Errno) {
+    assert_eq!(assign(world, 1, function), Err(error));
+    assert_eq!(assign(world, 1, function), Err(error), "again");
+    assert_eq!(world.hv().functions_of(DomId::new(1)), 0);
+    assert!(
+        world
+            .sim()
+            .attached()
+            .iter()
+            .all(|&(other, ..)| other != function)
+    );
+    assert_eq!(raw(world, function, COMMAND) & 4, 0);
+}
+
+#[test]
+fn a_function_for_whose_ranges_there_is_no_room_is_not_assigned() {
+    let world = world();
+    // All but one of the ranges that there can be; the function has registers and ports.
+    for n in 0..MAX_ASSIGNED as u64 - 1 {
+        assign_part(&world, ASSIGN_PORTS, 0x1000 + n).unwrap();
+    }
+    assert_refused(&world, RICH, Errno::NoSpc);
+    assert_eq!(assign(&world, 2, PLAIN), Ok(RESET_NOT), "one is left");
+    assert_eq!(assign_part(&world, ASSIGN_PORTS, 0x2000), Err(Errno::NoSpc));
+    assert_eq!(assign_part(&world, ASSIGN_PORTS, PORTS.into()), Err(Errno::NoSpc));
+}
+
+#[test]
+fn a_function_of_which_somebody_has_a_part_is_not_assigned() {
+    let world = world();
+    assign_part(&world, ASSIGN_PORTS, u64::from(PORTS) + 3).unwrap();
+    assert_refused(&world, RICH, Errno::Exist);
+    destroy(&world, 2);
+    assert_eq!(assign(&world, 1, RICH), Ok(RESET_FUNCTION));
+    assert_eq!(world.sim().resets(RICH), 1, "nobody had it since");
+}
+
+#[test]
+fn a_domain_with_as_many_functions_as_it_can_have_gets_no_other() {
+    let world = world();
+    for n in 0..u16::try_from(MAX_FUNCTIONS).unwrap() {
+        world.attach(FunctionId::new(0x100 + n), 1);
+    }
+    for function in [RICH, PLAIN] {
+        assert_refused(&world, function, Errno::NoSpc);
+    }
+    assert_eq!(assign(&world, 2, RICH), Ok(RESET_FUNCTION));
+    assert_eq!(assign(&world, 2, PLAIN), Ok(RESET_NOT));
+}
+
+#[test]
+fn a_function_for_which_the_hypervisor_has_no_memory_is_not_assigned() {
+    let world = world_with_free(0);
+    for function in [RICH, PLAIN] {
+        assert_refused(&world, function, Errno::NoMem);
+    }
+    destroy(&world, 2);
+    assert_eq!(assign(&world, 1, RICH), Ok(RESET_FUNCTION));
+    assert_eq!(assign(&world, 1, PLAIN), Ok(RESET_NOT));
 }

@@ -272,7 +272,7 @@ hypercalls! {
             CopyMemory, [Perm, Fault, Srch, Inval];
             SetVcpu, [Perm, Fault, Srch, Inval, NoEnt, Exist, NoMem];
             GetVcpu, [Perm, Fault, Srch, Inval, NoEnt, NoData, Busy];
-            AssignDevice, [Perm, Fault, Srch, Inval, Acces, Exist, NoSpc];
+            AssignDevice, [Perm, Fault, Srch, Inval, Acces, Exist, NoSpc, NoMem];
             KeepExtent, [Perm, Fault, Inval, Exist, NoMem];
             ReleaseExtent, [Perm, Fault, Inval, NoEnt, Busy];
             MachineInfo, [Perm, Fault];

@@ -18,6 +18,7 @@ mod channels;
 mod counts;
 mod devices;
 mod dma;
+mod functions;
 mod grants;
 mod lines;
 pub(crate) mod registers;
@@ -47,6 +48,7 @@ impl Hypervisor<Sim> {
         channels::check(&domains);
         devices::check(self, &domains);
         dma::check(self, &domains);
+        functions::check(self);
         lines::check(self, &domains);
     }
 
@@ -58,5 +60,6 @@ impl Hypervisor<Sim> {
     pub fn invariants_at_any_time(&self) {
         caches::check_at_any_time(self);
         dma::check_at_any_time(self);
+        functions::check_at_any_time(self);
     }
 }

@@ -194,7 +194,7 @@ impl<M: Machine> Hypervisor<M> {
 
 impl Function {
     /// Whether a domain owns it that is alive.
-    fn is_held_by(&self, domain: &Domain) -> bool {
+    pub(super) fn is_held_by(&self, domain: &Domain) -> bool {
         self.standing == Standing::Owned { by: domain.id }
     }
 

@@ -99,13 +99,15 @@ pub(super) struct MsiX {
 
 /// Whose a function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// Nobody's.
     Free,
     /// Nobody's, and it is being reset for somebody, until this moment.
     Preparing { until: u64 },
     /// Nobody's, and fit to be somebody's.
     Ready,
+    /// Nobody's, and about to be somebody's.
+    Promised,
     /// This domain's.
     Owned { by: DomId },
     /// This domain's, which ends. What is under way is awaited, until this moment at the latest.
@@ -129,7 +131,7 @@ pub struct Function {
     pub(super) express: Option<u8>,
     /// Whether it can be reset by itself.
     pub(super) has_flr: bool,
-    pub(super) standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 /// Capabilities that matter here.
@@ -255,7 +257,7 @@ impl Function {
     #[must_use]
     pub fn owner(&self) -> Option<DomId> {
         match self.standing {
-            Standing::Free | Standing::Preparing { .. } | Standing::Ready => None,
+            Standing::Free | Standing::Preparing { .. } | Standing::Ready | Standing::Promised => None,
             Standing::Owned { by }
             | Standing::Draining { by, .. }
             | Standing::Resetting { by, .. }
@@ -302,19 +304,26 @@ impl Function {
             .then_some(Region::Memory(address, bytes))
     }
 
+    /// What its base address registers held at the start.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn base_addresses(&self) -> impl Iterator<Item = (u8, u32)> {
+        let offsets = (0..BARS).map(|index| Offset::bar(index).0);
+        offsets.zip(self.bars.iter().map(|bar| bar.value))
+    }
+
     /// All that its base address registers lead to.
     pub fn regions(&self) -> impl Iterator<Item = Region> {
         (0..BARS).filter_map(|index| self.region(index))
     }
 
     /// The frames with its table of messages.
-    pub(super) fn table_frames(&self) -> Option<RangeInclusive<u64>> {
+    pub(crate) fn table_frames(&self) -> Option<RangeInclusive<u64>> {
         let MsiX { table, entries, .. } = self.msix?;
         Region::Memory(table, u64::from(entries) << 4).frames()
     }
 
     /// The frames that its owner has: of its memory, but for those with its table of messages.
-    pub(super) fn owned_frames(&self) -> Vec<RangeInclusive<u64>, { 2 * BARS as usize }> {
+    pub(crate) fn owned_frames(&self) -> Vec<RangeInclusive<u64>, { 2 * BARS as usize }> {
         let mut all = Vec::new();
         let mut add = |start: u64, end: Option<u64>| {
             if let Some(end) = end.filter(|&end| start <= end) {

@@ -3,9 +3,9 @@
 //! Where a function's messages go to is in its MSI capability, or in a table in its memory (MSI-X), and the hypervisor alone writes there. A message is masked
 //! in its table, by its capability's mask, or, if that has none, by switching the capability off.
 
+use super::FunctionId;
 use super::config::{Config, Offset};
 use super::function::{Function, Msi, MsiX, command};
-use super::{FunctionId, Standing};
 use crate::domains::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::irq::{IrqError, Pirq};
@@ -190,6 +190,14 @@ pub(super) fn switch_off<M: Machine>(config: &Config<'_, M>, function: &Function
 }
 
 impl Function {
+    /// Whether it uses messages of either kind, by its own word.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn uses_messages<M: Machine>(&self, machine: &M) -> bool {
+        let has = |at: u8, bit: u32| machine.config_read(self.id, at) & bit != 0;
+        self.msix.is_some_and(|msix| has(msix.at, MSI_X_ENABLED))
+            || self.msi.is_some_and(|msi| has(msi.at, MSI_ENABLED))
+    }
+
     /// Its message number `entry`, in its table or in its capability.
     fn source(&self, entry: u32, in_table: bool) -> Option<Source> {
         let place = if in_table {
@@ -226,7 +234,7 @@ impl<M: Machine> Hypervisor<M> {
         let functions = self.functions.lock();
         let owned = functions
             .get(function)
-            .filter(|function| function.standing == Standing::Owned { by: domain.id });
+            .filter(|function| function.is_held_by(domain));
         let owned = owned.ok_or(IrqError::NoAccess)?;
         let source = owned.source(entry, in_table).ok_or(IrqError::NoLine)?;
         self.lines.lock().map_source(domain.id, source)

@@ -28,7 +28,7 @@ mod owner;
 use alloc::vec::Vec;
 use core::fmt;
 
-use function::Standing;
+pub(crate) use function::Standing;
 pub use function::{Function, MAX_FUNCTIONS, Region, Reset};
 
 /// A function of a device on the PCI buses of segment 0: bus, device and function in 8, 5 and 3 bits, as they identify the source of what the

@@ -5,9 +5,12 @@ use super::function::{Region, Standing, command, express};
 use super::{Function, FunctionId, Reset, message};
 use crate::devices::{Assigned, Resource};
 use crate::domains::Domain;
+#[cfg(any(test, feature = "testing"))]
+use crate::frames::Mfn;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use bulkhead_abi::{DomId, Errno};
+use core::ops::RangeInclusive;
 use heapless::Vec;
 
 /// How long a function may take for a reset, in nanoseconds; it is not spoken to before. Source: PCI Express Base Specification, section 6.6.2.
@@ -18,6 +21,11 @@ const DRAIN_NS: u64 = 100_000_000;
 
 /// How many ranges a function has, at most.
 const MAX_RANGES: usize = 18;
+
+/// Whether there is something in both.
+fn meet(one: &RangeInclusive<u64>, two: &RangeInclusive<u64>) -> bool {
+    one.start() <= two.end() && two.start() <= one.end()
+}
 
 impl Function {
     /// Begins to put it into the state that it has after a reset, if it can be. Returns when that is over.
@@ -77,11 +85,9 @@ impl Function {
         let frames =
             |function: &Self| -> Vec<_, 6> { function.regions().filter_map(Region::frames).collect() };
         let theirs = frames(other);
-        frames(self).iter().any(|one| {
-            let meets =
-                |two: &core::ops::RangeInclusive<u64>| one.start() <= two.end() && two.start() <= one.end();
-            theirs.iter().any(meets)
-        })
+        frames(self)
+            .iter()
+            .any(|one| theirs.iter().any(|two| meet(one, two)))
     }
 
     /// Gets it a step further to being nobody's. Says whether it is quiet.
@@ -106,9 +112,11 @@ impl Function {
                 self.finish_reset(config);
                 (Standing::Quiet { by }, true)
             }
-            Standing::Free | Standing::Preparing { .. } | Standing::Ready | Standing::Quiet { .. } => {
-                (self.standing, true)
-            }
+            Standing::Free
+            | Standing::Preparing { .. }
+            | Standing::Ready
+            | Standing::Promised
+            | Standing::Quiet { .. } => (self.standing, true),
         };
         self.standing = standing;
         is_quiet
@@ -125,6 +133,31 @@ impl<M: Machine> Hypervisor<M> {
     /// what nobody may have, or a page with registers of another's, or cannot be confined though others are; [`Errno::NoSpc`] if there are too many
     /// ranges, or too many functions of one domain; [`Errno::NoMem`] if there is no memory for the hypervisor's own records; [`Errno::Restart`] as long as its reset goes on.
     pub(crate) fn assign_function(&self, domain: &Domain, id: FunctionId) -> Result<Reset, Errno> {
+        let (ranges, reset) = self.promise_function(domain, id)?;
+        // It is kept from memory: what it could reach from here on, it cannot, until it has an owner who lets it. No lock is held, for hardware is waited for.
+        let given = self.memory.attach_function(domain, id).and_then(|()| {
+            let assigned = self.assign_all(&ranges);
+            if assigned.is_err() {
+                self.memory.detach_function(domain, id);
+            }
+            assigned
+        });
+        if let Some(function) = self.functions.lock().get_mut(id) {
+            function.standing = match given {
+                Ok(()) => Standing::Owned { by: domain.id },
+                Err(_) => Standing::Ready,
+            };
+        }
+        given.map(|()| reset)
+    }
+
+    /// Sees to it that a function, which is nobody's and has been reset if it can be, comes to be nobody's but this domain's. Returns what comes with it, and
+    /// how it was reset.
+    fn promise_function(
+        &self,
+        domain: &Domain,
+        id: FunctionId,
+    ) -> Result<(Vec<Assigned, MAX_RANGES>, Reset), Errno> {
         let mut functions = self.functions.lock();
         let function = functions.get(id).ok_or(Errno::Inval)?;
         if function.is_bridge
@@ -154,22 +187,14 @@ impl<M: Machine> Hypervisor<M> {
                 function.standing = Standing::Ready;
             }
             Standing::Ready => {}
-            Standing::Owned { .. }
+            Standing::Promised
+            | Standing::Owned { .. }
             | Standing::Draining { .. }
             | Standing::Resetting { .. }
-            | Standing::Quiet { .. } => {
-                return Err(Errno::Exist);
-            }
+            | Standing::Quiet { .. } => return Err(Errno::Exist),
         }
-        let reset = function.reset();
-        // It is kept from memory: what it could reach from here on, it cannot, until it has an owner who lets it.
-        self.memory.attach_function(domain, id)?;
-        if let Err(error) = self.assign_all(&ranges) {
-            self.memory.detach_function(domain, id);
-            return Err(error);
-        }
-        function.standing = Standing::Owned { by: domain.id };
-        Ok(reset)
+        function.standing = Standing::Promised;
+        Ok((ranges, function.reset()))
     }
 
     /// Keeps all functions of a domain, none of whose vCPUs will run again, from memory, and resets those that can be. Says whether that is done; it
@@ -198,6 +223,13 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Whether some of these frames have a function's table of messages, which nobody may have.
+    pub(crate) fn holds_table(&self, frames: &RangeInclusive<u64>) -> bool {
+        let functions = self.functions.lock();
+        let mut tables = functions.iter().filter_map(Function::table_frames);
+        tables.any(|table| meet(&table, frames))
+    }
+
     /// How many functions a domain has.
     #[cfg(any(test, feature = "testing"))]
     pub fn functions_of(&self, owner: DomId) -> usize {
@@ -206,6 +238,17 @@ impl<M: Machine> Hypervisor<M> {
             .iter()
             .filter(|function| function.owner() == Some(owner))
             .count()
+    }
+
+    /// The function that has registers or memory in a frame, if there is one.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn function_with(&self, frame: Mfn) -> Option<FunctionId> {
+        let functions = self.functions.lock();
+        let has_it = |function: &&Function| {
+            let mut frames = function.regions().filter_map(Region::frames);
+            frames.any(|frames| frames.contains(&frame.raw()))
+        };
+        functions.iter().find(has_it).map(Function::id)
     }
 
     /// What base addresses of a function lead to.

@@ -134,7 +134,7 @@ impl World {
             })
             .collect();
         let hv = Hypervisor::new(memory, config.cpus as usize, end_policy).unwrap();
-        assert_eq!(hv.discover_functions(), (5, 0));
+        assert_eq!(hv.discover_functions(), (6, 0));
         for n in 0..config.cpus {
             hv.cpu_online(CpuId::new(n));
         }

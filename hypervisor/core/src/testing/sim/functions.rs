@@ -1,4 +1,4 @@
-//! The simulated PCI bus: a bridge, and three functions that keep their configuration space and do as it says.
+//! The simulated PCI bus: a bridge, and five functions that keep their configuration space and do as it says.
 //!
 //! | function | has |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | 00:04.0 | a frame of registers behind an address of 64 bits, one message that can be masked |
 //! | 00:04.1 | registers that share a frame with those of 00:04.2 |
 //! | 00:04.2 | likewise |
+//! | 00:05.0 | nothing but a command register |
 
 use crate::frames::Mfn;
 use crate::pci::FunctionId;
@@ -21,10 +22,14 @@ pub const PLAIN: FunctionId = FunctionId::new(0x20);
 pub const BRIDGE: FunctionId = FunctionId::new(0);
 /// One that has a frame in common with another.
 pub const CROWDED: FunctionId = FunctionId::new(0x21);
+/// One that has no registers, ports or messages.
+pub const BARE: FunctionId = FunctionId::new(0x28);
 /// Where capabilities are.
 const MSI_X: u8 = 0x40;
 const EXPRESS: u8 = 0x60;
 const MSI: u8 = 0x50;
+/// How long a reset takes.
+const RESET_NS: u64 = 100_000_000;
 /// The first of the ports of [`RICH`].
 pub const PORTS: u16 = 0xc000;
 
@@ -38,6 +43,8 @@ struct SimFunction {
     initial: [u32; 64],
     /// How often it has been reset.
     resets: u32,
+    /// Until when it is being reset, and not to be written to.
+    ready_at: u64,
     /// Whether it waits for answers.
     is_pending: bool,
 }
@@ -49,6 +56,7 @@ impl SimFunction {
             writable: [0; 64],
             initial: [0; 64],
             resets: 0,
+            ready_at: 0,
             is_pending: false,
         };
         function.put(0, 0x1234_1af4, 0);
@@ -128,6 +136,7 @@ impl Bus {
             (PLAIN, plain.finish(true)),
             (CROWDED, crowded.finish(false)),
             (FunctionId::new(0x22), other.finish(false)),
+            (BARE, SimFunction::new(0).finish(false)),
         ];
         Self {
             functions: all.into(),
@@ -149,17 +158,22 @@ impl Bus {
         }
     }
 
-    pub(super) fn write(&mut self, id: FunctionId, offset: u8, value: u32) {
+    pub(super) fn write(&mut self, id: FunctionId, offset: u8, value: u32, now: u64) {
         assert!(offset.is_multiple_of(4));
         let Some(function) = self.functions.get_mut(&id) else {
             return;
         };
+        assert!(
+            now >= function.ready_at,
+            "{id} is written to while it is being reset"
+        );
         let at = usize::from(offset / 4);
         let writable = function.writable[at];
         function.words[at] = function.words[at] & !writable | value & writable;
         if id == RICH && offset == EXPRESS + 8 && value & 1 << 15 != 0 {
             function.words = function.initial;
             function.resets += 1;
+            function.ready_at = now + RESET_NS;
             self.tables.clear();
         }
     }
@@ -172,6 +186,11 @@ impl Bus {
 
     pub(super) fn set_register(&mut self, address: u64, value: u32) {
         self.tables.insert(address, value);
+    }
+
+    /// Whether a function is there, and may not read and write memory.
+    pub(super) fn is_kept(&self, id: FunctionId) -> bool {
+        self.functions.contains_key(&id) && !self.is_master(id)
     }
 
     /// Whether a function may read and write memory.

@@ -385,7 +385,9 @@ impl Machine for Sim {
     }
 
     fn config_write(&self, function: FunctionId, offset: u8, value: u32) {
-        self.state().bus.write(function, offset, value);
+        let mut state = self.state();
+        let now = state.now;
+        state.bus.write(function, offset, value, now);
     }
 
     fn register_read(&self, address: u64) -> u32 {

@@ -602,8 +602,11 @@ impl Sim {
     }
 
     /// A function reads or writes memory. Says whether it reached the frame; if not, a fault was noted, and nothing else happened. What it writes is what
-    /// stands there already.
+    /// stands there already. One on the bus has to be let at memory; others are.
     pub fn dma(&self, function: FunctionId, frame: Mfn, access: Access) -> bool {
+        if self.state().bus.is_kept(function) {
+            return false;
+        }
         let levels = self.dma_levels();
         let reached = self
             .state()
