@@ -8,7 +8,7 @@
 )]
 
 use bulkhead_abi::control::{
-    ASSIGN_FRAMES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, ControlOp, FAULT_WRITE, FunctionFaults,
+    ASSIGN_FRAMES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, ControlOp, DomainRef, FAULT_WRITE, FunctionFaults,
     RESET_FUNCTION, RESET_NOT,
 };
 use bulkhead_abi::event::{BindPirq, Close, EventChannelOp};
@@ -533,6 +533,46 @@ fn a_function_is_quiet_before_its_owners_memory_is_anybodys() {
     assign(&world, 2, PLAIN).unwrap();
     let waited = destroy(&world, 2);
     assert!((10..=12).contains(&waited), "{waited}");
+}
+
+/// Domain 0 makes a call, which has to wait for a reset, and sleeps meanwhile: it does not run before 100 ms are over.
+fn sleeps_for_reset<T: Buffered>(world: &World, op: ControlOp, record: &T) {
+    world.write(0, World::SCRATCH, record);
+    let args = [u64::from(op.raw()), World::SCRATCH];
+    let go = || world.call_within(0, Hypercall::Sysctl.raw(), &args, 1);
+    // The end of a domain begins with other things.
+    let goes = (0..10).find(|_| {
+        assert_eq!(go(), None);
+        world.running(0) != Some((0, 0))
+    });
+    assert!(goes.is_some(), "it never sleeps");
+    for n in 0..99 {
+        assert_ne!(world.running(0), Some((0, 0)), "after {n} ms");
+        world.spin(0, MS);
+    }
+    turn(world, 0);
+    assert_eq!(world.call(0, Hypercall::Sysctl, &args), Ok(0));
+}
+
+#[test]
+fn who_waits_for_a_reset_sleeps_until_it_is_over() {
+    let world = world();
+    let (domain, first) = (DomId::new(1), RICH.raw().into());
+    let assign = AssignDevice {
+        domain,
+        kind: ASSIGN_PCI,
+        first,
+        count: 1,
+        reset: 0,
+    };
+    sleeps_for_reset(&world, ControlOp::AssignDevice, &assign);
+    assert_eq!(world.hv().functions_of(domain), 1);
+    sleeps_for_reset(
+        &world,
+        ControlOp::DestroyDomain,
+        &DomainRef { domain, reserved: 0 },
+    );
+    assert!(world.hv().domain(domain).is_none());
 }
 
 #[test]

@@ -34,9 +34,13 @@ pub(super) fn assign<M: Machine>(call: &mut Call<'_, M>) -> Answer {
             // Tried first: what is assigned stays so.
             call.write(at, &record)?;
             let id = FunctionId::new(u16::try_from(first).map_err(|_| Errno::Inval)?);
-            record.reset = match call.hv.assign_function(visit.domain(), id)? {
-                Reset::Not => RESET_NOT,
-                Reset::FunctionLevel => RESET_FUNCTION,
+            record.reset = match call.hv.assign_function(visit.domain(), id) {
+                Ok(Reset::Not) => RESET_NOT,
+                Ok(Reset::FunctionLevel) => RESET_FUNCTION,
+                Err(Errno::Restart) if let Some(until) = call.hv.reset_until(|one| one.id() == id) => {
+                    return call.restart_at(until);
+                }
+                Err(error) => return Err(error),
             };
             call.write(at, &record)?;
             return Ok(0);

@@ -8,6 +8,7 @@ use crate::domains::{Domain, Lifecycle, MAX_DOMAINS, Shell, Visit};
 use crate::frames::{Kind, Mfn};
 use crate::machine::Machine;
 use crate::paging::{PagingError, Work};
+use crate::pci::Function;
 use crate::ports::PortSet;
 use crate::sched::{CpuSet, Share, Warp, Weight};
 use crate::vcpu::Vcpu;
@@ -154,8 +155,12 @@ pub(super) fn pause<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 pub(super) fn destroy<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let domain = named(call)?;
-    call.hv.destroy(&domain)?;
-    Ok(0)
+    let is_its = |function: &&Function| function.owner() == Some(domain.id);
+    match call.hv.destroy(&domain) {
+        Ok(()) => Ok(0),
+        Err(Errno::Restart) if let Some(until) = call.hv.reset_until(is_its) => call.restart_at(until),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn set_limit<M: Machine>(call: &mut Call<'_, M>) -> Answer {

@@ -205,6 +205,12 @@ impl<M: Machine> Call<'_, M> {
         visit.map_or(self.domain(), Visit::domain)
     }
 
+    /// Asks for the call to be started again when there is more to do: at `moment` (ns), until which the vCPU sleeps, but for its events.
+    pub(crate) fn restart_at(&mut self, moment: u64) -> Answer {
+        self.hv.poll(self.current, &[], Some(moment));
+        Self::restart()
+    }
+
     /// Asks for the call to be started again, with what now stands in the argument registers.
     pub(crate) const fn restart() -> Answer {
         Err(Errno::Restart)

@@ -223,6 +223,21 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
+    /// Until when (ns) those are being reset that are meant, if any are.
+    pub(crate) fn reset_until(&self, is_meant: impl Fn(&&Function) -> bool) -> Option<u64> {
+        let functions = self.functions.lock();
+        let until = |function: &Function| match function.standing {
+            Standing::Preparing { until } | Standing::Resetting { until, .. } => Some(until),
+            Standing::Free
+            | Standing::Ready
+            | Standing::Promised
+            | Standing::Owned { .. }
+            | Standing::Draining { .. }
+            | Standing::Quiet { .. } => None,
+        };
+        functions.iter().filter(is_meant).filter_map(until).max()
+    }
+
     /// Whether some of these frames have a function's table of messages, which nobody may have.
     pub(crate) fn holds_table(&self, frames: &RangeInclusive<u64>) -> bool {
         let functions = self.functions.lock();

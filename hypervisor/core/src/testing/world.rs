@@ -413,7 +413,7 @@ impl World {
         self.call_within(cpu, number, args, usize::MAX).unwrap()
     }
 
-    /// As [`World::raw_call`], but the guest loses patience after `goes` goes: then it does something else, and `None` is
+    /// As [`World::raw_call`], but the guest loses patience after `goes` goes, or when it is put to sleep: then it does something else, and `None` is
     /// returned.
     pub fn call_within(
         &self,
@@ -439,6 +439,13 @@ impl World {
                     break;
                 }
                 regs.rip = after;
+                if state
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.rest.is_some())
+                {
+                    break;
+                }
             }
             let ending = answer.map_or(Ending::GivenUp, |rax| match Errno::from_register(rax) {
                 Err(Failure::Errno(error)) => Ending::Refused(error),
