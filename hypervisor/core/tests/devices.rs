@@ -1,10 +1,6 @@
 //! Parts of devices: the control domain assigns them, their owner uses them, and whoever comes after it begins with none.
 #![cfg(not(loom))]
-#![expect(
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
 use bulkhead_abi::control::{ASSIGN_FRAMES, ASSIGN_PORTS, AssignDevice, ControlOp};
 use bulkhead_abi::mmu::{ForeignDom, MmuUpdate};
@@ -22,32 +18,8 @@ const PAGE: u64 = 600;
 const DEVICE: u64 = pte::PRESENT | pte::WRITABLE | pte::CACHE_DISABLE | pte::WRITE_THROUGH;
 
 /// Domain 0 runs; domains 1 and 2 have booted.
-fn world() -> (World, [StartInfo; 3]) {
-    let config = SimConfig {
-        free_frames: 3 * GuestSpec::FRAMES + 8,
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::ControlDomain);
-    for id in 0..3 {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    let infos = [0, 1, 2].map(|id| {
-        turn(&world, id);
-        world.boot(0)
-    });
-    turn(&world, 0);
-    (world, infos)
-}
-
-/// Lets time pass until domain `id` runs.
-fn turn(world: &World, id: u16) {
-    for _ in 0..10 {
-        if world.enter(0) == Some((id, 0)) {
-            return;
-        }
-        world.yield_now(0);
-    }
-    panic!("domain {id} never runs");
+fn world() -> (World, Vec<StartInfo>) {
+    World::controlled(2, 8)
 }
 
 /// Domain 0 assigns `count` of a kind to `owner`.
@@ -88,18 +60,18 @@ fn a_device_is_mapped_by_its_owner_alone_and_cached_as_it_likes() {
     let is_apart = |mfn: &Mfn| world.hv().function_with(*mfn).is_none();
     for mfn in world.sim().device_frames().into_iter().filter(is_apart) {
         let entry = mfn.maddr() | DEVICE;
-        turn(&world, 1);
+        world.turn(1);
         assert!(map(&world, PAGE, entry).is_err(), "{mfn:?} is nobody's");
-        turn(&world, 0);
+        world.turn(0);
         assert_eq!(assign(&world, 1, ASSIGN_FRAMES, mfn.raw(), 1), Ok(0));
         // Whoever assigns it does not have it, not even in the owner's name.
         assert!(map(&world, PAGE, entry).is_err());
         let foreign = [PAGE * 4096, entry, 2, 1];
         let number = Hypercall::UpdateVaMappingOtherdomain;
         assert!(world.call(0, number, &foreign).is_err());
-        turn(&world, 2);
+        world.turn(2);
         assert!(map(&world, PAGE, entry).is_err());
-        turn(&world, 1);
+        world.turn(1);
         assert_eq!(map(&world, PAGE, entry), Ok(0));
         world.sim().guest_write(PAGE * 4096, &[1; 8]).unwrap();
         world.invariants();
@@ -116,7 +88,7 @@ fn ram_is_never_cached_in_another_way() {
     let (world, infos) = world();
     let device = world.sim().device_frames()[0];
     assert_eq!(assign(&world, 1, ASSIGN_FRAMES, device.raw(), 1), Ok(0));
-    turn(&world, 1);
+    world.turn(1);
     let own: u64 = world.read(0, infos[1].mfn_list + PAGE * 8);
     for caching in [pte::CACHE_DISABLE, pte::WRITE_THROUGH, pte::PAT] {
         let entry = own << 12 | pte::PRESENT | caching;
@@ -129,7 +101,7 @@ fn a_table_with_a_device_in_it_comes_and_goes() {
     let (world, infos) = world();
     let device = world.sim().device_frames()[3];
     assert_eq!(assign(&world, 1, ASSIGN_FRAMES, device.raw(), 1), Ok(0));
-    turn(&world, 1);
+    world.turn(1);
     let table: u64 = world.read(0, infos[1].mfn_list + PAGE * 8);
     world.write(0, PAGE * 4096 + 8, &(device.maddr() | DEVICE));
     assert_eq!(map(&world, PAGE, table << 12 | pte::PRESENT), Ok(0));
@@ -163,9 +135,9 @@ fn what_a_domain_owned_is_nobodys_when_it_is_gone() {
     let device = world.sim().device_frames()[0];
     assert_eq!(assign(&world, 1, ASSIGN_FRAMES, device.raw(), 2), Ok(0));
     assert_eq!(assign(&world, 1, ASSIGN_PORTS, 0x100, 8), Ok(0));
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(map(&world, PAGE, device.maddr() | DEVICE), Ok(0));
-    turn(&world, 0);
+    world.turn(0);
     for owner in [1, 2] {
         assert_eq!(
             assign(&world, owner, ASSIGN_FRAMES, device.raw() + 1, 1),
@@ -175,13 +147,13 @@ fn what_a_domain_owned_is_nobodys_when_it_is_gone() {
     }
     destroy(&world, 1);
     world.create(1, &GuestSpec::default()).unwrap();
-    turn(&world, 1);
+    world.turn(1);
     world.boot(0);
     assert!(
         map(&world, PAGE, device.maddr() | DEVICE).is_err(),
         "a successor begins with nothing"
     );
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(assign(&world, 2, ASSIGN_FRAMES, device.raw(), 2), Ok(0));
     assert_eq!(assign(&world, 2, ASSIGN_PORTS, 0xff, 2), Ok(0));
 }
@@ -210,7 +182,7 @@ fn neither_ram_nor_what_is_the_hypervisors_is_assigned() {
         assert_eq!(assign(&world, owner, ASSIGN_FRAMES, device, 1), Err(Errno::Inval));
     }
     assert_eq!(assign(&world, 9, ASSIGN_FRAMES, device, 1), Err(Errno::Srch));
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(assign(&world, 1, ASSIGN_FRAMES, device, 1), Err(Errno::Perm));
 }
 
@@ -219,7 +191,7 @@ fn ports_answer_whom_they_are_assigned_to() {
     let (world, _) = world();
     assert_eq!(assign(&world, 1, ASSIGN_PORTS, 0x100, 2), Ok(0));
     for (id, answer) in [(1, 0x5a), (2, 0)] {
-        turn(&world, id);
+        world.turn(id);
         world.write(0, World::SCRATCH, &SetIopl { iopl: 1 });
         let args = [u64::from(PhysdevOp::SetIopl.raw()), World::SCRATCH];
         world.call(0, Hypercall::PhysdevOp, &args).unwrap();
@@ -265,7 +237,7 @@ fn ports_of_the_boot_list_are_their_domains_as_long_as_it_lives() {
     ] {
         world.create(id, spec).unwrap();
     }
-    turn(&world, 0);
+    world.turn(0);
     world.boot(0);
     for owner in [1, 2] {
         assert_eq!(assign(&world, owner, ASSIGN_PORTS, 0x73, 1), Err(Errno::Exist));

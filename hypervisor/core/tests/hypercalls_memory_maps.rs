@@ -12,9 +12,8 @@ use bulkhead_abi::memory::{
     MemoryOp, MemoryReservation, RESOURCE_GRANT_TABLE,
 };
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, Record};
-use bulkhead_core::EndPolicy;
 use bulkhead_core::machine::Machine;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::{GuestSpec, World};
 
 /// Frames that nobody has at first.
 const SPARE: u64 = 20;
@@ -24,31 +23,7 @@ const LIMIT: u64 = 16;
 
 /// Domain 0 runs; domain 1 has booted, too.
 fn world() -> World {
-    let config = SimConfig {
-        free_frames: 2 * GuestSpec::FRAMES + SPARE,
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::ControlDomain);
-    for id in 0..2 {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    for id in 0..2 {
-        turn(&world, id);
-        world.boot(0);
-    }
-    turn(&world, 0);
-    world
-}
-
-/// Lets time pass until domain `id` runs.
-fn turn(world: &World, id: u16) {
-    for _ in 0..10 {
-        if world.enter(0) == Some((id, 0)) {
-            return;
-        }
-        world.yield_now(0);
-    }
-    panic!("domain {id} never runs");
+    World::controlled(1, SPARE).0
 }
 
 fn ask<T: Buffered>(world: &World, op: MemoryOp, record: &T) -> Result<u64, Errno> {
@@ -120,10 +95,10 @@ fn what_is_claimed_is_there_for_its_domain_and_for_nobody_else() {
     assert_eq!(claim(&world, MADE, LIMIT), Ok(0));
     assert_eq!(free(&world), before, "it is still free");
     // Domain 1 gives back what it could take again, and does not get all of it: the limit is not what stops it.
-    turn(&world, 1);
+    world.turn(1);
     world.hv().domain(DomId::new(1)).unwrap().memory.lock().limit += before;
     assert_eq!(populate(&world, DomId::SELF, before), before - LIMIT);
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(populate(&world, MADE, LIMIT), LIMIT);
     assert_eq!(free(&world), 0);
     assert_eq!(claim(&world, MADE, LIMIT), Err(Errno::Inval), "it has so many");
@@ -181,7 +156,7 @@ fn a_claim_that_makes_no_sense_is_refused() {
         };
         assert_eq!(ask(&world, MemoryOp::ClaimPages, &record), Err(Errno::Inval));
     }
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(claim(&world, DomId::SELF, 0), Err(Errno::Perm));
 }
 
@@ -230,7 +205,7 @@ fn a_domain_is_told_the_map_that_was_set_for_it() {
         1,
         "domain 0's own"
     );
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(told(&world, MemoryOp::MemoryMap, 8), Ok(map.to_vec()));
     assert_eq!(told(&world, MemoryOp::MemoryMap, 1), Ok(map[..1].to_vec()));
     assert_eq!(told(&world, MemoryOp::MemoryMap, 0), Ok(Vec::new()));
@@ -268,14 +243,14 @@ fn the_control_domain_is_told_the_machines_map() {
     let count = MemoryMap::default();
     assert_eq!(ask(&world, MemoryOp::MachineMemoryMap, &count), Ok(0));
     assert_eq!(world.read::<u32>(0, World::SCRATCH), room);
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(told(&world, MemoryOp::MachineMemoryMap, 8), Err(Errno::Perm));
 }
 
 #[test]
 fn anybody_is_told_the_frames_of_the_array_that_all_may_read() {
     let world = world();
-    turn(&world, 1);
+    world.turn(1);
     let list = |max_extents| {
         let record = MachphysMfnList {
             max_extents,
@@ -384,7 +359,7 @@ fn the_control_domain_is_told_the_frames_of_anothers_grant_table() {
         },
         Errno::NoMem,
     );
-    turn(&world, 1);
+    world.turn(1);
     let others = AcquireResource {
         domid: DomId::new(0),
         ..wanted

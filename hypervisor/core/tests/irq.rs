@@ -9,12 +9,11 @@ use bulkhead_abi::physdev::{
     UnmapPirq,
 };
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
-use bulkhead_core::EndPolicy;
 use bulkhead_core::events::Port;
 use bulkhead_core::events::bits::SharedInfoView;
 use bulkhead_core::irq::Gsi;
 use bulkhead_core::machine::Machine;
-use bulkhead_core::testing::{GuestSpec, SimConfig, World};
+use bulkhead_core::testing::World;
 
 /// A line that is triggered by edge, and one that is by level: both may be assigned.
 const EDGE: u32 = 16;
@@ -24,31 +23,9 @@ const TAKEN: u32 = 4;
 
 /// Domain 0 runs; domains 1 and 2 have booted, and domain 1 has both lines.
 fn world() -> World {
-    let config = SimConfig {
-        free_frames: 3 * GuestSpec::FRAMES + 8,
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::ControlDomain);
-    for id in 0..3 {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    for id in 0..3 {
-        turn(&world, id);
-        world.boot(0);
-    }
+    let (world, _) = World::controlled(2, 8);
     assert_eq!(assign(&world, 1, EDGE, 2), Ok(0));
     world
-}
-
-/// Lets time pass until domain `id` runs.
-fn turn(world: &World, id: u16) {
-    for _ in 0..10 {
-        if world.enter(0) == Some((id, 0)) {
-            return;
-        }
-        world.yield_now(0);
-    }
-    panic!("domain {id} never runs");
 }
 
 /// The running domain makes a call with a record, and sees what has become of that.
@@ -61,7 +38,7 @@ fn ask<T: Buffered>(world: &World, number: Hypercall, op: u32, record: &T) -> Re
 
 /// Domain 0 assigns lines to `owner`.
 fn assign(world: &World, owner: u16, first: u32, count: u64) -> Result<u64, Errno> {
-    turn(world, 0);
+    world.turn(0);
     let record = AssignDevice {
         domain: DomId::new(owner),
         kind: ASSIGN_LINES,
@@ -136,7 +113,7 @@ fn interrupt(world: &World, gsi: u32, id: u16, port: u32) -> bool {
 #[test]
 fn an_edge_is_told_each_time_and_a_level_once_for_each_eoi() {
     let world = world();
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!([EDGE, LEVEL].map(|gsi| map(&world, gsi)), [Ok(16), Ok(17)]);
     assert_eq!(
         [EDGE, LEVEL].map(|gsi| flags(&world, gsi)),
@@ -146,15 +123,15 @@ fn an_edge_is_told_each_time_and_a_level_once_for_each_eoi() {
     let [edge, level] = [EDGE, LEVEL].map(|gsi| bind(&world, gsi).unwrap());
     // Whoever runs meanwhile, it is the owner that is told.
     for id in [1, 0, 2, 1] {
-        turn(&world, id);
+        world.turn(id);
         assert!(interrupt(&world, EDGE, 1, edge) && is_open(&world, EDGE));
     }
     for _ in 0..3 {
         assert!(interrupt(&world, LEVEL, 1, level) && !is_open(&world, LEVEL));
         assert!(!interrupt(&world, LEVEL, 1, level), "it is masked");
-        turn(&world, 2);
+        world.turn(2);
         assert_eq!(eoi(&world, LEVEL), Err(Errno::Inval), "not his");
-        turn(&world, 1);
+        world.turn(1);
         assert_eq!([eoi(&world, LEVEL), eoi(&world, LEVEL)], [Ok(()); 2]);
         assert!(is_open(&world, LEVEL));
     }
@@ -165,13 +142,13 @@ fn an_edge_is_told_each_time_and_a_level_once_for_each_eoi() {
 fn a_line_is_its_owners_alone() {
     let world = world();
     for id in [0, 2] {
-        turn(&world, id);
+        world.turn(id);
         assert_eq!(map(&world, EDGE), Err(Errno::Perm));
         assert_eq!(bind(&world, EDGE), Err(Errno::Perm));
         assert_eq!(unmap(&world, EDGE), Err(Errno::Inval));
         assert_eq!(flags(&world, EDGE), Err(Errno::Inval));
     }
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(bind(&world, EDGE), Err(Errno::Perm), "it is no pirq yet");
     assert_eq!(map(&world, EDGE), Ok(16));
     assert_eq!(map(&world, EDGE), Ok(16), "again");
@@ -210,7 +187,7 @@ fn what_makes_no_sense_is_refused() {
     }
     assert_eq!(assign(&world, 2, LEVEL, 1), Err(Errno::Exist));
     assert_eq!(assign(&world, 2, u32::from(Gsi::LIMIT), 1), Err(Errno::Inval));
-    turn(&world, 1);
+    world.turn(1);
     let good = MapPirq {
         domid: DomId::new(1),
         map_type: MapPirqType::Gsi.raw(),
@@ -282,13 +259,13 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn the_lines_of_a_domain_that_is_destroyed_are_masked_and_another_may_have_them() {
     let world = world();
-    turn(&world, 1);
+    world.turn(1);
     for gsi in [EDGE, LEVEL] {
         map(&world, gsi).unwrap();
         bind(&world, gsi).unwrap();
     }
     assert!(is_open(&world, EDGE) && is_open(&world, LEVEL));
-    turn(&world, 0);
+    world.turn(0);
     while let Err(error) = world.hv().destroy_domain(DomId::new(1)) {
         assert_eq!(error, Errno::Restart);
         // A device does not wait.
@@ -297,7 +274,7 @@ fn the_lines_of_a_domain_that_is_destroyed_are_masked_and_another_may_have_them(
     }
     assert!(!is_open(&world, EDGE) && !is_open(&world, LEVEL));
     assert_eq!(assign(&world, 2, EDGE, 2), Ok(0));
-    turn(&world, 2);
+    world.turn(2);
     assert_eq!(map(&world, LEVEL), Ok(17));
     let port = bind(&world, LEVEL).unwrap();
     assert!(interrupt(&world, LEVEL, 2, port));
@@ -314,22 +291,22 @@ fn the_control_domain_says_how_a_line_is_wired_that_raises_no_port() {
         };
         ask(&world, Hypercall::PhysdevOp, PhysdevOp::SetupGsi.raw(), &record).map(|_| ())
     };
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(wire(EDGE, 1, 1), Err(Errno::Perm));
     map(&world, LEVEL).unwrap();
     bind(&world, LEVEL).unwrap();
-    turn(&world, 0);
+    world.turn(0);
     for (gsi, triggering, polarity) in [(TAKEN, 0, 0), (96, 0, 0), (EDGE, 2, 0), (EDGE, 0, 2)] {
         assert_eq!(wire(gsi, triggering, polarity), Err(Errno::Inval), "{gsi}");
     }
     assert_eq!(wire(LEVEL, 0, 0), Err(Errno::Exist), "it is bound");
     assert_eq!(wire(EDGE, 1, 1), Ok(()));
-    turn(&world, 1);
+    world.turn(1);
     map(&world, EDGE).unwrap();
     assert_eq!(flags(&world, EDGE), Ok(IRQ_STATUS_NEEDS_EOI));
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(wire(EDGE, 0, 0), Err(Errno::Perm), "it is a pirq of another");
-    turn(&world, 1);
+    world.turn(1);
     let port = bind(&world, EDGE).unwrap();
     assert!(interrupt(&world, EDGE, 1, port) && !is_open(&world, EDGE));
     assert_eq!(eoi(&world, EDGE), Ok(()));
@@ -349,7 +326,7 @@ fn a_free_pirq_is_a_line_of_the_callers_that_is_none_yet() {
     };
     let gsi = MapPirqType::Gsi;
     assert_eq!(free(gsi), Err(Errno::NoSpc), "the control domain has none");
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(free(MapPirqType::Msi), Err(Errno::Inval));
     assert_eq!(free(gsi), Ok(EDGE));
     assert_eq!(map(&world, EDGE), Ok(16));

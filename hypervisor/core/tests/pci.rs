@@ -15,6 +15,7 @@ use bulkhead_abi::event::{BindPirq, Close, EventChannelOp};
 use bulkhead_abi::physdev::{MapPirq, MapPirqType, PhysdevOp, SetIopl, UnmapPirq};
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall};
+use bulkhead_core::Exception;
 use bulkhead_core::devices::MAX_ASSIGNED;
 use bulkhead_core::dma::MAX_FUNCTIONS;
 use bulkhead_core::events::Port;
@@ -25,8 +26,8 @@ use bulkhead_core::machine::Machine;
 use bulkhead_core::pci::message::Message;
 use bulkhead_core::pci::{FunctionId, Region};
 use bulkhead_core::testing::functions::{BRIDGE, CROWDED, PLAIN, PORTS, RICH};
-use bulkhead_core::testing::{Access, GuestSpec, SimConfig, World, check_locks};
-use bulkhead_core::{EndPolicy, Exception};
+use bulkhead_core::Exception;
+use bulkhead_core::testing::{Access, World, check_locks};
 
 const MS: u64 = 1_000_000;
 
@@ -45,17 +46,9 @@ fn world() -> World {
 /// The same with so many frames that are nobody's.
 fn world_with_free(free: u64) -> World {
     check_locks();
-    let config = SimConfig {
-        free_frames: 3 * GuestSpec::FRAMES + free,
-        cpus: 1,
-    };
-    let world = World::new(config, EndPolicy::ControlDomain);
-    for id in 0..3 {
-        world.create(id, &GuestSpec::default()).unwrap();
-    }
-    for id in 0..3 {
-        turn(&world, id);
-        world.boot(0);
+    let (world, _) = World::controlled(2, free);
+    for id in [1, 2, 0] {
+        world.turn(id);
         ask(
             &world,
             Hypercall::PhysdevOp,
@@ -64,20 +57,7 @@ fn world_with_free(free: u64) -> World {
         )
         .unwrap();
     }
-    turn(&world, 0);
     world
-}
-
-/// Lets time pass until domain `id` runs.
-fn turn(world: &World, id: u16) {
-    for _ in 0..1000 {
-        if world.enter(0) == Some((id, 0)) {
-            return;
-        }
-        world.spin(0, MS / 10);
-        world.yield_now(0);
-    }
-    panic!("domain {id} never runs");
 }
 
 /// The running domain makes a call with a record, and sees what has become of that.
@@ -90,7 +70,7 @@ fn ask<T: Buffered>(world: &World, number: Hypercall, op: u32, record: &T) -> Re
 
 /// Domain 0 assigns a function to domain `owner`, and waits for its reset. Returns how that was done.
 fn assign(world: &World, owner: u16, function: FunctionId) -> Result<u64, Errno> {
-    turn(world, 0);
+    world.turn(0);
     let record = AssignDevice {
         domain: DomId::new(owner),
         kind: ASSIGN_PCI,
@@ -107,7 +87,7 @@ fn assign(world: &World, owner: u16, function: FunctionId) -> Result<u64, Errno>
             return answer.map(|_| world.read::<AssignDevice>(0, World::SCRATCH).reset);
         }
         world.spin(0, MS);
-        turn(world, 0);
+        world.turn(0);
         answer = world.call_within(0, Hypercall::Sysctl.raw(), &args, 1);
     }
     panic!("{function} is never assigned");
@@ -128,7 +108,7 @@ fn assign_part(world: &World, kind: u16, first: u64) -> Result<(), Errno> {
 /// Destroys a domain, and lets 10 ms pass as often as that takes. Returns how often.
 fn destroy(world: &World, id: u16) -> u64 {
     let mut waited = 0;
-    turn(world, 0);
+    world.turn(0);
     for _ in 0..20_000 {
         match world.hv().destroy_domain(DomId::new(id)) {
             Ok(()) => return waited,
@@ -254,9 +234,9 @@ fn the_control_domain_sees_all_functions_and_an_owner_its_own() {
         [BRIDGE, RICH, PLAIN, FunctionId::new(0x30)].map(|function| read(world, function, 0) == 0x1234_1af4)
     };
     assert_eq!(seen(&world), [true, true, true, false]);
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(seen(&world), [false, true, false, false]);
-    turn(&world, 2);
+    world.turn(2);
     assert_eq!(seen(&world), [false; 4]);
 }
 
@@ -282,7 +262,7 @@ fn ports_of_configuration_space_are_as_on_a_pc() {
     aim(&world, RICH, 0);
     assert_eq!(assign(&world, 1, PLAIN), Ok(RESET_NOT));
     for (id, expected) in [(1, 0), (2, u32::MAX)] {
-        turn(&world, id);
+        world.turn(id);
         assert_eq!(
             execute(&world, &[0xed], 0xcf8, 0),
             expected,
@@ -302,7 +282,7 @@ fn base_addresses_are_sized_without_the_function_hearing_of_it() {
         raw(&world, PLAIN, 0x18),
     ];
     for id in [0, 1] {
-        turn(&world, id);
+        world.turn(id);
         for (function, offset, mask) in [
             (RICH, 0x10, 0xffff_e000),
             (RICH, 0x14, 0xffff_ffe1),
@@ -344,13 +324,13 @@ fn an_owner_changes_the_command_register_and_nothing_else() {
         |world: &World, function| -> Vec<u32> { (0..64).map(|n| raw(world, function, n * 4)).collect() };
     let before = [whole(&world, RICH), whole(&world, PLAIN)];
     for (id, function) in [(0, RICH), (2, RICH), (0, BRIDGE), (1, PLAIN)] {
-        turn(&world, id);
+        world.turn(id);
         for n in 0..64 {
             write(&world, function, n * 4, 0x0000_ffff);
         }
     }
     assert_eq!([whole(&world, RICH), whole(&world, PLAIN)], before, "not theirs");
-    turn(&world, 1);
+    world.turn(1);
     for n in (0..64).filter(|&n| n != 1) {
         write(&world, RICH, n * 4, 0x5555_5555);
         write(&world, RICH, n * 4, u32::MAX);
@@ -389,7 +369,7 @@ fn a_function_is_assigned_whole_but_for_the_table_of_its_messages() {
         Err(Errno::Acces),
         "the table"
     );
-    turn(&world, 1);
+    world.turn(1);
     let map = |frame: u64| world.call(0, Hypercall::UpdateVaMapping, &[600 * 4096, frame << 12 | 3, 2]);
     assert_eq!(map(frame), Ok(0));
     assert!(map(frame + 1).is_err(), "the table");
@@ -402,10 +382,10 @@ fn a_message_of_a_table_becomes_an_event() {
     let entry = |n: u64| [0, 4, 8, 12].map(|at| world.sim().register_read(table + 16 * n + at));
     assign(&world, 1, RICH).unwrap();
     for id in [0, 2] {
-        turn(&world, id);
+        world.turn(id);
         assert_eq!(map_message(&world, RICH, 0, table), Err(Errno::Perm));
     }
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(
         map_message(&world, RICH, 4, table),
         Err(Errno::Inval),
@@ -431,11 +411,11 @@ fn a_message_of_a_table_becomes_an_event() {
     assert_eq!(raw(&world, RICH, MSI_X) & 0xc000_0000, 0x8000_0000);
     assert_ne!(raw(&world, RICH, COMMAND) & 0x400, 0, "its line is not used");
     for id in [1, 0, 2] {
-        turn(&world, id);
+        world.turn(id);
         assert!(message(&world, 96, 1, port));
         assert!(!message(&world, 97, 1, port));
     }
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(unmap(&world, 96), Err(Errno::Busy));
     let close = EventChannelOp::Close.raw();
     ask(&world, Hypercall::EventChannelOp, close, &Close { port }).unwrap();
@@ -453,7 +433,7 @@ fn a_message_of_a_table_becomes_an_event() {
 fn the_message_of_a_capability_becomes_an_event() {
     let world = world();
     assign(&world, 2, PLAIN).unwrap();
-    turn(&world, 2);
+    world.turn(2);
     assert_eq!(map_message(&world, PLAIN, 1, 0), Ok(96));
     assert_eq!(
         map_message(&world, PLAIN, 2, 0),
@@ -508,14 +488,14 @@ fn a_function_is_quiet_before_its_owners_memory_is_anybodys() {
     let world = world();
     assign(&world, 1, RICH).unwrap();
     let free = world.hv().memory().free_frames();
-    turn(&world, 1);
+    world.turn(1);
     let table = rich_registers(&world) + 0x1000;
     map_message(&world, RICH, 0, table).unwrap();
     bind(&world, 96).unwrap();
     write(&world, RICH, COMMAND, 7);
     assert!(world.sim().is_master(RICH));
     world.sim().set_pending(true);
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(world.hv().destroy_domain(DomId::new(1)), Err(Errno::Restart));
     assert!(!world.sim().is_master(RICH), "first of all");
     assert_eq!(assign(&world, 2, RICH), Err(Errno::Exist));
@@ -527,7 +507,7 @@ fn a_function_is_quiet_before_its_owners_memory_is_anybodys() {
     world.sim().set_pending(false);
     assert_eq!(assign(&world, 2, RICH), Ok(RESET_FUNCTION));
     assert_eq!(world.sim().resets(RICH), 3, "for whoever comes next");
-    turn(&world, 2);
+    world.turn(2);
     assert_eq!(map_message(&world, RICH, 0, table), Ok(96));
     // What has answered is not waited for, and what cannot be reset is not either.
     assign(&world, 2, PLAIN).unwrap();
@@ -550,7 +530,7 @@ fn sleeps_for_reset<T: Buffered>(world: &World, op: ControlOp, record: &T) {
         assert_ne!(world.running(0), Some((0, 0)), "after {n} ms");
         world.spin(0, MS);
     }
-    turn(world, 0);
+    world.turn(0);
     assert_eq!(world.call(0, Hypercall::Sysctl, &args), Ok(0));
 }
 

@@ -30,21 +30,10 @@ fn world(cpus: u32) -> World {
         world.create(id, &guest).unwrap();
     }
     for id in 0..2 {
-        turn(&world, id);
+        world.turn(id);
         world.boot(0);
     }
     world
-}
-
-/// Lets time pass until domain `id` runs.
-fn turn(world: &World, id: u16) {
-    for _ in 0..10 {
-        if world.enter(0) == Some((id, 0)) {
-            return;
-        }
-        world.yield_now(0);
-    }
-    panic!("domain {id} never runs");
 }
 
 fn ask<T: Buffered>(world: &World, op: SchedOp, record: &T) -> Result<u64, Errno> {
@@ -68,7 +57,7 @@ fn a_domain_that_does_not_wind_up_its_watchdog_is_ended() {
     assert_eq!(watchdog(&world, 0, 2), Ok(1));
     assert_eq!(watchdog(&world, 0, 10), Ok(2));
     world.spin(0, S);
-    turn(&world, 1);
+    world.turn(1);
     assert_eq!(watchdog(&world, 1, 2), Ok(0), "in time");
     world.spin(0, S + S / 2);
     assert_eq!(life(&world, 1), Lifecycle::Running);
@@ -112,7 +101,7 @@ fn a_watchdog_lasts_while_the_vcpu_that_made_it_is_down() {
 fn a_domain_that_is_paused_need_not_wind_up_its_watchdog() {
     let world = world(1);
     assert_eq!(watchdog(&world, 0, 1), Ok(1));
-    turn(&world, 0);
+    world.turn(0);
     let control = |op: ControlOp| {
         let guest = DomainRef {
             domain: DomId::new(1),
@@ -137,7 +126,7 @@ fn a_domain_that_is_paused_need_not_wind_up_its_watchdog() {
 fn watchdogs_go_with_their_domain() {
     let world = world(1);
     assert_eq!(watchdog(&world, 0, 1), Ok(1));
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(watchdog(&world, 0, 100), Ok(1));
     while world.hv().destroy_domain(DomId::new(1)) == Err(Errno::Restart) {
         world.enter(0);
@@ -161,7 +150,7 @@ fn the_control_domain_ends_another() {
     };
     let reboot = ShutdownReason::Reboot.raw();
     assert_eq!(end(1, reboot), Err(Errno::Perm));
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(end(0, reboot), Err(Errno::Inval), "itself it ends otherwise");
     assert_eq!(end(1, 6), Err(Errno::Inval));
     assert_eq!(end(77, reboot), Err(Errno::Srch));
@@ -175,7 +164,7 @@ fn a_vcpu_of_the_control_domain_stays_where_it_asks_to() {
     let world = world(2);
     let pin = |pcpu: i32| ask(&world, SchedOp::PinOverride, &PinOverride { pcpu });
     assert_eq!(pin(0), Err(Errno::Perm));
-    turn(&world, 0);
+    world.turn(0);
     assert_eq!(pin(2), Err(Errno::Inval), "there are two");
     assert_eq!(pin(-1), Err(Errno::Inval), "nothing to end");
     // It is on the first, and goes to the second.

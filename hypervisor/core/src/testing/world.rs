@@ -23,6 +23,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use bulkhead_abi::errno::Failure;
+use bulkhead_abi::start_info::StartInfo;
 use bulkhead_abi::trap::Vector;
 use bulkhead_abi::vcpu::VcpuOp;
 use bulkhead_abi::{Buffered, DomId, Errno, Hypercall, selectors};
@@ -175,6 +176,50 @@ impl World {
         }
         assert_eq!(world.running(0), Some((1, 0)));
         world
+    }
+
+    /// One CPU with the control domain, domain 0, which runs, and the smallest domains 1 to `guests`; all have booted. So many frames are nobody's.
+    /// Returns what each was told at its start, too.
+    ///
+    /// # Panics
+    ///
+    /// If that is not so.
+    #[must_use]
+    pub fn controlled(guests: u16, free: u64) -> (Self, Vec<StartInfo>) {
+        let config = SimConfig {
+            free_frames: GuestSpec::FRAMES * u64::from(guests + 1) + free,
+            cpus: 1,
+        };
+        let world = Self::new(config, EndPolicy::ControlDomain);
+        for id in 0..=guests {
+            world.create(id, &GuestSpec::default()).unwrap();
+        }
+        let boot = |id| {
+            world.turn(id);
+            world.boot(0)
+        };
+        let infos = (0..=guests).map(boot).collect();
+        world.turn(0);
+        (world, infos)
+    }
+
+    /// Lets time pass until the first vCPU of domain `id` runs on the first CPU.
+    ///
+    /// # Panics
+    ///
+    /// If it never does.
+    pub fn turn(&self, id: u16) {
+        for tries in 0..1000 {
+            if self.enter(0) == Some((id, 0)) {
+                return;
+            }
+            // Who has run for long waits until others have, too; and one may sleep.
+            if tries > 10 {
+                self.spin(0, 200_000);
+            }
+            self.yield_now(0);
+        }
+        panic!("domain {id} never runs");
     }
 
     /// A domain of two vCPUs on `cpus` CPUs, on the first of which it has booted, and runs. Its second vCPU has been started, and runs when a CPU
