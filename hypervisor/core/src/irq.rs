@@ -393,7 +393,7 @@ impl<M: Machine> Hypervisor<M> {
             (Kind::Line(gsi), _, false, true) => machine.unmask_line(gsi),
             (Kind::Line(gsi), _, true, false) => machine.mask_line(gsi),
             (Kind::Message(_), Some(source), false, true) => source.unmask(machine),
-            (Kind::Message(message), Some(source), true, false) => {
+            (Kind::Message(message), Some(source), true, false) if !mutant!(MessageLeftOn) => {
                 source.mask(machine);
                 machine.block_message(message);
             }

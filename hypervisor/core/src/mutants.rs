@@ -106,6 +106,32 @@ mod planting {
         LinesKept,
         /// Lines: one that raises a port is wired in another way.
         BoundLineRewired,
+        /// Functions: any domain changes the command register of another's, or of nobody's.
+        FunctionsAreEverybodys,
+        /// Functions: any domain has the messages of another's, or of nobody's.
+        MessagesAreEverybodys,
+        /// Functions: an owner changes any bit of the command register.
+        CommandUnfiltered,
+        /// Functions: an owner moves base addresses.
+        BarsMoved,
+        /// Functions: a reset takes base addresses away for good.
+        BarsLost,
+        /// Functions: one that is somebody's is assigned to another.
+        FunctionAssignedTwice,
+        /// Functions: one has an owner before it is let reach that domain's space.
+        AttachedLate,
+        /// Functions: one that could not be assigned reaches the domain's space still.
+        AttachedOnRefusal,
+        /// Functions: an owner has the frames with the table of messages.
+        TableMapped,
+        /// Functions: those of a domain that is taken down still get at memory.
+        MasterLeftOn,
+        /// Functions: those of a domain that is taken down still send messages.
+        MessagesKept,
+        /// Functions: one is spoken to while it is being reset.
+        ResetNotAwaited,
+        /// Functions: the message of a closed port is not masked.
+        MessageLeftOn,
         /// Devices: the frames of RAM, too, may be cached in any way.
         RamCachedAtWill,
         /// Extents: a frame that a domain has from one can be had again.

@@ -19,7 +19,7 @@ const EPISODE: usize = 400;
 const LOOK: usize = 8;
 
 /// How many acts may pass until a mutant is caught: some have to wait for a rare coincidence.
-const ACTS: usize = 400_000;
+const ACTS: usize = 1_000_000;
 
 /// How many acts of the same histories are played without a mutant: as many as the most hidden one needs.
 const UNHARMED: usize = 60_000;
@@ -60,6 +60,10 @@ fn take_down(stage: &Stage) {
         for _ in 0..10_000 {
             if destroy() != Err(Errno::Restart) {
                 break;
+            }
+            if stage.world().hv().functions_of(DomId::new(id)) != 0 {
+                // They may be under reset.
+                stage.world().spin(0, 10_000_000);
             }
             stage.step();
         }

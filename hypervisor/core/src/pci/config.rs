@@ -177,11 +177,20 @@ impl<M: Machine> Hypervisor<M> {
             latch.set(address, if is_ones { others | bit } else { others });
         }
         let functions = self.functions.lock();
-        let Some(function) = functions.get(id).filter(|function| function.is_held_by(domain)) else {
+        let is_its = |function: &&Function| function.is_held_by(domain) || mutant!(FunctionsAreEverybodys);
+        let Some(function) = functions.get(id).filter(is_its) else {
             return;
         };
+        if mutant!(BarsMoved) && offset.bar_here().is_some() {
+            self.machine().config_write(id, offset.0, value);
+        }
         if offset == Offset::COMMAND && !function.is_bridge {
-            let changed = (mask << shift) & command::OWNERS;
+            let owners = if mutant!(CommandUnfiltered) {
+                command::ALL
+            } else {
+                command::OWNERS
+            };
+            let changed = (mask << shift) & owners;
             let value = value << shift & changed;
             let config = Config {
                 machine: self.machine(),

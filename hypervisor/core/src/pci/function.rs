@@ -334,7 +334,7 @@ impl Function {
         for frames in self.regions().filter_map(Region::frames) {
             let (start, end) = frames.into_inner();
             match self.table_frames() {
-                Some(table) if *table.start() <= end && start <= *table.end() => {
+                Some(table) if !mutant!(TableMapped) && *table.start() <= end && start <= *table.end() => {
                     add(start, table.start().checked_sub(1));
                     add(table.end().saturating_add(1), Some(end));
                 }

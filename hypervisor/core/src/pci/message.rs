@@ -234,7 +234,7 @@ impl<M: Machine> Hypervisor<M> {
         let functions = self.functions.lock();
         let owned = functions
             .get(function)
-            .filter(|function| function.is_held_by(domain));
+            .filter(|function| function.is_held_by(domain) || mutant!(MessagesAreEverybodys));
         let owned = owned.ok_or(IrqError::NoAccess)?;
         let source = owned.source(entry, in_table).ok_or(IrqError::NoLine)?;
         self.lines.lock().map_source(domain.id, source)

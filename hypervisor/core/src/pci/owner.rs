@@ -39,7 +39,7 @@ impl Function {
 
     /// Gives it back what a reset has taken of its place. It is kept from memory.
     fn finish_reset<M: Machine>(&self, config: &Config<'_, M>) {
-        for (index, bar) in (0_u8..).zip(&self.bars) {
+        for (index, bar) in (0_u8..).zip(&self.bars).filter(|_| !mutant!(BarsLost)) {
             config.write(Offset::bar(index), bar.value);
         }
         config.command(command::MASTER, command::PORTS | command::MEMORY);
@@ -95,8 +95,11 @@ impl Function {
         let now = config.machine.now();
         let (standing, is_quiet) = match self.standing {
             Standing::Owned { by } => {
-                config.command(command::MASTER, command::NO_LINE);
-                message::switch_off(config, self);
+                let clear = if mutant!(MasterLeftOn) { 0 } else { command::MASTER };
+                config.command(clear, command::NO_LINE);
+                if !mutant!(MessagesKept) {
+                    message::switch_off(config, self);
+                }
                 let until = now.saturating_add(DRAIN_NS);
                 (Standing::Draining { by, until }, false)
             }
@@ -107,7 +110,9 @@ impl Function {
                 Some(until) => (Standing::Resetting { by, until }, false),
                 None => (Standing::Quiet { by }, true),
             },
-            Standing::Resetting { until, .. } if now < until => (self.standing, false),
+            Standing::Resetting { until, .. } if now < until && !mutant!(ResetNotAwaited) => {
+                (self.standing, false)
+            }
             Standing::Resetting { by, .. } => {
                 self.finish_reset(config);
                 (Standing::Quiet { by }, true)
@@ -137,7 +142,7 @@ impl<M: Machine> Hypervisor<M> {
         // It is kept from memory: what it could reach from here on, it cannot, until it has an owner who lets it. No lock is held, for hardware is waited for.
         let given = self.memory.attach_function(domain, id).and_then(|()| {
             let assigned = self.assign_all(&ranges);
-            if assigned.is_err() {
+            if assigned.is_err() && !mutant!(AttachedOnRefusal) {
                 self.memory.detach_function(domain, id);
             }
             assigned
@@ -187,13 +192,18 @@ impl<M: Machine> Hypervisor<M> {
                 function.standing = Standing::Ready;
             }
             Standing::Ready => {}
+            Standing::Owned { .. } if mutant!(FunctionAssignedTwice) => {}
             Standing::Promised
             | Standing::Owned { .. }
             | Standing::Draining { .. }
             | Standing::Resetting { .. }
             | Standing::Quiet { .. } => return Err(Errno::Exist),
         }
-        function.standing = Standing::Promised;
+        function.standing = if mutant!(AttachedLate) {
+            Standing::Owned { by: domain.id }
+        } else {
+            Standing::Promised
+        };
         Ok((ranges, function.reset()))
     }
 
@@ -242,7 +252,7 @@ impl<M: Machine> Hypervisor<M> {
     pub(crate) fn holds_table(&self, frames: &RangeInclusive<u64>) -> bool {
         let functions = self.functions.lock();
         let mut tables = functions.iter().filter_map(Function::table_frames);
-        tables.any(|table| meet(&table, frames))
+        tables.any(|table| meet(&table, frames)) && !mutant!(TableMapped)
     }
 
     /// How many functions a domain has.

@@ -4,7 +4,7 @@
 use super::asked::{NO_NUMBER, NO_RESULT};
 use super::{Access, World};
 use crate::frames::Mfn;
-use crate::irq::Gsi;
+use crate::irq::{Gsi, Pirq};
 use crate::pci::FunctionId;
 use crate::traps::Exception;
 use crate::vcpu::{Mode, Segments};
@@ -82,6 +82,8 @@ pub enum Act {
     Load(Segments),
     /// A device interrupts the guest by a line, whosever that is, if it may.
     Interrupt(Gsi),
+    /// A device interrupts the guest by a message, whosever that is, whether or not it is masked: one may be on its way.
+    Message(Pirq),
     /// The control domain lets a function reach what this domain's devices may, and nobody else's, if both can be visited.
     Attach(FunctionId, u16),
     /// A device, whosever that is, reads or writes a frame.
@@ -113,6 +115,7 @@ impl Act {
             | Self::Sysenter
             | Self::Load(_)
             | Self::Interrupt(_)
+            | Self::Message(_)
             | Self::Attach(..)
             | Self::Dma(..)
             | Self::Compute(_) => return None,
@@ -306,6 +309,10 @@ impl World {
             }
             &Act::Interrupt(gsi) => {
                 self.interrupt(cpu, gsi);
+                Effect::Done
+            }
+            &Act::Message(pirq) => {
+                self.message(cpu, pirq);
                 Effect::Done
             }
             &Act::Attach(function, domain) => {

@@ -243,6 +243,7 @@ fn check_error(act: &Act, effect: Effect) {
         | Act::Load(_)
         | Act::Forget { .. }
         | Act::Interrupt(_)
+        | Act::Message(_)
         | Act::Attach(..)
         | Act::Dma(..)
         | Act::Compute(_) => {

@@ -117,6 +117,21 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, Fate)> {
     stores.chain(privileged).chain([(FORCED_CPUID.0, Fate::Resolved)])
 }
 
+/// Writes to a port.
+pub(super) fn out(port: u16, value: u32) -> Act {
+    Act::Instruction {
+        name: "out dx, eax",
+        code: [0xef].to_vec(),
+        value: u64::from(port) << 32 | u64::from(value),
+        pointers: [0; 2],
+        raises: Exception {
+            vector: Vector::GeneralProtection.raw(),
+            error_code: 0,
+            address: 0,
+        },
+    }
+}
+
 /// Something that only the hypervisor may do.
 pub(super) fn forbidden(choices: &mut Choices) -> Act {
     let mut raises = Exception {

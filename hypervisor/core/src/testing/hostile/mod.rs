@@ -7,6 +7,7 @@
 
 mod calls;
 mod dma;
+mod functions;
 mod goals;
 mod grants;
 mod instructions;
@@ -14,6 +15,7 @@ mod memory;
 mod programs;
 mod tables;
 
+use super::functions::PLAIN;
 use super::{Act, Choices, Fate, FirstState, Sim, World};
 use crate::frames::Mfn;
 use crate::grants::{Mapping, Names};
@@ -94,11 +96,14 @@ impl Hostile {
         // The control domain gives the others some devices to play with.
         let mut assigned = VecDeque::new();
         if id == 0 {
-            let devices = world.sim().device_frames();
-            let some = devices.into_iter().step_by(2).zip([1, 2].into_iter().cycle());
+            // What functions have comes with them.
+            let is_free = |frame: &Mfn| world.hv().function_with(*frame).is_none();
+            let devices = world.sim().device_frames().into_iter().filter(is_free);
+            let some = devices.step_by(2).zip([1, 2].into_iter().cycle());
             assigned.extend(some.map(|(frame, owner)| goals::assign_frame(frame, owner)));
             let lines = Sim::LINES.take(2).zip([1, 2]);
             assigned.extend(lines.map(|(line, owner)| goals::assign_line(line, owner)));
+            assigned.push_back(goals::assign_function(PLAIN, 2));
         }
         let plan = plan.into_iter().chain(assigned);
         Self {
@@ -147,7 +152,13 @@ impl Hostile {
             mapped: self.mapped(world),
             devices: world.sim().device_frames(),
         };
+        let has_function = mind.own_function().is_some();
+        let awaits_reset = world.hv().reset_until(|_| true).is_some();
         let mut plan = match choices.below(144) {
+            // It takes longer than most of what guests do.
+            _ if awaits_reset && choices.chance(10) => return Act::Compute(100_000_000),
+            // Most of it is nothing to those that have none.
+            _ if has_function && choices.chance(6) => mind.functions(choices),
             0..=12 => return mind.update_va(choices),
             13..=24 => return mind.mmu_update(choices),
             25..=34 => return mind.extended(choices),
@@ -187,7 +198,8 @@ impl Hostile {
             128 | 129 => mind.segments(choices),
             118 | 119 if self.id == 0 && choices.chance(50) => return calls::setup_gsi(choices),
             118 | 119 | 130..=132 => return calls::line_op(choices),
-            112..=117 => mind.dma(choices),
+            112..=114 => mind.functions(choices),
+            115..=117 => mind.dma(choices),
             100..=111 | 133..=139 => mind.grants(choices),
             _ => {
                 return Act::Forget {

@@ -3,12 +3,16 @@
 use super::{FRESH, NOBODY, TOO_LARGE, bytes};
 use crate::frames::Mfn;
 use crate::hypercalls::table::Row;
-use crate::testing::hostile::calls::call_with;
+use crate::pci::FunctionId;
+use crate::testing::functions::{PORTS, RICH};
+use crate::testing::hostile::calls::{call, call_with};
+use crate::testing::hostile::functions;
 use crate::testing::{Act, Choices, Sim, World};
 use alloc::collections::VecDeque;
 use bulkhead_abi::control::{
-    ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS, ControlOp,
-    CopyMemory, CreateDomain, ExtentRef, KeepExtent, ReadFile, ReadLog, Schedule, SetLimit, VcpuState,
+    ASSIGN_FRAMES, ASSIGN_LINES, ASSIGN_PCI, ASSIGN_PORTS, AssignDevice, COPY_FROM, COPY_TO, COPY_ZEROS,
+    ControlOp, CopyMemory, CreateDomain, ExtentRef, KeepExtent, ReadFile, ReadLog, Schedule, SetLimit,
+    VcpuState,
 };
 use bulkhead_abi::{DomId, Errno, Hypercall};
 
@@ -175,6 +179,44 @@ pub(in crate::testing::hostile) fn assign_line(line: u64, owner: u16) -> Act {
     })
 }
 
+/// Assigns a function to a guest.
+pub(in crate::testing::hostile) fn assign_function(function: FunctionId, owner: u16) -> Act {
+    assign_range(AssignDevice {
+        domain: DomId::new(owner),
+        kind: ASSIGN_PCI,
+        first: function.raw().into(),
+        count: 1,
+        ..AssignDevice::default()
+    })
+}
+
+/// Assigns a function to a guest, or to a domain that is soon no more, and is there when a reset is over.
+pub(super) fn live_with_function(choices: &mut Choices) -> VecDeque<Act> {
+    let is_in_parts = choices.chance(20);
+    let function = if is_in_parts {
+        RICH
+    } else {
+        functions::any(choices)
+    };
+    let owner = choices.one_of(&[1, 1, 2, FRESH, FRESH]);
+    let assign = assign_function(function, owner);
+    // It sleeps while there is a reset, and goes on then.
+    let mut plan = VecDeque::from([assign.clone(), assign]);
+    if is_in_parts {
+        // One of them is already somebody's.
+        plan.push_front(assign_port(PORTS.into(), FRESH));
+        plan.push_front(create(DomId::new(FRESH)));
+    } else if owner == FRESH {
+        let destroy = || {
+            let args = [u64::from(ControlOp::DestroyDomain.raw()), World::SCRATCH];
+            call(Hypercall::Sysctl, &args, &[FRESH.into()])
+        };
+        plan.push_front(create(DomId::new(FRESH)));
+        plan.extend([destroy(), destroy()]);
+    }
+    plan
+}
+
 /// Assigns a port to a domain.
 pub(super) fn assign_port(port: u64, owner: u16) -> Act {
     assign_range(AssignDevice {
@@ -203,12 +245,14 @@ fn assign_range(record: AssignDevice) -> Act {
     call_with(Hypercall::Sysctl, &args, bytes(&record))
 }
 
-/// A port, a frame or a line that may be assigned.
+/// A port, a frame, a line or a function that may be assigned.
 fn assignable(devices: &[Mfn], choices: &mut Choices) -> (u16, u64) {
     let device = choices.one_of(devices).raw();
+    let function = u64::from(functions::any(choices).raw());
     choices.one_of(&[
         (ASSIGN_FRAMES, device),
         (ASSIGN_FRAMES, device),
+        (ASSIGN_PCI, function),
         (ASSIGN_PORTS, 0x60 + device % 16),
         (ASSIGN_LINES, Sim::LINES.start + device % 8),
     ])

@@ -30,7 +30,8 @@ impl Mind<'_> {
 
     /// Does to others what only the control domain may.
     pub(in crate::testing::hostile) fn rule(&self, choices: &mut Choices) -> VecDeque<Act> {
-        match choices.below(13) {
+        match choices.below(16) {
+            13..=15 => control::live_with_function(choices),
             6..=9 => self.live_on_extent(choices),
             10..=12 => self.claim_goal(None, World::SCRATCH, choices),
             0..=2 => VecDeque::from([self.for_another(choices)]),

@@ -11,7 +11,7 @@ mod events;
 mod memory;
 mod vcpus;
 
-pub(super) use control::{assign_frame, assign_line};
+pub(super) use control::{assign_frame, assign_function, assign_line};
 
 use super::calls::{self, call, call_with};
 use super::dma;
