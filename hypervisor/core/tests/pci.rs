@@ -26,7 +26,6 @@ use bulkhead_core::machine::Machine;
 use bulkhead_core::pci::message::Message;
 use bulkhead_core::pci::{FunctionId, Region};
 use bulkhead_core::testing::functions::{BRIDGE, CROWDED, PLAIN, PORTS, RICH};
-use bulkhead_core::Exception;
 use bulkhead_core::testing::{Access, World, check_locks};
 
 const MS: u64 = 1_000_000;
@@ -468,6 +467,9 @@ fn what_a_function_tried_in_vain_is_told_to_the_control_domain() {
     assert_eq!((none.domain, none.count), (DomId::INVALID, 0));
     assert_eq!(faults(FunctionId::new(u16::MAX)), Err(Errno::NoEnt));
     assign(&world, 1, RICH).unwrap();
+    world.turn(1);
+    write(&world, RICH, COMMAND, 4);
+    world.turn(0);
     let frame = Mfn::new(5).unwrap();
     for access in [Access::Read, Access::Write] {
         assert!(!world.sim().dma(RICH, frame, access));

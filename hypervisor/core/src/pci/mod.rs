@@ -1,9 +1,9 @@
 //! PCI functions: what a domain sees and may change of one, who owns it, and how its messages become interrupts.
 //!
-//! What functions there are is found out once, at the start ([`discover_functions`](crate::Hypervisor::discover_functions)). From then on nobody moves them: a domain's accesses to
-//! configuration space come through the [`config`] filter, which answers for base addresses from the record of its [`Function`], and lets an owner
-//! change nothing but the command register. So two domains that look at the same bus cannot disturb each other, and no function gets to move memory
-//! before somebody owns it.
+//! What functions there are is found out once, at the start ([`discover_functions`](crate::Hypervisor::discover_functions)). From then on nobody moves
+//! them: a domain's accesses to configuration space come through the [`config`] filter, which answers for base addresses from the record of its
+//! [`Function`], and lets an owner change nothing but the command register. So two domains that look at the same bus cannot disturb each other, and no
+//! function gets to move memory before somebody owns it.
 //!
 //! A function is assigned whole: its registers (less the frames with its table of messages, which the hypervisor writes), its ports, and its messages, which
 //! become pirqs ([`message`]).
@@ -11,6 +11,8 @@
 //! # Laws
 //!
 //! - **Bus mastering is off** unless the function is owned by a domain that is alive, and has switched it on.
+//! - **A function is owned when it reaches what its owner's devices may**, and not before. While the IOMMU is told it is promised: nobody's, and nobody
+//!   else's. No lock is held then.
 //! - **A domain that ends gives up its functions before anything else**: bus mastering off, messages masked, what was under way awaited, the function
 //!   reset if it can be ([`Reset`]), and the IOMMU pointed away; then only are the domain's frames let go ([`crate::domains`]'s teardown).
 //! - **A function's messages interrupt with the vectors that the hypervisor gave them**, as far as its table says: one that can write to memory can forge

@@ -120,7 +120,7 @@ impl Mind<'_> {
 
     /// Closes a port that a message raises, if there is one.
     fn close_message(&self, choices: &mut Choices) -> VecDeque<Act> {
-        let ports = self.domains.get(DomId::new(self.guest.id)).and_then(|domain| {
+        let port = self.domains.get(DomId::new(self.guest.id)).and_then(|domain| {
             let events = domain.events.read();
             let is_message =
                 |channel| matches!(channel, Channel::Pirq(pirq) if pirq.raw() >= Gsi::LIMIT.into());
@@ -129,7 +129,7 @@ impl Mind<'_> {
             found.map(|(port, _)| port.raw())
         });
         let message = Act::Message(message(choices));
-        match ports {
+        match port {
             Some(port) => VecDeque::from([message.clone(), event(EventChannelOp::Close, &[port]), message]),
             None => VecDeque::from([message]),
         }
