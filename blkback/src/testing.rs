@@ -346,12 +346,8 @@ impl State {
                 for (address, bytes) in memory {
                     let (frame, offset) = self.frame_at(*address, *bytes, false);
                     for at in (offset..offset + *bytes as usize).step_by(SECTOR as usize) {
-                        let bytes: Sector = self.frames[frame][at..at + SECTOR as usize].try_into().unwrap();
-                        if self.geometry.write_cache {
-                            self.cache.insert(sector, (self.clock, bytes));
-                        } else {
-                            self.lasting.insert(sector, bytes);
-                        }
+                        let bytes = self.frames[frame][at..at + SECTOR as usize].try_into().unwrap();
+                        self.store(sector, bytes);
                         sector += 1;
                     }
                 }
@@ -368,9 +364,18 @@ impl State {
             }
             Work::Discard(first, sectors) => {
                 for sector in *first..*first + u64::from(*sectors) {
-                    self.cache.insert(sector, (self.clock, [0xdd; SECTOR as usize]));
+                    self.store(sector, [0xdd; SECTOR as usize]);
                 }
             }
+        }
+    }
+
+    /// A sector holds something else from now on: in the cache, if there is one.
+    fn store(&mut self, sector: u64, bytes: Sector) {
+        if self.geometry.write_cache {
+            self.cache.insert(sector, (self.clock, bytes));
+        } else {
+            self.lasting.insert(sector, bytes);
         }
     }
 }
@@ -988,7 +993,8 @@ impl World {
             self.machine.work(at, Ok(()));
         }
         for (guest, _) in &self.guests {
-            assert_eq!(guest.outstanding(), 0, "{} is not answered", guest.domain);
+            let (events, domain) = (&self.events, guest.domain);
+            assert_eq!(guest.outstanding(), 0, "{domain} is not answered: {events:?}");
         }
     }
 }

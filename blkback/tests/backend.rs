@@ -197,6 +197,48 @@ fn segments_of_single_sectors_make_whole_blocks_where_the_disk_takes_enough_of_t
     }
 }
 
+#[test]
+fn what_is_written_after_a_discard_is_read_again_with_and_without_a_cache() {
+    use bulkhead_abi::blkif::{Discard, Request};
+    let request = |operation: Op| Request {
+        operation: operation.raw(),
+        nr_segments: 1,
+        seg: [segment(8, 0, 7); 11],
+        ..Default::default()
+    };
+    let discard = Discard {
+        operation: Op::Discard.raw(),
+        nr_sectors: 8,
+        ..Default::default()
+    };
+    for write_cache in [false, true] {
+        // The disk takes one segment of one page, and one part of a discard, at a time.
+        let mut hand = Hand::new(
+            Geometry {
+                write_cache,
+                max_segments: 1,
+                max_sectors: 8,
+                discard: Some(bulkhead_devices::disk::Discard {
+                    max_sectors: 3,
+                    granularity: 1,
+                }),
+                ..geometry(DISK)
+            },
+            Access::ReadWrite,
+        );
+        hand.world.machine.grant(1, 8, 0, true);
+        for fill in [1, 2] {
+            hand.world.machine.write_frame(0, 0, &[fill; 4096]);
+            assert_eq!(hand.ask(&request(Op::Write)), Some(0));
+            assert_eq!(hand.ask(&discard), Some(0));
+            assert_eq!(hand.ask(&request(Op::Write)), Some(0));
+            hand.world.machine.write_frame(0, 0, &[0; 4096]);
+            assert_eq!(hand.ask(&request(Op::Read)), Some(0));
+            assert!(hand.world.machine.read_frame(0) == [fill; 4096], "{write_cache}");
+        }
+    }
+}
+
 fn segment(gref: u32, first_sect: u8, last_sect: u8) -> bulkhead_abi::blkif::Segment {
     bulkhead_abi::blkif::Segment {
         gref,
