@@ -521,15 +521,40 @@ struct Asked {
     versions: Vec<Option<u64>>,
 }
 
+/// A ring of a guest.
+#[derive(Debug)]
+pub struct GuestRing {
+    front: Front<Page, Native>,
+    /// Its pages, for back-ends.
+    pub pages: Vec<Page>,
+    /// The guest has been notified by its port.
+    pub is_told: bool,
+    /// The guest has notified the back-end by it.
+    pub has_told: bool,
+}
+
+impl GuestRing {
+    fn new(pages: usize) -> Self {
+        let pages: Vec<Page> = (0..pages).map(|_| Page::new()).collect();
+        Self {
+            front: Front::new(pages.clone()).unwrap(),
+            pages,
+            is_told: true,
+            has_told: false,
+        }
+    }
+}
+
 /// A guest that makes no mistakes, and knows what its disk has to hold.
 #[derive(Debug)]
 pub struct Guest {
     /// Its domain.
     pub domain: u16,
     machine: Machine,
-    front: Front<Page, Native>,
-    /// The ring, for back-ends.
-    pub ring: Vec<Page>,
+    /// Its rings. Requests go into one after the other, as far as they have room.
+    pub rings: Vec<GuestRing>,
+    /// Which ring is next.
+    turn: usize,
     free: Vec<Granted>,
     next_gref: u32,
     asked: BTreeMap<u64, Asked>,
@@ -547,10 +572,6 @@ pub struct Guest {
     pub bytes: u64,
     /// It keeps its grants.
     pub is_persistent: bool,
-    /// It has been notified.
-    pub is_told: bool,
-    /// It has notified the back-end.
-    pub has_told: bool,
 }
 
 /// What a sector holds.
@@ -569,12 +590,11 @@ impl Guest {
     /// A guest with a disk of so many empty sectors and a ring of so many pages.
     #[must_use]
     pub fn new(machine: &Machine, domain: u16, sectors: u64, pages: usize) -> Self {
-        let ring: Vec<Page> = (0..pages).map(|_| Page::new()).collect();
         Self {
             domain,
             machine: machine.clone(),
-            front: Front::new(ring.clone()).unwrap(),
-            ring,
+            rings: std::vec![GuestRing::new(pages)],
+            turn: 0,
             free: Vec::new(),
             next_gref: 8,
             asked: BTreeMap::new(),
@@ -586,9 +606,12 @@ impl Guest {
             answered: (0, 0),
             bytes: 0,
             is_persistent: false,
-            is_told: true,
-            has_told: false,
         }
+    }
+
+    /// Gives it one more ring, before it is connected.
+    pub fn add_ring(&mut self, pages: usize) {
+        self.rings.push(GuestRing::new(pages));
     }
 
     /// How many requests are not answered.
@@ -597,10 +620,14 @@ impl Guest {
         self.asked.len()
     }
 
-    /// Whether the ring takes one more request.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.front.outstanding() < self.front.size()
+    /// Which ring takes the next request, if one has room.
+    fn room(&self) -> Option<usize> {
+        let count = self.rings.len();
+        let mut turns = (self.turn..self.turn + count).map(|turn| turn % count);
+        turns.find(|ring| {
+            let GuestRing { front, .. } = &self.rings[*ring];
+            front.outstanding() < front.size()
+        })
     }
 
     fn page(&mut self, may_write: bool) -> Granted {
@@ -684,8 +711,7 @@ impl Guest {
 
     fn ask(&mut self, operation: Op, is_indirect: bool, first: u64, shape: &[(u8, u8)]) -> bool {
         let sectors: u64 = shape.iter().map(|(from, to)| u64::from(to - from) + 1).sum();
-        let has_room = self.front.outstanding() < self.front.size();
-        if !has_room || !self.is_free(operation, first, sectors) {
+        if self.room().is_none() || !self.is_free(operation, first, sectors) {
             return false;
         }
         let is_read = operation == Op::Read;
@@ -765,8 +791,7 @@ impl Guest {
     }
 
     fn discard(&mut self, first: u64, sectors: u64) -> bool {
-        let has_room = self.front.outstanding() < self.front.size();
-        if sectors == 0 || !has_room || !self.is_free(Op::Discard, first, sectors) {
+        if sectors == 0 || self.room().is_none() || !self.is_free(Op::Discard, first, sectors) {
             return false;
         }
         let id = self.next_id;
@@ -793,28 +818,41 @@ impl Guest {
     }
 
     fn post(&mut self, slot: &Slot, asked: Asked) {
-        self.front.post(slot).unwrap();
+        let ring = self.room().unwrap();
+        self.turn = ring + 1;
+        self.rings[ring].front.post(slot).unwrap();
         let Slot { bytes } = slot;
         self.asked.insert(u64::read_from(&bytes[8..]).unwrap(), asked);
     }
 
     /// Shows the back-end what was asked.
     pub fn push(&mut self) {
-        self.has_told |= self.front.push() == Notify::Yes;
+        for ring in &mut self.rings {
+            ring.has_told |= ring.front.push() == Notify::Yes;
+        }
     }
 
-    /// Takes the answers and checks them: each request is answered once, reads have what was written last, and no page of an answered request is in
-    /// use. Then it sleeps.
+    /// Takes the answers from the rings of which it was told, and checks them: each request is answered once, reads have what was written last, and
+    /// no page of an answered request is in use. Then it sleeps.
     pub fn collect(&mut self) {
-        loop {
-            while let Some(response) = self.front.take().unwrap() {
-                self.check(response);
-            }
-            if self.front.may_sleep().unwrap() {
-                break;
+        for ring in 0..self.rings.len() {
+            if core::mem::take(&mut self.rings[ring].is_told) {
+                while let Some(response) = self.next_answer(ring) {
+                    self.check(response);
+                }
             }
         }
-        self.is_told = false;
+    }
+
+    /// The next answer in a ring; `None` once the back-end knows that it has to tell of the one after.
+    fn next_answer(&mut self, ring: usize) -> Option<Response> {
+        let GuestRing { front, .. } = &mut self.rings[ring];
+        loop {
+            let response = front.take().unwrap();
+            if response.is_some() || front.may_sleep().unwrap() {
+                return response;
+            }
+        }
     }
 
     fn check(&mut self, response: Response) {
@@ -938,7 +976,7 @@ impl World {
             domain: DomId::new(guest.domain),
             vbd,
             layout: Layout::X86_64,
-            rings: std::vec![guest.ring.clone()],
+            rings: guest.rings.iter().map(|ring| ring.pages.clone()).collect(),
             is_persistent: guest.is_persistent,
         };
         self.back.connect(connection).unwrap()
@@ -947,22 +985,22 @@ impl World {
     /// The back-end runs until it may sleep, having been kicked by whoever has notified it.
     pub fn serve(&mut self) {
         for (guest, id) in &mut self.guests {
-            if core::mem::take(&mut guest.has_told) {
-                self.back.kick(*id, 0);
+            for (number, ring) in guest.rings.iter_mut().enumerate() {
+                if core::mem::take(&mut ring.has_told) {
+                    self.back.kick(*id, number);
+                }
             }
         }
         for _ in 0..10_000 {
             let rest = self.back.round();
             for event in self.back.events() {
                 match event {
-                    Event::Notify(id, 0) => {
+                    Event::Notify(id, number) => {
                         for (guest, _) in self.guests.iter_mut().filter(|(_, known)| *known == id) {
-                            guest.is_told = true;
+                            guest.rings[number].is_told = true;
                         }
                     }
-                    Event::Notify(..) | Event::Fault(..) | Event::Closed(..) | Event::Flaw(_) => {
-                        self.events.push(event)
-                    }
+                    Event::Fault(..) | Event::Closed(..) | Event::Flaw(_) => self.events.push(event),
                 }
             }
             if rest == Rest::Sleep {
@@ -975,9 +1013,7 @@ impl World {
     /// The guests that were notified look for answers.
     pub fn collect(&mut self) {
         for (guest, _) in &mut self.guests {
-            if guest.is_told {
-                guest.collect();
-            }
+            guest.collect();
         }
     }
 

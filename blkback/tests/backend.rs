@@ -649,7 +649,7 @@ fn several_rings_of_several_pages_are_served_each_by_itself() {
         .map(|queue| Guest::new(&world.machine, 1 + queue, 1024, 4))
         .collect();
     // One VBD with a ring each for three writers of their own thirds; grants are by domain, so that they are given in one name.
-    let rings: Vec<Vec<Page>> = guests.iter().map(|guest| guest.ring.clone()).collect();
+    let rings: Vec<Vec<Page>> = guests.iter().map(|guest| guest.rings[0].pages.clone()).collect();
     let vbd = world.vbd(4096, Access::ReadWrite);
     let connect = |rings| Connection {
         domain: DomId::new(1),
@@ -800,8 +800,8 @@ fn a_producer_that_cannot_be_ends_the_service_of_that_front_end_only() {
     guest.push();
     world.serve();
     for index in [40, 0, 1] {
-        world.guests[0].0.ring[0].store(0, index);
-        world.guests[0].0.has_told = true;
+        world.guests[0].0.rings[0].pages[0].store(0, index);
+        world.guests[0].0.rings[0].has_told = true;
         world.guests[1].0.ask_pages(Op::Read, 0, 1);
         world.guests[1].0.push();
         world.serve();

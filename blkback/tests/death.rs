@@ -139,7 +139,7 @@ impl World {
 
     /// The front-end runs: if it was notified, it checks what was answered, and that it is on the disk. Then it asks for more.
     fn guest_runs(&mut self) {
-        if self.guest.is_told {
+        if self.guest.rings[0].is_told {
             self.guest.collect();
             self.guest.check_disk(|sector| 512 + sector);
         }
@@ -161,7 +161,7 @@ impl World {
             domain: DomId::new(1),
             vbd: Vbd::new(&[extent], Access::ReadWrite, 1024, 512).unwrap(),
             layout: Layout::X86_64,
-            rings: vec![vec![Mortal(self.guest.ring[0].clone(), life.clone())]],
+            rings: vec![vec![Mortal(self.guest.rings[0].pages[0].clone(), life.clone())]],
             is_persistent: self.guest.is_persistent,
         };
         let id = back.connect(connection).unwrap();
@@ -171,7 +171,7 @@ impl World {
             for event in back.events() {
                 match event {
                     // The call that notifies is a step, too.
-                    Event::Notify(..) => self.guest.is_told |= life.step(),
+                    Event::Notify(..) => self.guest.rings[0].is_told |= life.step(),
                     Event::Fault(..) | Event::Closed(..) | Event::Flaw(_) => {
                         assert!(life.is_over(), "{event:?}");
                     }
@@ -188,11 +188,11 @@ impl World {
                 let at = self.dice.below(pending as u64) as usize;
                 self.machine.work(at, Ok(()));
             }
-            if core::mem::take(&mut self.guest.has_told) {
+            if core::mem::take(&mut self.guest.rings[0].has_told) {
                 back.kick(id, 0);
             } else if rest == Rest::Sleep && self.machine.pending() == 0 && self.machine.clone().may_sleep() {
                 self.guest_runs();
-                if !self.guest.has_told && !self.guest.is_told && self.asked == REQUESTS {
+                if !self.guest.rings[0].has_told && !self.guest.rings[0].is_told && self.asked == REQUESTS {
                     return;
                 }
             }

@@ -11,7 +11,7 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::blkif::Operation as Op;
 use bulkhead_blkback::backend::{Connection, Event, VbdId};
 use bulkhead_blkback::counters::Reason;
-use bulkhead_blkback::testing::{Dice, World, geometry};
+use bulkhead_blkback::testing::{Dice, Guest, World, geometry};
 use bulkhead_blkback::vbd::{Access, Extent, Vbd};
 use bulkhead_blkback::wire::Layout;
 use bulkhead_devices::disk::{Discard, Failed, Geometry, Refused};
@@ -58,10 +58,12 @@ enum Luck {
 fn history(geometry: Geometry, seed: u64, luck: Luck) {
     let dice = &mut Dice::new(seed);
     let mut world = World::new(geometry);
-    // A disk of several extents among disks of one.
+    // A disk of several extents, with several rings, among disks of one.
     let extents = [(8000, 80), (7000, 400), (9000, 160)].map(|(first, sectors)| Extent { first, sectors });
     let vbd = Vbd::new(&extents, Access::ReadWrite, DISK, geometry.logical_block).unwrap();
-    let guest = bulkhead_blkback::testing::Guest::new(&world.machine, 1, 640, 2);
+    let mut guest = Guest::new(&world.machine, 1, 640, 2);
+    guest.add_ring(1);
+    guest.add_ring(2);
     let id = world.connect(&guest, vbd);
     world.guests.push((guest, id));
     world.add(1600, 1, true);
