@@ -586,6 +586,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn any_bytes_are_a_request_or_refused(bytes in prop::array::uniform32(any::<u8>()), rest: u8) {
             let mut slot = Slot { bytes: [rest; 112] };

@@ -286,6 +286,10 @@ impl Hand {
 
     /// The status of the response to a request, if one comes.
     fn ask(&mut self, request: &impl Buffered) -> Option<i16> {
+        self.response(request).map(|Response { status, .. }| status)
+    }
+
+    fn response(&mut self, request: &impl Buffered) -> Option<Response> {
         self.post(request);
         loop {
             self.world.serve();
@@ -294,7 +298,7 @@ impl Hand {
             }
             self.world.machine.work(0, Ok(()));
         }
-        self.front.take().unwrap().map(|Response { status, .. }| status)
+        self.front.take().unwrap()
     }
 }
 
@@ -416,6 +420,56 @@ fn what_a_request_may_not_do_is_answered_counted_and_told_once() {
         assert_eq!(told.count(), 1);
         assert_eq!(hand.ask(&write(56, good)), Some(0), "the next one is served");
         assert_eq!(hand.world.machine.pinned(), 0);
+    }
+}
+
+/// Linux ends a disk whose back-end names another operation in a response than that of the request, or than what an indirect one does.
+#[test]
+fn a_response_names_the_operation_or_what_is_done_indirectly_whether_it_was_done_or_not() {
+    use bulkhead_abi::blkif::{Indirect, Request};
+    let mut hand = Hand::new(geometry(DISK), Access::ReadWrite);
+    hand.world.machine.grant(1, 8, 0, true);
+    // Segments of one sector each, of grant 8.
+    let page = hand.world.machine.frame();
+    hand.world.machine.grant(1, 9, page, false);
+    let segments = [8_u64; 12].map(u64::to_le_bytes);
+    hand.world.machine.write_frame(page, 0, segments.as_flattened());
+    let mut id = 0;
+    let mut answers = |slot: &dyn Fn(u64, u64) -> Slot| {
+        [0, 64].map(|sector| {
+            id += 1;
+            let response = hand.response(&slot(id, sector)).unwrap();
+            assert_eq!(response.id, id);
+            (response.operation, response.status)
+        })
+    };
+    for (operation, status) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, -2), (7, -2), (255, -2)] {
+        let direct = |id, sector_number| {
+            Slot::holding(&Request {
+                operation,
+                nr_segments: 1,
+                id,
+                sector_number,
+                seg: [segment(8, 0, 0); 11],
+                ..Default::default()
+            })
+        };
+        let outside = status.min(-1);
+        assert_eq!(answers(&direct), [(operation, status), (operation, outside)]);
+    }
+    for (indirect_op, status) in [(0, 0), (1, 0), (2, -1), (3, -1), (6, -1), (255, -1)] {
+        let indirect = |id, sector_number| {
+            Slot::holding(&Indirect {
+                operation: Op::Indirect.raw(),
+                indirect_op,
+                nr_segments: 12,
+                id,
+                sector_number,
+                handle: 0,
+                indirect_grefs: [9; 8],
+            })
+        };
+        assert_eq!(answers(&indirect), [(indirect_op, status), (indirect_op, -1)]);
     }
 }
 

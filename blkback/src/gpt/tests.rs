@@ -242,6 +242,8 @@ fn a_disk_that_cannot_be_read_says_where() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn tables_of_any_content_are_read_without_harm(
         bytes in prop::collection::btree_map(0..92_usize, any::<u8>(), 0..6),

@@ -246,6 +246,8 @@ fn a_state_that_is_none_counts_as_missing() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_is_seen_connecting_and_disconnecting_take_turns(
         seen in prop::collection::vec((0..9_u32, 0..3_u8), 0..60),
