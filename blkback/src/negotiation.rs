@@ -43,7 +43,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// What can be offered of a VBD on such a disk: rings of 16 pages, and one ring, because one task serves them all.
+    /// What can be offered of a VBD on such a disk: up to 4 rings of up to 16 pages. Linux makes as many as it has CPUs, of one page each, so that its
+    /// CPUs share no lock and have more requests under way; more rings would gain a guest nothing, because its share of the disk is the same.
     #[must_use]
     pub fn of(vbd: &Vbd, geometry: &Geometry) -> Self {
         let is_read_only = geometry.read_only || vbd.access() == Access::ReadOnly;
@@ -59,7 +60,7 @@ impl Offer {
             blocks: (geometry.logical_block, geometry.physical_block),
             discard: geometry.discard.filter(|_| !is_read_only).map(granularity),
             ring_page_order: 4,
-            queues: 1,
+            queues: 4,
             persistent: false,
         }
     }

@@ -11,25 +11,32 @@
 use bulkhead_abi::DomId;
 use bulkhead_abi::blkif::{Operation as Op, Request, Segment, Slot};
 use bulkhead_blkback::backend::Connection;
-use bulkhead_blkback::testing::{World, geometry};
+use bulkhead_blkback::testing::{Guest, World, geometry};
 use bulkhead_blkback::vbd::Access;
 use bulkhead_blkback::wire::{Layout, Native};
 use bulkhead_devices::disk::Geometry;
 use bulkhead_ring::descriptor::{Front, Notify};
 use bulkhead_ring::testing::Page;
 
-/// What a guest does: it has `depth` requests of `pages` pages outstanding, and no more than `rate` bytes per thousand that the disk could do.
+/// What a guest does: it has `depth` requests of `pages` pages outstanding in `rings` rings, and no more than `rate` bytes per thousand that the
+/// disk could do.
 #[derive(Clone, Copy, Debug)]
 struct Load {
     depth: usize,
     pages: usize,
     rate: u64,
+    rings: usize,
 }
 
 const ALWAYS: u64 = u64::MAX;
 
 fn load(depth: usize, pages: usize, rate: u64) -> Load {
-    Load { depth, pages, rate }
+    Load {
+        depth,
+        pages,
+        rate,
+        rings: 1,
+    }
 }
 
 /// Bytes that the disk does in a unit of time; a request costs as much as this besides.
@@ -43,8 +50,14 @@ fn shares(loads: &[Load], depth: u16) -> (Vec<f64>, u64) {
         ..geometry(DISK)
     });
     let mut places = vec![0; loads.len()];
-    for _ in loads {
-        world.add(1 << 14, 1, false);
+    for (domain, load) in (1..).zip(loads) {
+        let mut guest = Guest::new(&world.machine, domain, 1 << 14, 1);
+        for _ in 1..load.rings {
+            guest.add_ring(1);
+        }
+        let vbd = world.vbd(1 << 14, Access::ReadWrite);
+        let id = world.connect(&guest, vbd);
+        world.guests.push((guest, id));
     }
     let (mut time, mut warm) = (0_u64, vec![0; loads.len()]);
     let mut begun = vec![0_u64; loads.len()];
@@ -195,5 +208,17 @@ fn beside_a_greedy_guest_a_modest_one_gets_its_demand_or_45_percent() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn more_rings_are_no_larger_share() {
+    let greedy = Load {
+        rings: 4,
+        ..load(128, 32, ALWAYS)
+    };
+    for modest in [load(1, 32, ALWAYS), load(32, 8, ALWAYS)] {
+        let (share, _) = shares(&[greedy, modest], 256);
+        assert!(share[1] >= 0.45, "{modest:?} gets {:.3}", share[1]);
     }
 }

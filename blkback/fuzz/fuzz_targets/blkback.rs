@@ -25,7 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
     let guest = world.add(512, 1, false);
     let is_compat = dice.one_of(4);
     let is_persistent = dice.one_of(2);
-    let pages: Vec<Page> = (0..1 + dice.below(2)).map(|_| Page::new()).collect();
+    let mut ring = || (0..1 + dice.below(2)).map(|_| Page::new()).collect();
+    let rings: Vec<Vec<Page>> = vec![ring(), ring()];
     let vbd = world.vbd(300, Access::ReadWrite);
     let last = world.add(512, 1, true);
     let id = world
@@ -34,23 +35,25 @@ fuzz_target!(|bytes: &[u8]| {
             domain: DomId::new(99),
             vbd,
             layout: if is_compat { Layout::X86_32 } else { Layout::X86_64 },
-            rings: vec![pages.clone()],
+            rings: rings.clone(),
             is_persistent,
         })
-        .expect("a ring of zeros");
+        .expect("rings of zeros");
     let frames: Vec<usize> = (0..4).map(|_| world.machine.frame()).collect();
     for (gref, frame) in (0..).zip(&frames) {
         world.machine.grant(99, gref, *frame, gref < 3);
     }
     for _ in 0..bytes.len() / 8 {
+        let number = usize::from(dice.one_of(4));
+        let first = &rings[number][0];
         match dice.below(8) {
             0 | 1 => {
                 // A slot, with few bytes that are not zero.
                 let slot = 64 + 112 * dice.below(32) as usize;
-                pages[0].write(slot, &[0; 112]);
+                first.write(slot, &[0; 112]);
                 for _ in 0..dice.below(8) {
                     let offset = dice.below(64) as usize;
-                    pages[0].write(slot + offset, &[dice.below(256) as u8]);
+                    first.write(slot + offset, &[dice.below(256) as u8]);
                 }
             }
             2 => {
@@ -60,9 +63,9 @@ fuzz_target!(|bytes: &[u8]| {
                     .write_frame(frames[0], offset, &[dice.below(256) as u8; 8]);
             }
             3 => {
-                let index = pages[0].load(0).wrapping_add(dice.below(40) as u32);
-                pages[0].store(0, index);
-                world.back.kick(id, 0);
+                let index = first.load(0).wrapping_add(dice.below(40) as u32);
+                first.store(0, index);
+                world.back.kick(id, number);
             }
             4 => {
                 let index = if dice.one_of(2) { guest } else { last };
@@ -74,8 +77,8 @@ fuzz_target!(|bytes: &[u8]| {
                 if pending > 0 {
                     // Only the villain's parts fail: those between the guests' sectors.
                     let at = dice.below(pending) as usize;
-                    let (first, _) = world.machine.state().pending[at].work.range();
-                    let fails = dice.one_of(4) && (512..812).contains(&first);
+                    let (sector, _) = world.machine.state().pending[at].work.range();
+                    let fails = dice.one_of(4) && (512..812).contains(&sector);
                     world
                         .machine
                         .work(at, if fails { Err(Failed::Device(1)) } else { Ok(()) });
