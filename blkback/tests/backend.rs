@@ -760,6 +760,28 @@ fn several_rings_of_several_pages_are_served_each_by_itself() {
 }
 
 #[test]
+fn rings_of_a_front_end_take_turns() {
+    let mut world = World::new(Geometry {
+        depth: 1,
+        ..geometry(DISK)
+    });
+    let mut guest = Guest::new(&world.machine, 1, 4096, 1);
+    guest.add_ring(1);
+    let vbd = world.vbd(4096, Access::ReadWrite);
+    let id = world.connect(&guest, vbd);
+    // One after the other they go into the first ring and into the second.
+    for sector in [0, 80, 16, 64, 32, 48] {
+        assert!(guest.ask_pages(Op::Read, sector, 1));
+    }
+    guest.push();
+    world.guests.push((guest, id));
+    log(&world);
+    world.settle(&mut Dice::new(16));
+    let order: Vec<u64> = logged(&world).iter().map(|work| work.range().0).collect();
+    assert_eq!(order, [0, 80, 16, 64, 32, 48]);
+}
+
+#[test]
 fn sectors_that_one_front_end_writes_are_no_other_ones() {
     let mut world = World::new(geometry(DISK));
     world.add(4096, 1, false);
