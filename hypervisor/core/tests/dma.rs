@@ -420,8 +420,8 @@ fn what_is_pinned_is_not_given_away() {
 fn a_frame_that_was_pinned_and_mapped_is_reached_until_both_have_ended() {
     let pair = Pair::new();
     let frame = pair.frame(DRIVER, PAGE);
-    // The guest has a grant of the driver's passed on to it, in vain: what is reached is the driver's by its pin.
     pair.pinned(frame, DMA_READ_ONLY);
+    // It grants it to itself.
     let entry = GrantEntry {
         flags: GTF_PERMIT_ACCESS,
         domid: DomId::new(OWNER),

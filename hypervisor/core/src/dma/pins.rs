@@ -12,7 +12,7 @@ use crate::paging::{PagingError, Work};
 use bulkhead_abi::Errno;
 
 /// How many counts are looked at for what one entry is worth.
-const COUNTS: u32 = 16;
+const COUNTS: usize = 16;
 /// What taking a pin off is worth, in entries looked at.
 const PIN_WORTH: u32 = 2;
 
@@ -113,7 +113,7 @@ impl<M: Machine> Memory<M> {
             if work.is_over() {
                 return Some(index);
             }
-            if u32::try_from(index).is_ok_and(|index| index.is_multiple_of(COUNTS)) {
+            if index.is_multiple_of(COUNTS) {
                 work.spend(1);
             }
             let pin = self.counts(leaf, index).without_pin();
