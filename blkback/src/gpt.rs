@@ -109,6 +109,8 @@ pub enum Damage {
     Layout,
     /// The entries' checksum is not that of their bytes.
     EntriesChecksum,
+    /// Sectors from this one on cannot be read.
+    Unreadable(u64),
 }
 
 impl fmt::Display for Damage {
@@ -122,6 +124,7 @@ impl fmt::Display for Damage {
             Self::Entries(count, bytes) => write!(f, "it says it has {count} entries of {bytes} bytes"),
             Self::Layout => f.write_str("its parts lie where they cannot"),
             Self::EntriesChecksum => f.write_str("its entries do not match their checksum"),
+            Self::Unreadable(sector) => write!(f, "it cannot be read at sector {sector}"),
         }
     }
 }
@@ -129,7 +132,7 @@ impl fmt::Display for Damage {
 /// Why a disk has no partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GptError<E> {
-    /// Sectors from this one on could not be read.
+    /// Sectors from this one on could not be read, nor some of the other table.
     Read(u64, E),
     /// The disk is too small for a table, or its blocks are of a size that none has.
     Disk,
@@ -178,14 +181,34 @@ pub async fn read<E>(
     mut sectors: impl AsyncFnMut(u64, &mut [u8]) -> Result<(), E>,
 ) -> Result<Table, GptError<E>> {
     let disk = Layout::of(geometry).ok_or(GptError::Disk)?;
-    let first = match believe(&disk, 1, &mut sectors).await? {
+    let first = match believe(&disk, 1, &mut sectors).await {
         Ok((header, entries)) => return partitions(&disk, &header, &entries, None),
-        Err(damage) => damage,
+        Err(doubt) => doubt,
     };
-    match believe(&disk, disk.last, &mut sectors).await? {
-        Ok((header, entries)) => partitions(&disk, &header, &entries, Some(first)),
-        Err(Damage::Missing) if first == Damage::Missing => Err(GptError::None),
-        Err(second) => Err(GptError::Damaged(first, second)),
+    let second = match believe(&disk, disk.last, &mut sectors).await {
+        Ok((header, entries)) => return partitions(&disk, &header, &entries, Some(first.damage())),
+        Err(doubt) => doubt,
+    };
+    Err(match (first, second) {
+        (Doubt::Read(sector, error), Doubt::Read(..)) => GptError::Read(sector, error),
+        (Doubt::Damage(Damage::Missing), Doubt::Damage(Damage::Missing)) => GptError::None,
+        (first, second) => GptError::Damaged(first.damage(), second.damage()),
+    })
+}
+
+/// Why one of the tables is not believed.
+enum Doubt<E> {
+    Damage(Damage),
+    /// Sectors from this one on could not be read.
+    Read(u64, E),
+}
+
+impl<E> Doubt<E> {
+    fn damage(&self) -> Damage {
+        match self {
+            Self::Damage(damage) => *damage,
+            Self::Read(sector, _) => Damage::Unreadable(*sector),
+        }
     }
 }
 
@@ -235,20 +258,17 @@ async fn believe<E>(
     disk: &Layout,
     at: u64,
     sectors: &mut impl AsyncFnMut(u64, &mut [u8]) -> Result<(), E>,
-) -> Result<Result<(Header, Vec<u8>), Damage>, GptError<E>> {
+) -> Result<(Header, Vec<u8>), Doubt<E>> {
     let mut block = alloc::vec![0; disk.block];
     read_blocks(disk, at, &mut block, sectors).await?;
-    let header = match check(disk, at, &block) {
-        Ok(header) => header,
-        Err(damage) => return Ok(Err(damage)),
-    };
+    let header = check(disk, at, &block).map_err(Doubt::Damage)?;
     let mut entries = alloc::vec![0; blocks_of(&header, disk).saturating_mul(disk.block)];
     read_blocks(disk, header.entries, &mut entries, sectors).await?;
     entries.truncate(header.bytes());
     if crc32fast::hash(&entries) != header.checksum {
-        return Ok(Err(Damage::EntriesChecksum));
+        return Err(Doubt::Damage(Damage::EntriesChecksum));
     }
-    Ok(Ok((header, entries)))
+    Ok((header, entries))
 }
 
 /// Fills `to` from block `first` on.
@@ -257,11 +277,11 @@ async fn read_blocks<E>(
     first: u64,
     to: &mut [u8],
     sectors: &mut impl AsyncFnMut(u64, &mut [u8]) -> Result<(), E>,
-) -> Result<(), GptError<E>> {
+) -> Result<(), Doubt<E>> {
     let mut sector = first.saturating_mul(disk.sectors);
     for part in to.chunks_mut(disk.block.max(READ_MAX)) {
         let read = sectors(sector, part).await;
-        read.map_err(|error| GptError::Read(sector, error))?;
+        read.map_err(|error| Doubt::Read(sector, error))?;
         sector = sector.saturating_add((part.len() / SECTOR_BYTES) as u64);
     }
     Ok(())

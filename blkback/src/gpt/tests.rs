@@ -228,17 +228,33 @@ fn partitions_that_overlap_or_leave_their_place_are_refused() {
     assert_eq!(refused(&[("a", u64::MAX, u64::MAX)]), outside);
 }
 
-#[test]
-fn a_disk_that_cannot_be_read_says_where() {
+/// What is read of a disk with two partitions that cannot be read at these sectors.
+fn unreadable(bad: &[u64]) -> Result<Table, GptError<&'static str>> {
     let image = Image::new(512, TWO);
-    let result = block_on(read(&geometry(&image), async |sector: u64, to: &mut [u8]| {
-        if sector == 2 {
+    block_on(read(&geometry(&image), async |sector: u64, to: &mut [u8]| {
+        let sectors = sector..sector + to.len() as u64 / 512;
+        if bad.iter().any(|bad| sectors.contains(bad)) {
             return Err("broken");
         }
         to.copy_from_slice(&image.bytes[sector as usize * 512..][..to.len()]);
         Ok(())
-    }));
-    assert_eq!(result, Err(GptError::Read(2, "broken")));
+    }))
+}
+
+#[test]
+fn a_table_that_cannot_be_read_is_replaced_by_the_second_one() {
+    let whole = unreadable(&[]).unwrap();
+    for (bad, told) in [(1, 1), (2, 2), (33, 26)] {
+        let table = unreadable(&[bad]).unwrap();
+        assert_eq!(table.partitions(), whole.partitions());
+        assert_eq!(table.warning, Some(Damage::Unreadable(told)));
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_says_where() {
+    let last = BLOCKS as u64 - 1;
+    assert_eq!(unreadable(&[2, last]), Err(GptError::Read(2, "broken")));
 }
 
 proptest! {
