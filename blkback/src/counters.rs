@@ -172,6 +172,8 @@ pub struct Counters {
     pub pins: u64,
     /// Pages that were pinned already, because they are kept.
     pub kept: u64,
+    /// Bytes that were copied out of the guest's pages: lists of segments. Data are not copied.
+    pub copied: u64,
     faults: [u64; Reason::ALL.len()],
 }
 
@@ -190,6 +192,18 @@ impl Counters {
             .fold(0, |sum, count| sum.saturating_add(*count))
     }
 
+    /// The reasons that there were, each with how many were refused for it: `name=number`.
+    pub fn reasons(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            let all = Reason::ALL.iter().zip(self.faults);
+            for (index, ((_, name), count)) in all.filter(|(_, count)| *count > 0).enumerate() {
+                let gap = if index > 0 { " " } else { "" };
+                write!(f, "{gap}{name}={count}")?;
+            }
+            Ok(())
+        })
+    }
+
     /// Counts one more; says whether it is the first of its kind.
     pub(crate) fn fault(&mut self, fault: &Fault) -> bool {
         let Some(count) = self.faults.get_mut(fault.reason() as usize) else {
@@ -197,6 +211,32 @@ impl Counters {
         };
         *count = count.saturating_add(1);
         *count == 1
+    }
+}
+
+/// As one line of `name=number`.
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            reads,
+            writes,
+            flushes,
+            barriers,
+            discards,
+            indirect,
+            bytes_read,
+            bytes_written,
+            pins,
+            kept,
+            copied,
+            faults: _,
+        } = self;
+        write!(
+            f,
+            "reads={reads} writes={writes} flushes={flushes} barriers={barriers} discards={discards} indirect={indirect} \
+             bytes-read={bytes_read} bytes-written={bytes_written} pins={pins} kept={kept} copied={copied} faults={}",
+            self.all_faults()
+        )
     }
 }
 

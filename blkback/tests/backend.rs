@@ -55,6 +55,12 @@ fn what_is_written_is_read_again_and_no_payload_is_copied() {
         2 * (12 + 32) * 8,
         "only the descriptors of segments"
     );
+    assert_eq!(counters.copied, world.machine.state().copied);
+    assert_eq!(
+        counters.to_string(),
+        "reads=4 writes=4 flushes=0 barriers=0 discards=0 indirect=4 bytes-read=229376 bytes-written=229376 pins=112 kept=0 \
+         copied=704 faults=0"
+    );
     assert_eq!(world.machine.pinned(), 0);
 }
 
@@ -413,6 +419,8 @@ fn what_a_request_may_not_do_is_answered_counted_and_told_once() {
             let counters = hand.world.back.counters(hand.id).unwrap();
             assert_eq!(counters.faults(reason), times);
             assert_eq!(counters.all_faults(), times);
+            let (_, name) = Reason::ALL[reason as usize];
+            assert_eq!(counters.reasons().to_string(), format!("{name}={times}"));
         }
         assert_eq!(logged(&hand.world), [], "the disk saw nothing of it");
         let told = hand.world.events.iter();

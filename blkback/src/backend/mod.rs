@@ -667,8 +667,7 @@ impl<D: Disk, G: Grants, P: SharedPage> BackEnd<D, G, P> {
             room = room.saturating_sub(1);
             if let Some(job) = jobs.get_mut(index as usize) {
                 let ask = open(job, (vbd, number), waiting);
-                let gathered = gather(job, &ask, export.domain, &export.vbd, grants, disk.geometry());
-                if let Err(why) = gathered {
+                if let Err(why) = gather(job, &ask, export, grants, disk.geometry()) {
                     job.fail(why);
                 }
                 fresh.push(index);
@@ -1206,11 +1205,10 @@ fn open(job: &mut Job, place: (u32, usize), waiting: Waiting) -> Ask {
 }
 
 /// Notes what a job is to do. Reads its segments, if they are in pages of their own, and checks them.
-fn gather(
+fn gather<P>(
     job: &mut Job,
     ask: &Ask,
-    domain: DomId,
-    vbd: &Vbd,
+    export: &mut Export<P>,
     grants: &mut impl Grants,
     geometry: &Geometry,
 ) -> Result<(), Fault> {
@@ -1240,7 +1238,8 @@ fn gather(
             let mut buffer = [0; MAX_INDIRECT_SEGMENTS * RawSegment::SIZE];
             let length = usize::from(count).saturating_mul(RawSegment::SIZE);
             let bytes = buffer.get_mut(..length).unwrap_or_default();
-            let read = grants.read(domain, gref, bytes);
+            let read = grants.read(export.domain, gref, bytes);
+            add(&mut export.counters.copied, length as u64);
             read.map_err(|status| Fault::IndirectGrant { gref, status })?;
             for segment in Segment::decode(bytes) {
                 job.segments.push(segment.map_err(Fault::Malformed)?);
@@ -1249,7 +1248,7 @@ fn gather(
                 first: sector,
                 sectors: total(&job.segments),
             };
-            check_range(sector, job.range.sectors, vbd, geometry)?;
+            check_range(sector, job.range.sectors, &export.vbd, geometry)?;
         }
         Ask::Discard { sector, sectors } => {
             job.kind = Kind::Discard;
