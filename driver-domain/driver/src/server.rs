@@ -99,8 +99,11 @@ impl Server {
                 log::warn!("{}: a disk of {guest}: {fault}; told once", self.address);
             }
             Event::Closed(id, counters) => {
-                log::debug!("{}: a disk is not used any more: {counters:?}", self.address);
                 if let Some(link) = self.links.borrow_mut().remove(&id) {
+                    if counters.all_faults() > 0 {
+                        log::info!("{}: refused {}: {}", self.address, link.guest, counters.reasons());
+                    }
+                    log::info!("{}: served {}: {counters}", self.address, link.guest);
                     link.closed.signal(());
                 }
             }

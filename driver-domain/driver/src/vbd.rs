@@ -277,10 +277,12 @@ impl GuestDisk {
             .await?;
         let mut phase = Phase::New;
         let mut outcome = None;
+        // A front-end that was connected to a predecessor is served before anything is said.
+        let mut is_new = true;
         loop {
             let ours = match self.state(&self.path).await? {
                 // It is another's already, if we have said anything in it.
-                Some(XenbusState::Initialising) if phase != Phase::New => return Ok(()),
+                Some(XenbusState::Initialising) if !is_new => return Ok(()),
                 None => return Ok(()),
                 Some(state) => state,
             };
@@ -298,8 +300,11 @@ impl GuestDisk {
                 writes.push((key::STATE, raw(XenbusState::Closed)));
             }
             let has_changed = next != phase;
-            if !writes.is_empty() && !self.put(phase == Phase::New, &writes).await? {
-                return Ok(());
+            if !writes.is_empty() {
+                if !self.put(is_new, &writes).await? {
+                    return Ok(());
+                }
+                is_new = false;
             }
             phase = next;
             match action {
@@ -313,7 +318,7 @@ impl GuestDisk {
                         Err(Refusal::Store(error)) => return Err(error),
                         Err(Refusal::Told(why)) => {
                             log::warn!("{}: {why}", self.path);
-                            if !self.put(false, &[("error", why)]).await? {
+                            if !self.put(is_new, &[("error", why)]).await? {
                                 return Ok(());
                             }
                             Seen::Refused
@@ -343,9 +348,11 @@ impl GuestDisk {
     async fn front(&self, export: &Export, phase: Phase) -> Result<XenbusState, Error> {
         let state = self.state(&export.front).await?.unwrap_or(XenbusState::Unknown);
         let is_wanted = self.value(&self.path, key::ONLINE).await?.as_deref() != Some(b"0");
-        Ok(match phase {
-            Phase::New | Phase::Waiting | Phase::Closed if !is_wanted => XenbusState::Closed,
-            _ => state,
+        let may_begin = matches!(phase, Phase::New | Phase::Waiting | Phase::Closed);
+        Ok(if may_begin && !is_wanted {
+            XenbusState::Closed
+        } else {
+            state
         })
     }
 
@@ -377,7 +384,9 @@ impl GuestDisk {
         let plan = Plan::read(offer, async |key: &str| self.value(&export.front, key).await).await;
         let plan = plan.map_err(|error| match error {
             negotiation::PlanError::Store(error) => Refusal::Store(error),
-            other => Refusal::Told(format!("{other}")),
+            negotiation::PlanError::Missing(_) | negotiation::PlanError::Value(_) => {
+                Refusal::Told(error.to_string())
+            }
         })?;
         let (mut rings, mut ports) = (Vec::new(), Vec::new());
         for QueuePlan { grefs, port } in &plan.queues {
