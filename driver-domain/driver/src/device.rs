@@ -15,6 +15,8 @@ use bulkhead_runtime::{
 };
 use bulkhead_virtio::Block;
 
+use crate::measure::{self, Measurement};
+
 /// A disk, whoever drives it.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there are as many as there are disks")]
@@ -75,15 +77,15 @@ pub(crate) struct OpenError {
     pub(crate) why: String,
 }
 
-/// Brings a disk to work, and reads its partitions.
-pub(crate) async fn open(address: Address) -> Result<Opened, OpenError> {
+/// Brings a disk to work, and reads its partitions. It may be [measured](measure) before.
+pub(crate) async fn open(address: Address, is_measured: bool) -> Result<Opened, OpenError> {
     let mut driver = "none";
-    open_with(address, &mut driver)
+    open_with(address, &mut driver, is_measured)
         .await
         .map_err(|why| OpenError { driver, why })
 }
 
-async fn open_with(address: Address, driver: &mut &'static str) -> Result<Opened, String> {
+async fn open_with(address: Address, driver: &mut &'static str, is_measured: bool) -> Result<Opened, String> {
     let mut function = PciFunction::open(address).map_err(|error| error.to_string())?;
     let info = function.info();
     let is_virtio = bulkhead_virtio::drives(info);
@@ -101,6 +103,7 @@ async fn open_with(address: Address, driver: &mut &'static str) -> Result<Opened
         .bind_interrupt()
         .map_err(|error| format!("its interrupt cannot be had: {error}"))?;
     let memory = function.memory(READ_MAX).map_err(|error| error.to_string())?;
+    let pages = is_measured.then(|| measure::memory(&mut function)).transpose()?;
     let mut disk = if is_virtio {
         let block = Block::start(function, &SystemClock).await;
         AnyDisk::Virtio(block.map_err(|error| error.to_string())?)
@@ -108,6 +111,14 @@ async fn open_with(address: Address, driver: &mut &'static str) -> Result<Opened
         let nvme = Nvme::start(function, &SystemClock).await;
         AnyDisk::Nvme(nvme.map_err(|error| error.to_string())?)
     };
+    if let Some(pages) = &pages {
+        let mut measurement = Measurement {
+            disk: &mut disk,
+            interrupt: &interrupt,
+            pages,
+        };
+        measurement.run().await?;
+    }
     let geometry = *disk.geometry();
     let reader = async |first: u64, to: &mut [u8]| read(&mut disk, &interrupt, &memory, first, to).await;
     let table = gpt::read(&geometry, reader).await;

@@ -1,9 +1,9 @@
 //! The driver domain's program: it drives the devices that are its own, and serves them to guests.
 //!
 //! Its command line says which devices, a word `device=ADDRESS` each, and with `persistent` guests are offered to use the same grants for their
-//! disks again and again, so that their pages stay pinned. What becomes of them it tells in xenstore ([`report`]), as
-//! `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`vbd`]). It holds no policy, and
-//! nothing that it could not lose: the control domain makes it anew at any time, and it goes on in the guests' rings where it was.
+//! disks again and again, so that their pages stay pinned; with `measure` each disk is [measured](measure) before it is served. What becomes of
+//! devices it tells in xenstore ([`report`]), as `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`vbd`]).
+//! It holds no policy, and nothing that it could not lose: the control domain makes it anew at any time, and it goes on in the guests' rings where it was.
 //!
 //! Everything here is wiring. Devices are driven by the crates in `driver-domain/devices`, and requests are served by `bulkhead-blkback`.
 
@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod device;
 mod grants;
+mod measure;
 mod report;
 mod server;
 mod vbd;
@@ -64,13 +65,16 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
     });
     let reporter = Reporter::new(client);
     let mut servers = Vec::new();
+    let is_measured = environment.command_line().has("measure");
     for word in environment.command_line().words() {
         let Some(device) = word.strip_prefix("device=") else {
             continue;
         };
         let (address, line) = device.split_once(',').unwrap_or((device, ""));
         match address.parse::<Address>() {
-            Ok(address) if line.is_empty() => servers.extend(open(reporter, spawner, address).await),
+            Ok(address) if line.is_empty() => {
+                servers.extend(open(reporter, spawner, address, is_measured).await);
+            }
             Ok(address) => {
                 let why = "it interrupts by a line, which no driver here waits for";
                 reporter.failed(address, "none", why).await;
@@ -90,8 +94,13 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
 }
 
 /// Brings a device to work, and tells what has become of it.
-async fn open(reporter: Reporter, spawner: Spawner, address: Address) -> Option<Rc<Server>> {
-    match device::open(address).await {
+async fn open(
+    reporter: Reporter,
+    spawner: Spawner,
+    address: Address,
+    is_measured: bool,
+) -> Option<Rc<Server>> {
+    match device::open(address, is_measured).await {
         Ok(opened) => {
             log::info!(
                 "{address}: {} MiB, by {}",
