@@ -73,6 +73,35 @@ pub(crate) async fn verify(disk: &Disk, orders: &Orders) -> Outcome {
     Ok(())
 }
 
+/// Writes the pattern and reads all, and tells how many chunks could not be written, and how many not be read: that is no failure here.
+pub(crate) async fn probe(disk: &Disk, orders: &Orders) -> Outcome {
+    let (unwritten, unread) = (Cell::new(0_u64), Cell::new(0_u64));
+    let count = |failed: &Cell<u64>| failed.set(failed.get().saturating_add(1));
+    each(disk, orders, async |chunk, buffer, bytes| {
+        pattern::fill(orders.seed, chunk.sector, bytes);
+        buffer.write(0, bytes).ok_or("the buffer is too short")?;
+        if disk.write(chunk.sector, buffer).await.is_err() {
+            count(&unwritten);
+        }
+        Ok(())
+    })
+    .await?;
+    each(disk, orders, async |chunk, buffer, _| {
+        if disk.read(chunk.sector, buffer).await.is_err() {
+            count(&unread);
+        }
+        Ok(())
+    })
+    .await?;
+    println!(
+        "RESULT disk-probe chunks={} unwritten={} unread={}",
+        orders.bytes().div_ceil(orders.chunk_bytes() as u64),
+        unwritten.get(),
+        unread.get()
+    );
+    Ok(())
+}
+
 fn tell(what: &str, orders: &Orders, started: Instant) {
     let moved = Moved {
         bytes: orders.bytes(),

@@ -5,7 +5,7 @@ use alloc::{boxed::Box, format, string::String, string::ToString, vec::Vec};
 
 use bulkhead_abi::{
     Buffered,
-    blkif::{Operation, Request, SECTOR_SIZE, Segment, Slot, Status, key},
+    blkif::{MAX_SEGMENTS, Operation, Request, SECTOR_SIZE, Segment, Slot, Status, key},
     xenstore::XenbusState,
 };
 use bulkhead_blkfront::{self as blkfront, Access, Blkif, Domain, Link, Options, Peer, Properties};
@@ -77,11 +77,13 @@ pub(crate) async fn run(
         Mode::Changed => attack.change(orders.seed).await,
         Mode::Backwards => attack.move_index(client, 2_u32.wrapping_neg()).await,
         Mode::Runaway => attack.move_index(client, 1000).await,
-        Mode::Die => {
-            attack.fill(orders.first_sector());
-            println!("RESULT {name} outstanding={}", attack.ring.outstanding());
-            return ShutdownReason::Crash;
-        }
+        Mode::Die => match attack.fill(orders.first_sector()).await {
+            Ok(()) => {
+                println!("RESULT {name} outstanding={}", attack.ring.outstanding());
+                return ShutdownReason::Crash;
+            }
+            Err(error) => Err(error),
+        },
     };
     checks.report(&name, outcome);
     // Its pages are the back-end's to the end: it closes nothing.
@@ -351,14 +353,23 @@ impl Attack {
         }
     }
 
-    /// Fills the ring with writes.
-    fn fill(&mut self, sector: u64) {
+    /// Fills the ring with large writes, and comes back when one is done: the back-end is in the middle of the others.
+    async fn fill(&mut self, sector: u64) -> Outcome {
         let write = Request {
             operation: Operation::Write.raw(),
+            nr_segments: u8::try_from(MAX_SEGMENTS).unwrap_or(1),
+            seg: [self.right.segment(); MAX_SEGMENTS],
             sector_number: sector,
             ..self.right.read()
         };
-        while self.post(Slot::holding(&write)).is_ok() {}
+        while self.ring.outstanding() < self.ring.size() {
+            self.post(Slot::holding(&write))?;
+        }
         self.push();
+        match self.answer(PATIENCE).await? {
+            Some((_, status)) if status == Status::Okay.raw() => Ok(()),
+            Some((id, status)) => Err(format!("write {id} was answered {status}")),
+            None => Err("no write is answered".into()),
+        }
     }
 }

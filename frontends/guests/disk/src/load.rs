@@ -75,7 +75,7 @@ pub(crate) async fn greedy(disk: &Disk, orders: &Orders, stop: &Cell<bool>) -> O
     let moved = run(disk, orders, load, |moved, time| {
         if time.as_secs() > told.get() {
             told.set(time.as_secs());
-            println!("disk: greedy: {moved} bytes in {} s", time.as_secs());
+            println!("disk: greedy: {moved} bytes in {} ms", time.as_millis());
         }
         is_over(orders, stop, time)
     })
@@ -89,37 +89,55 @@ pub(crate) async fn greedy(disk: &Disk, orders: &Orders, stop: &Cell<bool>) -> O
     Ok(())
 }
 
-/// Reads a chunk at a time, as often as makes the rate that is wanted, and tells what it got and how long an order took.
+/// Reads as often as makes the rate that is wanted, each of a few readers a chunk at a time, and tells what it got and how long an order took.
 pub(crate) async fn modest(disk: &Disk, orders: &Orders, stop: &Cell<bool>) -> Outcome {
     let chunks = Chunks::of(orders, orders.chunk_bytes());
-    let mut buffer = disk
-        .buffer(orders.chunk_bytes())
-        .ok_or("there is no memory for a buffer")?;
     let interval = u64::from(orders.chunk)
+        .saturating_mul(u64::from(orders.readers))
         .saturating_mul(1_000_000_000)
         .div_ceil(u64::from(orders.rate).max(1));
-    let mut ticker = Ticker::every(Duration::from_nanos(interval));
+    let (moved, worst, busy) = (Cell::new(Moved::default()), Cell::new(0), Cell::new(0_u64));
+    let failure: RefCell<Option<String>> = RefCell::new(None);
     let started = Instant::now();
-    let (mut moved, mut worst, mut busy) = (Moved::default(), 0, 0_u64);
-    while !is_over(orders, stop, started.elapsed()) {
-        let ordered = Instant::now();
-        let read = disk.read(chunks.sector(moved.orders), &mut buffer).await;
-        read.map_err(|error| error.to_string())?;
-        let took = ordered.elapsed().as_micros();
-        worst = took.max(worst);
-        busy = busy.saturating_add(took);
-        moved.orders = moved.orders.saturating_add(1);
-        moved.bytes = moved.bytes.saturating_add(orders.chunk_bytes() as u64);
-        // Of an order that took longer than its turn, the next ones follow at once.
-        ticker.next().await;
+    let reader = async || {
+        let mut buffer = disk
+            .buffer(orders.chunk_bytes())
+            .ok_or("there is no memory for a buffer")?;
+        let mut ticker = Ticker::every(Duration::from_nanos(interval));
+        while failure.borrow().is_none() && !is_over(orders, stop, started.elapsed()) {
+            let ordered = Instant::now();
+            let read = disk.read(chunks.sector(moved.get().orders), &mut buffer).await;
+            read.map_err(|error| error.to_string())?;
+            let took = ordered.elapsed().as_micros();
+            worst.set(took.max(worst.get()));
+            busy.set(busy.get().saturating_add(took));
+            moved.set(moved.get().and(orders.chunk_bytes()));
+            // Of an order that took longer than its turn, the next ones follow at once.
+            ticker.next().await;
+        }
+        Ok(())
+    };
+    let readers = (0..orders.readers).map(|_| async {
+        let outcome: Outcome = reader().await;
+        if let Err(error) = outcome {
+            failure.borrow_mut().get_or_insert(error);
+        }
+    });
+    pool::all(readers).await;
+    if let Some(error) = failure.into_inner() {
+        return Err(error);
     }
-    moved.ns = started.elapsed().as_ticks();
+    let moved = Moved {
+        ns: started.elapsed().as_ticks(),
+        ..moved.get()
+    };
     println!(
-        "RESULT disk-modest wanted-kib-per-s={} got-kib-per-s={} orders={} mean-us={} worst-us={worst}",
+        "RESULT disk-modest wanted-kib-per-s={} got-kib-per-s={} orders={} mean-us={} worst-us={}",
         orders.rate,
         moved.kib_per_second(),
         moved.orders,
-        busy.checked_div(moved.orders).unwrap_or(0)
+        busy.get().checked_div(moved.orders).unwrap_or(0),
+        worst.get()
     );
     Ok(())
 }
@@ -178,12 +196,7 @@ async fn run(
                 Kind::Read | Kind::Random => disk.read(sector, &mut buffer).await,
             };
             done.map_err(|error| format!("at sector {sector}: {error}"))?;
-            let Moved { bytes, orders, ns } = moved.get();
-            moved.set(Moved {
-                bytes: bytes.saturating_add(load.chunk as u64),
-                orders: orders.saturating_add(1),
-                ns,
-            });
+            moved.set(moved.get().and(load.chunk));
         }
         Ok(())
     };

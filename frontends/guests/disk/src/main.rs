@@ -111,6 +111,7 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
             Verb::FillPattern => contents::fill(disk, &orders).await,
             Verb::Verify => contents::verify(disk, &orders).await,
             Verb::WriteVerify => contents::write_and_verify(disk, &orders).await,
+            Verb::Probe => contents::probe(disk, &orders).await,
             Verb::Bench => load::bench(disk, &orders).await,
             Verb::Greedy => load::greedy(disk, &orders, stop).await,
             Verb::Modest => load::modest(disk, &orders, stop).await,

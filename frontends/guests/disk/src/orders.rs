@@ -19,6 +19,8 @@ pub enum Verb {
     Verify,
     /// Write it, flush, read it and compare.
     WriteVerify,
+    /// Write and read each chunk by itself, and count what fails.
+    Probe,
     /// Measure.
     Bench,
     /// Keep the ring full.
@@ -48,11 +50,12 @@ pub enum Mode {
     Die,
 }
 
-const VERBS: [(&str, Verb); 8] = [
+const VERBS: [(&str, Verb); 9] = [
     ("info", Verb::Info),
     ("fill-pattern", Verb::FillPattern),
     ("verify", Verb::Verify),
     ("write-verify", Verb::WriteVerify),
+    ("probe", Verb::Probe),
     ("bench", Verb::Bench),
     ("greedy", Verb::Greedy),
     ("modest", Verb::Modest),
@@ -113,6 +116,8 @@ pub struct Orders {
     pub seconds: u32,
     /// How much in a second, in KiB.
     pub rate: u32,
+    /// How many orders at a time make up that rate.
+    pub readers: u32,
     /// The binary logarithm of the number of a ring's pages.
     pub ring: u32,
     /// How many rings.
@@ -134,6 +139,7 @@ impl Default for Orders {
             depth: 8,
             seconds: 5,
             rate: 1024,
+            readers: 1,
             ring: 0,
             queues: 1,
             is_persistent: true,
@@ -163,6 +169,7 @@ impl Orders {
                 "depth" => orders.depth = number(1..=512)?,
                 "seconds" => orders.seconds = number(0..=86400)?,
                 "rate" => orders.rate = number(1..=1 << 24)?,
+                "readers" => orders.readers = number(1..=64)?,
                 "ring" => orders.ring = number(0..=4)?,
                 "queues" => orders.queues = number(1..=16)?,
                 "persistent" => {

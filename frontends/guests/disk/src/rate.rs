@@ -14,6 +14,16 @@ pub struct Moved {
 }
 
 impl Moved {
+    /// The same and one order more, of so many bytes.
+    #[must_use]
+    pub const fn and(self, bytes: usize) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(bytes as u64),
+            orders: self.orders.saturating_add(1),
+            ns: self.ns,
+        }
+    }
+
     /// As a figure: in MB/s, a million bytes each.
     #[must_use]
     pub fn megabytes_per_second(self) -> impl fmt::Display {
