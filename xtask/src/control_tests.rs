@@ -16,12 +16,12 @@ use crate::machine_tests::{InFull, MachineTest, expect, test};
 use crate::qemu::{Ending, IOMMU};
 use crate::scenario::{EXAMPLE, Offer};
 
-const fn typed(line: &'static str) -> Step {
+pub(crate) const fn typed(line: &'static str) -> Step {
     Step::Type(line)
 }
 
 /// The control domain as the example has it, which says besides what happens to domains.
-const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
+pub(crate) const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
     .memory("32M")
     .command_line("events")];
 
@@ -34,7 +34,7 @@ const HEADLESS: &[Domain<'static>] = &[Domain::new("control", "control")
 const RESIDENT: &[&str] = &["resident"];
 
 /// A test of what the control domain makes of `config`. The machine ends when the control domain leaves.
-const fn control(name: &'static str, config: &'static str, steps: &'static [Step]) -> MachineTest {
+pub(crate) const fn control(name: &'static str, config: &'static str, steps: &'static [Step]) -> MachineTest {
     let mut made = test(name, CONTROL).steps(steps).words(&[]);
     made.scenario.offer = Offer {
         config,
@@ -44,8 +44,8 @@ const fn control(name: &'static str, config: &'static str, steps: &'static [Step
     made.in_full(InFull::Once)
 }
 
-const READY: Step = expect("@bulkhead {\"event\":\"control-ready\"");
-const OFF: Step = typed("poweroff --force\n");
+pub(crate) const READY: Step = expect("@bulkhead {\"event\":\"control-ready\"");
+pub(crate) const OFF: Step = typed("poweroff --force\n");
 
 /// Two guests that end in ways of their own, and one that does nothing.
 const LIVES: &str = r#"
@@ -351,10 +351,8 @@ fn write_kept(image: &mut DiskImage) -> Result<()> {
 
 /// Disks that no driver has: they are as they were.
 fn untouched() -> MachineTest {
-    const DISK: Disk<'static> = Disk {
-        fill: Some(write_kept),
-        ..Disk::new(Controller::Virtio, &[("other", 1), ("kept", 2)])
-    };
+    const DISK: Disk<'static> =
+        Disk::new(Controller::Virtio, &[("other", 1), ("kept", 2)]).filled(write_kept);
     let mut made = control("control-disks-untouched", "", &[READY, OFF]);
     made.scenario.disks = &[
         DISK,
@@ -363,8 +361,8 @@ fn untouched() -> MachineTest {
             ..DISK
         },
     ];
-    made.disks_hold = Some(|images| {
-        for image in images {
+    made.holds = Some(|remains| {
+        for image in &mut remains.images {
             let (first, sectors) = image.partition("kept")?;
             ensure!(sectors == 4096, "the partition has {sectors} sectors");
             ensure!(image.read(first, 4)? == KEPT, "the first sectors have changed");

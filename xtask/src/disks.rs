@@ -26,6 +26,26 @@ pub(crate) enum Controller {
     Nvme,
 }
 
+/// What stands between a machine's disk and its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// Nothing.
+    Image,
+    /// A [log](WriteLog), in which everything that is written or flushed stands in the order in which it was.
+    Log,
+    /// A limit: so many bytes in a second.
+    Rate(u64),
+    /// Errors, each at any request of this kind that has this sector.
+    Errors(&'static [(Fails, u64)]),
+}
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fails {
+    Read,
+    Write,
+}
+
 /// A disk that a machine is to have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Disk<'a> {
@@ -35,6 +55,8 @@ pub(crate) struct Disk<'a> {
     pub(crate) partitions: &'a [(&'a str, u64)],
     /// Writes what it has at first, beside its partition table.
     pub(crate) fill: Option<fn(&mut DiskImage) -> Result<()>>,
+    /// How the machine gets to that.
+    pub(crate) through: Through,
 }
 
 /// The size of a disk without a partition table, in MiB.
@@ -47,7 +69,20 @@ impl<'a> Disk<'a> {
             controller,
             partitions,
             fill: None,
+            through: Through::Image,
         }
+    }
+
+    /// With this between it and its image.
+    pub(crate) const fn through(mut self, what: Through) -> Self {
+        self.through = what;
+        self
+    }
+
+    /// With what this writes on it at first.
+    pub(crate) const fn filled(mut self, fill: fn(&mut DiskImage) -> Result<()>) -> Self {
+        self.fill = Some(fill);
+        self
     }
 }
 
@@ -61,6 +96,8 @@ pub(crate) struct Drive {
     pub(crate) controller: Controller,
     /// What is on it.
     pub(crate) image: PathBuf,
+    /// How the machine gets to that.
+    pub(crate) through: Through,
 }
 
 /// The place on PCI of a machine's disk with this number, as QEMU writes it for bus 0.
@@ -71,12 +108,34 @@ pub(crate) fn address(disk: usize) -> String {
 impl Drive {
     /// QEMU's arguments for the machine's disk with this number, on a machine with an IOMMU or without.
     pub(crate) fn arguments(&self, number: usize, has_iommu: bool) -> [String; 4] {
-        // In one of QEMU's lists a comma is written twice.
-        let file = self.image.to_string_lossy().replace(',', ",,");
+        let file = in_list(&self.image);
+        let image = match self.through {
+            Through::Image => format!("format=raw,file={file}"),
+            Through::Rate(rate) => format!("format=raw,throttling.bps-total={rate},file={file}"),
+            Through::Log => format!(
+                "driver=blklogwrites,file.driver=file,file.filename={file},log.driver=file,log.filename={}",
+                in_list(&self.log())
+            ),
+            Through::Errors(errors) => {
+                let mut image = format!(
+                    "driver=raw,rerror=report,werror=report,file.driver=blkdebug,\
+                     file.image.driver=file,file.image.filename={file}"
+                );
+                for (number, (what, sector)) in errors.iter().enumerate() {
+                    let kind = match what {
+                        Fails::Read => "read",
+                        Fails::Write => "write",
+                    };
+                    let rule = format!("file.inject-error.{number}");
+                    image += &format!(",{rule}.event=none,{rule}.iotype={kind},{rule}.sector={sector}");
+                }
+                image
+            }
+        };
         let place = format!("drive=disk{number},bus=pcie.0,addr={}", address(number));
         [
             "-drive".into(),
-            format!("if=none,id=disk{number},format=raw,discard=unmap,file={file}"),
+            format!("if=none,id=disk{number},discard=unmap,{image}"),
             "-device".into(),
             match self.controller {
                 // Without the word for it, a virtio device goes around the IOMMU.
@@ -88,6 +147,29 @@ impl Drive {
             },
         ]
     }
+
+    /// Where the log is, if it has one.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.image.with_extension("writes")
+    }
+
+    /// Removes its files.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be removed.
+    pub(crate) fn remove(&self) -> Result<()> {
+        std::fs::remove_file(&self.image)?;
+        if self.through == Through::Log {
+            std::fs::remove_file(self.log())?;
+        }
+        Ok(())
+    }
+}
+
+/// A path as an element of one of QEMU's lists, where a comma is written twice.
+fn in_list(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 /// Makes the images of `disks` in `directory`, for the machine called `name`. What was there of an earlier machine goes.
@@ -102,10 +184,15 @@ pub(crate) fn provide(directory: &Path, name: &str, disks: &[Disk<'_>]) -> Resul
         if let Some(fill) = disk.fill {
             fill(&mut made)?;
         }
-        Ok(Drive {
+        let drive = Drive {
             controller: disk.controller,
             image,
-        })
+            through: disk.through,
+        };
+        if disk.through == Through::Log {
+            File::create(drive.log()).with_context(|| format!("cannot make {}", drive.log().display()))?;
+        }
+        Ok(drive)
     };
     disks.iter().enumerate().map(drive).collect()
 }
@@ -229,6 +316,125 @@ impl DiskImage {
     }
 }
 
+/// What QEMU's `blklogwrites` keeps of a disk: everything that was written or flushed, in its order.
+///
+/// The format is that of Linux's dm-log-writes (`Documentation/admin-guide/device-mapper/log-writes.rst`): a sector that says how many entries there are
+/// and how long sectors are, and then for each entry a sector that says what it is, and what was written.
+#[derive(Debug)]
+pub(crate) struct WriteLog {
+    entries: Vec<Entry>,
+}
+
+/// What was done to a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Bytes were written from this sector on.
+    Wrote(u64, Vec<u8>),
+    /// All that was written before is to last.
+    Flushed,
+    /// Something else.
+    Other,
+}
+
+impl WriteLog {
+    /// Reads a log of a machine that has ended.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is no log.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let told = || format!("cannot read the log of a disk {}", path.display());
+        let bytes = std::fs::read(path).with_context(told)?;
+        Self::parse(&bytes).with_context(|| format!("{} is no log of a disk", path.display()))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        const MAGIC: u64 = 0x006a_7366_7773_6872;
+        const FLUSH: u64 = 1;
+        const DISCARD: u64 = 4;
+        let number = |at: usize| {
+            let bytes = bytes.get(at..at.checked_add(8)?)?;
+            Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        };
+        let count = number(16)?;
+        let sector = usize::try_from(number(24)? & u64::from(u32::MAX)).ok()?;
+        if number(0)? != MAGIC || number(8)? != 1 || sector < 512 {
+            return None;
+        }
+        let scale = u64::try_from(sector).ok()?.checked_div(SECTOR)?;
+        let mut entries = Vec::new();
+        let mut at = sector;
+        for _ in 0..count {
+            let (first, sectors, flags) = (
+                number(at)?,
+                number(at.checked_add(8)?)?,
+                number(at.checked_add(16)?)?,
+            );
+            let start = at.checked_add(sector)?;
+            let has_data = flags & DISCARD == 0;
+            let length = if has_data {
+                usize::try_from(sectors).ok()?.checked_mul(sector)?
+            } else {
+                0
+            };
+            at = start.checked_add(length)?;
+            if flags & FLUSH != 0 {
+                entries.push(Entry::Flushed);
+            } else if has_data {
+                let written = bytes.get(start..at)?.to_vec();
+                entries.push(Entry::Wrote(first.checked_mul(scale)?, written));
+            } else {
+                entries.push(Entry::Other);
+            }
+        }
+        Some(Self { entries })
+    }
+
+    /// How often the disk was flushed.
+    pub(crate) fn flushes(&self) -> usize {
+        let is_flush = |entry: &&Entry| **entry == Entry::Flushed;
+        self.entries.iter().filter(is_flush).count()
+    }
+
+    /// What these sectors hold if the power fails right after the flush with this number, and nothing has lasted that need not: zeros at first.
+    pub(crate) fn after_flush(&self, number: usize, first: u64, sectors: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(place(sectors)?)?];
+        let mut left = number.checked_add(1).context("no log is that long")?;
+        let mut pending = Vec::new();
+        for entry in &self.entries {
+            match entry {
+                Entry::Wrote(sector, written) => pending.push((*sector, written)),
+                Entry::Flushed => {
+                    for (sector, written) in pending.drain(..) {
+                        lay(&mut bytes, first, sector, written)?;
+                    }
+                    left = left.saturating_sub(1);
+                    if left == 0 {
+                        return Ok(bytes);
+                    }
+                }
+                Entry::Other => {}
+            }
+        }
+        bail!("the disk was flushed {} times", self.flushes())
+    }
+}
+
+/// Puts what was written at a sector into the bytes of others, as far as they have it.
+fn lay(bytes: &mut [u8], first: u64, sector: u64, written: &[u8]) -> Result<()> {
+    let (from, skip) = match sector.checked_sub(first) {
+        Some(ahead) => (usize::try_from(place(ahead)?)?, 0),
+        None => (0, usize::try_from(place(first.saturating_sub(sector))?)?),
+    };
+    let (Some(to), Some(written)) = (bytes.get_mut(from..), written.get(skip..)) else {
+        return Ok(());
+    };
+    for (byte, new) in to.iter_mut().zip(written) {
+        *byte = *new;
+    }
+    Ok(())
+}
+
 /// Where a sector begins, in bytes.
 fn place(sector: u64) -> Result<u64> {
     let place = sector.checked_mul(SECTOR);
@@ -298,10 +504,7 @@ mod tests {
             image.write(first, &[1; 512])
         };
         let disks = [
-            Disk {
-                fill: Some(fill),
-                ..Disk::new(Controller::Virtio, &[("data", 1)])
-            },
+            Disk::new(Controller::Virtio, &[("data", 1)]).filled(fill),
             Disk::new(Controller::Nvme, &[]),
         ];
         for _ in 0..2 {
@@ -314,16 +517,85 @@ mod tests {
         }
     }
 
+    /// A log of these entries: first sector, flags, and what was written.
+    fn logged(entries: &[(u64, u64, &[u8])]) -> Vec<u8> {
+        let mut log = Vec::new();
+        let mut sector = |numbers: &[u64], data: &[u8]| {
+            let header: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            log.extend_from_slice(&header);
+            log.resize(log.len().next_multiple_of(512), 0);
+            log.extend_from_slice(data);
+        };
+        sector(&[0x006a_7366_7773_6872, 1, entries.len() as u64, 512], &[]);
+        for (first, flags, data) in entries {
+            sector(&[*first, data.len() as u64 / 512, *flags, 0], data);
+        }
+        log
+    }
+
+    #[test]
+    fn of_a_log_only_what_was_written_before_a_flush_is_sure_to_last() {
+        const FLUSH: u64 = 1;
+        let log = logged(&[
+            (0, 0, &[1; 1024]),
+            (0, FLUSH, &[]),
+            (3, 0, &[2; 1024]),
+            (1, 0, &[3; 512]),
+            (0, FLUSH, &[]),
+            (2, 0, &[4; 512]),
+        ]);
+        let log = WriteLog::parse(&log).unwrap();
+        assert_eq!(log.flushes(), 2);
+        let sectors = |bytes: Vec<u8>| bytes.chunks(512).map(|sector| sector[0]).collect::<Vec<_>>();
+        assert_eq!(sectors(log.after_flush(0, 0, 4).unwrap()), [1, 1, 0, 0]);
+        assert_eq!(sectors(log.after_flush(1, 0, 4).unwrap()), [1, 3, 0, 2]);
+        // From the middle of what was written on.
+        assert_eq!(sectors(log.after_flush(1, 4, 2).unwrap()), [2, 0]);
+        let refused = log.after_flush(2, 0, 4).unwrap_err().to_string();
+        assert_eq!(refused, "the disk was flushed 2 times");
+    }
+
+    #[test]
+    fn what_is_no_log_or_is_cut_off_is_none() {
+        let log = logged(&[(0, 0, &[1; 1024])]);
+        assert!(WriteLog::parse(&log).is_some());
+        assert!(WriteLog::parse(&log[..log.len() - 1]).is_none());
+        assert!(WriteLog::parse(&[0; 4096]).is_none());
+    }
+
+    #[test]
+    fn what_stands_between_a_disk_and_its_image_is_told_to_qemu() {
+        let drive = |through| {
+            let drive = Drive {
+                controller: Controller::Virtio,
+                image: "a.img".into(),
+                through,
+            };
+            drive.arguments(0)[1].clone()
+        };
+        assert!(drive(Through::Rate(9)).contains("throttling.bps-total=9"));
+        assert!(drive(Through::Log).ends_with("file.filename=a.img,log.driver=file,log.filename=a.writes"));
+        let errors = drive(Through::Errors(&[(Fails::Read, 7), (Fails::Write, 8)]));
+        assert!(
+            errors.ends_with(
+                "file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.sector=7,\
+                 file.inject-error.1.event=none,file.inject-error.1.iotype=write,file.inject-error.1.sector=8"
+            ),
+            "{errors}"
+        );
+    }
+
     #[test]
     fn each_disk_has_a_place_of_its_own_on_pci() {
         let drive = |controller| Drive {
             controller,
             image: "a,b.img".into(),
+            through: Through::Image,
         };
         let virtio = drive(Controller::Virtio).arguments(0, false).join(" ");
         assert_eq!(
             virtio,
-            "-drive if=none,id=disk0,format=raw,discard=unmap,file=a,,b.img -device virtio-blk-pci,drive=disk0,bus=pcie.0,addr=4.0,disable-legacy=on"
+            "-drive if=none,id=disk0,discard=unmap,format=raw,file=a,,b.img -device virtio-blk-pci,drive=disk0,bus=pcie.0,addr=4.0,disable-legacy=on"
         );
         let behind_iommu = drive(Controller::Virtio).arguments(0, true).join(" ");
         assert!(behind_iommu.ends_with(",iommu_platform=on"), "{behind_iommu}");

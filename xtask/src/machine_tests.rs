@@ -15,7 +15,8 @@ use crate::boot_tests::BOOT_TESTS;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Script, Step};
 use crate::control_tests;
-use crate::disks::DiskImage;
+use crate::disk_tests;
+use crate::disks::{DiskImage, Drive};
 use crate::iommu_tests::IOMMU_TESTS;
 use crate::linux::LINUX;
 use crate::loader::Loader;
@@ -30,14 +31,25 @@ pub(crate) struct MachineTest {
     pub(crate) scenario: Scenario<'static>,
     /// What it must do.
     pub(crate) expected: Expectation,
-    /// What must be on the machine's disks afterwards.
-    pub(crate) disks_hold: Option<DisksHold>,
+    /// What must be true of what is left of the machine.
+    pub(crate) holds: Option<Holds>,
     /// What the full matrix makes of it.
     pub(crate) in_full: InFull,
 }
 
-/// Says of the disks of a machine that has ended whether they have what they should.
-pub(crate) type DisksHold = fn(&mut [DiskImage]) -> Result<()>;
+/// What is left of a machine that has ended as it should.
+#[derive(Debug)]
+pub(crate) struct Remains<'a> {
+    /// The lines of its console.
+    pub(crate) lines: &'a [String],
+    /// Its disks.
+    pub(crate) drives: &'a [Drive],
+    /// What is on them.
+    pub(crate) images: Vec<DiskImage>,
+}
+
+/// Says whether that is what it should be.
+pub(crate) type Holds = fn(&mut Remains<'_>) -> Result<()>;
 
 /// What the full matrix makes of a test, beside the test itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +98,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]
             may_crash: false,
             limit: Duration::from_secs(60),
         },
-        disks_hold: None,
+        holds: None,
         in_full: InFull::OnEveryCpu,
     }
 }
@@ -216,6 +228,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
         .chain(BOOT_TESTS)
         .chain(IOMMU_TESTS)
         .chain(control_tests::all())
+        .chain(disk_tests::all())
 }
 
 pub(crate) const fn expect(text: &'static str) -> Step {

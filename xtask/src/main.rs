@@ -4,7 +4,7 @@
 //! [`project`] knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] and [`disc`] pack
 //! what is built, [`disks`] makes what the machine has to
 //! store on, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
-//! [`machine_tests`], [`boot_tests`], [`benches`].
+//! [`machine_tests`], [`boot_tests`], [`control_tests`], [`disk_tests`], [`benches`].
 //!
 //! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
 //! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
@@ -19,6 +19,7 @@ mod console;
 mod control_tests;
 mod coverage;
 mod disc;
+mod disk_tests;
 mod disks;
 mod foreign;
 mod fuzz;

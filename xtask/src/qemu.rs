@@ -89,11 +89,17 @@ pub(crate) enum Console {
 /// The command that starts `machine` from `medium`, with these disks.
 pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, console: Console) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
+    // When a driver domain comes or goes, bus mastering changes QEMU's map of memory. QEMU 7.2 does not survive it if another CPU's thread reaches a
+    // register at that moment (it crashes in `memory_region_dispatch_write`): all CPUs have one thread.
+    let accelerator = match machine.accelerator {
+        "tcg" if !drives.is_empty() && machine.cpus > 1 => "tcg,thread=single",
+        other => other,
+    };
     command.args([
         "-machine",
         machine.board,
         "-accel",
-        machine.accelerator,
+        accelerator,
         "-cpu",
         machine.cpu,
     ]);
@@ -196,6 +202,7 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disks::{Controller, Through};
 
     fn words(machine: &Machine<'_>, console: Console) -> String {
         let medium = Medium::Files {
@@ -260,6 +267,28 @@ mod tests {
         assert!(disc(None).ends_with("-cdrom a.iso") && !disc(None).contains("-bios"));
         assert!(disc(Some("ovmf.fd")).ends_with("-bios ovmf.fd -cdrom a.iso"));
         assert!(!disc(None).contains("-kernel"));
+    }
+
+    #[test]
+    fn the_cpus_of_a_machine_with_disks_run_by_turns() {
+        let with_disk = |cpus| {
+            let machine = Machine {
+                cpus,
+                ..Machine::DEFAULT
+            };
+            let medium = Medium::Disc {
+                iso: "a.iso".into(),
+                firmware: None,
+            };
+            let drive = Drive {
+                controller: Controller::Nvme,
+                image: "a.img".into(),
+                through: Through::Image,
+            };
+            crate::project::spelled(&command(&machine, &[drive], &medium, Console::Plain))
+        };
+        assert!(with_disk(2).contains("-accel tcg,thread=single "));
+        assert!(with_disk(1).contains("-accel tcg "));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use shared_child::unix::SharedChildExt as _;
 
 use crate::bootlist::{Ramdisk, is_size};
 use crate::build::{self, Profile, Workshop};
-use crate::disks::{self, Controller, DEFAULT_PARTITIONS, DiskImage, Drive};
+use crate::disks::{self, Controller, DEFAULT_PARTITIONS, DiskImage, Drive, Through};
 use crate::foreign::{self, Foreign};
 use crate::images::Images;
 use crate::linux::VMLINUZ;
@@ -111,6 +111,7 @@ impl Arguments {
         Ok(vec![Drive {
             controller: self.disk.unwrap_or(Controller::Virtio),
             image,
+            through: Through::Image,
         }])
     }
 

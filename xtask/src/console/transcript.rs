@@ -6,7 +6,7 @@
 //! returns are dropped first; the one that erases a line takes back what it had.
 //!
 //! A guest reports its own checks as lines `CHECK name ok` and `CHECK name FAILED: why`, after the prefix `(dN) `
-//! that the hypervisor gives to the lines of every domain but the first.
+//! that the hypervisor gives to the lines of every domain but the first, or `(NAME) ` that the control domain gives to those of its guests.
 
 use std::time::Instant;
 
@@ -344,13 +344,11 @@ fn check_in(line: &str) -> Option<Check> {
     Some(if is_named { Check::Passed } else { Check::Garbled })
 }
 
-/// A console line without the prefix `(dN) ` of the domain that wrote it.
+/// A console line without the prefix `(dN) ` or `(NAME) ` of the domain that wrote it. What the hypervisor writes after `(bh) ` stays as it is.
 pub(crate) fn without_domain(line: &str) -> &str {
-    let number_and_text = line.strip_prefix("(d").and_then(|rest| rest.split_once(") "));
-    match number_and_text {
-        Some((number, text)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
-            text
-        }
+    let is_named = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    match line.strip_prefix('(').and_then(|rest| rest.split_once(") ")) {
+        Some((name, text)) if name != "bh" && !name.is_empty() && name.bytes().all(is_named) => text,
         _ => line,
     }
 }
@@ -553,6 +551,7 @@ mod tests {
     fn only_a_domain_number_is_taken_off() {
         assert_eq!(without_domain("(d3) text"), "text");
         assert_eq!(without_domain("(bh) INFO boot: text"), "(bh) INFO boot: text");
-        assert_eq!(without_domain("(dx) text"), "(dx) text");
+        assert_eq!(without_domain("(web-1) text"), "text");
+        assert_eq!(without_domain("(a b) text"), "(a b) text");
     }
 }

@@ -1,7 +1,6 @@
 //! The group `machine`: guests in QEMU, as many machines at a time as this one has CPUs.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +13,11 @@ use anyhow::Result;
 use crate::boot_tests::{BOARDS, MEMORY};
 use crate::build::{BootFiles, Profile, Workshop};
 use crate::console::Transcript;
-use crate::disks::{self, DiskImage};
+use crate::disks::{self, DiskImage, Drive};
 use crate::images::Images;
 use crate::linux::Unavailable;
 use crate::loader::{self, Loader, Medium};
-use crate::machine_tests::{self, InFull, MachineTest, OTHER_CPUS};
+use crate::machine_tests::{self, InFull, MachineTest, OTHER_CPUS, Remains};
 use crate::project::Project;
 use crate::qemu::{self, Console, MICROVM, Machine};
 use crate::scenario::Scenario;
@@ -166,14 +165,15 @@ fn start(case: &Case, medium: &Medium, directory: &Path, log: &Path) -> Result<T
     let transcript = trial::run(&mut command, &case.test.expected, log)?;
     let judge = || {
         let images = drives.iter().map(|drive| DiskImage::open(&drive.image));
-        let mut images = images.collect::<Result<Vec<_>>>()?;
-        if let Some(holds) = case.test.disks_hold {
-            holds(&mut images)?;
+        let mut remains = Remains {
+            lines: transcript.lines(),
+            drives: &drives,
+            images: images.collect::<Result<_>>()?,
+        };
+        if let Some(holds) = case.test.holds {
+            holds(&mut remains)?;
         }
-        for drive in &drives {
-            fs::remove_file(&drive.image)?;
-        }
-        Ok(())
+        drives.iter().try_for_each(Drive::remove)
     };
     judge().map_err(|error| Failure::of(&error))?;
     Ok(transcript)
