@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Step};
+use crate::disks::{Controller, Disk};
 use crate::machine_tests::{UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
 use crate::scenario::Scenario;
 
@@ -91,7 +92,7 @@ const SWITCH_VCPUS_AVX: Bench = bench(
 
 /// Every benchmark.
 pub(crate) static BENCHES: LazyLock<Vec<Bench>> =
-    LazyLock::new(|| TABLE.iter().copied().chain([create()]).collect());
+    LazyLock::new(|| TABLE.iter().copied().chain([create(), DISK, DISK_NVME]).collect());
 
 /// The control domain, which says what happens to domains.
 const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
@@ -124,6 +125,47 @@ fn create() -> Bench {
         limit: Duration::from_secs(600),
         ..made
     }
+}
+
+/// A driver that measures its disk, and a guest that does so with a part of it.
+const DISK: Bench = disk(
+    "disk-throughput",
+    "what a virtio disk does for its driver alone (raw), and for a guest through a ring",
+    &[Disk::new(Controller::Virtio, &[("web-data", 64)])],
+);
+const DISK_NVME: Bench = disk(
+    "disk-throughput-nvme",
+    "what an NVMe disk does for its driver alone (raw), and for a guest through a ring",
+    &[Disk::new(Controller::Nvme, &[("web-data", 64)])],
+);
+
+const DISK_CONFIG: &str = r#"
+[[driver]]
+name = "io"
+devices = ["00:04.0"]
+command-line = "measure"
+console = "print"
+
+[[guest]]
+name = "web"
+kernel = "disk"
+memory = "16M"
+disk = ["web-data:rw"]
+command-line = "do=bench mib=63 seconds=2"
+console = "print"
+"#;
+
+const fn disk(name: &'static str, about: &'static str, disks: &'static [Disk<'static>]) -> Bench {
+    let mut made = bench(name, about, CONTROL);
+    made.scenario.words = &["loglevel=warn"];
+    made.scenario.offer.config = DISK_CONFIG;
+    made.scenario.offer.images = &["driver", "disk"];
+    made.scenario.disks = disks;
+    made.steps = &[
+        Step::Expect(Pattern("(web) CHECK disk-closes ok")),
+        Step::Type("poweroff --force\n"),
+    ];
+    made
 }
 
 /// Those that stand in a table.
