@@ -571,7 +571,7 @@ mod tests {
                 image: "a.img".into(),
                 through,
             };
-            drive.arguments(0)[1].clone()
+            drive.arguments(0, false)[1].clone()
         };
         assert!(drive(Through::Rate(9)).contains("throttling.bps-total=9"));
         assert!(drive(Through::Log).ends_with("file.filename=a.img,log.driver=file,log.filename=a.writes"));

@@ -252,6 +252,12 @@ impl DeviceMapping {
         }
     }
 
+    /// The page's machine address, for the device.
+    #[must_use]
+    pub const fn address(&self) -> u64 {
+        self.maddr
+    }
+
     /// The mapping as two numbers, by which it can be had again: its handle, and its machine address. Nobody gives it up by itself any more.
     #[must_use = "nobody else gives the mapping up"]
     pub fn into_parts(self) -> (u32, u64) {

@@ -264,7 +264,7 @@ hypercalls! {
             GetSchedule, [Perm, Fault, Srch];
             SetSchedule, [Perm, Fault, Srch, Inval];
             DomainInfo, [Perm, Fault, Srch];
-            CreateDomain, [Perm, Fault, Inval, Exist, NoEnt, Again, NoMem, NoSpc];
+            CreateDomain, [Perm, Fault, Inval, Exist, NoEnt, NoMem, NoSpc];
             UnpauseDomain, [Perm, Fault, Srch, Inval];
             PauseDomain, [Perm, Fault, Srch, Inval];
             DestroyDomain, [Perm, Fault, Srch, Inval];

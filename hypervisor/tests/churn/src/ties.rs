@@ -131,6 +131,11 @@ impl Ties {
         Ok(())
     }
 
+    /// The machine addresses of what domain 0 holds for a device.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = u64> {
+        self.held.iter().map(DeviceMapping::address)
+    }
+
     /// The domain is gone: each port waits for its number again, each page that was granted to it is free, and what was mapped of its own is there
     /// until it is let go.
     pub(crate) fn untie(self) -> Result<(), String> {

@@ -16,10 +16,6 @@ const EXEMPT: &[(&str, &str)] = &[
     ("sysctl.create_domain.ENOMEM", NO_HEAP),
     ("sysctl.set_vcpu.ENOMEM", NO_HEAP),
     (
-        "sysctl.create_domain.EAGAIN",
-        "it is answered while the boot list is worked off, which may be over by now",
-    ),
-    (
         "sysctl.create_domain.ENOSPC",
         "a thousand domains more would take the machine's memory before its numbers",
     ),
@@ -27,6 +23,7 @@ const EXEMPT: &[(&str, &str)] = &[
         "sysctl.assign_device.ENOSPC",
         "what is assigned stays so, and would fill the list for good",
     ),
+    ("sysctl.assign_device.ENOMEM", NO_TABLES),
     ("sysctl.keep_extent.ENOMEM", NO_EXTENT),
     ("memory_op.acquire_resource.ENOMEM", NO_EXTENT),
     ("memory_op.exchange.ENOMEM", NO_EXTENT),
