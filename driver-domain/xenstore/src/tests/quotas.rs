@@ -42,7 +42,7 @@ fn a_domain_that_serves_others_may_own_more_and_so_may_its_successor() {
     let mut net = Net::new(&[1, 2]);
     net.store.set_service(DomId::new(2));
     let mut fill = |domain: u16| {
-        let refused = (0..1500).find(|n| net.write(domain.into(), &format!("data/{n}"), "").is_err());
+        let refused = (0..1500).find(|n| net.write(domain, &format!("data/{n}"), "").is_err());
         assert_eq!(refused.is_some(), domain == 1);
     };
     fill(1);

@@ -87,14 +87,14 @@ pub(super) async fn measure_all(environment: &Environment, peer: DomId) -> Resul
         1,
         &requests,
         |part, all| DeviceMapping::map_each(part.iter().copied(), |mapping| all.push(must(mapping))),
-        |mappings| DeviceMapping::unmap_each(mappings),
+        |mappings| assert_eq!(DeviceMapping::unmap_each(mappings), 0, "none is refused"),
     );
     map(
         ["device-map-of-32", "device-unmap-of-32"],
         BATCH,
         &requests,
         |part, all| DeviceMapping::map_each(part.iter().copied(), |mapping| all.push(must(mapping))),
-        |mappings| DeviceMapping::unmap_each(mappings),
+        |mappings| assert_eq!(DeviceMapping::unmap_each(mappings), 0, "none is refused"),
     );
     for (names, len) in [
         (["grant-copy-64", "grant-copy-64-of-32"], 64),
