@@ -91,8 +91,9 @@ pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, 
     let mut command = Command::new("qemu-system-x86_64");
     // When a driver domain comes or goes, bus mastering changes QEMU's map of memory. QEMU 7.2 does not survive it if another CPU's thread reaches a
     // register at that moment (it crashes in `memory_region_dispatch_write`): all CPUs have one thread.
+    let has_devices = !drives.is_empty() || !machine.devices.is_empty();
     let accelerator = match machine.accelerator {
-        "tcg" if !drives.is_empty() && machine.cpus > 1 => "tcg,thread=single",
+        "tcg" if has_devices && machine.cpus > 1 => "tcg,thread=single",
         other => other,
     };
     command.args([
