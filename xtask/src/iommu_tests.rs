@@ -8,7 +8,7 @@ use crate::bootlist::Domain;
 use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk};
 use crate::machine_tests::{InFull, MachineTest, expect, test};
-use crate::qemu::{Ending, IOMMU};
+use crate::qemu::IOMMU;
 use crate::scenario::Offer;
 
 /// The control domain as the example has it, which says besides what happens to domains.
@@ -121,14 +121,14 @@ const VILLAIN_AT_ONE_PAGE: &str = r#"
 name = "villain"
 kernel = "dma"
 devices = ["00:10.0"]
-command-line = "shots=20 ram=512 aim=lent"
+command-line = "shots=20 ram=512 aim=lent unconfined"
 console = "print"
 
 [[guest]]
 name = "neighbour"
 kernel = "dma"
 memory = "16M"
-command-line = "role=neighbour fill=4 villain=1000"
+command-line = "role=neighbour fill=4 villain=1000 unconfined"
 console = "print"
 "#;
 
@@ -161,8 +161,8 @@ const VILLAIN_STEPS: &[Step] = &[
 const UNCONFINED_STEPS: &[Step] = &[
     expect("(bh) WARN*DMA is not confined: the command line says iommu=off"),
     Step::ExpectAll(&[
-        Pattern("(villain) CHECK villain-has-read-nothing FAILED"),
-        Pattern("(neighbour) CHECK neighbour-lent-page-was-written-while-lent FAILED"),
+        Pattern("(villain) CHECK villain-has-read-all-that-it-aimed-at ok"),
+        Pattern("(neighbour) CHECK neighbour-lent-page-was-written-later ok"),
     ]),
     Step::Type("driver list\n"),
     expect("villain*00:10.0* 0"),
@@ -183,7 +183,5 @@ pub(crate) const IOMMU_TESTS: &[MachineTest] = &[
     // The unit remembers what is not there.
     disks("iommu-disk-caching", "intel-iommu,caching-mode=on,aw-bits=48"),
     villain("iommu-villain", VILLAIN, VILLAIN_STEPS),
-    villain("iommu-villain-unconfined", VILLAIN_AT_ONE_PAGE, UNCONFINED_STEPS)
-        .words(&["iommu=off"])
-        .ends(Ending::DomainCrashed),
+    villain("iommu-villain-unconfined", VILLAIN_AT_ONE_PAGE, UNCONFINED_STEPS).words(&["iommu=off"]),
 ];

@@ -7,6 +7,8 @@
 //! The *neighbour*, `role=neighbour`, keeps `fill=MIB` of memory with a pattern, which it looks at again and again, and once more, all of it, when the villain has
 //! done its worst. `villain=N` is the villain's domain.
 //!
+//! With `unconfined` both expect the worst, which is what nothing keeps the device from.
+//!
 //! How often the device was kept from what it tried, the hypervisor counts: the operator reads it.
 
 #![no_std]

@@ -86,11 +86,12 @@ pub(crate) async fn run(
 
     edu.write(0, own.address().0, buffer).await;
     let has_read = |&word: &usize| ![BLANK, 0, u32::MAX].contains(&own.load32(word << 2));
-    checks.equal(
-        "villain-has-read-nothing",
-        (1..=READS).filter(has_read).count(),
-        0,
-    );
+    let count = (1..=READS).filter(has_read).count();
+    if words.has("unconfined") {
+        checks.equal("villain-has-read-all-that-it-aimed-at", count, shots / 2);
+    } else {
+        checks.equal("villain-has-read-nothing", count, 0);
+    }
     set(&signal, HAS_ENDED);
     println!("villain: RESULT shots={shots}");
     // What its device did is told of as long as there is this domain.
