@@ -131,6 +131,7 @@ const PAIR: &str = r#"
 name = "echo"
 kernel = "resident"
 memory = "8M"
+console = "print"
 
 [[guest]]
 name = "balloon"
@@ -141,7 +142,11 @@ console = "print"
 "#;
 
 const CONSOLE_STEPS: &[Step] = &[
-    READY,
+    Step::ExpectAll(&[
+        Pattern("\"event\":\"control-ready\""),
+        // What it says by itself would stand in the middle of what it repeats.
+        Pattern("(echo) resident: has 8192 KiB"),
+    ]),
     expect("bulkhead> "),
     typed("console echo\n"),
     expect("attached to echo"),
