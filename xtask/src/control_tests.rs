@@ -308,7 +308,7 @@ kernel = "vmlinuz"
 ramdisk = "linux-init.cpio"
 memory = "256M"
 vcpus = 2
-command-line = "console=hvc0 xen.fifo_events=0"
+command-line = "console=hvc0 xen.fifo_events=0 printk.devkmsg=on"
 "#;
 
 const LINUX_STEPS: &[Step] = &[

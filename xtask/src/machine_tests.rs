@@ -407,7 +407,7 @@ const LINUX_BESIDE_HELLO: &[Domain<'static>] = &[
     Domain::new("hello", "hello"),
     Domain::new("linux", LINUX)
         .memory("256M")
-        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0 printk.devkmsg=on"),
 ];
 
 /// The same with a first process.
@@ -416,7 +416,7 @@ const LINUX_WITH_INIT: &[Domain<'static>] = &[
     Domain::new("linux", LINUX)
         .init("linux-init")
         .memory("256M")
-        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0 printk.devkmsg=on"),
 ];
 
 /// The same with two vCPUs.
@@ -426,7 +426,7 @@ const LINUX_SMP: &[Domain<'_>] = &[
         .init("linux-init")
         .memory("256M")
         .vcpus(2)
-        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0"),
+        .command_line("earlyprintk=xen console=hvc0 xen.fifo_events=0 printk.devkmsg=on"),
 ];
 
 /// What that says besides.

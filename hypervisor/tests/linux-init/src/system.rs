@@ -66,7 +66,8 @@ pub(crate) fn open_log() {
     LOG.store(file, Ordering::Relaxed);
 }
 
-/// Writes to the kernel's log. Each call makes a record of its own.
+/// Writes to the kernel's log. Each call makes a record of its own. Unless the kernel's command line has `printk.devkmsg=on`, what two processes write
+/// at the same time is left out: the kernel takes it for a flood.
 pub(crate) fn log(text: &str) {
     let file = LOG.load(Ordering::Relaxed);
     // SAFETY: reads the text.
