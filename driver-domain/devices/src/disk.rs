@@ -3,8 +3,7 @@
 //! Requests are submitted, then committed together, and complete in any order. A driver does nothing by itself: who uses it waits for the device's
 //! interrupt, and then takes what is completed until there is no more.
 
-use crate::BusAddress;
-use core::fmt;
+pub use crate::request::{Failed, Refused, Segment, Tag};
 
 /// Bytes of a sector, in which places on a disk and lengths are counted, whatever the disk's blocks are.
 pub const SECTOR: u32 = 512;
@@ -78,24 +77,13 @@ pub struct Discard {
     pub granularity: u32,
 }
 
-/// Memory that is read or written, in one piece on the bus. It does not cross a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// Where, a multiple of 4.
-    pub address: BusAddress,
-    /// How many bytes, a multiple of a sector.
-    pub bytes: u32,
-}
-
+/// As a disk has it, a segment begins at a multiple of 4 and holds whole sectors.
 impl Segment {
     /// How many sectors it holds; `None` if it is not as a segment should be.
     #[must_use]
     pub fn sectors(&self) -> Option<u32> {
-        const PAGE: u64 = 4096;
-        let offset = self.address.0 % PAGE;
-        let fits = offset.saturating_add(self.bytes.into()) <= PAGE;
-        let is_one = fits && offset.is_multiple_of(4) && self.bytes != 0 && self.bytes.is_multiple_of(SECTOR);
-        is_one.then_some(self.bytes / SECTOR)
+        let is_whole = self.address.0.is_multiple_of(4) && self.bytes.is_multiple_of(SECTOR);
+        (is_whole && self.is_in_page()).then_some(self.bytes / SECTOR)
     }
 }
 
@@ -111,56 +99,6 @@ pub enum Operation<'a> {
     /// Forget what is in sectors: the first, and how many. What is read there afterwards is anything.
     Discard(u64, u32),
 }
-
-/// What the caller knows a request by. No two outstanding requests have the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(pub u32);
-
-/// Why a request was not submitted. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Something has to complete first.
-    Full,
-    /// It is not as [`Geometry`] and [`Segment`] say.
-    Invalid,
-    /// The device does not work any more.
-    Broken,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "as many requests are outstanding as the device takes",
-            Self::Invalid => "the device cannot take such a request",
-            Self::Broken => "the device does not work any more",
-        })
-    }
-}
-
-impl core::error::Error for Refused {}
-
-/// Why a request failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// The device could not do it, and says by this number why: a status of its own kind.
-    Device(u16),
-    /// The device knows no such operation.
-    Unsupported,
-    /// The device does not work any more. Whether this was done is unknown.
-    Broken,
-}
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(status) => write!(f, "the device failed with status {status:#x}"),
-            Self::Unsupported => f.write_str("the device does not know the operation"),
-            Self::Broken => f.write_str("the device does not work any more"),
-        }
-    }
-}
-
-impl core::error::Error for Failed {}
 
 /// A request that has come to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +135,7 @@ pub trait Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BusAddress;
 
     const DISK: Geometry = Geometry {
         sectors: 1000,
