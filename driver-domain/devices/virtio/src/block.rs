@@ -1,23 +1,21 @@
 //! A disk (section 5.2).
 //!
-//! Requests are chains of descriptors: a header, the segments, a byte for the status. Where the device takes indirect descriptors a chain is one
-//! descriptor of the queue that leads to a table: so the queue is as deep as it is long, whatever the requests are. Without them a request
-//! of a page takes three, and a queue of 256 is full with 85. Each head has a slot, in which its table, header and status are.
+//! A request is a chain of a header, the segments and a byte for the status. In a queue without tables a request of a page takes three descriptors,
+//! and a queue of 256 is full with 85.
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
-use core::slice;
+use core::{iter, slice};
 
 use bitflags::bitflags;
 use bulkhead_devices::disk::{
     Completion, Discard, Disk, Failed, Geometry, MAX_SECTORS, Operation, Refused, SECTOR, Segment, Tag,
 };
-use bulkhead_devices::function::{Clock, Denied, DmaMemory, Function};
+use bulkhead_devices::function::{Clock, Function};
 use bulkhead_pci::FunctionInfo;
 use virtio_drivers::transport::{DeviceType, Transport as Negotiation};
 
-use crate::queue::{DESCRIPTOR, Descriptor, INDIRECT, NEXT, Queue, Used, WRITE};
+use crate::chains::{Chains, Layout};
+use crate::queue::WRITE;
 use crate::transport::{StartError, Transport};
 
 bitflags! {
@@ -74,15 +72,10 @@ const INDIRECT_SIZE: u16 = 128;
 /// Without.
 const DIRECT_SIZE: u16 = 256;
 
-/// The most segments of a request, so that its slot takes a quarter of a page at most.
-const MAX_SEGMENTS: u16 = 59;
-
-/// Bytes of a page, which is what pieces of memory with slots are.
-const PAGE: usize = 4096;
 /// Sectors of a page, which is the largest segment.
 const PAGE_SECTORS: u32 = 8;
 
-/// Where things are in a slot; behind them, with indirect descriptors, a table.
+/// Where things are in a slot; behind them, with indirect descriptors, a table that has room for 59 segments.
 mod slot {
     pub(super) const HEADER: usize = 0;
     pub(super) const RANGE: usize = 16;
@@ -92,8 +85,6 @@ mod slot {
     pub(super) const DIRECT_BYTES: usize = 64;
     pub(super) const INDIRECT_BYTES: usize = 1024;
 }
-
-const _: () = assert!(slot::TABLE + (MAX_SEGMENTS as usize + 2) * DESCRIPTOR == slot::INDIRECT_BYTES);
 
 /// Whether this driver drives such functions: virtio disks that know virtio 1.
 #[must_use]
@@ -109,8 +100,6 @@ pub fn drives(info: &FunctionInfo) -> bool {
 #[derive(Clone, Copy, Debug)]
 struct Request {
     tag: Tag,
-    /// The queue's descriptors that it takes.
-    descriptors: u16,
     /// Bytes that the device is to write, the status among them.
     writes: u32,
 }
@@ -120,17 +109,10 @@ struct Request {
 pub struct Block<F: Function> {
     /// The first to be dropped.
     transport: Transport<F>,
-    queue: Queue<F>,
-    has_indirect: bool,
-    slots: Slots<F::Memory>,
+    chains: Chains<F, Request>,
     geometry: Geometry,
-    /// By head.
-    requests: Box<[Option<Request>]>,
-    outstanding: usize,
-    /// For each descriptor the one after it, in its chain or in the list of the free.
-    next: Box<[u16]>,
-    first_free: u16,
-    free: u16,
+    /// How many requests can be outstanding, or done and not taken.
+    room: usize,
     /// What has come to its end without the device. There is room for all requests.
     done: VecDeque<Completion>,
     is_broken: bool,
@@ -151,151 +133,64 @@ impl<F: Function> Block<F> {
             return Err(StartError::Features);
         }
         let mut geometry = read_geometry(&transport, features).ok_or(StartError::Geometry)?;
-        let has_indirect = features.contains(Features::INDIRECT);
-        let (size, slot) = if has_indirect {
-            (INDIRECT_SIZE, slot::INDIRECT_BYTES)
+        let (size, slot, table) = if features.contains(Features::INDIRECT) {
+            (INDIRECT_SIZE, slot::INDIRECT_BYTES, Some(slot::TABLE))
         } else {
-            (DIRECT_SIZE, slot::DIRECT_BYTES)
+            (DIRECT_SIZE, slot::DIRECT_BYTES, None)
         };
-        let queue = transport.queue(0, size, features.contains(Features::EVENT_INDEX))?;
-        let size = queue.size();
+        let layout = Layout {
+            size,
+            slot,
+            table,
+            has_event_index: features.contains(Features::EVENT_INDEX),
+        };
+        let chains = Chains::new(&mut transport, 0, layout)?;
         // In a queue without tables a request must find room.
-        let (room, depth) = if has_indirect {
-            (MAX_SEGMENTS, size)
-        } else {
-            (size.saturating_sub(2), size / 3)
-        };
-        geometry.max_segments = geometry.max_segments.min(room);
+        geometry.max_segments = geometry.max_segments.min(chains.max_parts().saturating_sub(2));
         geometry.max_sectors = u32::from(geometry.max_segments).saturating_mul(PAGE_SECTORS);
-        geometry.depth = depth;
-        if geometry.max_segments == 0 || depth == 0 {
+        geometry.depth = chains.depth(3);
+        if geometry.max_segments == 0 || geometry.depth == 0 {
             return Err(StartError::Queue);
         }
-        let slots = Slots::new(&mut transport, size, slot)?;
         transport.finish_init();
+        let room = chains.depth(1).into();
         Ok(Self {
             transport,
-            queue,
-            has_indirect,
-            slots,
+            chains,
             geometry,
-            requests: (0..size).map(|_| None).collect(),
-            outstanding: 0,
-            next: (1..=size).collect(),
-            first_free: 0,
-            free: size,
-            done: VecDeque::with_capacity(size.into()),
+            room,
+            done: VecDeque::with_capacity(room),
             is_broken: false,
             is_idle: false,
         })
     }
 
-    /// Describes a request whose first descriptor is `head`, the first of the free: its data between header and status. Returns the descriptor after
-    /// its last, the first that is free then.
-    fn describe(&self, head: u16, data: &[Segment], flags: u16) -> Option<u16> {
-        let slot = self.slots.at(head)?;
-        let segment = |offset, bytes| slot.segment(offset, bytes);
-        let mut id = if self.has_indirect { 0 } else { head };
-        let mut put = |Segment { address, bytes }, flags| {
-            let next = if self.has_indirect {
-                id.wrapping_add(1)
-            } else {
-                self.after(id)
-            };
-            let descriptor = Descriptor {
-                address,
-                bytes,
-                flags,
-                next,
-            };
-            if self.has_indirect {
-                let place = slot.offset.wrapping_add(slot::TABLE);
-                let place = place.wrapping_add(usize::from(id).wrapping_mul(DESCRIPTOR));
-                descriptor.store(slot.memory, place);
-            } else {
-                self.queue.describe(id, descriptor);
-            }
-            id = next;
-        };
-        put(segment(slot::HEADER, 16), NEXT);
-        for segment in data {
-            put(*segment, flags | NEXT);
-        }
-        put(segment(slot::STATUS, 1), WRITE);
-        if !self.has_indirect {
-            return Some(id);
-        }
-        let Segment { address, bytes } = segment(slot::TABLE, u32::from(id).wrapping_mul(16));
-        let table = Descriptor {
-            address,
-            bytes,
-            flags: INDIRECT,
-            next: 0,
-        };
-        self.queue.describe(head, table);
-        Some(self.after(head))
-    }
-
-    /// The descriptor after one, in its chain or among the free.
-    fn after(&self, id: u16) -> u16 {
-        self.next.get(usize::from(id)).copied().unwrap_or(id)
-    }
-
     /// The device does not do what it should: it is stopped, and all that it had ends.
     #[cold]
     fn break_down(&mut self, why: &str) {
-        log::error!("{}: {why}: it is stopped", self.transport.address());
+        self.transport.give_up(why);
         self.is_broken = true;
-        self.transport.stop();
-        for request in self.requests.iter_mut().filter_map(Option::take) {
-            self.done.push_back(Completion {
-                tag: request.tag,
-                result: Err(Failed::Broken),
-            });
-        }
-        self.outstanding = 0;
+        self.done
+            .extend(self.chains.abandon().map(|request| broken(request.tag)));
     }
+}
 
-    /// Ends a request that the device has used; `None` if it has none such, or it cannot have ended so.
-    fn finish(&mut self, used: Used) -> Option<Completion> {
-        let head = u16::try_from(used.head).ok()?;
-        let request = self.requests.get_mut(usize::from(head))?.take()?;
-        let slot = self.slots.at(head)?;
-        let status = slot.memory.load8(slot.offset.wrapping_add(slot::STATUS));
-        self.give_back(head, request.descriptors);
-        self.outstanding = self.outstanding.saturating_sub(1);
-        let result = match status {
-            status::OK if used.bytes == request.writes => Ok(()),
-            // What was to be read is not all there, though the device does not mind.
-            status::OK | status::IO_ERROR if used.bytes <= request.writes => {
-                Err(Failed::Device(status.into()))
-            }
-            status::UNSUPPORTED if used.bytes <= request.writes => Err(Failed::Unsupported),
-            _ => {
-                // It is among those that end broken.
-                self.done.push_back(Completion {
-                    tag: request.tag,
-                    result: Err(Failed::Broken),
-                });
-                return None;
-            }
-        };
-        Some(Completion {
-            tag: request.tag,
-            result,
-        })
+/// The end of a request of a device that is broken.
+fn broken(tag: Tag) -> Completion {
+    Completion {
+        tag,
+        result: Err(Failed::Broken),
     }
+}
 
-    /// Puts a chain's descriptors back to the free.
-    fn give_back(&mut self, head: u16, count: u16) {
-        let mut last = head;
-        for _ in 1..count {
-            last = self.after(last);
-        }
-        if let Some(next) = self.next.get_mut(usize::from(last)) {
-            *next = core::mem::replace(&mut self.first_free, head);
-            self.free = self.free.saturating_add(count);
-        }
+/// How a request has ended; `None` if none can end so.
+fn outcome(status: u8, bytes: u32, writes: u32) -> Option<Result<(), Failed>> {
+    match status {
+        status::OK if bytes == writes => Some(Ok(())),
+        // What was to be read is not all there, though the device does not mind.
+        status::OK | status::IO_ERROR if bytes <= writes => Some(Err(Failed::Device(status.into()))),
+        status::UNSUPPORTED if bytes <= writes => Some(Err(Failed::Unsupported)),
+        _ => None,
     }
 }
 
@@ -311,11 +206,10 @@ impl<F: Function> Disk for Block<F> {
         if !self.geometry.admits(&operation) {
             return Err(Refused::Invalid);
         }
-        if self.outstanding.saturating_add(self.done.len()) >= self.requests.len() {
+        if usize::from(self.chains.outstanding()).saturating_add(self.done.len()) >= self.room {
             return Err(Refused::Full);
         }
-        let head = self.first_free;
-        let slot = self.slots.at(head).ok_or(Refused::Full)?;
+        let slot = self.chains.slot()?;
         let range;
         let (kind, first, data, flags): (_, _, &[Segment], _) = match operation {
             Operation::Read(first, segments) => (kind::READ, first, segments, WRITE),
@@ -333,42 +227,25 @@ impl<F: Function> Disk for Block<F> {
                 return Ok(());
             }
         };
-        let descriptors = if self.has_indirect {
-            1
-        } else {
-            // The number is small: the request was admitted.
-            u16::try_from(data.len()).unwrap_or(u16::MAX).saturating_add(2)
-        };
-        if self.free < descriptors {
-            return Err(Refused::Full);
-        }
         slot.store64(slot::HEADER, kind.into());
         slot.store64(slot::HEADER.wrapping_add(8), first);
-        let status = slot.offset.wrapping_add(slot::STATUS);
-        slot.memory.store8(status, status::NONE);
+        slot.store8(slot::STATUS, status::NONE);
         let mut writes = 1_u32;
         if flags == WRITE {
             writes = data
                 .iter()
                 .fold(writes, |sum, segment| sum.saturating_add(segment.bytes));
         }
-        self.first_free = self.describe(head, data, flags).ok_or(Refused::Full)?;
-        self.free = self.free.saturating_sub(descriptors);
-        if let Some(place) = self.requests.get_mut(usize::from(head)) {
-            *place = Some(Request {
-                tag,
-                descriptors,
-                writes,
-            });
-        }
-        self.outstanding = self.outstanding.saturating_add(1);
-        self.queue.offer(head);
-        Ok(())
+        let header = (slot.segment(slot::HEADER, 16), 0);
+        let status = (slot.segment(slot::STATUS, 1), WRITE);
+        let data = data.iter().map(|segment| (*segment, flags));
+        let parts = iter::once(header).chain(data).chain(iter::once(status));
+        self.chains.offer(Request { tag, writes }, parts)
     }
 
     fn commit(&mut self) {
         if !self.is_broken {
-            self.queue.commit();
+            self.chains.commit();
         }
     }
 
@@ -379,83 +256,32 @@ impl<F: Function> Disk for Block<F> {
         if self.is_broken {
             return None;
         }
-        match self.queue.take() {
-            Ok(Some(used)) => {
+        match self.chains.take() {
+            Ok(Some(done)) => {
                 self.is_idle = false;
-                let completion = self.finish(used);
-                if completion.is_none() {
-                    self.break_down("the disk completed what was not asked of it, or in no way known");
-                    return self.done.pop_front();
+                let Request { tag, writes } = done.request;
+                let status = done.slot.load8(slot::STATUS);
+                if let Some(result) = outcome(status, done.bytes, writes) {
+                    return Some(Completion { tag, result });
                 }
-                completion
+                self.done.push_back(broken(tag));
+                self.break_down("the disk completed a request in no way known");
             }
             Ok(None) => {
                 // Somebody was woken, and nothing is done: perhaps the device has something else to say.
-                let is_awaited = core::mem::take(&mut self.is_idle) && self.outstanding != 0;
+                let is_awaited = core::mem::take(&mut self.is_idle) && self.chains.outstanding() != 0;
                 if is_awaited && self.transport.needs_reset() {
                     self.break_down("the disk says that it cannot go on");
                 }
-                self.done.pop_front()
             }
-            Err(_) => {
-                self.break_down("the disk completed more than was asked of it");
-                self.done.pop_front()
-            }
+            Err(_) => self.break_down("the disk completed what was not asked of it"),
         }
+        self.done.pop_front()
     }
 
     fn may_sleep(&mut self) -> bool {
-        self.is_idle = self.done.is_empty() && (self.is_broken || self.queue.may_sleep());
+        self.is_idle = self.done.is_empty() && (self.is_broken || self.chains.may_sleep());
         self.is_idle
-    }
-}
-
-/// Memory for each head's header, status and table: pieces of a page, as larger ones are rarer.
-#[derive(Debug)]
-struct Slots<M> {
-    pieces: Vec<M>,
-    /// Bytes of a slot, which divide a page.
-    bytes: usize,
-}
-
-/// Where a slot is.
-struct Slot<'a, M> {
-    memory: &'a M,
-    offset: usize,
-}
-
-impl<M: DmaMemory> Slot<'_, M> {
-    /// Part of it, for the device.
-    fn segment(&self, offset: usize, bytes: u32) -> Segment {
-        let address = self.memory.address_of(self.offset.wrapping_add(offset));
-        Segment { address, bytes }
-    }
-
-    fn store64(&self, offset: usize, value: u64) {
-        self.memory.store64(self.offset.wrapping_add(offset), value);
-    }
-}
-
-impl<M> Slots<M> {
-    /// So many slots of so many bytes.
-    fn new<F: Function<Memory = M>>(
-        transport: &mut Transport<F>,
-        count: u16,
-        bytes: usize,
-    ) -> Result<Self, Denied> {
-        let pieces = usize::from(count).saturating_mul(bytes).div_ceil(PAGE);
-        let pieces = (0..pieces)
-            .map(|_| transport.memory(PAGE))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { pieces, bytes })
-    }
-
-    fn at(&self, head: u16) -> Option<Slot<'_, M>> {
-        let at = usize::from(head).wrapping_mul(self.bytes);
-        Some(Slot {
-            memory: self.pieces.get(at / PAGE)?,
-            offset: at % PAGE,
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 extern crate alloc;
 
 mod block;
+mod chains;
 mod queue;
 #[cfg(test)]
 mod tests;

@@ -168,6 +168,12 @@ impl<F: Function> Transport<F> {
         let _ = self.function.read_config(bulkhead_pci::offset::COMMAND);
     }
 
+    /// Stops a device that does not do what it should, and says so.
+    pub(crate) fn give_up(&mut self, why: &str) {
+        log::error!("{}: {why}: it is stopped", self.address());
+        self.stop();
+    }
+
     /// Agrees on features: of those in `known` what the device has.
     pub(crate) fn negotiate<B>(&mut self, known: B) -> Result<B, StartError>
     where
@@ -183,7 +189,7 @@ impl<F: Function> Transport<F> {
     }
 
     /// Where the device is.
-    pub(crate) fn address(&self) -> Address {
+    fn address(&self) -> Address {
         self.function.info().address
     }
 
