@@ -267,6 +267,11 @@ impl<M: DmaMemory> Slot<'_, M> {
         Segment { address, bytes }
     }
 
+    /// Copies bytes out.
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) {
+        self.memory.read(self.offset.wrapping_add(offset), to);
+    }
+
     pub(crate) fn load8(&self, offset: usize) -> u8 {
         self.memory.load8(self.offset.wrapping_add(offset))
     }

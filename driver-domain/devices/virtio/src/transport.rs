@@ -28,6 +28,8 @@ pub enum StartError {
     Interrupt,
     /// What it says of its size or blocks makes no sense.
     Geometry,
+    /// It has no address of its own, or frames that cannot be.
+    Identity,
 }
 
 impl fmt::Display for StartError {
@@ -40,6 +42,7 @@ impl fmt::Display for StartError {
             Self::Queue => "the device has no queue for requests",
             Self::Interrupt => "the device does not take its interrupt",
             Self::Geometry => "what the device says of its size or blocks makes no sense",
+            Self::Identity => "the device has no address of its own, or frames that cannot be",
         })
     }
 }

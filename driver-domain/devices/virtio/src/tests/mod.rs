@@ -4,3 +4,5 @@
 mod block;
 mod device;
 mod disk;
+mod net;
+mod nic;
