@@ -213,7 +213,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// The first of these bytes.
+    /// The first `len` of these bytes, all if they are not so many.
     #[must_use]
     pub fn new(bytes: [u8; MAX_FRONT], len: usize) -> Self {
         Self { bytes, len }

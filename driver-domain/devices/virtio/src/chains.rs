@@ -107,17 +107,14 @@ impl<F: Function, T> Chains<F, T> {
         self.slots.at(self.first_free).ok_or(Refused::Full)
     }
 
-    /// Puts a request to those that the device will be told of: its parts, each with the flags of its descriptor. What the device reads
-    /// comes before what it writes.
+    /// Puts a request to those that the device will be told of: its parts, [`max_parts`](Self::max_parts) at most, each with the flags of its
+    /// descriptor. What the device reads comes before what it writes.
     pub(crate) fn offer(
         &mut self,
         request: T,
         parts: impl Iterator<Item = (Segment, u16)> + Clone,
     ) -> Result<(), Refused> {
         let count = u16::try_from(parts.clone().count()).unwrap_or(u16::MAX);
-        if count > self.max_parts() {
-            return Err(Refused::Invalid);
-        }
         let descriptors = if self.table.is_some() { 1 } else { count };
         if self.free < descriptors {
             return Err(Refused::Full);

@@ -259,8 +259,10 @@ impl<F: Function> Net<F> {
         }
         let (front, offload) = if let Some(rest) = self.rest.checked_sub(1) {
             self.rest = rest;
-            let len = usize::try_from(written).ok()?.min(slot.len());
-            (Front::new(slot, len), Offload::default())
+            (
+                Front::new(slot, usize::try_from(written).ok()?),
+                Offload::default(),
+            )
         } else {
             let (offload, pages) = read_header(slot, self.features)?;
             let is_whole = written >= HEADER && offload.checksum.is_within(bytes);

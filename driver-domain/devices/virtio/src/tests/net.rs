@@ -529,7 +529,10 @@ fn answer(features: u64, receive: Receive, answer: impl FnOnce(&mut Nic)) -> (Ve
     assert!(driver.may_sleep());
     let doorbells = machine.device().doorbells;
     answer(&mut machine.device());
-    let ended = taken(&mut driver);
+    let mut ended = Vec::from_iter(driver.take());
+    let sleeps = driver.may_sleep();
+    ended.extend(taken(&mut driver));
+    assert_eq!(sleeps, ended.len() == 1, "nobody sleeps before all has ended");
     let is_broken = driver.post(Tag(5), page) == Err(Refused::Broken);
     // A device that is broken is cut off before anybody uses the memory again.
     assert_eq!(is_broken, !machine.is_master());
@@ -658,6 +661,12 @@ fn key(event: &Event) -> (bool, Tag) {
 fn a_device_that_cannot_go_on_is_noticed_when_it_wakes() {
     let (ended, is_broken) = answer(FEATURES, Receive::Single, |nic| nic.status |= 0x40);
     assert_eq!((ended, is_broken), (all_broken(1), true));
+    // Who did not sleep does not ask the device: a read takes its time.
+    let (machine, mut driver) = started(FEATURES, Receive::Single);
+    machine.device().status |= 0x40;
+    assert!(driver.take().is_none() && machine.is_master());
+    assert!(driver.may_sleep());
+    assert!(driver.take().is_none() && !machine.is_master());
 }
 
 #[test]
