@@ -40,12 +40,15 @@ pub(crate) struct Machine<'a> {
     pub(crate) clock: Clock,
     /// Its IOMMU: a device with its properties, such as [`IOMMU`]; none if empty. Only q35 can have one.
     pub(crate) iommu: &'a str,
-    /// More devices, as QEMU's `-device` wants them.
+    /// More devices, as QEMU's `-device` wants them. One may be a NIC on [`NETWORK`].
     pub(crate) devices: &'a [&'a str],
 }
 
 /// QEMU's VT-d.
 pub(crate) const IOMMU: &str = "intel-iommu";
+
+/// What a NIC's properties have that is on QEMU's user network. There are QEMU itself, 10.0.2.2, and nobody else.
+pub(crate) const NETWORK: &str = "netdev=net";
 
 /// QEMU's smallest board: no PCI, no drives, no HPET; its firmware boots by PVH and nothing else.
 pub(crate) const MICROVM: &str = "microvm";
@@ -123,6 +126,9 @@ pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, 
         command.args(SPARE_SERIAL_LINES);
     }
     for device in machine.devices {
+        if device.contains(NETWORK) {
+            command.args(["-netdev", "user,id=net,restrict=on"]);
+        }
         command.args(["-device", device]);
     }
     for (number, drive) in drives.iter().enumerate() {
