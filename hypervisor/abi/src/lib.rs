@@ -40,6 +40,7 @@ pub mod memory;
 pub mod mmu;
 pub mod msr;
 pub mod multicall;
+pub mod netif;
 pub mod nmi;
 pub mod numbers;
 pub mod physdev;

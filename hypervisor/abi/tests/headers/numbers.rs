@@ -64,6 +64,10 @@ compared {
     mmu::MmuExtOp = "MMUEXT_", Upper;
     mmu::VmAssistOp = "VMASST_CMD_", Same;
     mmu::VmAssistType = "VMASST_TYPE_", Same;
+    netif::Status = "NETIF_RSP_", Upper;
+    // These headers are older than the type.
+    netif::ExtraType = "XEN_NETIF_EXTRA_TYPE_", Upper { "xdp": "-" };
+    netif::GsoType = "XEN_NETIF_GSO_TYPE_", Upper;
     nmi::NmiOp = "XENNMI_", Same;
     physdev::PhysdevOp = "PHYSDEVOP_", Same;
     physdev::MapPirqType = "MAP_PIRQ_TYPE_", Upper;

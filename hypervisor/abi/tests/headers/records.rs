@@ -78,6 +78,14 @@ compared {
     mmu::MmuUpdate = "struct mmu_update";
     mmu::MmuExt = "struct mmuext_op";
     multicall::MulticallEntry = "struct multicall_entry";
+    netif::TxRequest = "struct netif_tx_request";
+    netif::TxResponse = "struct netif_tx_response";
+    netif::RxRequest = "struct netif_rx_request";
+    netif::RxResponse = "struct netif_rx_response";
+    netif::Extra = "struct netif_extra_info" { extra_type: "type", data: "u.pad" };
+    netif::Gso = "struct netif_extra_info" { extra_type: "type", size: "u.gso.size", gso_type: "u.gso.type", features: "u.gso.features" };
+    netif::Multicast = "struct netif_extra_info" { extra_type: "type", addr: "u.mcast.addr" };
+    netif::Hash = "struct netif_extra_info" { extra_type: "type", hash_type: "u.hash.type", algorithm: "u.hash.algorithm", value: "u.hash.value" };
     nmi::NmiCallback = "struct xennmi_callback";
     physdev::IrqStatusQuery = "struct physdev_irq_status_query";
     physdev::SetIopl = "struct physdev_set_iopl";
@@ -117,7 +125,7 @@ ours {
         // The headers describe them in words.
         memory::E820Entry, trap::BounceFrame, trap::BounceFrameWithError, trap::FailsafeFrame,
         // A union there, of the requests.
-        blkif::Slot, blkif::Slot32,
+        blkif::Slot, blkif::Slot32, netif::TxSlot, netif::RxSlot,
         // A part of `struct cpu_user_regs`.
         vcpu::SelectorSlot,
         // Bulkhead's own interface.
