@@ -8,7 +8,7 @@ use bulkhead_abi::blkif::SECTOR_SIZE;
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_ring::SharedPage;
 
-use crate::domain::{Access, Domain};
+use bulkhead_frontend::{Access, Domain};
 
 /// Where the buffers of a disk come from, and where pages go that stay granted. Clones are the same pool.
 #[derive(Clone, Debug)]

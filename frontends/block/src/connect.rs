@@ -15,14 +15,14 @@ use alloc::vec::Vec;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::blkif::key;
-use bulkhead_abi::xenstore::{StoreError, XenbusState};
-use bulkhead_bus::client::{self, Client, Watch};
+use bulkhead_abi::xenstore::XenbusState;
+use bulkhead_bus::client::{self, Client};
+use bulkhead_frontend::directory::{first_device, number, own_number, reach, set_state, state_of, text};
+use bulkhead_frontend::{Access, BadKey, ConnectError, Domain, Port};
 use bulkhead_ring::descriptor::{Front, MAX_PAGES};
 use embassy_sync::blocking_mutex::raw::RawMutex;
 
 use crate::disk::Disk;
-use crate::domain::{Access, Domain, Port};
-use crate::error::{BadKey, ConnectError};
 use crate::properties::{KEYS, Properties};
 use crate::queue::Blkif;
 
@@ -96,12 +96,7 @@ pub async fn connect<D: Domain, M: RawMutex>(
 ///
 /// If xenstore does not answer as it should.
 pub async fn first_disk<M: RawMutex>(client: &Client<M>) -> Result<Option<String>, client::Error> {
-    let names = match client.directory("device/vbd").await {
-        Err(client::Error::Refused(StoreError::NoEnt)) => Vec::new(),
-        other => other?,
-    };
-    let first = names.iter().filter_map(|name| name.parse::<u32>().ok()).min();
-    Ok(first.map(|number| format!("device/vbd/{number}")))
+    first_device(client, "vbd").await
 }
 
 /// As [`connect()`], without making a [`Disk`] of it.
@@ -242,26 +237,6 @@ fn link<D: Domain>(
     })
 }
 
-/// Waits until the back-end's state is as wanted. One that closes is refused, unless it is expected to begin again.
-async fn reach<M: RawMutex>(
-    client: &Client<M>,
-    backend: &str,
-    changes: &mut Watch<'_, M>,
-    is_wanted: impl Fn(XenbusState) -> bool,
-    may_be_closed: bool,
-) -> Result<(), ConnectError> {
-    loop {
-        let state = state_of(client, backend).await?;
-        if is_wanted(state) {
-            return Ok(());
-        }
-        if matches!(state, XenbusState::Closing | XenbusState::Closed) && !may_be_closed {
-            return Err(ConnectError::Refused(state));
-        }
-        changes.next().await?;
-    }
-}
-
 async fn properties<M: RawMutex>(
     client: &Client<M>,
     backend: &str,
@@ -274,57 +249,4 @@ async fn properties<M: RawMutex>(
         }
     }
     Properties::read(|key| values.get(key).cloned(), is_persistent).map_err(ConnectError::BackEnd)
-}
-
-/// A number in the front-end's directory.
-async fn own_number<M: RawMutex, N: core::str::FromStr>(
-    client: &Client<M>,
-    frontend: &str,
-    key: &'static str,
-) -> Result<N, ConnectError> {
-    let value = text(client, frontend, key).await?;
-    let number = value.as_deref().and_then(|value| value.parse().ok());
-    number.ok_or(ConnectError::FrontEnd(BadKey { key, value }))
-}
-
-/// The state of one end; one that is not there, or is none, is unknown.
-pub(crate) async fn state_of<M: RawMutex>(
-    client: &Client<M>,
-    directory: &str,
-) -> Result<XenbusState, client::Error> {
-    let raw = number(client, directory, key::STATE).await?;
-    let state = raw.and_then(|raw| XenbusState::from_raw(raw.try_into().ok()?));
-    Ok(state.unwrap_or(XenbusState::Unknown))
-}
-
-pub(crate) async fn set_state<M: RawMutex>(
-    client: &Client<M>,
-    directory: &str,
-    state: XenbusState,
-) -> Result<(), client::Error> {
-    let path = format!("{directory}/{}", key::STATE);
-    client.write(&path, state.raw().to_string().as_bytes()).await
-}
-
-/// The number that a node says; `None` if it is not there, or says none.
-pub(crate) async fn number<M: RawMutex>(
-    client: &Client<M>,
-    directory: &str,
-    key: &str,
-) -> Result<Option<u64>, client::Error> {
-    let value = text(client, directory, key).await?;
-    Ok(value.and_then(|value| value.trim().parse().ok()))
-}
-
-/// What a node says; `None` if it is not there.
-async fn text<M: RawMutex>(
-    client: &Client<M>,
-    directory: &str,
-    key: &str,
-) -> Result<Option<String>, client::Error> {
-    match client.read(&format!("{directory}/{key}")).await {
-        Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
-        Err(client::Error::Refused(StoreError::NoEnt)) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

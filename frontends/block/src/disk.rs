@@ -12,6 +12,8 @@ use core::task::{Context, Poll};
 use bulkhead_abi::blkif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
+use bulkhead_frontend::directory::{number, set_state, state_of};
+use bulkhead_frontend::{Domain, Port};
 use bulkhead_ring::descriptor::Notify;
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
@@ -19,8 +21,7 @@ use embassy_sync::blocking_mutex::raw::{NoopRawMutex, RawMutex};
 use embassy_sync::signal::Signal;
 
 use crate::buffer::{Buffer, Pool};
-use crate::connect::{Agreement, Link, number, set_state, state_of};
-use crate::domain::{Domain, Port};
+use crate::connect::{Agreement, Link};
 use crate::error::{Broken, Error};
 use crate::properties::Properties;
 use crate::queue::{Order, Outcome, Queue, Ticket};

@@ -28,9 +28,7 @@ extern crate alloc;
 mod buffer;
 mod connect;
 mod disk;
-mod domain;
 mod error;
-mod guest;
 mod properties;
 mod queue;
 #[cfg(any(test, feature = "testing"))]
@@ -39,10 +37,9 @@ pub mod testing;
 mod tests;
 
 pub use buffer::{Buffer, Pool};
+pub use bulkhead_frontend::{Access, BadKey, ConnectError, Domain, Peer, Port};
 pub use connect::{Agreement, Link, Options, agree, connect, first_disk};
 pub use disk::Disk;
-pub use domain::{Access, Domain, Port};
-pub use error::{BadKey, Broken, ConnectError, Error};
-pub use guest::Peer;
+pub use error::{Broken, Error};
 pub use properties::{Discard, Flush, Properties};
 pub use queue::{Blkif, Order, Outcome, Queue, Ticket};

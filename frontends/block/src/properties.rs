@@ -7,7 +7,7 @@ use bulkhead_abi::blkif::{
 };
 use bulkhead_abi::layout::PAGE_SIZE;
 
-use crate::error::BadKey;
+use bulkhead_frontend::BadKey;
 
 /// The nodes of the back-end's directory that [`Properties::read`] asks for.
 pub(crate) const KEYS: [&str; 12] = [

@@ -22,9 +22,9 @@ use bulkhead_ring::SharedPage;
 use bulkhead_ring::descriptor::{Front, Notify, Protocol};
 
 use crate::buffer::Buffer;
-use crate::domain::{Access, Domain};
 use crate::error::{Broken, Error};
 use crate::properties::{Flush, Properties};
+use bulkhead_frontend::{Access, Domain};
 
 /// The rings of blkif.
 #[derive(Debug)]

@@ -3,12 +3,11 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
 use bulkhead_abi::DomId;
-use bulkhead_bus::client::{self, Client, Transport};
-use bulkhead_xenstore::{Access as May, Path, Perm, Perms, Place, Store, Tx};
+use bulkhead_bus::client::Client;
+use bulkhead_frontend::testing::{Machine, together};
 use embassy_futures::join::{join, join_array};
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
@@ -17,144 +16,12 @@ use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use super::*;
 use crate::testing::Bell;
 
-const GUEST: DomId = DomId::new(7);
 const FRONTEND: &str = "/local/domain/7/device/vbd/51712";
 const BACKEND: &str = "/local/domain/3/backend/vbd/7/51712";
 
-/// Polls a future until it is ready, which it must be after so many turns.
-fn run<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    for _ in 0..100_000 {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-    }
-    panic!("it waits for what does not come");
-}
-
-/// The store, with the guest's directory as a toolstack makes it, and the guest's connection to it.
-#[derive(Clone)]
-struct Machine(Rc<RefCell<Store>>);
-
-impl Machine {
-    fn new() -> Self {
-        let machine = Self(Rc::new(RefCell::new(Store::new())));
-        machine.0.borrow_mut().introduce(GUEST).unwrap();
-        // What is below it takes after it.
-        machine.make("/local/domain/7", Perm::new(May::None, DomId::new(0)), GUEST);
-        machine.make(FRONTEND, Perm::new(May::None, GUEST), DomId::new(3));
-        for (key, value) in [
-            ("backend", BACKEND),
-            ("backend-id", "3"),
-            ("virtual-device", "51712"),
-            ("state", "1"),
-        ] {
-            machine.write(&format!("{FRONTEND}/{key}"), value);
-        }
-        machine.offer();
-        machine
-    }
-
-    /// A directory of this owner, which another may read.
-    fn make(&self, path: &str, owner: Perm, reader: DomId) {
-        let path = parse(path);
-        let perms = Perms {
-            owner,
-            listed: vec![Perm::new(May::Read, reader)],
-        };
-        let mut store = self.0.borrow_mut();
-        store.mkdir(Tx::NONE, &path).unwrap();
-        store.set_perms(Tx::NONE, &Place::Node(path), perms).unwrap();
-    }
-
-    /// The back-end's directory, as a toolstack makes it.
-    fn offer(&self) {
-        self.make(BACKEND, Perm::new(May::None, DomId::new(3)), GUEST);
-        for (key, value) in [
-            ("frontend", FRONTEND),
-            ("frontend-id", "7"),
-            ("online", "1"),
-            ("state", "1"),
-        ] {
-            self.write(&format!("{BACKEND}/{key}"), value);
-        }
-    }
-
-    fn write(&self, path: &str, value: &str) {
-        self.0
-            .borrow_mut()
-            .write(Tx::NONE, &parse(path), value.as_bytes())
-            .unwrap();
-    }
-
-    fn tell(&self, values: &[(&str, &str)]) {
-        for (key, value) in values {
-            self.write(&format!("{BACKEND}/{key}"), value);
-        }
-    }
-
-    fn read(&self, path: &str) -> Option<String> {
-        let value = self.0.borrow_mut().read(Tx::NONE, &parse(path)).ok()?;
-        Some(String::from_utf8(value.to_vec()).unwrap())
-    }
-
-    fn front(&self, key: &str) -> Option<String> {
-        self.read(&format!("{FRONTEND}/{key}"))
-    }
-
-    fn number(&self, key: &str) -> u32 {
-        self.front(key).unwrap().parse().unwrap()
-    }
-
-    async fn until(&self, mut holds: impl FnMut() -> bool) {
-        while !holds() {
-            yield_now().await;
-        }
-    }
-
-    async fn until_front_is(&self, state: &str) {
-        self.until(|| self.front("state").as_deref() == Some(state)).await;
-    }
-}
-
-fn parse(path: &str) -> Path {
-    Path::parse(path.as_bytes(), DomId::new(0)).unwrap()
-}
-
-/// The guest's connection. It does not wait: who runs it looks again and again.
-impl Transport for Machine {
-    fn send(&mut self, bytes: &[u8]) -> Result<usize, client::Broken> {
-        let mut store = self.0.borrow_mut();
-        if !store.wants_input(GUEST) {
-            return Ok(0);
-        }
-        store.feed(GUEST, bytes);
-        Ok(bytes.len())
-    }
-
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, client::Broken> {
-        Ok(self.0.borrow_mut().take_output(GUEST, buffer))
-    }
-
-    fn notified(&mut self) -> impl Future<Output = ()> {
-        yield_now()
-    }
-}
-
-/// Does `guest` with a connection to the store, and `back_end` beside it, until both are done.
-fn together<T>(
-    machine: &Machine,
-    guest: impl AsyncFnOnce(&Client<NoopRawMutex>) -> T,
-    back_end: impl Future<Output = ()>,
-) -> T {
-    let client = Client::new();
-    run(async {
-        let both = join(guest(&client), back_end);
-        match select(client.run(machine.clone()), both).await {
-            Either::First(broken) => panic!("{broken}"),
-            Either::Second((done, ())) => done,
-        }
-    })
+/// The store as a toolstack makes it for a disk.
+fn machine() -> Machine {
+    Machine::new(FRONTEND, BACKEND, &[("virtual-device", "51712")])
 }
 
 const DISK: [(&str, &str); 5] = [
@@ -232,7 +99,7 @@ async fn with_run(disk: &Disk<Memory>, client: &Client<NoopRawMutex>, task: impl
 
 #[test]
 fn front_end_and_back_end_connect_and_tasks_share_the_disk() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let done = RefCell::new(false);
     let guest = async |client: &Client<NoopRawMutex>| {
         assert_eq!(
@@ -261,7 +128,7 @@ fn front_end_and_back_end_connect_and_tasks_share_the_disk() {
 
 #[test]
 fn rings_are_as_many_and_as_large_as_both_ends_want() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let done = RefCell::new(false);
     let options = Options {
         ring_page_order: 2,
@@ -291,7 +158,7 @@ fn rings_are_as_many_and_as_large_as_both_ends_want() {
 
 #[test]
 fn a_back_end_that_is_made_anew_is_not_noticed() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let done = RefCell::new(false);
     let guest = async |client: &Client<NoopRawMutex>| {
         let disk = connect(client, "device/vbd/51712", Options::default(), |_| memory.clone());
@@ -319,7 +186,7 @@ fn a_back_end_that_is_made_anew_is_not_noticed() {
         let mut first = Server::adopt(&memory, pages, vec![0; 1000 * 512]);
         first.take();
         assert!(first.taken.len() >= 5);
-        machine.0.borrow_mut().rm(Tx::NONE, &parse(BACKEND)).unwrap();
+        machine.remove();
         for _ in 0..100 {
             yield_now().await;
         }
@@ -341,7 +208,7 @@ fn a_back_end_that_is_made_anew_is_not_noticed() {
 #[test]
 fn a_back_end_that_closes_ends_the_orders() {
     for state in ["5", "6"] {
-        let (machine, memory) = (Machine::new(), Memory::new());
+        let (machine, memory) = (machine(), Memory::new());
         let guest = async |client: &Client<NoopRawMutex>| {
             let disk = connect(client, "device/vbd/51712", Options::default(), |_| memory.clone());
             let disk = disk.await.unwrap();
@@ -360,7 +227,7 @@ fn a_back_end_that_closes_ends_the_orders() {
 
 #[test]
 fn a_disk_that_is_closed_can_be_had_again() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let guest = async |client: &Client<NoopRawMutex>| {
         for _ in 0..2 {
             let disk = connect(client, "device/vbd/51712", Options::default(), |_| memory.clone());
@@ -388,7 +255,7 @@ fn a_disk_that_is_closed_can_be_had_again() {
 
 #[test]
 fn a_disk_that_grows_is_used_to_its_new_end() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let guest = async |client: &Client<NoopRawMutex>| {
         let disk = connect(client, "device/vbd/51712", Options::default(), |_| memory.clone());
         let disk = disk.await.unwrap();
@@ -406,7 +273,7 @@ fn a_disk_that_grows_is_used_to_its_new_end() {
 #[test]
 fn what_cannot_be_connected_to_is_refused_with_the_reason() {
     let attempt = |prepare: fn(&Machine), after: &[(&str, &str)]| {
-        let (machine, memory) = (Machine::new(), Memory::new());
+        let (machine, memory) = (machine(), Memory::new());
         prepare(&machine);
         let guest = async |client: &Client<NoopRawMutex>| {
             connect(client, "device/vbd/51712", Options::default(), |_| memory.clone())
@@ -446,7 +313,7 @@ fn what_cannot_be_connected_to_is_refused_with_the_reason() {
 
 #[test]
 fn a_future_that_is_dropped_gives_its_order_up() {
-    let (machine, memory) = (Machine::new(), Memory::new());
+    let (machine, memory) = (machine(), Memory::new());
     let guest = async |client: &Client<NoopRawMutex>| {
         let disk = connect(client, "device/vbd/51712", Options::default(), |_| memory.clone());
         let disk = disk.await.unwrap();
