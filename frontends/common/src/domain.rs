@@ -46,6 +46,41 @@ pub trait Domain: Clone + fmt::Debug {
     fn port(&self) -> Option<Self::Port>;
 }
 
+/// A domain whose pages the back-end can have in exchange for its own.
+pub trait Flips: Domain {
+    /// A page that the back-end may have. If it is dropped while that is being done, the page is lost.
+    type Offer: fmt::Debug;
+
+    /// Whether the machine does that.
+    fn can_flip(&self) -> bool;
+
+    /// Lets the back-end have a page, with what is in it, for one of its own.
+    ///
+    /// # Errors
+    ///
+    /// The page, if it cannot be offered.
+    fn offer(&self, page: Self::Page) -> Result<Self::Offer, Self::Page>;
+
+    /// The number by which the back-end knows an offer.
+    fn offered(&self, offer: &Self::Offer) -> u32;
+
+    /// Ends an offer, and tells what became of it.
+    ///
+    /// # Errors
+    ///
+    /// The offer, if the page is being exchanged now.
+    fn withdraw(&self, offer: Self::Offer) -> Result<Withdrawn<Self::Page>, Self::Offer>;
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdrawn<P> {
+    /// The back-end did not take it: here is the page.
+    Same(P),
+    /// The back-end gave this page for it.
+    Other(P),
+}
+
 /// An event channel to the back-end.
 pub trait Port {
     /// Its number, which the back-end binds to.

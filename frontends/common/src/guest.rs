@@ -2,11 +2,12 @@
 
 use bulkhead_runtime::{
     DomId, event,
-    grant::{self, Grant},
+    extension::{self, GRANT_FLIP},
+    grant::{self, Grant, Offer},
     memory::Page,
 };
 
-use crate::domain::{Access, Domain, Port};
+use crate::domain::{Access, Domain, Flips, Port, Withdrawn};
 
 /// This domain, as far as a back-end in the domain with this number is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,29 @@ impl Domain for Peer {
 
     fn port(&self) -> Option<event::Port> {
         event::Port::alloc_unbound(self.0).ok()
+    }
+}
+
+impl Flips for Peer {
+    type Offer = Offer;
+
+    fn can_flip(&self) -> bool {
+        extension::features() & GRANT_FLIP != 0
+    }
+
+    fn offer(&self, page: Page) -> Result<Offer, Page> {
+        Offer::new(page, self.0).map_err(|(page, _)| page)
+    }
+
+    fn offered(&self, offer: &Offer) -> u32 {
+        offer.reference().raw()
+    }
+
+    fn withdraw(&self, offer: Offer) -> Result<Withdrawn<Page>, Offer> {
+        Ok(match offer.withdraw()? {
+            grant::Withdrawn::Same(page) => Withdrawn::Same(page),
+            grant::Withdrawn::Other(page) => Withdrawn::Other(page),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What all front-ends have in common.
 //!
-//! - [`Domain`] is what a front-end needs of the domain it runs in; [`Peer`] is that of a guest on `bulkhead-runtime`.
+//! - [`Domain`] is what a front-end needs of the domain it runs in, [`Flips`] what one that exchanges pages needs besides; [`Peer`] is that of a guest on `bulkhead-runtime`.
 //! - [`directory`] reads and writes the two directories of a connection, and waits for states there.
 //! - [`ConnectError`] says why there is no connection.
 //! - `testing` has a domain in private memory, and a store, for tests of front-ends.
@@ -17,6 +17,6 @@ mod guest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use domain::{Access, Domain, Port};
+pub use domain::{Access, Domain, Flips, Port, Withdrawn};
 pub use error::{BadKey, ConnectError};
 pub use guest::Peer;

@@ -14,11 +14,13 @@
 //! The page is the grant's own for as long as that lasts, and a grant in use cannot be ended: so a page that the program has back is no
 //! other domain's any more. The hypervisor sees to the other direction: a mapping lasts until it is given up, whatever its grantor does.
 //!
-//! Giving frames away for good (transfers and flips) is not here yet.
+//! Frames change hands, too: a domain [offers](Offer) a page, and gets another's in exchange for it. The other side of that, and giving frames for
+//! nothing, is not here yet.
 
 mod copy;
 mod entry;
 mod map;
+mod offer;
 mod share;
 mod table;
 
@@ -30,6 +32,7 @@ pub use bulkhead_abi::grant::GrantStatus;
 pub use self::{
     copy::{CopyBatch, CopyError, Remote},
     map::{DeviceMapping, MapRequest, Mapping},
+    offer::{Offer, Withdrawn},
     share::Grant,
 };
 

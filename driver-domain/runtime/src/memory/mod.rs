@@ -53,7 +53,7 @@ use self::{
     rights::Layout,
     tables::LinearTables,
 };
-pub(crate) use self::{rights::Rights, view::View};
+pub(crate) use self::{page::Hidden, rights::Rights, view::View};
 use crate::hypercall;
 
 /// How much memory there is, in bytes.

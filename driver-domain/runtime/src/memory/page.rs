@@ -1,7 +1,9 @@
 //! Whole pages, to be shared with other domains.
 
+use core::mem::ManuallyDrop;
 use core::sync::atomic::AtomicU32;
 
+use bulkhead_abi::errno::Failure;
 use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_ring::SharedPage;
 
@@ -9,7 +11,9 @@ use super::{
     View,
     frame::{Mfn, Pfn},
     frames, own, p2m,
+    rights::Rights,
 };
+use crate::hypercall;
 
 /// A page of this domain, owned: a ring, a buffer, anything whose frame somebody else must name.
 ///
@@ -69,6 +73,21 @@ impl Page {
         self.view().write(offset, bytes)
     }
 
+    /// Unmaps the page, so that its frame can be given away.
+    ///
+    /// # Errors
+    ///
+    /// The page, if the hypervisor refuses that.
+    pub(crate) fn hide(self) -> Result<Hidden, (Self, Failure)> {
+        // SAFETY: the page is this value's, and nobody has a reference to its bytes; it is not used until it is mapped again.
+        match unsafe { hypercall::update_va_mapping(self.address(), Rights::None.entry(0)) } {
+            Ok(()) => Ok(Hidden {
+                page: ManuallyDrop::new(self),
+            }),
+            Err(failure) => Err((self, failure)),
+        }
+    }
+
     const fn view(&self) -> View {
         // SAFETY: the page is mapped writable while `self` lives, and is this value's: nobody has a reference to its bytes.
         unsafe { View::at(self.address()) }
@@ -76,6 +95,30 @@ impl Page {
 
     fn pointer(&self) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(self.address())
+    }
+}
+
+/// A page that is not mapped. It is lost if it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    page: ManuallyDrop<Page>,
+}
+
+impl Hidden {
+    /// Maps the page again, with this frame: its own, or the one that the domain has instead.
+    ///
+    /// # Errors
+    ///
+    /// What it was, if the hypervisor refuses that.
+    pub(crate) fn show(self, mfn: Mfn) -> Result<Page, (Self, Failure)> {
+        // SAFETY: nothing is mapped there, and the frame is the domain's own and no page's but this one's.
+        match unsafe { hypercall::update_va_mapping(self.page.address(), Rights::Data.entry(mfn.maddr())) } {
+            Ok(()) => {
+                p2m::set(self.page.pfn, Some(mfn));
+                Ok(ManuallyDrop::into_inner(self.page))
+            }
+            Err(failure) => Err((self, failure)),
+        }
     }
 }
 

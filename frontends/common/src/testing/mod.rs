@@ -15,8 +15,9 @@ use bulkhead_ring::testing;
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 use embassy_sync::signal::Signal;
 
-use crate::domain::{Access, Domain, Port};
+use crate::domain::{Access, Domain, Flips, Port, Withdrawn};
 
+pub use bulkhead_ring::testing::Page;
 pub use store::{GUEST, Machine, run, together};
 
 /// A domain with a grant table and one port. Clones are the same domain.
@@ -30,7 +31,34 @@ struct Table {
     /// How many more pages and grants there are; `None` if they never end.
     pages_left: Option<u32>,
     grants_left: Option<u32>,
+    /// By the numbers that grants have, too.
+    offers: BTreeMap<u32, Offered>,
     ports: Vec<Bell>,
+}
+
+/// A page that the back-end may have.
+#[derive(Debug)]
+struct Offered {
+    page: testing::Page,
+    is_exchanged: bool,
+    /// An exchange does not come to its end.
+    is_stuck: bool,
+}
+
+impl Table {
+    /// A number that nothing has, if there may be one more.
+    fn number(&mut self) -> Option<u32> {
+        take_one(&mut self.grants_left)?;
+        self.last = self.last.wrapping_add(1);
+        Some(self.last)
+    }
+
+    /// There may be one more again.
+    fn give_back(&mut self) {
+        if let Some(left) = &mut self.grants_left {
+            *left = left.saturating_add(1);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +88,35 @@ impl Memory {
         if let Some(entry) = self.0.borrow_mut().grants.get_mut(&reference) {
             entry.in_use = in_use;
         }
+    }
+
+    /// The back-end gives a page for one that is offered, which it has then. The page, if it is not.
+    ///
+    /// # Errors
+    ///
+    /// The page that was to be given.
+    pub fn flip(&self, reference: u32, page: testing::Page) -> Result<testing::Page, testing::Page> {
+        let mut table = self.0.borrow_mut();
+        match table.offers.get_mut(&reference) {
+            Some(offered) if !offered.is_exchanged => {
+                offered.is_exchanged = true;
+                Ok(core::mem::replace(&mut offered.page, page))
+            }
+            _ => Err(page),
+        }
+    }
+
+    /// The back-end begins, or ends, to exchange a page that is offered, and goes no further. Nothing if there is none.
+    pub fn set_stuck(&self, reference: u32, is_stuck: bool) {
+        if let Some(offered) = self.0.borrow_mut().offers.get_mut(&reference) {
+            offered.is_stuck = is_stuck;
+        }
+    }
+
+    /// How many offers there are.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        self.0.borrow().offers.len()
     }
 
     /// How many grants there are.
@@ -117,9 +174,7 @@ impl Drop for Grant {
             .is_some_and(|entry| !entry.in_use)
         {
             table.grants.remove(&self.reference);
-            if let Some(left) = &mut table.grants_left {
-                *left = left.saturating_add(1);
-            }
+            table.give_back();
         }
     }
 }
@@ -154,11 +209,9 @@ impl Domain for Memory {
 
     fn grant(&self, page: testing::Page, access: Access) -> Result<Grant, testing::Page> {
         let mut table = self.0.borrow_mut();
-        if take_one(&mut table.grants_left).is_none() {
+        let Some(reference) = table.number() else {
             return Err(page);
-        }
-        let reference = table.last.wrapping_add(1);
-        table.last = reference;
+        };
         let entry = Entry {
             page: page.clone(),
             access,
@@ -200,6 +253,74 @@ impl Domain for Memory {
         }));
         table.ports.push(bell.clone());
         Some(bell)
+    }
+}
+
+/// A page that is offered. Dropping it ends the offer.
+#[derive(Debug)]
+pub struct Offer {
+    reference: u32,
+    memory: Memory,
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        let mut table = self.memory.0.borrow_mut();
+        let offered = table.offers.get(&self.reference);
+        if offered.is_some_and(|offered| !offered.is_stuck) {
+            table.offers.remove(&self.reference);
+            table.give_back();
+        }
+    }
+}
+
+impl Flips for Memory {
+    type Offer = Offer;
+
+    fn can_flip(&self) -> bool {
+        true
+    }
+
+    fn offer(&self, page: testing::Page) -> Result<Offer, testing::Page> {
+        let mut table = self.0.borrow_mut();
+        let Some(reference) = table.number() else {
+            return Err(page);
+        };
+        let offered = Offered {
+            page,
+            is_exchanged: false,
+            is_stuck: false,
+        };
+        table.offers.insert(reference, offered);
+        Ok(Offer {
+            reference,
+            memory: self.clone(),
+        })
+    }
+
+    fn offered(&self, offer: &Offer) -> u32 {
+        offer.reference
+    }
+
+    fn withdraw(&self, offer: Offer) -> Result<Withdrawn<testing::Page>, Offer> {
+        let table = self.0.borrow();
+        let Some(offered) = table
+            .offers
+            .get(&offer.reference)
+            .filter(|offered| !offered.is_stuck)
+        else {
+            drop(table);
+            return Err(offer);
+        };
+        let page = offered.page.clone();
+        let withdrawn = if offered.is_exchanged {
+            Withdrawn::Other(page)
+        } else {
+            Withdrawn::Same(page)
+        };
+        // Dropped, it ends.
+        drop(table);
+        Ok(withdrawn)
     }
 }
 
