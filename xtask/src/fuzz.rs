@@ -20,6 +20,7 @@ const TARGETS: &[(&str, &str, bool)] = &[
     ("images", "driver-domain/builder/fuzz", true),
     ("unpacking", "driver-domain/builder/fuzz", true),
     ("blkfront", "frontends/block/fuzz", false),
+    ("netfront", "frontends/net/fuzz", false),
     ("blkback", "blkback/fuzz", false),
 ];
 
@@ -38,7 +39,7 @@ const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 pub(crate) struct Arguments {
     /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator, `store` leads hostile guests of
     /// xenstore, `store-wire` gives any bytes to its protocol, `config` to the configuration, `images` to the parser of kernels, `unpacking`
-    /// to what unpacks them, `blkfront` leads a hostile back-end of a disk, `blkback` hostile front-ends.
+    /// to what unpacks them, `blkfront` leads a hostile back-end of a disk, `netfront` one of an interface, `blkback` hostile front-ends.
     #[arg(value_parser = PossibleValuesParser::new(TARGETS.iter().map(|(name, ..)| *name)))]
     target: String,
     /// For how long.
