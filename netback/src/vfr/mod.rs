@@ -1,0 +1,13 @@
+//! The virtual firewall-router: decides over a private copy of a frame's headers; it never sees payload.
+//!
+//! - [`packet`]: what the headers say, and where their parts lie.
+//! - [`checksum`]: checksums that follow changed fields.
+//! - [`reason`]: why frames are dropped, with a counter each.
+//!
+//! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
+
+pub mod checksum;
+pub mod packet;
+pub mod reason;
+#[cfg(test)]
+pub(crate) mod testing;

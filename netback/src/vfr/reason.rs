@@ -1,0 +1,116 @@
+//! Why frames are dropped.
+
+use core::fmt;
+
+macro_rules! reasons {
+    ($($reason:ident $name:literal $sentence:literal,)*) => {
+        /// Why a frame was dropped. Every drop has exactly one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(usize)]
+        pub enum Reason {
+            $(#[doc = $sentence] $reason,)*
+        }
+
+        impl Reason {
+            /// All, in the order in which they are counted.
+            pub const ALL: &[Self] = &[$(Self::$reason,)*];
+
+            /// The name that it has where counters are shown.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$reason => $name,)* }
+            }
+
+            /// What it means, as a sentence without its full stop.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$reason => $sentence,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Truncated "truncated" "the frame ends inside a header",
+    HeaderTooLong "header-too-long" "the headers are longer than what is copied of a frame",
+    FrameTooLong "frame-too-long" "the frame is longer than any IP packet",
+    Vlan "vlan" "the frame has a VLAN tag",
+    EtherType "ethertype" "the frame is neither ARP, IPv4 nor IPv6",
+    SourceMac "source-mac" "the source MAC is a group's or zero",
+    ArpFormat "arp-format" "the ARP packet is not one of Ethernet and IPv4",
+    IpVersion "ip-version" "the version in the IP header is not the one that the frame tells",
+    Ipv4HeaderLength "ipv4-header-length" "the IPv4 header's length is below 20 bytes or above the packet's",
+    Ipv4Length "ipv4-length" "the IPv4 packet's length is less than its header or more than the frame holds",
+    Ipv4Checksum "ipv4-checksum" "the IPv4 header's checksum is wrong",
+    Ipv4Options "ipv4-options" "an IPv4 option has a length that cannot be",
+    SourceRoute "source-route" "the sender chooses the packet's route",
+    Ipv6Length "ipv6-length" "the IPv6 packet's length is zero or more than the frame holds",
+    Ipv6Extensions "ipv6-extensions" "an IPv6 extension header is out of place, too long, or one too many",
+    Fragment "fragment" "the packet is a fragment",
+    TcpHeaderLength "tcp-header-length" "the TCP header's length is below 20 bytes or above the segment's",
+    TcpFlags "tcp-flags" "the TCP flags contradict each other",
+    UdpLength "udp-length" "the UDP datagram's length is not the packet's",
+    PortZero "port-zero" "a port is zero",
+    IcmpLength "icmp-length" "the ICMP message is shorter than its header",
+    IcmpVersion "icmp-version" "ICMP is of the other version of IP",
+    IcmpInner "icmp-inner" "the packet inside an ICMP error makes no sense",
+}
+
+/// How many frames were dropped for each reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drops([u64; Reason::ALL.len()]);
+
+impl Drops {
+    /// None yet.
+    pub const NONE: Self = Self([0; Reason::ALL.len()]);
+
+    /// Counts one.
+    pub fn count(&mut self, reason: Reason) {
+        if let Some(count) = self.0.get_mut(reason as usize) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// How many were dropped for this reason.
+    #[must_use]
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or_default()
+    }
+
+    /// How many were dropped.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_reason_has_a_counter_and_a_name_of_its_own() {
+        let mut drops = Drops::NONE;
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+            drops.count(*reason);
+        }
+        assert!(Reason::ALL.iter().all(|reason| drops.of(*reason) == 1));
+        assert_eq!(drops.total(), Reason::ALL.len() as u64);
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
+}
