@@ -3,11 +3,13 @@
 //! - [`packet`]: what the headers say, and where their parts lie.
 //! - [`checksum`]: checksums that follow changed fields.
 //! - [`reason`]: why frames are dropped, with a counter each.
+//! - [`rules`]: what an operator wants of it, one line each.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
 pub mod checksum;
 pub mod packet;
 pub mod reason;
+pub mod rules;
 #[cfg(test)]
 pub(crate) mod testing;
