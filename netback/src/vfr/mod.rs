@@ -4,10 +4,13 @@
 //! - [`checksum`]: checksums that follow changed fields.
 //! - [`reason`]: why frames are dropped, with a counter each.
 //! - [`rules`]: what an operator wants of it, one line each.
+//! - [`classify`]: a list of rules, ready to decide over packets; with a [`bucket`] for rates.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
+pub mod bucket;
 pub mod checksum;
+pub mod classify;
 pub mod packet;
 pub mod reason;
 pub mod rules;

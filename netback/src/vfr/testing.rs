@@ -1,4 +1,4 @@
-//! Frames for tests.
+//! Frames for tests, and random numbers.
 
 use core::net::IpAddr;
 use std::vec::Vec;
@@ -120,4 +120,32 @@ pub(crate) fn arp(operation: u8, sender_mac: Mac, sender: &str, target: &str, to
     ]
     .concat();
     ethernet(sender_mac, to, ETHERTYPE_ARP, &payload)
+}
+/// Random numbers that are the same each time (`SplitMix64`).
+#[derive(Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// One of `0..below`.
+    pub(crate) fn below(&mut self, below: usize) -> usize {
+        usize::try_from(self.next() % below as u64).unwrap()
+    }
+
+    /// One of them.
+    pub(crate) fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// Once in so many times.
+    pub(crate) fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
 }
