@@ -5,12 +5,16 @@
 //! - [`reason`]: why frames are dropped, with a counter each.
 //! - [`rules`]: what an operator wants of it, one line each.
 //! - [`classify`]: a list of rules, ready to decide over packets; with a [`bucket`] for rates.
+//! - [`flow`]: the connections that were accepted.
+//! - [`nat`]: addresses and ports of packets that are changed.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
 pub mod bucket;
 pub mod checksum;
 pub mod classify;
+pub mod flow;
+pub mod nat;
 pub mod packet;
 pub mod reason;
 pub mod rules;

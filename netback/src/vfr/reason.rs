@@ -54,6 +54,14 @@ reasons! {
     IcmpLength "icmp-length" "the ICMP message is shorter than its header",
     IcmpVersion "icmp-version" "ICMP is of the other version of IP",
     IcmpInner "icmp-inner" "the packet inside an ICMP error makes no sense",
+    TcpState "tcp-state" "the TCP segment fits no connection that there is, and begins none",
+    EchoReply "echo-reply" "nobody asked for the echo reply",
+    FlowQuota "flow-quota" "the VIF has as many connections as it may",
+    FlowTable "flow-table" "there are as many connections as there can be",
+    FlowTaken "flow-taken" "another connection has the same addresses and ports",
+    NatQuota "nat-quota" "the VIF has as many of the uplink's ports as it may",
+    NatPorts "nat-ports" "none of the uplink's ports is free",
+    NatProtocol "nat-protocol" "the protocol has no ports that could be translated",
 }
 
 /// How many frames were dropped for each reason.
