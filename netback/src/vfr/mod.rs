@@ -7,6 +7,7 @@
 //! - [`classify`]: a list of rules, ready to decide over packets; with a [`bucket`] for rates.
 //! - [`flow`]: the connections that were accepted.
 //! - [`nat`]: addresses and ports of packets that are changed.
+//! - [`made`]: frames of its own.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
@@ -14,6 +15,7 @@ pub mod bucket;
 pub mod checksum;
 pub mod classify;
 pub mod flow;
+pub mod made;
 pub mod nat;
 pub mod packet;
 pub mod reason;
