@@ -279,8 +279,9 @@ impl Rules {
         self.forwards.iter().find(is_it).copied()
     }
 
-    /// Decides over a packet of `length` bytes at `now` (ns), and counts it with every rule that it matches.
-    pub fn decide(&mut self, facts: &Facts, length: usize, now: u64) -> Decision {
+    /// Decides over a packet of `length` bytes at `now` (ns), and counts it with every rule that it matches. Without a time it is one that
+    /// was decided over before: rates are not asked, and nothing is counted.
+    pub fn decide(&mut self, facts: &Facts, length: usize, now: Option<u64>) -> Decision {
         let (source, destination) = (bits(facts.source), bits(facts.destination));
         let mut decision = Decision::default();
         let Some(list) = self.kinds.get(kind_of(facts)) else {
@@ -299,13 +300,15 @@ impl Rules {
             if !matches {
                 continue;
             }
-            if let Some(rate) = ready.rule.rate
-                && !ready.bucket.take(now, rate.per_second, rate.burst)
-            {
-                continue;
+            if let Some(now) = now {
+                if let Some(rate) = ready.rule.rate
+                    && !ready.bucket.take(now, rate.per_second, rate.burst)
+                {
+                    continue;
+                }
+                ready.count.packets = ready.count.packets.saturating_add(1);
+                ready.count.bytes = ready.count.bytes.saturating_add(length as u64);
             }
-            ready.count.packets = ready.count.packets.saturating_add(1);
-            ready.count.bytes = ready.count.bytes.saturating_add(length as u64);
             decision.log |= ready.rule.log;
             decision.mirror |= ready.rule.mirror;
             if let Some(verdict) = ready.rule.verdict {

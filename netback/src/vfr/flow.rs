@@ -453,6 +453,15 @@ impl Flows {
         self.free.push(id.0);
     }
 
+    /// Ends all flows.
+    pub fn clear(&mut self) {
+        for place in 0..self.slots.len() {
+            if let Ok(place) = u32::try_from(place) {
+                self.end(FlowId(place));
+            }
+        }
+    }
+
     /// Ends flows whose time has come at `now` (ns), among the next `count` slots.
     pub fn sweep(&mut self, count: usize, now: u64) {
         for _ in 0..count.min(self.slots.len()) {

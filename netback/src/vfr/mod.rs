@@ -8,6 +8,7 @@
 //! - [`flow`]: the connections that were accepted.
 //! - [`nat`]: addresses and ports of packets that are changed.
 //! - [`made`]: frames of its own.
+//! - [`router`]: the VFR with its ports and networks, which uses all of these.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
@@ -19,6 +20,7 @@ pub mod made;
 pub mod nat;
 pub mod packet;
 pub mod reason;
+pub mod router;
 pub mod rules;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -294,6 +294,14 @@ fn follow(header: &mut [u8], sum: Option<Sum>, before: Option<[u8; 2]>, over: Su
     }
 }
 
+/// Makes the ICMP message in `header`, which is `ip`, one of another type.
+pub fn retype(header: &mut [u8], ip: &Ip, kind: u8) {
+    let at = ip.transport_at;
+    if let Some([_, code]) = get::<2>(header, at) {
+        change(header, at, [kind, code], &[Sum::Plain(plus(at, 2))]);
+    }
+}
+
 /// Takes one hop from the TTL or hop limit, which is not zero.
 pub fn hop(header: &mut [u8], ip: &Ip) {
     let hops = ip.hops.saturating_sub(1);
@@ -443,6 +451,17 @@ mod tests {
                 assert_eq!(changed, expected, "{protocol} {guest}");
             }
         }
+    }
+
+    #[test]
+    fn an_echo_request_becomes_its_reply() {
+        let mut changed = frame("10.0.0.2", "10.0.0.1", ICMP, &icmp(8, 0, 7, b"ping"));
+        let before = read(&changed);
+        retype(&mut changed, &before, 0);
+        assert_eq!(
+            changed,
+            frame("10.0.0.2", "10.0.0.1", ICMP, &icmp(0, 0, 7, b"ping"))
+        );
     }
 
     #[test]

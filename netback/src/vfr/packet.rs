@@ -207,7 +207,7 @@ pub enum About {
 pub struct Inner {
     /// Where it begins in the frame.
     pub at: usize,
-    /// Where its transport header begins in the frame: at least 8 bytes of it are in the copy.
+    /// Where its transport header begins in the frame: if it has ports, at least 8 bytes of it are in the copy.
     pub transport_at: usize,
     /// Who sent it.
     pub source: IpAddr,
@@ -583,13 +583,18 @@ fn inner(reader: &mut Reader<'_>, at: usize, is_ipv6: bool) -> Result<Inner, Rea
             header.header_end,
         )
     };
-    let [a, b, c, d, id_high, id_low, ..] = reader.array::<8>(transport_at)?;
-    let id = u16::from_be_bytes([id_high, id_low]);
-    let ports = match (protocol, a) {
-        (TCP | UDP, _) => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
-        (ICMP, 8) | (ICMP6, 128) => Some((id, 0)),
-        (ICMP, 0) | (ICMP6, 129) => Some((0, id)),
-        _ => None,
+    reader.reach(transport_at)?;
+    let ports = if matches!(protocol, TCP | UDP | ICMP | ICMP6) {
+        let [a, b, c, d, id_high, id_low, ..] = reader.array::<8>(transport_at)?;
+        let id = u16::from_be_bytes([id_high, id_low]);
+        match (protocol, a) {
+            (TCP | UDP, _) => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
+            (ICMP, 8) | (ICMP6, 128) => Some((id, 0)),
+            (ICMP, 0) | (ICMP6, 129) => Some((0, id)),
+            _ => None,
+        }
+    } else {
+        None
     };
     Ok(Inner {
         at,

@@ -322,7 +322,7 @@ fn the_classifier_says_what_the_interpreter_says() {
             let facts = some_facts(&mut random);
             let expected = interpret(&rules, &facts);
             assert_eq!(
-                ready.decide(&facts, 60, 0),
+                ready.decide(&facts, 60, Some(0)),
                 expected,
                 "{facts:?}\n{}",
                 rules.iter().map(|rule| format!("{rule}\n")).collect::<String>()
@@ -357,7 +357,7 @@ fn web_to_uplink() -> Facts {
 #[test]
 fn the_first_rule_with_a_verdict_decides_and_those_before_are_counted() {
     let mut rules = ready("log udp\nmirror tcp\naccept from web\ndrop");
-    let decision = rules.decide(&web_to_uplink(), 100, 0);
+    let decision = rules.decide(&web_to_uplink(), 100, Some(0));
     assert_eq!(
         decision,
         Decision {
@@ -372,7 +372,7 @@ fn the_first_rule_with_a_verdict_decides_and_those_before_are_counted() {
         .map(|(_, count)| (count.packets, count.bytes))
         .collect();
     assert_eq!(counts, [(1, 100), (0, 0), (1, 100), (0, 0)]);
-    assert_eq!(ready("").decide(&web_to_uplink(), 100, 0).by, None);
+    assert_eq!(ready("").decide(&web_to_uplink(), 100, Some(0)).by, None);
 }
 
 #[test]
@@ -385,9 +385,12 @@ fn what_is_beyond_a_rate_goes_on_to_the_rules_below() {
             burst: 3
         })
     );
-    let mut ask = |now| rules.decide(&web_to_uplink(), 60, now).by.unwrap().0;
+    let mut ask = |now| rules.decide(&web_to_uplink(), 60, Some(now)).by.unwrap().0;
     assert_eq!([ask(0), ask(0), ask(0), ask(0)], [0, 0, 0, 1]);
     assert_eq!([ask(500_000_000), ask(500_000_000)], [0, 1]);
+    // Who was accepted before is not asked for a token.
+    let again = rules.decide(&web_to_uplink(), 60, None);
+    assert_eq!(again.by.unwrap().0, 0);
     let counts: Vec<_> = rules.iter().map(|(_, count)| count.packets).collect();
     assert_eq!(counts, [4, 2]);
 }
@@ -401,7 +404,7 @@ fn later_packets_are_asked_for_only_where_a_rule_names_their_state() {
         state: State::Established,
         ..web_to_uplink()
     };
-    assert_eq!(ready("drop").decide(&established, 60, 0).by, None);
+    assert_eq!(ready("drop").decide(&established, 60, Some(0)).by, None);
 }
 
 #[test]
