@@ -226,6 +226,8 @@ pub struct Flow {
     pub facts: Facts,
     /// The rules that accepted it, by the number of their change.
     pub generation: u64,
+    /// Whether its packets are told to a capture.
+    pub mirror: bool,
     /// The uplink's port that it holds.
     pub nat: Option<u16>,
     /// The VIF whose share it is of, and whether that one began it.
@@ -523,6 +525,7 @@ mod tests {
                 forwarded: None,
             },
             generation: 0,
+            mirror: false,
             nat,
             owner: (WEB, true),
             progress: Progress::Unanswered,

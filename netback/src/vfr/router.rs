@@ -7,6 +7,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 
 use super::bucket::Bucket;
@@ -24,7 +25,7 @@ pub const UPLINK: PortId = PortId(0);
 pub const MAX_ADDRESSES: usize = 8;
 /// The most neighbours on the uplink that are remembered.
 const MAX_NEIGHBOURS: usize = 1024;
-/// How long a neighbour is believed to be where he was, in nanoseconds.
+/// How long a neighbour is believed to be where he was, in nanoseconds; for as long again he is believed and asked.
 const NEIGHBOUR_AGE: u64 = 60_000_000_000;
 /// How long to wait before a neighbour is asked for again, in nanoseconds.
 const ASK_AGAIN: u64 = 1_000_000_000;
@@ -123,6 +124,23 @@ pub enum Refused {
     TooMany,
 }
 
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTaken => f.write_str("the name should be one that no guest and no network has"),
+            Self::Address(address) => write!(
+                f,
+                "{address} should be a host's address of its own network, which nobody else has"
+            ),
+            Self::Mac => f.write_str("the MAC should be one host's, which nobody else has"),
+            Self::NoNetwork => f.write_str("the network should be one that there is"),
+            Self::TooMany => f.write_str("there should be fewer"),
+        }
+    }
+}
+
+impl core::error::Error for Refused {}
+
 #[derive(Debug)]
 struct Net {
     network: Network,
@@ -149,8 +167,10 @@ struct Port {
 
 #[derive(Clone, Copy, Debug)]
 enum Neighbour {
+    /// Since when.
     Asked(u64),
-    Known(Mac, u64),
+    /// His MAC, when he told it, and when he was last asked.
+    Known(Mac, u64, u64),
 }
 
 /// A virtual firewall-router.
@@ -537,7 +557,7 @@ impl Vfr {
         if let Some(neighbour) = self.neighbours.get_mut(&address)
             && !mac.is_group()
         {
-            *neighbour = Neighbour::Known(mac, now);
+            *neighbour = Neighbour::Known(mac, now, now);
         }
     }
 
@@ -724,20 +744,30 @@ impl Vfr {
             return Err(Reason::WrongSide);
         }
         let (first, key) = (flow.facts, flow.leaving(direction));
-        let is_old = flow.generation != self.generation;
-        if is_old {
-            let was_nat = flow.nat.is_some();
-            let decision = self.decide(&first, frame, None, notes);
+        let was_nat = flow.nat.is_some();
+        if flow.generation != self.generation {
             // With other addresses it would be another connection.
-            let is_same = decision.is_ok_and(|decision| decision.nat == was_nat);
-            if !is_same {
-                self.flows.end(id);
-                return self.refuse(decision.err().unwrap_or(Reason::Rule), frame, ip, notes);
-            }
-            if let Some(flow) = self.flows.get_mut(id) {
-                flow.generation = self.generation;
+            let decision = self.decide(&first, frame, None, notes).and_then(|decision| {
+                if decision.nat == was_nat {
+                    Ok(decision)
+                } else {
+                    Err(Reason::Rule)
+                }
+            });
+            match decision {
+                Ok(decision) => {
+                    if let Some(flow) = self.flows.get_mut(id) {
+                        flow.generation = self.generation;
+                        flow.mirror = decision.mirror;
+                    }
+                }
+                Err(reason) => {
+                    self.flows.end(id);
+                    return self.refuse(reason, frame, ip, notes);
+                }
             }
         }
+        notes.mirror |= self.flows.get(id).is_some_and(|flow| flow.mirror);
         if self.asks_later {
             let facts = Facts {
                 from: self.side(from),
@@ -813,6 +843,7 @@ impl Vfr {
             to,
             facts,
             generation: self.generation,
+            mirror: decision.mirror,
             nat,
             owner,
             progress,
@@ -880,8 +911,9 @@ impl Vfr {
                 continue;
             };
             let decision = net.rules.decide(facts, frame.length, now);
-            notes.log |= decision.log;
-            notes.mirror |= decision.mirror;
+            notes.log |= decision.log && now.is_some();
+            notes.mirror |= decision.mirror && now.is_some();
+            sum.mirror |= decision.mirror;
             notes.rule = decision.by.map(|(rule, _)| (id, rule));
             match decision.by {
                 Some((_, Verdict::Accept)) => {}
@@ -999,17 +1031,25 @@ impl Vfr {
             false => *router.ok_or(Reason::NoRoute)?,
         };
         let known = self.neighbours.get(&next).copied();
+        let age = |at| now.saturating_sub(at);
         let asked = match known {
-            Some(Neighbour::Known(mac, at)) if now.saturating_sub(at) < NEIGHBOUR_AGE => return Ok(mac),
+            Some(Neighbour::Known(mac, at, _)) if age(at) < NEIGHBOUR_AGE => return Ok(mac),
+            Some(Neighbour::Known(mac, at, asked)) if age(at) < NEIGHBOUR_AGE.saturating_mul(2) => {
+                if age(asked) >= ASK_AGAIN {
+                    self.neighbours.insert(next, Neighbour::Known(mac, at, now));
+                    notes.made = self.question(next).map(|question| (UPLINK, question));
+                }
+                return Ok(mac);
+            }
             Some(Neighbour::Asked(at)) => Some(at),
             Some(Neighbour::Known(..)) | None => None,
         };
-        if asked.is_none_or(|at| now.saturating_sub(at) >= ASK_AGAIN) {
+        if asked.is_none_or(|at| age(at) >= ASK_AGAIN) {
             if known.is_none() && self.neighbours.len() >= MAX_NEIGHBOURS {
                 // Whoever did not answer, or not lately, makes room.
                 self.neighbours.retain(|_, neighbour| match neighbour {
-                    Neighbour::Known(_, at) => now.saturating_sub(*at) < NEIGHBOUR_AGE,
-                    Neighbour::Asked(at) => now.saturating_sub(*at) < ASK_AGAIN,
+                    Neighbour::Known(_, at, _) => age(*at) < NEIGHBOUR_AGE,
+                    Neighbour::Asked(at) => age(*at) < ASK_AGAIN,
                 });
             }
             if known.is_some() || self.neighbours.len() < MAX_NEIGHBOURS {

@@ -66,7 +66,8 @@ fn vfr(red: &str, blue: &str) -> Vfr {
     };
     vfr.set_uplink(uplink).unwrap();
     for router in ["198.51.100.1", "2001:db8::1"] {
-        vfr.neighbours.insert(ip(router), Neighbour::Known(ROUTER_MAC, 0));
+        vfr.neighbours
+            .insert(ip(router), Neighbour::Known(ROUTER_MAC, 0, 0));
     }
     vfr.set_rules(RED, rules::parse(red).unwrap()).unwrap();
     vfr.set_rules(BLUE, rules::parse(blue).unwrap()).unwrap();
@@ -455,6 +456,20 @@ fn a_next_host_that_is_not_known_is_asked_for_and_then_used() {
         Fate::Forward(UPLINK)
     );
     assert_eq!(frame[..6], mac(0x99).0);
+    // One who is old is asked while he is used, and then forgotten.
+    for (now, expected, is_asked) in [
+        (60 * SECOND, Fate::Forward(UPLINK), false),
+        (61 * SECOND, Fate::Forward(UPLINK), true),
+        (61 * SECOND + 1, Fate::Forward(UPLINK), false),
+        (121 * SECOND, Fate::Drop(Reason::Unresolved), true),
+    ] {
+        let outcome = handle(&mut vfr, WEB, &mut syn(), now);
+        assert_eq!(
+            (outcome.fate, outcome.made.is_some()),
+            (expected, is_asked),
+            "{now}"
+        );
+    }
     // Who was not asked is not believed.
     let mut news = testing::arp(2, mac(0x98), "198.51.100.8", "198.51.100.7", MACS[0]);
     handle(&mut vfr, UPLINK, &mut news, SECOND);
@@ -630,6 +645,19 @@ fn later_packets_are_not_asked_for_but_where_rules_name_them() {
     assert_eq!(fate(&mut vfr, WEB, packet()).0, Fate::Drop(Reason::Rule));
     let back = arriving(APP, "10.0.1.2", "10.0.0.2", UDP, &udp(53, 1025, b""));
     assert_eq!(fate(&mut vfr, APP, back).0, Fate::Forward(WEB));
+}
+
+#[test]
+fn a_connection_is_logged_once_and_mirrored_with_every_packet() {
+    let packet = || arriving(WEB, "10.0.0.2", "10.0.1.2", UDP, &udp(1025, 53, b""));
+    let mut vfr = vfr("accept log mirror", "accept");
+    let told = |vfr: &mut Vfr| {
+        let outcome = handle(vfr, WEB, &mut packet(), 0);
+        (outcome.log, outcome.mirror)
+    };
+    assert_eq!([told(&mut vfr), told(&mut vfr)], [(true, true), (false, true)]);
+    vfr.set_rules(RED, rules::parse("accept log").unwrap()).unwrap();
+    assert_eq!(told(&mut vfr), (false, false));
 }
 
 #[test]

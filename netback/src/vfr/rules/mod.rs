@@ -1,6 +1,6 @@
 //! The rules, one a line: what an operator writes, and what is shown of them, in the same words.
 //!
-//! [`Rule::parse`] reads a line and [`parse`] a whole list; `Display` writes what reads the same again. What the words mean is
+//! [`Rule::parse`] reads a line and [`parse()`] a whole list; `Display` writes what reads the same again. What the words mean is
 //! in `netback/README.md`. Names are only words here; who has them is found out when rules are compiled.
 
 mod parse;
