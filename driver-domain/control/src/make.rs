@@ -36,6 +36,9 @@ const CONTROL: DomId = DomId::new(0);
 /// The most that a kernel may have unpacked, in bytes.
 const MAX_KERNEL: usize = 512 << 20;
 
+/// How many pages a driver may have beside its kept memory: they change hands with guests, which what is kept cannot.
+const POOL: u64 = 1024;
+
 /// Makes the domain of a guest, which was asked for at `asked` of the wall clock: built, known to xenstore, its console at hand, not yet running.
 ///
 /// # Errors
@@ -125,7 +128,10 @@ async fn built(control: &'static Control, record: &Record) -> Result<Built, Stri
         weight: u16::try_from(wanted.weight.get()).unwrap_or(u16::MAX),
         cpus: wanted.cpus.bits(),
         pages: wanted.memory().pages(),
-        most_pages: wanted.max_memory().pages(),
+        most_pages: wanted.max_memory().pages().saturating_add(match record.driver {
+            Some(_) => POOL,
+            None => 0,
+        }),
         extent: record.driver.as_ref().map(DriverPart::extent),
         command_line: wanted.command_line.as_str(),
         store: CONTROL,

@@ -2,6 +2,11 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use bulkhead_abi::{
+    DomId,
+    grant::CopyEnd,
+    layout::{PAGE_SHIFT, PAGE_SIZE},
+};
 use bulkhead_devices::{BusAddress, function::DmaMemory};
 
 use crate::extension::{self, DMA_PINS, DeviceAccess};
@@ -35,6 +40,17 @@ impl DeviceMemory {
             }
         }
         Some(taken)
+    }
+
+    /// Our side of a copy of `len` bytes from `offset` on; `None` if they are not all in the memory.
+    pub(crate) fn end(&self, offset: usize, len: u16) -> Option<CopyEnd> {
+        let is_in = offset.checked_add(len.into())? <= self.memory.bytes();
+        let maddr = self.memory.maddr().checked_add(offset as u64)?;
+        is_in.then_some(CopyEnd {
+            frame: maddr >> PAGE_SHIFT,
+            domid: DomId::SELF,
+            offset: u16::try_from(offset % PAGE_SIZE).ok()?,
+        })
     }
 }
 

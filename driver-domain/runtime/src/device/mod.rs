@@ -21,6 +21,7 @@
 mod config;
 mod function;
 mod memory;
+mod pool;
 mod registers;
 
 use core::future::Future;
@@ -29,6 +30,7 @@ pub use self::{
     config::ConfigPorts,
     function::{OpenError, PciFunction},
     memory::DeviceMemory,
+    pool::{Exchange, FlipPool},
     registers::MappedRegisters,
 };
 use crate::time::{Duration, Instant, Timer};

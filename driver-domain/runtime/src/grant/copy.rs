@@ -1,4 +1,4 @@
-//! Copies to and from pages that other domains granted: [`CopyBatch`].
+//! Copies to and from pages that other domains granted: [`CopyBatch`] for memory of Rust's, [`copy_each`] for all other.
 
 use core::marker::PhantomData;
 
@@ -9,8 +9,9 @@ use bulkhead_abi::{
 };
 use heapless::Vec;
 
-use super::{BATCH, GrantError, GrantRef};
+use super::{BATCH, GrantError, GrantRef, GrantStatus};
 use crate::{
+    device::{DeviceMemory, FlipPool},
     hypercall,
     memory::{self, Pfn},
 };
@@ -155,6 +156,86 @@ impl<'a> CopyBatch<'a> {
         }
         self.records.clear();
         self.ends.clear();
+    }
+}
+
+/// A place in memory that Rust has no references to.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// In a page that another domain granted.
+    Remote(Remote),
+    /// In this domain's memory for devices: bytes from its beginning.
+    Device(&'a DeviceMemory, usize),
+    /// In a page of a pool: its number, and bytes into it.
+    Pool(&'a FlipPool, usize, u16),
+}
+
+impl Place<'_> {
+    /// This side of a copy of `len` bytes, and what `flag` is set for if it is another domain's; `None` if they are not in one page, or not there.
+    fn end(self, len: u16, flag: u16) -> Option<(CopyEnd, u16)> {
+        let (end, flag) = match self {
+            Self::Remote(remote) => {
+                let end = CopyEnd {
+                    frame: remote.reference.raw().into(),
+                    domid: remote.domain,
+                    offset: remote.offset,
+                };
+                (end, flag)
+            }
+            Self::Device(memory, offset) => (memory.end(offset, len)?, 0),
+            Self::Pool(pool, page, offset) => (pool.end(page, offset)?, 0),
+        };
+        FlipPool::is_in_page(end.offset, len).then_some((end, flag))
+    }
+}
+
+/// A copy between two places.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy<'a> {
+    /// Where from.
+    pub from: Place<'a>,
+    /// Where to.
+    pub to: Place<'a>,
+    /// How many bytes. On either side they are in one page.
+    pub len: u16,
+}
+
+/// Makes copies, by few hypercalls. Calls `take` with the outcome of each, in their order. Of one that failed any bytes may have been copied;
+/// [`GrantStatus::BadCopyArg`] is also the outcome of those that are not in one page.
+pub fn copy_each<'a>(
+    copies: impl IntoIterator<Item = Copy<'a>>,
+    mut take: impl FnMut(Result<(), GrantError>),
+) {
+    let mut copies = copies.into_iter();
+    loop {
+        let mut asked = 0_usize;
+        let records = copies.by_ref().take(BATCH).map(|copy| {
+            asked = asked.saturating_add(1);
+            let (source, source_flag) = copy.from.end(copy.len, GNTCOPY_SOURCE_GREF)?;
+            let (dest, dest_flag) = copy.to.end(copy.len, GNTCOPY_DEST_GREF)?;
+            Some(GrantCopy {
+                source,
+                dest,
+                len: copy.len,
+                flags: source_flag | dest_flag,
+                ..GrantCopy::ZERO
+            })
+        });
+        let records: Vec<Option<GrantCopy>, BATCH> = records.collect();
+        if asked == 0 {
+            return;
+        }
+        let mut valid: Vec<GrantCopy, BATCH> = records.iter().filter_map(|record| *record).collect();
+        // SAFETY: our sides are in memory for devices, which is accessed by atomics alone, and in pools, which are mapped nowhere.
+        let called = unsafe { hypercall::grant::copy(&mut valid) }.map_err(GrantError::from);
+        let mut outcomes = valid.iter();
+        for record in &records {
+            let outcome = record.and_then(|_| outcomes.next());
+            take(match outcome {
+                Some(element) => called.and_then(|()| GrantError::check(element.status)),
+                None => Err(GrantError::Refused(GrantStatus::BadCopyArg)),
+            });
+        }
     }
 }
 

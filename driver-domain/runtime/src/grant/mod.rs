@@ -14,8 +14,7 @@
 //! The page is the grant's own for as long as that lasts, and a grant in use cannot be ended: so a page that the program has back is no
 //! other domain's any more. The hypervisor sees to the other direction: a mapping lasts until it is given up, whatever its grantor does.
 //!
-//! Frames change hands, too: a domain [offers](Offer) a page, and gets another's in exchange for it. The other side of that, and giving frames for
-//! nothing, is not here yet.
+//! Frames change hands, too: a domain [offers](Offer) a page, and gets another's in exchange for it, from a [pool](crate::device::FlipPool).
 
 mod copy;
 mod entry;
@@ -30,7 +29,7 @@ use bulkhead_abi::errno::Failure;
 pub use bulkhead_abi::grant::GrantStatus;
 
 pub use self::{
-    copy::{CopyBatch, CopyError, Remote},
+    copy::{Copy, CopyBatch, CopyError, Place, Remote, copy_each},
     map::{DeviceMapping, MapRequest, Mapping},
     offer::{Offer, Withdrawn},
     share::Grant,
@@ -85,7 +84,7 @@ pub enum GrantError {
 
 impl GrantError {
     /// What the status of an element says.
-    fn check(status: i16) -> Result<(), Self> {
+    pub(crate) fn check(status: i16) -> Result<(), Self> {
         match GrantStatus::from_raw(status) {
             Some(GrantStatus::Okay) => Ok(()),
             Some(other) => Err(Self::Refused(other)),

@@ -3,7 +3,7 @@
 use bulkhead_abi::{
     DomId, Hypercall, Record,
     errno::Failure,
-    grant::{GrantCopy, GrantStatus, GrantTableOp, MapGrantRef, QuerySize, SetupTable, UnmapGrantRef},
+    grant::{Flip, GrantCopy, GrantStatus, GrantTableOp, MapGrantRef, QuerySize, SetupTable, UnmapGrantRef},
 };
 
 use super::raw::{call3, in_out};
@@ -82,4 +82,14 @@ pub(crate) unsafe fn unmap(list: &mut [UnmapGrantRef]) -> Result<(), Failure> {
 pub(crate) unsafe fn copy(list: &mut [GrantCopy]) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     unsafe { operate(GrantTableOp::Copy, list) }
+}
+
+/// Exchanges frames of our own for those that other domains offer.
+///
+/// # Safety
+///
+/// Nobody may rely on what the frames hold, nor on their being the domain's.
+pub(crate) unsafe fn flip(list: &mut [Flip]) -> Result<(), Failure> {
+    // SAFETY: the caller's promise; a frame that is mapped anywhere is refused.
+    unsafe { operate(GrantTableOp::Flip, list) }
 }

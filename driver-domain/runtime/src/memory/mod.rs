@@ -46,14 +46,8 @@ pub use self::{
     p2m::{machine_frame, pseudo_physical_frame},
     page::Page,
 };
-use self::{
-    batch::Batch,
-    frame::{LINEAR_FRAMES, to_usize},
-    image::Image,
-    rights::Layout,
-    tables::LinearTables,
-};
-pub(crate) use self::{page::Hidden, rights::Rights, view::View};
+use self::{batch::Batch, frame::to_usize, image::Image, rights::Layout, tables::LinearTables};
+pub(crate) use self::{frame::LINEAR_FRAMES, page::Hidden, rights::Rights, view::View};
 use crate::hypercall;
 
 /// How much memory there is, in bytes.
