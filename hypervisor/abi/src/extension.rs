@@ -42,14 +42,14 @@ pub const GRANT_FLIP: u64 = 1 << 2;
 pub const DMA_PINS: u64 = 1 << 3;
 
 record! {
-    /// Frames of the caller's own, one after the other, for its devices.
+    /// Frames of the caller's own, one after the other or in a list, for its devices.
     pub struct DmaRange: 24 {
-        /// The number of the first frame that is left to be done.
+        /// The number of the first frame that is left to be done; with [`DMA_LIST`], the address at which its number stands.
         0 => pub first: u64,
         /// How many are left to be done: zero, after a call that succeeded. After one that did not, `first` is the frame that was refused, and
         /// those before it are done.
         8 => pub count: u64,
-        /// [`DMA_READ_ONLY`], or nothing.
+        /// [`DMA_READ_ONLY`], [`DMA_LIST`].
         16 => pub flags: u32,
         /// Zero.
         20 => pub reserved: u32,
@@ -57,7 +57,10 @@ record! {
 }
 
 /// Flag of [`DmaRange`]: devices may only read.
-pub const DMA_READ_ONLY: u32 = 1;
+pub const DMA_READ_ONLY: u32 = 1 << 0;
+
+/// Flag of [`DmaRange`]: the frames' numbers are a list in memory, eight bytes each.
+pub const DMA_LIST: u32 = 1 << 1;
 
 /// The vectors that can have direct gates. No device and no hypervisor interrupts by them.
 pub const DIRECT_GATE_VECTORS: RangeInclusive<u8> = 0x80..=0x83;

@@ -7,7 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
-use bulkhead_abi::extension::{DMA_READ_ONLY, DmaRange, ExtensionOp};
+use bulkhead_abi::extension::{DMA_LIST, DMA_READ_ONLY, DmaRange, ExtensionOp};
 use bulkhead_abi::grant::{
     GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GTF_ACCEPT_TRANSFER, GTF_FLIP, GTF_PERMIT_ACCESS,
     GrantEntry, GrantStatus, GrantTableOp, MapGrantRef, Transfer, UnmapGrantRef,
@@ -337,7 +337,7 @@ fn a_pin_that_is_refused_says_where() {
         }
         assert_eq!(pair.unpin(frame, 1), (Err(Errno::NoEnt), left(frame, 1)));
     }
-    for (first, flags, reserved) in [(u64::MAX, 0, 0), (first.raw(), 2, 0), (first.raw(), 0, 1)] {
+    for (first, flags, reserved) in [(u64::MAX, 0, 0), (first.raw(), 4, 0), (first.raw(), 0, 1)] {
         let range = DmaRange {
             first,
             count: 1,
@@ -353,6 +353,44 @@ fn a_pin_that_is_refused_says_where() {
         let args = [u64::from(op.raw()), 1 << 40];
         let answer = pair.world.call(DRIVER, Hypercall::ExtensionOp, &args);
         assert_eq!(answer, Err(Errno::Fault));
+    }
+}
+
+#[test]
+fn frames_of_a_list_are_pinned_wherever_they_lie_until_one_is_refused() {
+    /// Where the list is.
+    const LIST: u64 = World::SCRATCH + 0x100;
+    let pair = Pair::new();
+    let frames = [PAGE, PAGE + 2, PAGE + 1].map(|page| pair.frame(DRIVER, page));
+    let numbers = frames.map(Mfn::raw);
+    pair.world.write(DRIVER, LIST, &numbers[0]);
+    pair.world.write(DRIVER, LIST + 8, &numbers[1]);
+    pair.world.write(DRIVER, LIST + 16, &numbers[2]);
+    let list = |done: u64, count| DmaRange {
+        first: LIST + 8 * done,
+        count,
+        flags: DMA_LIST,
+        reserved: 0,
+    };
+    assert_eq!(pair.pins(ExtensionOp::DmaPin, list(0, 3)), (Ok(0), list(3, 0)));
+    assert!(frames.iter().all(|frame| pair.reaches(*frame) == (true, true)));
+    assert_eq!(pair.unpin(frames[1], 1).0, Ok(0));
+    let refused = (Err(Errno::NoEnt), list(1, 2));
+    assert_eq!(pair.pins(ExtensionOp::DmaUnpin, list(0, 3)), refused);
+    let reached = frames.map(|frame| pair.reaches(frame).0);
+    assert_eq!(reached, [false, false, true]);
+    let to_read = DmaRange {
+        flags: DMA_LIST | DMA_READ_ONLY,
+        ..list(0, 1)
+    };
+    assert_eq!(pair.pins(ExtensionOp::DmaPin, to_read).0, Ok(0));
+    assert_eq!(pair.reaches(frames[0]), (true, false));
+    let nowhere = DmaRange {
+        first: 1 << 40,
+        ..list(0, 1)
+    };
+    for op in [ExtensionOp::DmaPin, ExtensionOp::DmaUnpin] {
+        assert_eq!(pair.pins(op, nowhere), (Err(Errno::Fault), nowhere));
     }
 }
 

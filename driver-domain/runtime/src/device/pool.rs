@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bulkhead_abi::{
     DomId, Record,
-    extension::{DmaRange, ExtensionOp},
+    extension::ExtensionOp,
     grant::{CopyEnd, Flip},
     layout::PAGE_SIZE,
 };
@@ -122,37 +122,32 @@ impl FlipPool {
         let mut refused = 0_usize;
         loop {
             let mut numbers = heapless::Vec::<usize, BATCH>::new();
-            let mut ranges = heapless::Vec::<DmaRange, BATCH>::new();
-            while let Some(page) = (!ranges.is_full()).then(|| pages.next()).flatten() {
+            let mut frames = heapless::Vec::<u64, BATCH>::new();
+            while let Some(page) = (!frames.is_full()).then(|| pages.next()).flatten() {
                 let Some(slot) = self.slots.get_mut(page) else {
                     continue;
                 };
-                if slot.is_pinned == is_pinned {
-                    continue;
+                if slot.is_pinned != is_pinned {
+                    slot.is_pinned = is_pinned;
+                    // There is room in both.
+                    let _ = numbers.push(page);
+                    let _ = frames.push(slot.frame.raw());
                 }
-                slot.is_pinned = is_pinned;
-                // There is room in both.
-                let _ = numbers.push(page);
-                let _ = ranges.push(DmaRange {
-                    first: slot.frame.raw(),
-                    count: 1,
-                    ..DmaRange::ZERO
-                });
             }
-            if ranges.is_empty() {
+            if frames.is_empty() {
                 return refused;
             }
-            if !self.has_pins {
-                continue;
-            }
-            let called = hypercall::extension::dma_pins_each::<BATCH>(op, &mut ranges);
-            for (&page, range) in numbers.iter().zip(&ranges) {
-                if called.is_err() || range.count != 0 {
-                    log::error!("{}: page {page} of a pool: {called:?}", op.name());
+            let mut done = if self.has_pins { 0 } else { frames.len() };
+            while let Some(rest) = frames.get(done..).filter(|rest| !rest.is_empty()) {
+                let (result, more) = hypercall::extension::dma_pins_of(op, rest);
+                done = done.saturating_add(more);
+                if let (Err(error), Some(&page)) = (result, numbers.get(done)) {
+                    log::error!("{}: page {page} of a pool: {error}", op.name());
                     refused = refused.saturating_add(1);
                     if let Some(slot) = self.slots.get_mut(page) {
                         slot.is_pinned = !is_pinned;
                     }
+                    done = done.saturating_add(1);
                 }
             }
         }

@@ -1,14 +1,12 @@
 //! `extension_op`: Bulkhead's own calls for any guest.
 
 use bulkhead_abi::{
-    Hypercall, Record,
+    Hypercall,
     errno::Failure,
-    extension::{DmaRange, ExtensionOp},
-    multicall::MulticallEntry,
+    extension::{DMA_LIST, DmaRange, ExtensionOp},
 };
-use heapless::Vec;
 
-use super::raw::{Answer, call1, call2, call3, in_out};
+use super::raw::{Answer, call1, call2, call3, in_out, input};
 
 /// Which extensions there are, a bit each.
 pub(crate) fn features() -> Answer {
@@ -48,27 +46,21 @@ pub(crate) fn set_virtual_alarm(at_ns: u64) -> Result<(), Failure> {
     .map(|_| ())
 }
 
-/// Pins frames for devices, or unpins them. The range says afterwards what is left to be done.
+/// Pins frames for devices, or unpins them. The range says afterwards what is left to be done. Its list, if it has one, is memory that the hypervisor only reads.
 pub(crate) fn dma_pins(op: ExtensionOp, range: &mut DmaRange) -> Result<(), Failure> {
     // SAFETY: the record is borrowed for the call. No mapping changes; what devices do with the frames is told them by others.
     unsafe { call2(Hypercall::ExtensionOp, u64::from(op.raw()), in_out(range)) }.map(|_| ())
 }
 
-/// Does as [`dma_pins`] with several ranges, `N` at most, by one call. Of those whose pins are not all as they should be something is left.
-pub(crate) fn dma_pins_each<const N: usize>(op: ExtensionOp, ranges: &mut [DmaRange]) -> Result<(), Failure> {
-    let calls = ranges.iter_mut().map(|range| MulticallEntry {
-        op: Hypercall::ExtensionOp.raw(),
-        args: [u64::from(op.raw()), in_out(range), 0, 0, 0, 0],
-        ..MulticallEntry::ZERO
-    });
-    let mut calls: Vec<_, N> = calls.take(N).collect();
-    // SAFETY: the list and what its entries name are borrowed for the call. As above.
-    unsafe {
-        call2(
-            Hypercall::Multicall,
-            in_out(calls.as_mut_slice()),
-            calls.len() as u64,
-        )
-    }
-    .map(|_| ())
+/// As [`dma_pins`], of frames in a list. Returns how many are done.
+pub(crate) fn dma_pins_of(op: ExtensionOp, frames: &[u64]) -> (Result<(), Failure>, usize) {
+    let mut range = DmaRange {
+        first: input(frames),
+        count: frames.len() as u64,
+        flags: DMA_LIST,
+        reserved: 0,
+    };
+    let result = dma_pins(op, &mut range);
+    let left = usize::try_from(range.count).unwrap_or(usize::MAX);
+    (result, frames.len().saturating_sub(left))
 }

@@ -8,7 +8,7 @@ use crate::grants::Rights;
 use crate::machine::Machine;
 use crate::paging::Work;
 use bulkhead_abi::Errno;
-use bulkhead_abi::extension::{DMA_READ_ONLY, DmaRange};
+use bulkhead_abi::extension::{DMA_LIST, DMA_READ_ONLY, DmaRange};
 
 /// What pinning or unpinning a frame is worth, in entries looked at.
 const FRAME_WORTH: u32 = 4;
@@ -16,14 +16,33 @@ const FRAME_WORTH: u32 = 4;
 /// How many frames are unpinned with one flush.
 const BATCH: usize = 32;
 
+/// Reads the caller's record, which may have these flags, and sees to it that how far the call comes can be told.
+fn begin<M: Machine>(call: &Call<'_, M>, at: u64, flags: u32) -> Result<DmaRange, Errno> {
+    let range: DmaRange = call.read(at)?;
+    if range.flags & !flags != 0 || range.reserved != 0 {
+        return Err(Errno::Inval);
+    }
+    // Before there is anything to tell of: that it can be told is seen to by telling it.
+    call.write(at, &range)?;
+    Ok(range)
+}
+
 /// The first frame that is left to be done.
-fn first(range: &DmaRange) -> Result<Mfn, Errno> {
-    Mfn::new(range.first).ok_or(Errno::Inval)
+fn first<M: Machine>(call: &Call<'_, M>, range: &DmaRange) -> Result<Mfn, Errno> {
+    let number = match range.flags & DMA_LIST {
+        0 => range.first,
+        _ => call.read(range.first)?,
+    };
+    Mfn::new(number).ok_or(Errno::Inval)
 }
 
 /// One frame less is left to be done.
 const fn advance(range: &mut DmaRange) {
-    range.first = range.first.wrapping_add(1);
+    let step = match range.flags & DMA_LIST {
+        0 => 1,
+        _ => size_of::<u64>() as u64,
+    };
+    range.first = range.first.wrapping_add(step);
     range.count = range.count.saturating_sub(1);
 }
 
@@ -39,23 +58,17 @@ fn end<M: Machine>(call: &Call<'_, M>, at: u64, range: &DmaRange, result: Result
 
 pub(super) fn pin<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let at = call.arg::<1>();
-    let mut range: DmaRange = call.read(at)?;
-    let rights = match range.flags {
+    let mut range = begin(call, at, DMA_READ_ONLY | DMA_LIST)?;
+    let rights = match range.flags & DMA_READ_ONLY {
         0 => Rights::ReadWrite,
-        DMA_READ_ONLY => Rights::ReadOnly,
-        _ => return Err(Errno::Inval),
+        _ => Rights::ReadOnly,
     };
-    if range.reserved != 0 {
-        return Err(Errno::Inval);
-    }
-    // Before there is anything to tell of: that it can be told is seen to by telling it.
-    call.write(at, &range)?;
     let mut work = Work::portion();
     let mut result = Ok(());
     while range.count != 0 && result.is_ok() && !work.is_over() {
         let memory = &call.hv.memory;
-        result =
-            first(&range).and_then(|frame| memory.pin_for_devices(call.domain(), frame, rights, &mut work));
+        result = first(call, &range)
+            .and_then(|frame| memory.pin_for_devices(call.domain(), frame, rights, &mut work));
         if result.is_ok() {
             advance(&mut range);
         }
@@ -66,17 +79,13 @@ pub(super) fn pin<M: Machine>(call: &mut Call<'_, M>) -> Answer {
 
 pub(super) fn unpin<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let at = call.arg::<1>();
-    let mut range: DmaRange = call.read(at)?;
-    if range.flags != 0 || range.reserved != 0 {
-        return Err(Errno::Inval);
-    }
-    call.write(at, &range)?;
+    let mut range = begin(call, at, DMA_LIST)?;
     let memory = &call.hv.memory;
     let mut batch = heapless::Vec::<(Mfn, Rights), BATCH>::new();
     let mut must_flush = false;
     let mut result = Ok(());
     while range.count != 0 && result.is_ok() && !batch.is_full() {
-        let unpinned = first(&range).and_then(|frame| {
+        let unpinned = first(call, &range).and_then(|frame| {
             let (rights, is_stale) = memory.begin_unpin(call.domain(), frame)?;
             must_flush |= is_stale;
             // There is room: it was not full.

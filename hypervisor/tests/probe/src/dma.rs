@@ -2,7 +2,7 @@
 
 use bulkhead_abi::{
     Errno, Hypercall,
-    extension::{DMA_READ_ONLY, DmaRange, ExtensionOp},
+    extension::{DMA_LIST, DMA_READ_ONLY, DmaRange, ExtensionOp},
 };
 
 use crate::{
@@ -54,6 +54,23 @@ pub(crate) fn check(probe: &mut Probe) {
     let again = [pin(first, 0), pin(first, DMA_READ_ONLY)];
     probe.all_refused(PIN, Errno::Exist, &again);
 
+    let other = Frame::new();
+    let mut list = [first, other.mfn()];
+    let address = in_out(&mut list);
+    let [listed, undone] =
+        [ExtensionOp::DmaUnpin, ExtensionOp::DmaPin].map(|op| ask(op, range(address, 2, DMA_LIST)));
+    let refused = (refusal(Errno::NoEnt), range(address.wrapping_add(8), 1, DMA_LIST));
+    let whole = (Ok(0), range(address.wrapping_add(16), 0, DMA_LIST));
+    probe.law(
+        "frames-of-a-list-are-pinned-and-unpinned-until-one-is-refused",
+        if (listed, undone) == (refused, whole) {
+            Ok(())
+        } else {
+            Err([listed, undone])
+        },
+    );
+    tidy([unpin(other.mfn())]);
+
     tidy([frame.remap(READ_ONLY)]);
     let as_table = pins::pin(1, first);
     let unpinned = ask(ExtensionOp::DmaUnpin, range(first, 1, 0));
@@ -81,7 +98,7 @@ pub(crate) fn check(probe: &mut Probe) {
         to_write,
         pin(NO_FRAME, 0),
         pin(u64::MAX, DMA_READ_ONLY),
-        pin(first, 2),
+        pin(first, 4),
         ask(ExtensionOp::DmaPin, odd).0,
     ];
     probe.all_refused(PIN, Errno::Inval, &bad);

@@ -139,7 +139,7 @@ impl Mind<'_> {
                 self.for_device(choices).raw()
             },
             count: 1 + choices.below(2),
-            flags: if invalid && choices.chance(50) { 2 } else { 0 },
+            flags: if invalid && choices.chance(50) { 4 } else { 0 },
             reserved: 0,
         };
         pins(op, &range, at)

@@ -1,4 +1,4 @@
-//! Devices: which driver drives one, and what is on it.
+//! Disks, and what is on them.
 
 use alloc::{format, string::String, string::ToString, vec::Vec};
 
@@ -15,6 +15,7 @@ use bulkhead_runtime::{
 };
 use bulkhead_virtio::Block;
 
+use super::Driver;
 use crate::measure::{self, Measurement};
 
 /// A disk, whoever drives it.
@@ -58,58 +59,34 @@ impl Disk for AnyDisk {
 
 /// A disk at work.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedDisk {
     pub(crate) disk: AnyDisk,
     /// Who drives it.
-    pub(crate) driver: &'static str,
+    pub(crate) driver: Driver,
     /// Raised when the disk has completed something.
     pub(crate) interrupt: Port,
     /// What is on it, or why that cannot be told.
     pub(crate) partitions: Result<Vec<Partition>, String>,
 }
 
-/// Why a device is not served.
-#[derive(Debug)]
-pub(crate) struct OpenError {
-    /// Who drives it.
-    pub(crate) driver: &'static str,
-    /// In a sentence.
-    pub(crate) why: String,
-}
-
 /// Brings a disk to work, and reads its partitions. It may be [measured](measure) before.
-pub(crate) async fn open(address: Address, is_measured: bool) -> Result<Opened, OpenError> {
-    let mut driver = "none";
-    open_with(address, &mut driver, is_measured)
-        .await
-        .map_err(|why| OpenError { driver, why })
-}
-
-async fn open_with(address: Address, driver: &mut &'static str, is_measured: bool) -> Result<Opened, String> {
-    let mut function = PciFunction::open(address).map_err(|error| error.to_string())?;
-    let info = function.info();
-    let is_virtio = bulkhead_virtio::drives(info);
-    *driver = match (is_virtio, bulkhead_nvme::drives(info)) {
-        (true, _) => "virtio-blk",
-        (false, true) => "nvme",
-        (false, false) => {
-            let (vendor, device) = (info.vendor, info.device);
-            return Err(format!(
-                "no driver here drives a device {vendor:04x}:{device:04x}"
-            ));
-        }
-    };
+pub(super) async fn open(
+    address: Address,
+    mut function: PciFunction,
+    driver: Driver,
+    is_measured: bool,
+) -> Result<OpenedDisk, String> {
     let interrupt = function
         .bind_interrupt()
         .map_err(|error| format!("its interrupt cannot be had: {error}"))?;
     let memory = function.memory(READ_MAX).map_err(|error| error.to_string())?;
     let pages = is_measured.then(|| measure::memory(&mut function)).transpose()?;
-    let mut disk = if is_virtio {
-        let block = Block::start(function, &SystemClock).await;
-        AnyDisk::Virtio(block.map_err(|error| error.to_string())?)
-    } else {
+    let mut disk = if driver == Driver::Nvme {
         let nvme = Nvme::start(function, &SystemClock).await;
         AnyDisk::Nvme(nvme.map_err(|error| error.to_string())?)
+    } else {
+        let block = Block::start(function, &SystemClock).await;
+        AnyDisk::Virtio(block.map_err(|error| error.to_string())?)
     };
     if let Some(pages) = &pages {
         let mut measurement = Measurement {
@@ -131,7 +108,7 @@ async fn open_with(address: Address, driver: &mut &'static str, is_measured: boo
         }
         Err(error) => Err(error.to_string()),
     };
-    Ok(Opened {
+    Ok(OpenedDisk {
         disk,
         driver,
         interrupt,
