@@ -5,38 +5,8 @@ use alloc::vec::Vec;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::grant::GrantStatus;
+pub use bulkhead_backend::pins::{Map, Pin, Rights};
 use bulkhead_devices::BusAddress;
-
-/// What a device may do with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rights {
-    /// Read it: it is data to be written to the disk. A grant for reading is enough.
-    Read,
-    /// Write it, and read it.
-    Write,
-}
-
-/// A page that is pinned for a device. Whoever has it gives it back by [`Grants::unmap`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// The grant table's name for it.
-    pub handle: u32,
-    /// Where a device finds the page.
-    pub address: BusAddress,
-}
-
-/// A page that is to be pinned, and what came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Map {
-    /// Whose page it is.
-    pub domain: DomId,
-    /// The grant.
-    pub gref: u32,
-    /// For what.
-    pub rights: Rights,
-    /// Filled in by [`Grants::map`].
-    pub result: Result<Pin, GrantStatus>,
-}
 
 /// The grants of other domains. All calls take batches, so that each is one hypercall or a few.
 pub trait Grants {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use XenbusState as X;
+use bulkhead_abi::xenstore::XenbusState::{self, self as X};
 use embassy_futures::block_on;
 use proptest::prelude::*;
 

@@ -76,10 +76,42 @@ pub trait DmaMemory: fmt::Debug {
 
     /// Copies bytes out, none of which the device is writing.
     fn read(&self, offset: usize, to: &mut [u8]) {
-        for (byte, at) in to.iter_mut().zip(offset..) {
-            *byte = self.load8(at);
+        let (head, rest) = to.split_at_mut(before_words(offset, to.len()));
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        let at_words = offset.wrapping_add(head.len());
+        let at_tail = at_words.wrapping_add(words.as_flattened().len());
+        for (word, at) in words.iter_mut().zip((at_words..).step_by(8)) {
+            *word = self.load64(at).to_le_bytes();
+        }
+        for (bytes, at) in [(head, offset), (tail, at_tail)] {
+            for (byte, at) in bytes.iter_mut().zip(at..) {
+                *byte = self.load8(at);
+            }
         }
     }
+
+    /// Copies bytes in, none of which the device is reading.
+    fn write(&self, offset: usize, from: &[u8]) {
+        let (head, rest) = from.split_at(before_words(offset, from.len()));
+        let (words, tail) = rest.as_chunks::<8>();
+        let at_words = offset.wrapping_add(head.len());
+        let at_tail = at_words.wrapping_add(words.as_flattened().len());
+        for (word, at) in words.iter().zip((at_words..).step_by(8)) {
+            self.store64(at, u64::from_le_bytes(*word));
+        }
+        for (bytes, at) in [(head, offset), (tail, at_tail)] {
+            for (byte, at) in bytes.iter().zip(at..) {
+                self.store8(at, *byte);
+            }
+        }
+    }
+}
+
+/// How many of `len` bytes from `offset` on come before the first whole aligned word.
+fn before_words(offset: usize, len: usize) -> usize {
+    offset
+        .checked_next_multiple_of(8)
+        .map_or(len, |aligned| len.min(aligned.wrapping_sub(offset)))
 }
 
 /// Why a driver was not given something.

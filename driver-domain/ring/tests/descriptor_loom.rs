@@ -40,13 +40,14 @@ impl Protocol for Small {
 
 const HEADER: usize = 64;
 
-/// A page of which the header exists, and the first word of each slot.
+/// A page of which the header exists, the first word of each slot, and what is behind the slots.
 #[derive(Clone)]
 struct Page(Arc<Words>);
 
 struct Words {
     header: [AtomicU32; HEADER / 4],
     slots: [AtomicU32; 2],
+    behind: [AtomicU32; 2],
 }
 
 impl Page {
@@ -54,13 +55,15 @@ impl Page {
         Self(Arc::new(Words {
             header: core::array::from_fn(|_| AtomicU32::new(0)),
             slots: core::array::from_fn(|_| AtomicU32::new(0)),
+            behind: core::array::from_fn(|_| AtomicU32::new(0)),
         }))
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
         match offset.checked_sub(HEADER) {
             None => &self.0.header[offset / 4],
-            Some(slot) => &self.0.slots[slot / 2000],
+            Some(slot) if slot < 4000 => &self.0.slots[slot / 2000],
+            Some(slot) => &self.0.behind[(slot - 4000) / 4],
         }
     }
 }

@@ -85,22 +85,41 @@ impl<P: SharedPage, K: Protocol> Back<P, K> {
         }
     }
 
-    /// Publishes the answers before which there is none missing.
+    /// Publishes the answers before which there is none missing: together, so that who looks at the ring meanwhile sees all or none of them, if they
+    /// are no more than [`together`](Self::together).
     pub fn publish(&mut self) -> Notify {
         let old = self.published;
-        while let Some(response) = self.next_answer() {
-            // Each by itself, because the header has room to save what one response overwrites.
-            self.ring.save(self.published);
-            self.ring.write(self.published, &response);
-            self.published = self.published.wrapping_add(1);
+        loop {
+            let ready = self.ready();
+            if ready == 0 {
+                return self.ring.is_awaited(RSP_EVENT, old, self.published);
+            }
+            self.ring.save(self.published, ready);
+            for _ in 0..ready {
+                let answer = self.answers.get_mut(self.ring.slot(self.published));
+                if let Some(response) = answer.and_then(Option::take) {
+                    self.ring.write(self.published, &response);
+                }
+                self.published = self.published.wrapping_add(1);
+            }
             self.ring.store(RSP_PROD, self.published);
         }
-        self.ring.is_awaited(RSP_EVENT, old, self.published)
     }
 
-    /// The answer to the oldest request, if it is there.
-    fn next_answer(&mut self) -> Option<K::Response> {
-        self.answers.get_mut(self.ring.slot(self.published))?.take()
+    /// How many answers are published together at most.
+    pub fn together(&self) -> u32 {
+        self.ring.most()
+    }
+
+    /// How many answers there are from the oldest request on, without a gap, as far as they are published together.
+    fn ready(&self) -> u32 {
+        let most = self.together().min(self.outstanding());
+        let is_ready = |ahead: &u32| {
+            let slot = self.ring.slot(self.published.wrapping_add(*ahead));
+            matches!(self.answers.get(slot), Some(Some(_)))
+        };
+        let ready = (0..most).take_while(is_ready).count();
+        u32::try_from(ready).unwrap_or(most)
     }
 
     /// Whether to wait for the front-end's event: asks it for one with its next request, and then looks again. Publish first.

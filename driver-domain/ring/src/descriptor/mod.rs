@@ -25,7 +25,8 @@
 //!    its event index, and looks at the peer's producer index after a barrier. One of the two sees the other.
 //!
 //! Law 3 needs care at one point: a response overwrites the request that it answers before `rsp_prod` says so. So the back-end first saves
-//! what it is about to overwrite in the header, which has 48 bytes that front-ends clear when they make a ring and do not use again:
+//! what it is about to overwrite. The header has 48 bytes that front-ends clear when they make a ring and do not use again, and there is room behind the
+//! slots in the ring's last page, which they do not use either. So answers are published together: a front-end never sees a part of them.
 //!
 //! | offset | is | written by |
 //! |---|---|---|
@@ -33,11 +34,12 @@
 //! | 4 | `req_event` | back-end |
 //! | 8 | `rsp_prod` | back-end |
 //! | 12 | `rsp_event` | front-end |
-//! | 28 | mark, a u32: what `rsp_prod` will be when the response that is being written is published | back-end |
-//! | 32 | the first bytes of that response's slot, as many as a response has | back-end |
+//! | 28 | mark, a u32: what `rsp_prod` will be when the responses that are being written are published | back-end |
+//! | 32 | if that is one: the first bytes of its slot, as many as a response has | back-end |
+//! | behind the slots | if they are several: the same of each, in the order of the ring | back-end |
 //!
-//! A successor that finds the mark one ahead of `rsp_prod` puts the bytes back; any other mark says nothing. A successor that is not ours, and
-//! knows no mark, can lose the one request whose response was being written.
+//! A successor that finds the mark ahead of `rsp_prod`, by no more than can be saved, puts the bytes back; any other mark says nothing. A
+//! successor that is not ours, and knows no mark, can lose the requests whose responses were being written.
 
 mod back;
 mod front;

@@ -15,9 +15,9 @@ pub(super) const REQ_PROD: usize = 0;
 pub(super) const REQ_EVENT: usize = 4;
 pub(super) const RSP_PROD: usize = 8;
 pub(super) const RSP_EVENT: usize = 12;
-/// What `rsp_prod` will be when the response that is being written is published.
+/// What `rsp_prod` will be when the responses that are being written are published.
 pub(super) const MARK: usize = 28;
-/// What the response that is being written overwrites.
+/// What a response that is written by itself overwrites.
 pub(super) const SAVED: usize = 32;
 /// Where the slots begin.
 pub(super) const SLOTS: usize = 64;
@@ -97,26 +97,51 @@ impl<P: SharedPage, K: Protocol> Ring<P, K> {
         self.copy_in(self.place(index), record.to_bytes().as_ref());
     }
 
-    /// Saves what a response in the slot of `index` will overwrite.
-    pub(super) fn save(&self, index: u32) {
-        let mut buffer = K::Response::EMPTY;
-        self.copy_out(self.place(index), buffer.as_mut());
-        // The index of the last response is in the page before its saved bytes go: the mark is about them until then.
+    /// Where what several responses overwrite is saved: behind the slots, one after the other.
+    fn behind(&self) -> usize {
+        SLOTS.saturating_add((self.size as usize).saturating_mul(Self::SLOT_SIZE))
+    }
+
+    /// How many responses can be written together: there is room to save what they overwrite.
+    pub(super) fn most(&self) -> u32 {
+        let bytes = self.pages.len().saturating_mul(PAGE_SIZE);
+        let room = bytes.saturating_sub(self.behind()).checked_div(K::Response::SIZE);
+        let room = room.and_then(|room| u32::try_from(room).ok()).unwrap_or(1);
+        room.clamp(1, self.size)
+    }
+
+    /// Where what each of `count` responses from `index` on overwrites is, and where it is saved.
+    fn saved(&self, index: u32, count: u32) -> impl Iterator<Item = (usize, usize)> {
+        let base = if count == 1 { SAVED } else { self.behind() };
+        let places = (0..count).map(move |ahead| self.place(index.wrapping_add(ahead)));
+        places.zip((base..).step_by(K::Response::SIZE))
+    }
+
+    /// Saves what `count` responses in the slots from `index` on will overwrite, 1 to [`most`](Self::most) of them.
+    pub(super) fn save(&self, index: u32, count: u32) {
+        // The index of the last responses is in the page before their saved bytes go: the mark is about them until then.
         fence(Ordering::Release);
-        self.copy_in(SAVED, buffer.as_ref());
-        self.store(MARK, index.wrapping_add(1));
-        // The mark is in the page before any byte of the response.
+        let mut buffer = K::Response::EMPTY;
+        for (place, saved) in self.saved(index, count) {
+            self.copy_out(place, buffer.as_mut());
+            self.copy_in(saved, buffer.as_ref());
+        }
+        self.store(MARK, index.wrapping_add(count));
+        // The mark is in the page before any byte of the responses.
         fence(Ordering::Release);
     }
 
-    /// Puts back what a response in the slot of `index` has overwritten, if one has begun to. Doing it twice does no harm: the mark may stay.
+    /// Puts back what responses in the slots from `index` on have overwritten, if some have begun to. Doing it twice does no harm: the mark may stay.
     pub(super) fn restore(&self, index: u32) {
-        if self.load(MARK) != index.wrapping_add(1) {
+        let count = self.load(MARK).wrapping_sub(index);
+        if count == 0 || count > self.most() {
             return;
         }
         let mut buffer = K::Response::EMPTY;
-        self.copy_out(SAVED, buffer.as_mut());
-        self.copy_in(self.place(index), buffer.as_ref());
+        for (place, saved) in self.saved(index, count) {
+            self.copy_out(saved, buffer.as_mut());
+            self.copy_in(place, buffer.as_ref());
+        }
     }
 
     /// Whether the peer waits for what was published: the index was `old` before, and is stored as `new`.

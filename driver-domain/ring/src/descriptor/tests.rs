@@ -1,7 +1,9 @@
 //! The exact protocol, peers that lie, random histories, and back-ends that die between any two accesses.
 #![expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bulkhead_abi::{Buffered, Record, record};
 use proptest::prelude::*;
@@ -30,13 +32,13 @@ record! {
 }
 
 /// Four slots a page.
-const LARGE: usize = 1000;
+const LARGE: usize = 976;
 
 record! {
-    pub struct LargeAsk: 1000 {
+    pub struct LargeAsk: 976 {
         0 => pub what: u64,
         8 => pub id: u64,
-        16 => pub rest: [u64; 123],
+        16 => pub rest: [u64; 120],
     }
 }
 
@@ -361,6 +363,56 @@ fn what_a_front_end_makes_of_the_back_ends_indices_changes_nothing() {
     let _ = back.publish();
     assert_eq!(pages[0].load(RSP_PROD), 9);
     assert_eq!(front.take(), Ok(Some(answer(0))));
+}
+
+/// A page that tells which numbers of responses were published.
+#[derive(Clone, Debug)]
+struct Watched(Page, Rc<RefCell<Vec<u32>>>);
+
+impl SharedPage for Watched {
+    fn load(&self, offset: usize) -> u32 {
+        self.0.load(offset)
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        self.0.store(offset, value);
+        if offset == RSP_PROD {
+            self.1.borrow_mut().push(value);
+        }
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        self.0.read(offset, to);
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.0.write(offset, from);
+    }
+}
+
+#[test]
+fn answers_that_are_ready_together_are_seen_together() {
+    let (mut front, _, pages) = ring_at(u32::MAX - 1, 1);
+    let seen = Rc::default();
+    let mut back = Back::<_, Few>::adopt(vec![Watched(pages[0].clone(), Rc::clone(&seen))]).unwrap();
+    for id in 0..4 {
+        front.post(&ask(id)).unwrap();
+    }
+    let _ = front.push();
+    let mut tickets: Vec<_> = core::iter::from_fn(|| back.take().unwrap()).collect();
+    let (last, request) = tickets.pop().unwrap();
+    for (ticket, request) in tickets {
+        back.complete(ticket, answer(request.id));
+    }
+    assert!(back.together() >= 3);
+    let _ = back.publish();
+    assert_eq!(*seen.borrow(), [1]);
+    back.complete(last, answer(request.id));
+    let _ = back.publish();
+    assert_eq!(*seen.borrow(), [1, 2]);
+    for id in 0..4 {
+        assert_eq!(front.take(), Ok(Some(answer(id))));
+    }
 }
 
 #[test]
