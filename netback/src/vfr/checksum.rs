@@ -2,12 +2,16 @@
 
 /// The folded one's complement sum of 16-bit words; an odd last byte counts as if a zero followed it.
 fn sum(bytes: &[u8], start: u64) -> u16 {
-    let total = bytes.chunks(2).fold(start, |total, word| {
-        let high = word.first().copied().unwrap_or_default();
-        let low = word.get(1).copied().unwrap_or_default();
-        total.saturating_add(u64::from(u16::from_be_bytes([high, low])))
+    // Two words at once: the fold adds the high one to the low one.
+    let (pairs, rest) = bytes.as_chunks::<4>();
+    let total = pairs.iter().fold(start, |total, pair| {
+        total.saturating_add(u32::from_be_bytes(*pair).into())
     });
-    fold(total)
+    let mut last = [0; 4];
+    for (place, byte) in last.iter_mut().zip(rest) {
+        *place = *byte;
+    }
+    fold(total.saturating_add(u32::from_be_bytes(last).into()))
 }
 
 fn fold(mut total: u64) -> u16 {

@@ -86,13 +86,6 @@ pub struct Count {
 /// Why a list of rules cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// Nothing has the name.
-    Unknown {
-        /// The rule, counted from 0.
-        rule: usize,
-        /// The name.
-        name: Name,
-    },
     /// A port is forwarded to a whole network.
     ForwardToNetwork {
         /// The rule, counted from 0.
@@ -105,12 +98,6 @@ pub enum Unfit {
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { rule, name } => write!(
-                f,
-                "rule {}: \"{}\" should be `any`, `uplink`, or the name of a guest or network that there is",
-                rule.saturating_add(1),
-                name.as_str()
-            ),
             Self::ForwardToNetwork { rule, name } => write!(
                 f,
                 "rule {}: \"{}\" should be a guest: a port is forwarded to one, not to a network",
@@ -144,15 +131,25 @@ enum Where {
     Anywhere,
     Uplink,
     Named(Named),
+    /// A name that nothing has: nothing matches.
+    Nobody,
 }
 
 impl Where {
+    fn of(place: &Place, named: impl Fn(&Name) -> Option<Named>) -> Self {
+        match place {
+            Place::Any => Self::Anywhere,
+            Place::Uplink => Self::Uplink,
+            Place::Name(name) => named(name).map_or(Self::Nobody, Self::Named),
+        }
+    }
+
     fn has(self, side: Side) -> bool {
         match (self, side) {
             (Self::Anywhere, _) | (Self::Uplink, Side::Uplink) => true,
             (Self::Named(Named::Vif(wanted)), Side::Vif(port, _)) => wanted == port,
             (Self::Named(Named::Network(wanted)), Side::Vif(_, network)) => wanted == network,
-            (Self::Uplink, Side::Vif(..)) | (Self::Named(_), Side::Uplink) => false,
+            (Self::Uplink, Side::Vif(..)) | (Self::Named(_), Side::Uplink) | (Self::Nobody, _) => false,
         }
     }
 }
@@ -216,7 +213,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Makes a list ready; `named` tells whom a name means.
+    /// Makes a list ready; `named` tells whom a name means, and a name that nobody has matches nothing.
     ///
     /// # Errors
     ///
@@ -224,18 +221,15 @@ impl Rules {
     pub fn new(rules: Vec<Rule>, named: impl Fn(&Name) -> Option<Named>) -> Result<Self, Unfit> {
         let mut all = Self::default();
         for (number, rule) in rules.into_iter().enumerate() {
-            let place = |place: &Place| {
-                Ok(match place {
-                    Place::Any => Where::Anywhere,
-                    Place::Uplink => Where::Uplink,
-                    Place::Name(name) => Where::Named(named(name).ok_or_else(|| Unfit::Unknown {
-                        rule: number,
-                        name: name.clone(),
-                    })?),
-                })
-            };
-            let (from, to) = (place(&rule.from.place)?, place(&rule.to.place)?);
-            all.forwards.extend(forward(number, &rule, to)?);
+            if rule.forward.is_some()
+                && let Place::Name(name) = &rule.to.place
+                && let Some(Named::Network(_)) = named(name)
+            {
+                return Err(Unfit::ForwardToNetwork {
+                    rule: number,
+                    name: name.clone(),
+                });
+            }
             all.asks_later |= rule.states.has(State::Established) || rule.states.has(State::Related);
             for (kind, list) in all.kinds.iter_mut().enumerate() {
                 if let Ok(number) = u16::try_from(number)
@@ -245,8 +239,8 @@ impl Rules {
                 }
             }
             all.rules.push(Ready {
-                from,
-                to,
+                from: Where::Nobody,
+                to: Where::Nobody,
                 source: Masked::new(rule.from.address),
                 destination: Masked::new(rule.to.address),
                 bucket: Bucket::FULL,
@@ -254,12 +248,30 @@ impl Rules {
                 rule,
             });
         }
+        all.find_names(named);
         Ok(all)
+    }
+
+    /// Finds out anew whom the names mean; counters and rates go on.
+    pub fn find_names(&mut self, named: impl Fn(&Name) -> Option<Named>) {
+        self.forwards.clear();
+        for ready in &mut self.rules {
+            ready.from = Where::of(&ready.rule.from.place, &named);
+            ready.to = Where::of(&ready.rule.to.place, &named);
+            self.forwards.extend(forward(&ready.rule, ready.to));
+        }
     }
 
     /// The rules with their counters.
     pub fn iter(&self) -> impl Iterator<Item = (&Rule, Count)> {
         self.rules.iter().map(|ready| (&ready.rule, ready.count))
+    }
+
+    /// Sets what is counted of a rule, if there is one of the number.
+    pub fn set_count(&mut self, rule: usize, count: Count) {
+        if let Some(ready) = self.rules.get_mut(rule) {
+            ready.count = count;
+        }
     }
 
     /// Whether packets of connections that were accepted are to be shown too.
@@ -292,12 +304,7 @@ impl Rules {
             let Some(ready) = self.rules.get_mut(number) else {
                 continue;
             };
-            let matches = ready.source.has(source)
-                && ready.destination.has(destination)
-                && ready.from.has(facts.from)
-                && ready.to.has(facts.to)
-                && details(&ready.rule, facts);
-            if !matches {
+            if !ready.matches(source, destination, facts) {
                 continue;
             }
             if let Some(now) = now {
@@ -319,19 +326,49 @@ impl Rules {
         }
         decision
     }
+
+    /// What [`Self::decide`] would say at `now` (ns) of a packet that comes first.
+    #[must_use]
+    pub fn peek(&self, facts: &Facts, now: u64) -> Decision {
+        let (source, destination) = (bits(facts.source), bits(facts.destination));
+        let list = self.kinds.get(kind_of(facts)).into_iter().flatten();
+        let mut decision = Decision::default();
+        for (number, ready) in
+            list.filter_map(|number| Some((*number, self.rules.get(usize::from(*number))?)))
+        {
+            let has_token = |rate: super::rules::Rate| {
+                let mut bucket = ready.bucket;
+                bucket.take(now, rate.per_second, rate.burst)
+            };
+            if !ready.matches(source, destination, facts) || !ready.rule.rate.is_none_or(has_token) {
+                continue;
+            }
+            if let Some(verdict) = ready.rule.verdict {
+                decision.by = Some((number.into(), verdict));
+                decision.nat = ready.rule.nat;
+                break;
+            }
+        }
+        decision
+    }
 }
 
-fn forward(number: usize, rule: &Rule, to: Where) -> Result<Option<Forward>, Unfit> {
-    let (Some(port), Place::Name(name)) = (rule.forward, &rule.to.place) else {
-        return Ok(None);
+impl Ready {
+    /// Whether it matches a packet between these addresses.
+    fn matches(&self, source: u128, destination: u128, facts: &Facts) -> bool {
+        self.source.has(source)
+            && self.destination.has(destination)
+            && self.from.has(facts.from)
+            && self.to.has(facts.to)
+            && details(&self.rule, facts)
+    }
+}
+
+fn forward(rule: &Rule, to: Where) -> Option<Forward> {
+    let (Some(port), Where::Named(Named::Vif(to))) = (rule.forward, to) else {
+        return None;
     };
-    let Where::Named(Named::Vif(to)) = to else {
-        return Err(Unfit::ForwardToNetwork {
-            rule: number,
-            name: name.clone(),
-        });
-    };
-    Ok(Some(Forward {
+    Some(Forward {
         protocol: if rule.protocol == Protocol::Udp { UDP } else { TCP },
         family: rule
             .family
@@ -339,7 +376,7 @@ fn forward(number: usize, rule: &Rule, to: Where) -> Result<Option<Forward>, Unf
         port,
         to,
         to_port: rule.to.ports.only().unwrap_or(port),
-    }))
+    })
 }
 
 /// The number of a packet's kind: IPv6 is odd.

@@ -7,13 +7,14 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::hash::BuildHasher;
+use core::hash::{BuildHasher, Hash, Hasher};
 use core::net::IpAddr;
 
 use hashbrown::HashMap;
 use siphasher::sip::SipHasher13;
 
-use super::classify::{Facts, PortId};
+use super::classify::{Facts, PortId, Side};
+use super::ledger::{Book, Kept, Written};
 use super::nat::Ports;
 use super::packet::{About, Inner, Ip, Transport, tcp_flags};
 use super::reason::Reason;
@@ -24,9 +25,11 @@ const SECOND: u64 = 1_000_000_000;
 const SWEPT: usize = 4;
 /// How many where there is no room.
 const SWEPT_IN_NEED: usize = 256;
+/// Into how many parts a flow's patience is divided: by one of them a record's time may lag behind.
+const GRACE: u64 = 4;
 
 /// What tells the packets of a flow in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The transport protocol's number.
     pub protocol: u8,
@@ -38,6 +41,28 @@ pub struct Key {
     pub destination: IpAddr,
     /// The destination port; of an echo reply its identifier; of an echo request, and where there are no ports, zero.
     pub destination_port: u16,
+}
+
+/// In as few words as it has: two for IPv4, five for IPv6. Every packet's key is hashed.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.source_port) << 16 | u64::from(self.destination_port);
+        state.write_u64(u64::from(self.protocol) << 32 | ports);
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                state.write_u64(u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()));
+            }
+            (source, destination) => {
+                for address in [source, destination] {
+                    let bits = match address {
+                        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+                        IpAddr::V6(address) => address.to_bits(),
+                    };
+                    state.write(&bits.to_le_bytes());
+                }
+            }
+        }
+    }
 }
 
 impl Key {
@@ -188,6 +213,12 @@ impl Progress {
         })
     }
 
+    /// How much later than a record says a flow in this state may end: so much younger may its last packet be.
+    #[must_use]
+    pub const fn grace(self) -> u64 {
+        self.patience() / GRACE
+    }
+
     /// Whether a first packet may begin a flow anew in this one's place.
     #[must_use]
     pub const fn is_over(self) -> bool {
@@ -236,6 +267,12 @@ pub struct Flow {
     pub progress: Progress,
     /// When it ends unless there is a packet, in nanoseconds.
     pub until: u64,
+    /// The first packet's TCP flags, or its ICMP code.
+    pub first: u8,
+    /// What its ends are made of, shortened: who has the same addresses later is told from those who began it.
+    pub who: u32,
+    /// Where it is written down.
+    pub written: Written,
 }
 
 impl Flow {
@@ -290,6 +327,7 @@ pub struct Flows {
     ports: Ports,
     share: u32,
     most: usize,
+    book: Option<Book>,
     /// The slot that is swept next.
     hand: usize,
 }
@@ -307,6 +345,7 @@ impl Flows {
             ports,
             share,
             most,
+            book: None,
             hand: 0,
         }
     }
@@ -344,6 +383,14 @@ impl Flows {
         Some((id, direction))
     }
 
+    /// As [`Self::find`], with nothing changed.
+    #[must_use]
+    pub fn peek(&self, key: &Key, now: u64) -> Option<(FlowId, Direction)> {
+        let &(place, direction) = self.places.get(key)?;
+        let id = FlowId(place);
+        (self.get(id)?.until > now).then_some((id, direction))
+    }
+
     /// A flow, if it is there.
     #[must_use]
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
@@ -370,9 +417,33 @@ impl Flows {
         let Some(flow) = self.get_mut(id) else {
             return Ok(());
         };
-        flow.progress = flow.progress.next(direction, transport)?;
-        flow.until = now.saturating_add(flow.progress.patience());
+        let progress = flow.progress.next(direction, transport)?;
+        let patience = progress.patience();
+        flow.until = now.saturating_add(patience);
+        // A record may be so much older than the flow's last packet: see `grace`.
+        let is_old = flow.until.saturating_sub(flow.written.until) > patience / GRACE;
+        if flow.progress != progress || is_old {
+            flow.progress = progress;
+            self.keep(id);
+        }
         Ok(())
+    }
+
+    /// Writes a flow down, if there is something to write to.
+    fn keep(&mut self, id: FlowId) {
+        let flow = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut);
+        if let (Some(flow), Some(book)) = (flow, &mut self.book) {
+            let is_uplink = |side| side == Side::Uplink;
+            let kept = Kept::of(flow, is_uplink(flow.facts.from), is_uplink(flow.facts.to));
+            flow.written = book.keep(kept, flow.written);
+            // Without a slot it is tried again as if it had one, not with each packet.
+            flow.written.until = flow.until;
+        }
+    }
+
+    /// What flows are written down in.
+    pub(super) const fn book(&mut self) -> &mut Option<Book> {
+        &mut self.book
     }
 
     /// Begins a flow at `now` (ns). If it cannot, the uplink's port that the flow holds is given back.
@@ -407,10 +478,22 @@ impl Flows {
         self.places.insert(flow.reply, (place, Direction::Reply));
         let used = self.shares.entry(flow.owner).or_default();
         *used = used.saturating_add(1);
+        let is_written = flow.written.slot.is_some();
         if let Some(slot) = self.slots.get_mut(place as usize) {
             *slot = Some(flow);
         }
+        if !is_written {
+            self.keep(FlowId(place));
+        }
         Ok(FlowId(place))
+    }
+
+    /// Whether a flow may begin that no other one stands in the way of.
+    pub(super) fn has_room(&self, flow: &Flow) -> Result<(), Reason> {
+        match self.refuses(flow) {
+            Some(reason @ (Reason::FlowQuota | Reason::FlowTable)) => Err(reason),
+            _ => Ok(()),
+        }
     }
 
     fn refuses(&self, flow: &Flow) -> Option<Reason> {
@@ -452,14 +535,19 @@ impl Flows {
             }
         }
         self.release(&flow);
+        if let (Some(slot), Some(book)) = (flow.written.slot, &mut self.book) {
+            book.clear(slot);
+        }
         self.free.push(id.0);
     }
 
-    /// Ends all flows.
-    pub fn clear(&mut self) {
+    /// Ends those flows of which `ends` holds.
+    pub fn end_where(&mut self, ends: impl Fn(&Flow) -> bool) {
         for place in 0..self.slots.len() {
-            if let Ok(place) = u32::try_from(place) {
-                self.end(FlowId(place));
+            if let Ok(id) = u32::try_from(place).map(FlowId)
+                && self.get(id).is_some_and(&ends)
+            {
+                self.end(id);
             }
         }
     }
@@ -475,6 +563,44 @@ impl Flows {
                 self.end(FlowId(place));
             }
             self.hand = self.hand.saturating_add(1);
+        }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Flows {
+    /// How many of the uplink's ports a VIF holds.
+    #[must_use]
+    pub fn held(&self, vif: PortId) -> usize {
+        self.ports.held(vif) as usize
+    }
+
+    /// Looks whether the tables agree with each other.
+    ///
+    /// # Panics
+    ///
+    /// If they do not.
+    pub fn check(&self) {
+        let mut held: BTreeMap<PortId, u32> = BTreeMap::new();
+        let mut shares: BTreeMap<(PortId, bool), u32> = BTreeMap::new();
+        let plus = |count: &mut u32| *count = count.saturating_add(1);
+        for (place, flow) in (0..).zip(&self.slots) {
+            let Some(flow) = flow else { continue };
+            assert_eq!(
+                self.places.get(&flow.original),
+                Some(&(place, Direction::Original))
+            );
+            assert_eq!(self.places.get(&flow.reply), Some(&(place, Direction::Reply)));
+            plus(shares.entry(flow.owner).or_default());
+            if flow.nat.is_some() {
+                plus(held.entry(flow.from).or_default());
+            }
+        }
+        assert_eq!(self.places.len(), self.len().saturating_mul(2));
+        assert_eq!(shares, self.shares);
+        assert!(self.len() <= self.most && shares.values().all(|used| *used <= self.share));
+        for (owner, count) in held {
+            assert!(self.ports.held(owner) >= count);
         }
     }
 }
@@ -530,6 +656,9 @@ mod tests {
             owner: (WEB, true),
             progress: Progress::Unanswered,
             until: 30 * SECOND,
+            first: 0,
+            who: 0,
+            written: Written::default(),
         }
     }
 

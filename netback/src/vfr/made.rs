@@ -34,7 +34,7 @@ pub fn arp(mac: Mac, address: Ipv4Addr, target_mac: Mac, target: Ipv4Addr) -> Ve
 
 /// A frame of one IP packet, without options, from address to address; `message` is one of `protocol`, with
 /// zeros where its checksum belongs.
-fn packet(
+pub(crate) fn packet(
     macs: (Mac, Mac),
     source: IpAddr,
     destination: IpAddr,
@@ -66,6 +66,8 @@ fn packet(
         ]),
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
     };
+    // Of UDP zero says that there is none.
+    let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
     let place = message.get_mut(field..field.saturating_add(2))?;
     place.copy_from_slice(&sum.to_be_bytes());
     let mut frame = match (source, destination) {
@@ -91,6 +93,18 @@ fn packet(
     };
     frame.extend_from_slice(message);
     Some(frame)
+}
+
+/// A UDP datagram from address and port to address and port.
+#[must_use]
+pub fn udp(macs: (Mac, Mac), from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(data.len()).ok()?.checked_add(8)?;
+    let mut message = Vec::with_capacity(length.into());
+    for word in [from.1, to.1, length, 0] {
+        message.extend(word.to_be_bytes());
+    }
+    message.extend_from_slice(data);
+    packet(macs, from.0, to.0, UDP, HOPS, &mut message)
 }
 
 /// The group that a neighbour solicitation for an address goes to (RFC 4291, 2.7.1), and its MAC.
@@ -190,9 +204,9 @@ pub fn reset(macs: (Mac, Mac), header: &[u8], ip: &Ip) -> Option<Vec<u8>> {
     packet(macs, ip.destination, ip.source, TCP, HOPS, &mut message)
 }
 
-/// The 16 bytes of the target in a neighbour solicitation or advertisement, if the message is whole, in the copy and not damaged.
+/// A message of neighbour or router discovery, if it is whole, in the copy and not damaged.
 #[must_use]
-pub fn neighbour_target(header: &[u8], ip: &Ip) -> Option<Ipv6Addr> {
+pub fn neighbours<'a>(header: &'a [u8], ip: &Ip) -> Option<&'a [u8]> {
     let (IpAddr::V6(source), IpAddr::V6(destination)) = (ip.source, ip.destination) else {
         return None;
     };
@@ -205,13 +219,16 @@ pub fn neighbour_target(header: &[u8], ip: &Ip) -> Option<Ipv6Addr> {
         &[0, ICMP6],
         message,
     ]);
-    // RFC 4861, 7.1: code 0, and from no farther than the next host.
+    // RFC 4861, 6.1 and 7.1: code 0, and from no farther than the next host.
     let [_, 0, ..] = message else {
         return None;
     };
-    if sum != 0 || ip.hops != 255 {
-        return None;
-    }
+    (sum == 0 && ip.hops == 255).then_some(message)
+}
+
+/// The target in a neighbour solicitation or advertisement.
+#[must_use]
+pub fn target(message: &[u8]) -> Option<Ipv6Addr> {
     let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;
     Some(target.into())
 }
@@ -246,11 +263,13 @@ mod tests {
             solicitation(GATEWAY_MAC, gateway, web).unwrap(),
             advertisement(GATEWAY_MAC, GATEWAY_MAC, web, (WEB_MAC, gateway), true).unwrap(),
         ] {
-            assert_eq!(neighbour_target(&frame, &read(&frame)), Some(web));
+            let message = neighbours(&frame, &read(&frame)).unwrap();
+            assert_eq!(target(message), Some(web));
+            assert_eq!(target(&message[..20]), None);
             let mut damaged = frame.clone();
             damaged[70] ^= 1;
-            assert_eq!(neighbour_target(&damaged, &read(&damaged)), None);
-            assert_eq!(neighbour_target(&frame[..60], &read(&frame)), None);
+            assert_eq!(neighbours(&damaged, &read(&damaged)), None);
+            assert_eq!(neighbours(&frame[..60], &read(&frame)), None);
         }
     }
 

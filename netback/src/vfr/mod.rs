@@ -6,9 +6,11 @@
 //! - [`rules`]: what an operator wants of it, one line each.
 //! - [`classify`]: a list of rules, ready to decide over packets; with a [`bucket`] for rates.
 //! - [`flow`]: the connections that were accepted.
+//! - [`ledger`]: what of them outlives who knows them.
 //! - [`nat`]: addresses and ports of packets that are changed.
 //! - [`made`]: frames of its own.
 //! - [`router`]: the VFR with its ports and networks, which uses all of these.
+//! - [`show`]: its tables as text.
 //!
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
@@ -16,11 +18,13 @@ pub mod bucket;
 pub mod checksum;
 pub mod classify;
 pub mod flow;
+pub mod ledger;
 pub mod made;
 pub mod nat;
 pub mod packet;
 pub mod reason;
 pub mod router;
 pub mod rules;
+pub mod show;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -79,6 +79,26 @@ impl Ports {
         Err(Reason::NatPorts)
     }
 
+    /// Takes one port alone for `owner`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::take`], the last if it is not free or none of those that are given.
+    pub fn take_this(&mut self, protocol: u8, port: u16, owner: PortId) -> Result<(), Reason> {
+        let held = self.held(owner);
+        if held >= self.quota {
+            return Err(Reason::NatQuota);
+        }
+        let table = self.table(protocol).ok_or(Reason::NatProtocol)?;
+        let place = port & !FIRST;
+        let bit = 1_u64.checked_shl((place & 63).into()).unwrap_or(0);
+        let word = table.get_mut(usize::from(place >> 6)).filter(|_| port >= FIRST);
+        let word = word.filter(|word| **word & bit == 0).ok_or(Reason::NatPorts)?;
+        *word |= bit;
+        self.held.insert(owner, held.saturating_add(1));
+        Ok(())
+    }
+
     /// Gives back a port that `owner` took.
     pub fn give_back(&mut self, protocol: u8, port: u16, owner: PortId) {
         let place = port & !FIRST;

@@ -114,6 +114,48 @@ pub enum What {
     Ip(Ip),
 }
 
+/// In words like those of rules: protocol, source and destination, and what else there is of TCP and ICMP.
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = match self {
+            Self::Arp(arp) => {
+                let what = match arp.operation {
+                    ArpOperation::Request => "asks for",
+                    ArpOperation::Reply => "answers",
+                };
+                return write!(f, "arp {} {what} {}", arp.sender, arp.target);
+            }
+            Self::Ip(ip) => ip,
+        };
+        let Ip {
+            source,
+            destination,
+            protocol,
+            ..
+        } = ip;
+        match ip.transport {
+            Transport::Tcp {
+                source: from,
+                destination: to,
+                flags,
+            } => write!(
+                f,
+                "tcp {source} port {from} to {destination} port {to} flags {flags:#04x}"
+            ),
+            Transport::Udp {
+                source: from,
+                destination: to,
+            } => write!(f, "udp {source} port {from} to {destination} port {to}"),
+            Transport::Icmp { kind, code, .. } => {
+                let name = if source.is_ipv4() { "icmp" } else { "icmp6" };
+                write!(f, "{name} type {kind} code {code} {source} to {destination}")
+            }
+            Transport::Fragment => write!(f, "fragment {source} to {destination}"),
+            Transport::Other => write!(f, "protocol {protocol} {source} to {destination}"),
+        }
+    }
+}
+
 /// An ARP packet (RFC 826).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arp {

@@ -70,7 +70,7 @@ reasons! {
     Neighbour "neighbour" "the question or news about a neighbour is none of the VFR's, or malformed",
     Group "group" "the destination is a group or everybody",
     Martian "martian" "the destination is no address that could be reached",
-    Gateway "gateway" "the gateway itself answers nothing but echo requests",
+    Gateway "gateway" "the gateway itself answers pings, and DHCP and questions for names by UDP, and nothing else",
     NoForward "no-forward" "nothing is forwarded from this port of the uplink",
     NoHost "no-host" "no VIF has the destination, which is of its network",
     NoRoute "no-route" "there is no way to the destination",
@@ -82,6 +82,9 @@ reasons! {
     NoRule "no-rule" "no rule decided over the packet",
     Rule "rule" "a rule dropped the packet",
     Rejected "rejected" "a rule rejected the packet",
+    Service "service" "the message is none that the VFR's service understands, or none that it waits for",
+    ServiceQuota "service-quota" "the VIF has as many questions open as it may",
+    Repeated "repeated" "the question has been handed on and not been answered yet",
     NatProtocol "nat-protocol" "the protocol has no ports that could be translated",
 }
 

@@ -5,32 +5,33 @@
 //! Of all that is asked, this order holds: what the headers say; who may have sent it; what the VFR answers itself; the flow it belongs
 //! to; the way; the rules. A packet of a flow is asked nothing between.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr};
 
+use self::asking::reach;
+use self::kept::{Left, NOW_AND_THEN, Places};
+pub(super) use self::why::{Ends, state};
 use super::bucket::Bucket;
-use super::classify::{Count, Decision, Facts, Named, NetworkId, PortId, Rules, Side, Unfit};
+use super::classify::{Count, Facts, NetworkId, PortId, Rules, Side};
 use super::flow::{Direction, Flow, FlowId, Flows, Key, Progress};
-use super::made;
+use super::ledger::Written;
 use super::nat::{self, Checksum, Ports};
-use super::packet::{self, About, Arp, ArpOperation, ETHERNET, ICMP6, Ip, Mac, Packet, TCP, Transport, What};
+use super::packet::{self, About, ETHERNET, ICMP6, Ip, Mac, Packet, Transport, What};
 use super::reason::{Drops, Reason};
 use super::rules::{Family, Name, Prefix, Rule, State, Verdict};
+use crate::services::dhcp_client::Client;
+use crate::services::dns::Questions;
 
+/// The most frames of the VFR's own that wait to be taken.
+const MAX_MADE: usize = 4096;
 /// The uplink's number among the ports.
 pub const UPLINK: PortId = PortId(0);
 /// The most addresses of a VIF, and of the uplink.
 pub const MAX_ADDRESSES: usize = 8;
-/// The most neighbours on the uplink that are remembered.
-const MAX_NEIGHBOURS: usize = 1024;
-/// How long a neighbour is believed to be where he was, in nanoseconds; for as long again he is believed and asked.
-const NEIGHBOUR_AGE: u64 = 60_000_000_000;
-/// How long to wait before a neighbour is asked for again, in nanoseconds.
-const ASK_AGAIN: u64 = 1_000_000_000;
-/// How many errors and resets a port is sent in a second.
-const ERRORS: u32 = 100;
+/// How many slots for flows are looked at now and then, for those that have ended.
+const SWEPT: usize = 4096;
 
 /// What a VFR is allowed.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,7 @@ pub struct Limits {
 }
 
 /// A guest network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// The name that rules know it by.
     pub name: Name,
@@ -52,8 +53,22 @@ pub struct Network {
     pub mac: Mac,
     /// The gateway's addresses, each with how many bits of it are the network's.
     pub gateways: Vec<(IpAddr, u8)>,
-    /// Whether all its connections to the uplink get the uplink's address.
-    pub nat: bool,
+    /// How its guests reach the world.
+    pub uplink: Way,
+    /// Whether its guests are told their addresses by DHCP.
+    pub dhcp: bool,
+}
+
+/// How a network's guests reach the world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// All connections to the uplink get the uplink's address.
+    #[default]
+    Nat,
+    /// Packets leave with their own addresses, but where a rule says `nat`: somebody outside knows the way back.
+    Routed,
+    /// Not at all: nothing goes to the uplink or comes from there, whatever the rules say, and no name is looked up.
+    None,
 }
 
 /// A guest's interface.
@@ -68,10 +83,12 @@ pub struct Vif {
     /// Its addresses, at most [`MAX_ADDRESSES`]; besides, it has the link-local address of its MAC,
     /// for neighbour discovery alone.
     pub addresses: Vec<IpAddr>,
+    /// The longest packet that it is told to send, in bytes without the Ethernet header; 0 if it is told nothing.
+    pub mtu: u16,
 }
 
 /// The way to the world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// Its MAC.
     pub mac: Mac,
@@ -79,6 +96,8 @@ pub struct Uplink {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Whom packets are sent to that are not for the neighbourhood, at most one for each version of IP.
     pub routers: Vec<IpAddr>,
+    /// Who is asked for names, the first one first, at most [`MAX_ADDRESSES`].
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// What becomes of a frame.
@@ -88,17 +107,18 @@ pub enum Fate {
     Forward(PortId),
     /// It was for the VFR, which has understood it.
     Taken,
+    /// It is for the VFR, which has to see this many bytes of it, from its beginning: nothing has been counted or changed yet, and it
+    /// is to be handled again with a copy that is so long.
+    More(usize),
     /// It is gone.
     Drop(Reason),
 }
 
 /// What came of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What becomes of it.
     pub fate: Fate,
-    /// A frame that the VFR has made on its account, and the port that it goes to.
-    pub made: Option<(PortId, Vec<u8>)>,
     /// What was read of it, before anything was changed; its places are still right.
     pub packet: Option<Packet>,
     /// The network whose rules decided, and the rule, counted from 0, if rules were asked and one did.
@@ -145,6 +165,7 @@ impl core::error::Error for Refused {}
 struct Net {
     network: Network,
     rules: Rules,
+    places: Places,
 }
 
 impl Net {
@@ -160,6 +181,8 @@ impl Net {
 
 #[derive(Debug)]
 struct Port {
+    /// Until when it has its address by DHCP.
+    lease: Option<u64>,
     drops: Drops,
     errors: Bucket,
     vif: Option<Vif>,
@@ -176,10 +199,14 @@ enum Neighbour {
 /// A virtual firewall-router.
 #[derive(Debug)]
 pub struct Vfr {
-    nets: Vec<Net>,
+    nets: Vec<Option<Net>>,
     /// The uplink first.
-    ports: Vec<Port>,
+    ports: Vec<Option<Port>>,
     uplink: Option<Uplink>,
+    /// How often the uplink was changed.
+    uplink_changes: u64,
+    /// Frames of its own that nobody has taken yet.
+    made: VecDeque<(PortId, Vec<u8>)>,
     homes: BTreeMap<IpAddr, PortId>,
     neighbours: BTreeMap<IpAddr, Neighbour>,
     flows: Flows,
@@ -187,17 +214,27 @@ pub struct Vfr {
     generation: u64,
     /// Whether rules of any network want to see packets of flows.
     asks_later: bool,
+    /// Who asks for the uplink's address, and whom to ask for names whatever it learns.
+    client: Option<(Client, Vec<IpAddr>)>,
+    uplink_refused: Option<Refused>,
+    /// Questions for names.
+    questions: Questions,
+    next_advertisement: u64,
+    secret: [u64; 2],
+    /// How many numbers were made of it.
+    drawn: u64,
+    /// What a predecessor left.
+    left: Left,
+    /// The time that was told last.
+    now: u64,
+    /// When counters are written next.
+    next_keep: u64,
 }
 
 fn any_has(prefixes: &[(IpAddr, u8)], address: IpAddr) -> bool {
     let has =
         |(base, length): &(IpAddr, u8)| Prefix::new(*base, *length).is_some_and(|prefix| prefix.has(address));
     prefixes.iter().any(has)
-}
-
-/// Whether an address is of both.
-fn overlap(some: &[(IpAddr, u8)], others: &[(IpAddr, u8)]) -> bool {
-    some.iter().any(|(base, _)| any_has(others, *base)) || others.iter().any(|(base, _)| any_has(some, *base))
 }
 
 /// Whether a host can have the address.
@@ -229,15 +266,33 @@ struct Frame<'a> {
     checksum: Checksum,
     now: u64,
     packet: Packet,
+    /// Whether it is only asked what would become of it: nothing but the header changes.
+    is_dry: bool,
 }
+
+/// A network, and which of its rules decided, if one did.
+type Decided = (NetworkId, Option<(usize, Verdict)>);
 
 /// What is gathered of a frame beside its fate.
 #[derive(Default)]
 struct Notes {
-    made: Option<(PortId, Vec<u8>)>,
-    rule: Option<(NetworkId, usize)>,
+    /// Whose rules were asked, and which rule decided.
+    decided: [Option<Decided>; 2],
+    flow: Option<(FlowId, Direction)>,
     log: bool,
     mirror: bool,
+}
+
+impl Notes {
+    const fn has_decided(&self) -> bool {
+        matches!(self.decided, [Some(_), _])
+    }
+
+    /// The network whose rules were the last that were asked, and the rule.
+    fn rule(&self) -> Option<(NetworkId, usize)> {
+        let (network, by) = self.decided.iter().flatten().last()?;
+        by.map(|(rule, _)| (*network, rule))
+    }
 }
 
 /// Where a packet is to leave, and how.
@@ -254,128 +309,25 @@ impl Vfr {
         let ports = Ports::new(limits.nat_of_vif);
         Self {
             nets: Vec::new(),
-            ports: Vec::from([Port::new(None)]),
+            ports: Vec::from([Some(Port::new(None))]),
             uplink: None,
+            uplink_changes: 0,
+            made: VecDeque::new(),
             homes: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             flows: Flows::new(limits.flows, limits.flows_of_vif, ports, secret),
             generation: 0,
             asks_later: false,
+            client: None,
+            uplink_refused: None,
+            questions: Questions::default(),
+            next_advertisement: 0,
+            secret,
+            drawn: 0,
+            left: Left::default(),
+            now: 0,
+            next_keep: 0,
         }
-    }
-
-    /// Sets the uplink; its neighbours are forgotten, and all flows with them.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`]; nothing has changed then.
-    pub fn set_uplink(&mut self, uplink: Uplink) -> Result<(), Refused> {
-        if uplink.addresses.len() > MAX_ADDRESSES || uplink.routers.len() > 2 {
-            return Err(Refused::TooMany);
-        }
-        let routers = uplink.routers.iter().map(|router| (*router, 0));
-        for (address, length) in uplink.addresses.iter().copied().chain(routers) {
-            let is_good = is_hosts(address) && Prefix::new(address, length).is_some();
-            if !is_good || self.nets.iter().any(|net| net.has(address)) {
-                return Err(Refused::Address(address));
-            }
-        }
-        let inside = self.nets.iter().flat_map(|net| &net.network.gateways);
-        if let Some((gateway, _)) = inside
-            .copied()
-            .find(|(gateway, _)| any_has(&uplink.addresses, *gateway))
-        {
-            return Err(Refused::Address(gateway));
-        }
-        if uplink.mac.is_group() || uplink.mac == Mac([0; 6]) {
-            return Err(Refused::Mac);
-        }
-        self.neighbours.clear();
-        self.flows.clear();
-        self.uplink = Some(uplink);
-        Ok(())
-    }
-
-    /// Adds a network, without rules: nothing is accepted.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`]; nothing has changed then.
-    pub fn add_network(&mut self, network: Network) -> Result<NetworkId, Refused> {
-        let id = u16::try_from(self.nets.len()).map_err(|_| Refused::TooMany)?;
-        if self.named(&network.name).is_some() {
-            return Err(Refused::NameTaken);
-        }
-        if network.gateways.len() > 2 {
-            return Err(Refused::TooMany);
-        }
-        for &(address, length) in &network.gateways {
-            let overlaps = |others: &[(IpAddr, u8)]| overlap(&[(address, length)], others);
-            let outside = self
-                .uplink
-                .as_ref()
-                .is_some_and(|uplink| overlaps(&uplink.addresses));
-            let is_good = is_hosts(address) && Prefix::new(address, length).is_some();
-            if !is_good || outside || self.nets.iter().any(|net| overlaps(&net.network.gateways)) {
-                return Err(Refused::Address(address));
-            }
-        }
-        if network.mac.is_group() || network.mac == Mac([0; 6]) {
-            return Err(Refused::Mac);
-        }
-        self.nets.push(Net {
-            network,
-            rules: Rules::default(),
-        });
-        Ok(NetworkId(id))
-    }
-
-    /// Adds a VIF.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`]; nothing has changed then.
-    pub fn add_vif(&mut self, vif: Vif) -> Result<PortId, Refused> {
-        let id = PortId(u16::try_from(self.ports.len()).map_err(|_| Refused::TooMany)?);
-        let net = self.net(vif.network).ok_or(Refused::NoNetwork)?;
-        if vif.addresses.len() > MAX_ADDRESSES {
-            return Err(Refused::TooMany);
-        }
-        let is_taken = |port: &Port| port.vif.as_ref().is_some_and(|other| other.mac == vif.mac);
-        let is_gateways = net.network.mac == vif.mac;
-        if vif.mac.is_group() || vif.mac == Mac([0; 6]) || is_gateways || self.ports.iter().any(is_taken) {
-            return Err(Refused::Mac);
-        }
-        for &address in &vif.addresses {
-            let is_gateways = net.gateway(address) == Some(address);
-            if !is_hosts(address) || !net.has(address) || is_gateways || self.homes.contains_key(&address) {
-                return Err(Refused::Address(address));
-            }
-        }
-        if self.named(&vif.name).is_some() {
-            return Err(Refused::NameTaken);
-        }
-        for &address in &vif.addresses {
-            self.homes.insert(address, id);
-        }
-        self.ports.push(Port::new(Some(vif)));
-        Ok(id)
-    }
-
-    /// Gives a network other rules, whose counters begin at zero. Connections that the new rules would accept go on; the others end with
-    /// their next packet.
-    ///
-    /// # Errors
-    ///
-    /// A name that does not fit; the old rules stay then.
-    pub fn set_rules(&mut self, network: NetworkId, rules: Vec<Rule>) -> Result<(), Unfit> {
-        let rules = Rules::new(rules, |name| self.named(name))?;
-        if let Some(net) = self.nets.get_mut(usize::from(network.0)) {
-            net.rules = rules;
-            self.generation = self.generation.wrapping_add(1);
-            self.asks_later = self.nets.iter().any(|net| net.rules.asks_later());
-        }
-        Ok(())
     }
 
     /// A network's rules with their counters.
@@ -386,13 +338,66 @@ impl Vfr {
     /// What was dropped that came from a port.
     #[must_use]
     pub fn drops(&self, port: PortId) -> Option<&Drops> {
-        Some(&self.ports.get(usize::from(port.0))?.drops)
+        Some(&self.port(port)?.drops)
     }
 
     /// The flows.
     #[must_use]
     pub const fn flows(&self) -> &Flows {
         &self.flows
+    }
+
+    /// The next frame that the VFR has made itself, whole, and the port that it goes to. To be asked until there is none, after each
+    /// [`Self::handle`] and each [`Self::tick`].
+    pub fn next_made(&mut self) -> Option<(PortId, Vec<u8>)> {
+        self.made.pop_front()
+    }
+
+    /// Does what is to be done at `now` (ns), and tells when to come again at the latest; never, if there is nothing to wait for.
+    /// Whenever anything of the VFR has been changed, it is to be asked again.
+    pub fn tick(&mut self, now: u64) -> Option<u64> {
+        self.now = now;
+        if now >= self.next_keep {
+            self.next_keep = now.saturating_add(NOW_AND_THEN);
+            self.flows.sweep(SWEPT, now);
+            self.keep_counts(now);
+        }
+        let served = self.serve(now);
+        let keeps = !self.flows.is_empty() || self.flows.book().is_some();
+        let kept = keeps.then_some(self.next_keep);
+        served.into_iter().chain(kept).min()
+    }
+
+    /// The way to the world, as it is.
+    #[must_use]
+    pub const fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// How often the uplink was changed, be it by DHCP: who shows it looks at this.
+    #[must_use]
+    pub const fn uplink_changes(&self) -> u64 {
+        self.uplink_changes
+    }
+
+    /// A network.
+    #[must_use]
+    pub fn network(&self, id: NetworkId) -> Option<&Network> {
+        Some(&self.net(id)?.network)
+    }
+
+    /// All networks.
+    pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &Network)> {
+        (0..)
+            .zip(&self.nets)
+            .filter_map(|(id, net)| Some((NetworkId(id), &net.as_ref()?.network)))
+    }
+
+    /// All VIFs.
+    pub fn vifs(&self) -> impl Iterator<Item = (PortId, &Vif)> {
+        (0..)
+            .zip(&self.ports)
+            .filter_map(|(id, port)| Some((PortId(id), port.as_ref()?.vif.as_ref()?)))
     }
 
     /// Says what becomes of a frame of `length` bytes from a port, of which `header` is a private copy of the beginning, at `now` (ns).
@@ -405,6 +410,7 @@ impl Vfr {
         checksum: Checksum,
         now: u64,
     ) -> Outcome {
+        self.now = now;
         let mut notes = Notes::default();
         let parsed = packet::parse(header, length);
         let packet = parsed.ok();
@@ -416,43 +422,48 @@ impl Vfr {
                 checksum,
                 now,
                 packet,
+                is_dry: false,
             };
             self.take(&mut frame, &mut notes)
         });
         let fate = fate.unwrap_or_else(|reason| {
-            if let Some(port) = self.ports.get_mut(usize::from(from.0)) {
+            if let Some(port) = self.port_mut(from) {
                 port.drops.count(reason);
             }
             Fate::Drop(reason)
         });
         Outcome {
             fate,
-            made: notes.made,
             packet,
-            rule: notes.rule,
+            rule: notes.rule(),
             log: notes.log,
             mirror: notes.mirror,
         }
     }
 
     fn net(&self, id: NetworkId) -> Option<&Net> {
-        self.nets.get(usize::from(id.0))
+        self.nets.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn port_mut(&mut self, id: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(usize::from(id.0))?.as_mut()
     }
 
     fn vif(&self, id: PortId) -> Option<&Vif> {
-        self.ports.get(usize::from(id.0))?.vif.as_ref()
+        self.port(id)?.vif.as_ref()
     }
 
-    fn named(&self, name: &Name) -> Option<Named> {
-        let vif = (0..).zip(&self.ports).find_map(|(id, port)| {
-            let is_it = port.vif.as_ref().is_some_and(|vif| vif.name == *name);
-            is_it.then_some(Named::Vif(PortId(id)))
-        });
-        vif.or_else(|| {
-            let mut nets = (0..).zip(&self.nets);
-            let (id, _) = nets.find(|(_, net)| net.network.name == *name)?;
-            Some(Named::Network(NetworkId(id)))
-        })
+    /// Has a frame sent that the VFR has made; where nobody takes them, those that are too many are lost.
+    fn make(&mut self, to: PortId, frame: Option<Vec<u8>>) {
+        if let Some(frame) = frame
+            && self.made.len() < MAX_MADE
+        {
+            self.made.push_back((to, frame));
+        }
     }
 
     fn side(&self, port: PortId) -> Side {
@@ -462,7 +473,7 @@ impl Vfr {
 
     /// The VFR's own MAC as a port knows it.
     fn own_mac(&self, port: PortId) -> Option<Mac> {
-        match self.vif(port) {
+        match &self.port(port)?.vif {
             Some(vif) => Some(self.net(vif.network)?.network.mac),
             None => Some(self.uplink.as_ref()?.mac),
         }
@@ -470,7 +481,7 @@ impl Vfr {
 
     /// The VFR's own address, as a port knows it, of the version of `of`.
     fn own_address(&self, port: PortId, of: IpAddr) -> Option<IpAddr> {
-        match self.vif(port) {
+        match &self.port(port)?.vif {
             Some(vif) => self.net(vif.network)?.gateway(of),
             None => {
                 let mut all = self
@@ -505,60 +516,13 @@ impl Vfr {
             Some(_) | None => {}
         }
         match packet.what {
-            What::Arp(arp) => self.arp(frame, &arp, notes),
+            What::Arp(arp) => self.arp(frame, &arp),
             What::Ip(ip) => self.ip(frame, &ip, notes),
         }
     }
 
-    fn arp(&mut self, frame: &Frame<'_>, arp: &Arp, notes: &mut Notes) -> Result<Fate, Reason> {
-        let sender = IpAddr::V4(arp.sender);
-        let is_probe = arp.sender.is_unspecified() && arp.operation == ArpOperation::Request;
-        if arp.sender_mac != frame.packet.source_mac {
-            return Err(Reason::SpoofedArp);
-        }
-        match self.vif(frame.from) {
-            Some(vif) if !is_probe && !vif.addresses.contains(&sender) => return Err(Reason::SpoofedArp),
-            Some(_) => {}
-            None if self.is_inside(sender) || self.is_own(UPLINK, sender) => {
-                return Err(Reason::SpoofedInside);
-            }
-            None => self.learn(sender, arp.sender_mac, frame.now),
-        }
-        if arp.operation == ArpOperation::Reply {
-            return if frame.from == UPLINK {
-                Ok(Fate::Taken)
-            } else {
-                Err(Reason::Neighbour)
-            };
-        }
-        let (mac, _) = self
-            .who_has(frame.from, arp.target.into())
-            .ok_or(Reason::Neighbour)?;
-        notes.made = Some((frame.from, made::arp(mac, arp.target, arp.sender_mac, arp.sender)));
-        Ok(Fate::Taken)
-    }
-
-    /// Who answers for an address where `port` asks, and whether it is the VFR itself.
-    fn who_has(&self, port: PortId, address: IpAddr) -> Option<(Mac, bool)> {
-        if self.is_own(port, address) {
-            return Some((self.own_mac(port)?, true));
-        }
-        let home = *self.homes.get(&address)?;
-        let (asker, asked) = (self.vif(port)?, self.vif(home)?);
-        (home != port && asker.network == asked.network).then_some((asked.mac, false))
-    }
-
     fn is_inside(&self, address: IpAddr) -> bool {
-        self.nets.iter().any(|net| net.has(address))
-    }
-
-    /// Believes a neighbour on the uplink who was asked for.
-    fn learn(&mut self, address: IpAddr, mac: Mac, now: u64) {
-        if let Some(neighbour) = self.neighbours.get_mut(&address)
-            && !mac.is_group()
-        {
-            *neighbour = Neighbour::Known(mac, now, now);
-        }
+        self.nets.iter().flatten().any(|net| net.has(address))
     }
 
     fn ip(&mut self, frame: &mut Frame<'_>, ip: &Ip, notes: &mut Notes) -> Result<Fate, Reason> {
@@ -571,7 +535,10 @@ impl Vfr {
         } = ip.transport
             && ip.protocol == ICMP6
         {
-            return self.neighbour(frame, ip, kind, notes);
+            return self.neighbour(frame, ip, kind);
+        }
+        if let Some(fate) = self.dhcp(frame, ip)? {
+            return Ok(fate);
         }
         match self.vif(frame.from) {
             Some(vif) if !vif.addresses.contains(&ip.source) => return Err(Reason::SpoofedAddress),
@@ -592,7 +559,12 @@ impl Vfr {
             return Err(Reason::Martian);
         }
         if frame.from != UPLINK && self.is_own(frame.from, ip.destination) {
-            return self.ping(frame, ip);
+            return self.for_gateway(frame, ip);
+        }
+        if frame.from == UPLINK
+            && let Some(fate) = self.named_answer(frame, ip)?
+        {
+            return Ok(fate);
         }
         if let Transport::Icmp {
             about: About::Error(inner),
@@ -602,56 +574,23 @@ impl Vfr {
             return self.related(frame, ip, &inner, notes);
         }
         let key = Key::of(ip).ok_or(Reason::IcmpKind)?;
-        if let Some((id, direction)) = self.flows.find(&key, frame.now) {
+        if let Some((id, direction)) = self.find(frame, &key) {
             let begins_anew = direction == Direction::Original
                 && Progress::first(&ip.transport).is_ok()
                 && self.flows.get(id).is_some_and(|flow| flow.progress.is_over());
             if !begins_anew {
+                notes.flow = Some((id, direction));
                 return self.known(frame, ip, id, direction, notes);
             }
-            self.flows.end(id);
+            if !frame.is_dry {
+                self.flows.end(id);
+            }
         }
         self.begin(frame, ip, key, notes)
     }
 
-    /// Neighbour and router discovery.
-    fn neighbour(&mut self, frame: &Frame<'_>, ip: &Ip, kind: u8, notes: &mut Notes) -> Result<Fate, Reason> {
-        let target = made::neighbour_target(frame.header, ip).ok_or(Reason::Neighbour)?;
-        let IpAddr::V6(source) = ip.source else {
-            return Err(Reason::Neighbour);
-        };
-        let mac = frame.packet.source_mac;
-        match self.vif(frame.from) {
-            Some(vif)
-                if !source.is_unspecified()
-                    && source != link_local(vif.mac)
-                    && !vif.addresses.contains(&ip.source) =>
-            {
-                return Err(Reason::SpoofedAddress);
-            }
-            None if self.is_inside(ip.source) || self.is_own(UPLINK, ip.source) => {
-                return Err(Reason::SpoofedInside);
-            }
-            Some(_) | None => {}
-        }
-        match kind {
-            135 => {
-                let (found, is_own) = self.who_has(frame.from, target.into()).ok_or(Reason::Neighbour)?;
-                let own = self.own_mac(frame.from).ok_or(Reason::Port)?;
-                let answer = made::advertisement(own, found, target, (mac, source), is_own);
-                notes.made = answer.map(|answer| (frame.from, answer));
-                Ok(Fate::Taken)
-            }
-            136 if frame.from == UPLINK && !self.is_inside(target.into()) => {
-                self.learn(target.into(), mac, frame.now);
-                Ok(Fate::Taken)
-            }
-            _ => Err(Reason::Neighbour),
-        }
-    }
-
     /// The gateway answers who pings it: the frame goes back as the answer.
-    fn ping(&self, frame: &mut Frame<'_>, ip: &Ip) -> Result<Fate, Reason> {
+    fn ping(own: Mac, frame: &mut Frame<'_>, ip: &Ip) -> Result<Fate, Reason> {
         let Transport::Icmp {
             about: About::EchoRequest(identifier),
             ..
@@ -659,10 +598,6 @@ impl Vfr {
         else {
             return Err(Reason::Gateway);
         };
-        let own = self.own_mac(frame.from).ok_or(Reason::Port)?;
-        if frame.packet.destination_mac != own {
-            return Err(Reason::NotForUs);
-        }
         let answer = Key {
             protocol: ip.protocol,
             source: ip.destination,
@@ -674,6 +609,14 @@ impl Vfr {
         nat::retype(frame.header, ip, if ip.source.is_ipv4() { 0 } else { 129 });
         set_macs(frame.header, (own, frame.packet.source_mac));
         Ok(Fate::Forward(frame.from))
+    }
+
+    fn find(&mut self, frame: &Frame<'_>, key: &Key) -> Option<(FlowId, Direction)> {
+        if frame.is_dry {
+            self.flows.peek(key, frame.now)
+        } else {
+            self.flows.find(key, frame.now)
+        }
     }
 
     /// A packet of a flow.
@@ -689,8 +632,12 @@ impl Vfr {
         let flow = self.flows.get(id).ok_or(Reason::WrongSide)?;
         let (_, to) = flow.way(direction);
         let leaving = flow.leaving(direction);
-        let exit = self.exit(frame, ip, to, leaving.destination, notes)?;
-        self.flows.step(id, direction, &ip.transport, frame.now)?;
+        let exit = self.exit(frame, ip, to, leaving.destination)?;
+        if !frame.is_dry {
+            self.flows.step(id, direction, &ip.transport, frame.now)?;
+        } else if let Some(flow) = self.flows.get(id) {
+            flow.progress.next(direction, &ip.transport)?;
+        }
         nat::translate(frame.header, ip, &leaving, frame.checksum);
         Ok(send(frame, ip, &exit))
     }
@@ -705,12 +652,12 @@ impl Vfr {
     ) -> Result<Fate, Reason> {
         // The packet that it is about left the way that the error comes: its reverse is what arrives there.
         let key = Key::of_inner(inner).reversed();
-        let (id, direction) = self.flows.find(&key, frame.now).ok_or(Reason::Unrelated)?;
+        let (id, direction) = self.find(frame, &key).ok_or(Reason::Unrelated)?;
         self.still_allowed(frame, ip, id, direction, State::Related, notes)?;
         let flow = self.flows.get(id).ok_or(Reason::WrongSide)?;
         let (_, to) = flow.way(direction);
         let (arriving, leaving) = (flow.arriving(direction), flow.leaving(direction));
-        let exit = self.exit(frame, ip, to, leaving.destination, notes)?;
+        let exit = self.exit(frame, ip, to, leaving.destination)?;
         // It is for the one who sent what it is about, and if it is from the other end, that one has the name it has there.
         let source = if ip.source == arriving.source {
             leaving.source
@@ -743,11 +690,13 @@ impl Vfr {
         if from != frame.from {
             return Err(Reason::WrongSide);
         }
-        let (first, key) = (flow.facts, flow.leaving(direction));
+        let (first, key, asked) = (flow.facts, flow.leaving(direction), flow.original.destination);
         let was_nat = flow.nat.is_some();
+        let now = Some(frame.now);
         if flow.generation != self.generation {
             // With other addresses it would be another connection.
-            let decision = self.decide(&first, frame, None, notes).and_then(|decision| {
+            let decision = self.decide(&first, asked, frame, None, notes);
+            let decision = decision.and_then(|decision| {
                 if decision.nat == was_nat {
                     Ok(decision)
                 } else {
@@ -755,6 +704,8 @@ impl Vfr {
                 }
             });
             match decision {
+                Ok(_) if frame.is_dry => {}
+                Err(reason) if frame.is_dry => return Err(reason),
                 Ok(decision) => {
                     if let Some(flow) = self.flows.get_mut(id) {
                         flow.generation = self.generation;
@@ -763,7 +714,7 @@ impl Vfr {
                 }
                 Err(reason) => {
                     self.flows.end(id);
-                    return self.refuse(reason, frame, ip, notes);
+                    return self.refuse(reason, frame, ip);
                 }
             }
         }
@@ -780,10 +731,10 @@ impl Vfr {
                 state,
                 forwarded: first.forwarded.filter(|_| direction == Direction::Original),
             };
-            match self.decide(&facts, frame, Some(frame.now), notes) {
+            match self.decide(&facts, ip.destination, frame, now, notes) {
                 // Of packets of a flow no rule need say anything.
                 Ok(_) | Err(Reason::NoRule) => {}
-                Err(reason) => return self.refuse(reason, frame, ip, notes),
+                Err(reason) => return self.refuse(reason, frame, ip),
             }
         }
         Ok(())
@@ -794,8 +745,8 @@ impl Vfr {
         let progress = Progress::first(&ip.transport)?;
         let mut reached = key;
         let mut forwarded = None;
-        let to = if frame.from == UPLINK && self.is_own(UPLINK, ip.destination) {
-            let (to, port) = self.forward(ip, &key)?;
+        let to = if self.is_own(UPLINK, ip.destination) {
+            let (to, port) = self.forward(frame.from, ip, &key)?;
             forwarded = Some(key.destination_port);
             let vif = self.vif(to).ok_or(Reason::NoHost)?;
             let mut addresses = vif.addresses.iter().copied();
@@ -805,7 +756,7 @@ impl Vfr {
             reached.destination_port = port;
             to
         } else {
-            self.route(frame, ip, notes)?
+            self.route(frame, ip)?
         };
         let facts = Facts {
             from: self.side(frame.from),
@@ -818,23 +769,26 @@ impl Vfr {
             state: State::New,
             forwarded,
         };
-        let decision = match self.decide(&facts, frame, Some(frame.now), notes) {
+        let asked = ip.destination;
+        let decision = match self.decide(&facts, asked, frame, Some(frame.now), notes) {
             Ok(decision) => decision,
-            Err(reason) => return self.refuse(reason, frame, ip, notes),
+            Err(reason) => return self.refuse(reason, frame, ip),
         };
-        let exit = self.exit(frame, ip, to, reached.destination, notes)?;
+        let exit = self.exit(frame, ip, to, reached.destination)?;
         let mut reply = reached.reversed();
         let mut nat = None;
         if decision.nat {
             reply.destination = self.own_address(UPLINK, ip.source).ok_or(Reason::NoRoute)?;
-            let inside = reply.destination_port;
-            reply.destination_port = self.flows.ports().take(ip.protocol, inside, frame.from)?;
-            nat = Some(reply.destination_port);
+            if !frame.is_dry {
+                let inside = reply.destination_port;
+                reply.destination_port = self.flows.ports().take(ip.protocol, inside, frame.from)?;
+                nat = Some(reply.destination_port);
+            }
         }
-        let owner = if frame.from == UPLINK {
-            (to, false)
-        } else {
-            (frame.from, true)
+        let first = match ip.transport {
+            Transport::Tcp { flags, .. } => flags,
+            Transport::Icmp { code, .. } => code,
+            Transport::Udp { .. } | Transport::Other | Transport::Fragment => 0,
         };
         let flow = Flow {
             original: key,
@@ -845,25 +799,37 @@ impl Vfr {
             generation: self.generation,
             mirror: decision.mirror,
             nat,
-            owner,
+            owner: kept::owner(frame.from, to),
             progress,
             until: frame.now.saturating_add(progress.patience()),
+            first,
+            who: self.who(frame.from, to),
+            written: Written::default(),
         };
-        self.flows.begin(flow, frame.now)?;
+        if frame.is_dry {
+            self.flows.has_room(&flow)?;
+        } else {
+            self.flows.begin(flow, frame.now)?;
+        }
         nat::translate(frame.header, ip, &reply.reversed(), frame.checksum);
         Ok(send(frame, ip, &exit))
     }
 
-    /// Where a packet goes that asks for the uplink's own address.
-    fn forward(&self, ip: &Ip, key: &Key) -> Result<(PortId, u16), Reason> {
+    /// Where a packet goes that asks for the uplink's own address, from outside or from inside.
+    fn forward(&self, from: PortId, ip: &Ip, key: &Key) -> Result<(PortId, u16), Reason> {
         let family = Family::of(ip.source);
-        let find = |net: &Net| net.rules.forward(key.protocol, family, key.destination_port);
-        let forward = self.nets.iter().find_map(find).ok_or(Reason::NoForward)?;
-        Ok((forward.to, forward.to_port))
+        let nets = self.nets.iter().flatten();
+        let mut nets = nets.filter(|net| net.network.uplink != Way::None);
+        let forward = nets.find_map(|net| net.rules.forward(key.protocol, family, key.destination_port));
+        match forward {
+            Some(forward) => Ok((forward.to, forward.to_port)),
+            None if from == UPLINK => Err(Reason::NoForward),
+            None => Err(Reason::Gateway),
+        }
     }
 
     /// Where a packet goes.
-    fn route(&mut self, frame: &Frame<'_>, ip: &Ip, notes: &mut Notes) -> Result<PortId, Reason> {
+    fn route(&mut self, frame: &Frame<'_>, ip: &Ip) -> Result<PortId, Reason> {
         if let Some(home) = self.homes.get(&ip.destination) {
             // To oneself there is no way through a VFR.
             return if *home == frame.from {
@@ -875,119 +841,25 @@ impl Vfr {
         let is_gateways = self
             .nets
             .iter()
+            .flatten()
             .any(|net| net.gateway(ip.destination) == Some(ip.destination));
         if is_gateways || self.is_own(UPLINK, ip.destination) {
             return Err(Reason::Gateway);
         }
         // Host unreachable, address unreachable; network unreachable, no route.
         if self.is_inside(ip.destination) {
-            self.tell(frame, ip, (3, 1), (1, 3), notes);
+            self.tell(frame, ip, (3, 1), (1, 3));
             return Err(Reason::NoHost);
         }
         if frame.from == UPLINK || self.own_address(UPLINK, ip.destination).is_none() {
-            self.tell(frame, ip, (3, 0), (1, 0), notes);
+            self.tell(frame, ip, (3, 0), (1, 0));
             return Err(Reason::NoRoute);
         }
         Ok(UPLINK)
     }
 
-    /// Asks the rules of the networks at both ends; whoever does not accept decides. Without a time it is about what was decided before.
-    fn decide(
-        &mut self,
-        facts: &Facts,
-        frame: &Frame<'_>,
-        now: Option<u64>,
-        notes: &mut Notes,
-    ) -> Result<Decision, Reason> {
-        let network = |side| match side {
-            Side::Vif(_, network) => Some(network),
-            Side::Uplink => None,
-        };
-        let first = network(facts.from);
-        let second = network(facts.to).filter(|second| Some(*second) != first);
-        let mut sum = Decision::default();
-        for id in [first, second].into_iter().flatten() {
-            let Some(net) = self.nets.get_mut(usize::from(id.0)) else {
-                continue;
-            };
-            let decision = net.rules.decide(facts, frame.length, now);
-            notes.log |= decision.log && now.is_some();
-            notes.mirror |= decision.mirror && now.is_some();
-            sum.mirror |= decision.mirror;
-            notes.rule = decision.by.map(|(rule, _)| (id, rule));
-            match decision.by {
-                Some((_, Verdict::Accept)) => {}
-                Some((_, Verdict::Drop)) => return Err(Reason::Rule),
-                Some((_, Verdict::Reject)) => return Err(Reason::Rejected),
-                // Of a packet of a flow the other network's rules may say something still.
-                None if facts.state != State::New => {}
-                None => return Err(Reason::NoRule),
-            }
-            sum.nat |= decision.nat || (net.network.nat && facts.to == Side::Uplink);
-        }
-        Ok(sum)
-    }
-
-    /// Tells the sender, if the rules want that.
-    fn refuse<T>(
-        &mut self,
-        reason: Reason,
-        frame: &Frame<'_>,
-        ip: &Ip,
-        notes: &mut Notes,
-    ) -> Result<T, Reason> {
-        if reason == Reason::Rejected {
-            if ip.protocol == TCP {
-                let macs = self.own_mac(frame.from).map(|own| (own, frame.packet.source_mac));
-                if self.may_tell(frame) {
-                    let reset = macs.and_then(|macs| made::reset(macs, frame.header, ip));
-                    notes.made = reset.map(|reset| (frame.from, reset));
-                }
-            } else {
-                // Communication administratively prohibited, in both versions.
-                self.tell(frame, ip, (3, 13), (1, 1), notes);
-            }
-        }
-        Err(reason)
-    }
-
-    fn may_tell(&mut self, frame: &Frame<'_>) -> bool {
-        let port = self.ports.get_mut(usize::from(frame.from.0));
-        port.is_some_and(|port| port.errors.take(frame.now, ERRORS, ERRORS))
-    }
-
-    /// Sends the sender an ICMP error, of the type and code for IPv4 or for IPv6; never about an error.
-    fn tell(&mut self, frame: &Frame<'_>, ip: &Ip, v4: (u8, u8), v6: (u8, u8), notes: &mut Notes) {
-        let is_error = matches!(
-            ip.transport,
-            Transport::Icmp {
-                about: About::Error(_),
-                ..
-            }
-        );
-        if is_error || !self.may_tell(frame) {
-            return;
-        }
-        let (kind, code) = if ip.source.is_ipv4() { v4 } else { v6 };
-        let own = self
-            .own_mac(frame.from)
-            .zip(self.own_address(frame.from, ip.source));
-        notes.made = own.and_then(|(mac, address)| {
-            let macs = (mac, frame.packet.source_mac);
-            let error = made::error(macs, address, frame.header, ip, kind, code)?;
-            Some((frame.from, error))
-        });
-    }
-
     /// How a packet leaves by a port towards an address; where that needs a neighbour, he is asked for.
-    fn exit(
-        &mut self,
-        frame: &Frame<'_>,
-        ip: &Ip,
-        to: PortId,
-        destination: IpAddr,
-        notes: &mut Notes,
-    ) -> Result<Exit, Reason> {
+    fn exit(&mut self, frame: &Frame<'_>, ip: &Ip, to: PortId, destination: IpAddr) -> Result<Exit, Reason> {
         let own = self.own_mac(to).ok_or(Reason::NoRoute)?;
         let wanted = frame.packet.destination_mac;
         let is_for_gateway = self.own_mac(frame.from) == Some(wanted);
@@ -1005,12 +877,13 @@ impl Vfr {
             return Err(Reason::NotForUs);
         }
         if ip.hops <= 1 {
-            self.tell(frame, ip, (11, 0), (3, 0), notes);
+            self.tell(frame, ip, (11, 0), (3, 0));
             return Err(Reason::Hops);
         }
         let mac = match self.vif(to) {
             Some(vif) => vif.mac,
-            None => self.resolve(destination, frame.now, notes)?,
+            None if frame.is_dry => self.peek_neighbour(destination, frame.now)?,
+            None => self.resolve(destination, frame.now)?,
         };
         Ok(Exit {
             to,
@@ -1018,61 +891,12 @@ impl Vfr {
             is_routed: true,
         })
     }
-
-    /// The MAC of the next host on the uplink towards an address.
-    fn resolve(&mut self, destination: IpAddr, now: u64, notes: &mut Notes) -> Result<Mac, Reason> {
-        let uplink = self.uplink.as_ref().ok_or(Reason::NoRoute)?;
-        let router = uplink
-            .routers
-            .iter()
-            .find(|router| router.is_ipv4() == destination.is_ipv4());
-        let next = match any_has(&uplink.addresses, destination) {
-            true => destination,
-            false => *router.ok_or(Reason::NoRoute)?,
-        };
-        let known = self.neighbours.get(&next).copied();
-        let age = |at| now.saturating_sub(at);
-        let asked = match known {
-            Some(Neighbour::Known(mac, at, _)) if age(at) < NEIGHBOUR_AGE => return Ok(mac),
-            Some(Neighbour::Known(mac, at, asked)) if age(at) < NEIGHBOUR_AGE.saturating_mul(2) => {
-                if age(asked) >= ASK_AGAIN {
-                    self.neighbours.insert(next, Neighbour::Known(mac, at, now));
-                    notes.made = self.question(next).map(|question| (UPLINK, question));
-                }
-                return Ok(mac);
-            }
-            Some(Neighbour::Asked(at)) => Some(at),
-            Some(Neighbour::Known(..)) | None => None,
-        };
-        if asked.is_none_or(|at| age(at) >= ASK_AGAIN) {
-            if known.is_none() && self.neighbours.len() >= MAX_NEIGHBOURS {
-                // Whoever did not answer, or not lately, makes room.
-                self.neighbours.retain(|_, neighbour| match neighbour {
-                    Neighbour::Known(_, at, _) => age(*at) < NEIGHBOUR_AGE,
-                    Neighbour::Asked(at) => age(*at) < ASK_AGAIN,
-                });
-            }
-            if known.is_some() || self.neighbours.len() < MAX_NEIGHBOURS {
-                self.neighbours.insert(next, Neighbour::Asked(now));
-                notes.made = self.question(next).map(|question| (UPLINK, question));
-            }
-        }
-        Err(Reason::Unresolved)
-    }
-
-    fn question(&self, next: IpAddr) -> Option<Vec<u8>> {
-        let mac = self.uplink.as_ref()?.mac;
-        match (self.own_address(UPLINK, next)?, next) {
-            (IpAddr::V4(own), IpAddr::V4(next)) => Some(made::arp(mac, own, Mac::BROADCAST, next)),
-            (IpAddr::V6(own), IpAddr::V6(next)) => made::solicitation(mac, own, next),
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
-        }
-    }
 }
 
 impl Port {
     const fn new(vif: Option<Vif>) -> Self {
         Self {
+            lease: None,
             drops: Drops::NONE,
             errors: Bucket::FULL,
             vif,
@@ -1083,19 +907,6 @@ impl Port {
 impl Uplink {
     fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|(own, _)| *own == address)
-    }
-}
-
-/// The transport header as it will be with another destination port.
-const fn reach(transport: Transport, destination: u16) -> Transport {
-    match transport {
-        Transport::Tcp { source, flags, .. } => Transport::Tcp {
-            source,
-            destination,
-            flags,
-        },
-        Transport::Udp { source, .. } => Transport::Udp { source, destination },
-        Transport::Icmp { .. } | Transport::Other | Transport::Fragment => transport,
     }
 }
 
@@ -1114,5 +925,13 @@ fn send(frame: &mut Frame<'_>, ip: &Ip, exit: &Exit) -> Fate {
     Fate::Forward(exit.to)
 }
 
+mod asking;
+mod kept;
+mod near;
+mod own;
+mod setup;
+#[cfg(any(test, feature = "testing"))]
+mod sound;
 #[cfg(test)]
 mod tests;
+mod why;

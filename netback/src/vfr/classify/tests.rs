@@ -408,16 +408,25 @@ fn later_packets_are_asked_for_only_where_a_rule_names_their_state() {
 }
 
 #[test]
-fn names_that_are_not_there_and_forwards_to_networks_are_unfit() {
+fn a_name_that_nobody_has_matches_nothing_until_somebody_has_it() {
+    let mut rules = ready("drop from green\naccept tcp from uplink port 80 to green\naccept");
+    assert_eq!(rules.decide(&web_to_uplink(), 60, Some(0)).by.unwrap().0, 2);
+    assert_eq!(rules.forward(TCP, Family::Ipv4, 80), None);
+    let web = |name: &Name| (name.as_str() == "green").then_some(Named::Vif(PortId(1)));
+    rules.find_names(web);
+    assert_eq!(rules.decide(&web_to_uplink(), 60, Some(0)).by.unwrap().0, 0);
+    assert_eq!(rules.forward(TCP, Family::Ipv4, 80).unwrap().to, PortId(1));
+    let counts: Vec<_> = rules.iter().map(|(_, count)| count.packets).collect();
+    assert_eq!(counts, [1, 0, 1]);
+}
+
+#[test]
+fn forwards_to_networks_are_unfit() {
     let unfit = |text| {
         Rules::new(rules::parse(text).unwrap(), named)
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(
-        unfit("drop\naccept from green"),
-        "rule 2: \"green\" should be `any`, `uplink`, or the name of a guest or network that there is"
-    );
     assert_eq!(
         unfit("accept tcp from uplink port 80 to red"),
         "rule 1: \"red\" should be a guest: a port is forwarded to one, not to a network"

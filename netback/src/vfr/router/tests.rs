@@ -1,6 +1,13 @@
+mod kept;
+mod matrix;
+mod services;
+mod setup;
+mod why;
+
 use super::*;
 use crate::vfr::checksum;
-use crate::vfr::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, UDP, parse, tcp_flags};
+use crate::vfr::made;
+use crate::vfr::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, TCP, UDP, parse, tcp_flags};
 use crate::vfr::rules;
 use crate::vfr::testing::{self, Random, icmp, ip, tcp, udp};
 use tcp_flags::{ACK, SYN};
@@ -41,7 +48,8 @@ fn vfr(red: &str, blue: &str) -> Vfr {
             name: name(net),
             mac,
             gateways,
-            nat: false,
+            uplink: Way::Routed,
+            dhcp: true,
         })
         .unwrap();
     }
@@ -56,6 +64,7 @@ fn vfr(red: &str, blue: &str) -> Vfr {
             network,
             mac,
             addresses: vec![ip(four), ip(six)],
+            mtu: 1500,
         };
         assert_eq!(vfr.add_vif(vif), Ok(port));
     }
@@ -63,8 +72,9 @@ fn vfr(red: &str, blue: &str) -> Vfr {
         mac: MACS[0],
         addresses: vec![(ip("198.51.100.7"), 24), (ip("2001:db8::7"), 64)],
         routers: vec![ip("198.51.100.1"), ip("2001:db8::1")],
+        resolvers: vec![ip("192.0.2.53")],
     };
-    vfr.set_uplink(uplink).unwrap();
+    vfr.set_uplink(Some(uplink)).unwrap();
     for router in ["198.51.100.1", "2001:db8::1"] {
         vfr.neighbours
             .insert(ip(router), Neighbour::Known(ROUTER_MAC, 0, 0));
@@ -98,16 +108,32 @@ fn arriving(port: PortId, from: &str, to: &str, protocol: u8, transport: &[u8]) 
     framed(macs, from, to, protocol, transport)
 }
 
-fn handle(vfr: &mut Vfr, port: PortId, frame: &mut [u8], now: u64) -> Outcome {
+/// What came of a frame, with a frame that the VFR has made.
+#[derive(Debug)]
+struct Seen {
+    fate: Fate,
+    made: Option<(PortId, Vec<u8>)>,
+    log: bool,
+    mirror: bool,
+}
+
+fn handle(vfr: &mut Vfr, port: PortId, frame: &mut [u8], now: u64) -> Seen {
     let length = frame.len();
     let drops = vfr.drops(port).unwrap().total();
     let outcome = vfr.handle(port, frame, length, Checksum::Whole, now);
     let is_drop = matches!(outcome.fate, Fate::Drop(_));
     assert_eq!(vfr.drops(port).unwrap().total() - drops, u64::from(is_drop));
-    if let Some((_, made)) = &outcome.made {
+    let made = vfr.next_made();
+    if let Some((_, made)) = &made {
         check(made);
     }
-    outcome
+    assert_eq!(vfr.next_made(), None);
+    Seen {
+        fate: outcome.fate,
+        made,
+        log: outcome.log,
+        mirror: outcome.mirror,
+    }
 }
 
 /// What becomes of a frame, and the frame.
@@ -245,7 +271,7 @@ fn a_forwarded_port_leads_to_the_guest_and_back() {
 #[test]
 fn nobody_sends_as_somebody_else() {
     let mut vfr = vfr("accept", "accept");
-    let data = udp(1025, 53, b"");
+    let data = udp(1025, 5353, b"");
     for (port, macs, from, to, reason) in [
         (
             WEB,
@@ -619,8 +645,11 @@ fn a_rule_change_keeps_the_connections_that_it_still_allows() {
     assert_eq!(vfr.flows().len(), 1);
     // A list that cannot be used changes nothing.
     assert!(
-        vfr.set_rules(RED, rules::parse("accept from nobody").unwrap())
-            .is_err()
+        vfr.set_rules(
+            RED,
+            rules::parse("accept tcp from uplink port 80 to blue").unwrap()
+        )
+        .is_err()
     );
     assert_eq!(fate(&mut vfr, WEB, web(ACK)).0, Fate::Forward(UPLINK));
     vfr.set_rules(RED, Vec::new()).unwrap();
@@ -723,6 +752,7 @@ fn what_cannot_be_is_not_added() {
         network,
         mac: mac(last),
         addresses: vec![ip(address)],
+        mtu: 1500,
     };
     for (vif, refused) in [
         (vif("web", RED, 9, "10.0.0.9"), Refused::NameTaken),
@@ -747,7 +777,8 @@ fn what_cannot_be_is_not_added() {
             name: name("new"),
             mac: mac(9),
             gateways: vec![(ip(address), length)],
-            nat: true,
+            uplink: Way::Nat,
+            dhcp: true,
         };
         assert_eq!(vfr.add_network(network), Err(Refused::Address(ip(address))));
     }
@@ -821,8 +852,8 @@ fn whatever_is_sent_is_dropped_by_reason_or_well_formed() {
             Checksum::Whole,
             step * SECOND / 1000,
         );
-        if let Some((_, made)) = &outcome.made {
-            check(made);
+        while let Some((_, made)) = vfr.next_made() {
+            check(&made);
         }
         match outcome.fate {
             Fate::Forward(_) => {
@@ -832,7 +863,7 @@ fn whatever_is_sent_is_dropped_by_reason_or_well_formed() {
                     check(&frame);
                 }
             }
-            Fate::Taken => {}
+            Fate::Taken | Fate::More(_) => {}
             Fate::Drop(reason) => {
                 reasons.insert(reason);
             }

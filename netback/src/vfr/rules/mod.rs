@@ -4,6 +4,7 @@
 //! in `netback/README.md`. Names are only words here; who has them is found out when rules are compiled.
 
 mod parse;
+mod question;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use core::net::IpAddr;
 
 use super::packet::{Mac, tcp_flags};
 pub use parse::{MAX_LINE, MAX_RULES, Mistake, parse};
+pub use question::Question;
 
 /// The most ports and ranges of ports in one list.
 pub const MAX_PORTS: usize = 16;

@@ -128,7 +128,7 @@ impl Rule {
     }
 }
 
-fn mistake<T>(column: usize, sentence: impl fmt::Display) -> Result<T, Mistake> {
+pub(super) fn mistake<T>(column: usize, sentence: impl fmt::Display) -> Result<T, Mistake> {
     Err(Mistake {
         line: 1,
         column,
@@ -137,7 +137,7 @@ fn mistake<T>(column: usize, sentence: impl fmt::Display) -> Result<T, Mistake> 
 }
 
 /// A word as a sentence shows it: cut, and with nothing that steers a terminal.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     let mut cut: String = word.chars().take(MAX_SHOWN).collect();
     if cut.len() < word.len() {
         cut.push_str("...");
@@ -146,14 +146,14 @@ fn shown(word: &str) -> String {
 }
 
 /// The words of a line, with their columns.
-struct Words<'a> {
+pub(super) struct Words<'a> {
     words: alloc::vec::IntoIter<(usize, &'a str)>,
     /// Behind the last word.
     end: usize,
 }
 
 impl<'a> Words<'a> {
-    fn new(line: &'a str) -> Self {
+    pub(super) fn new(line: &'a str) -> Self {
         let mut words = Vec::new();
         let mut column = 1_usize;
         for word in line.split(char::is_whitespace) {
@@ -169,18 +169,26 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn next(&mut self) -> Option<(usize, &'a str)> {
+    pub(super) fn next(&mut self) -> Option<(usize, &'a str)> {
         self.words.next()
     }
 
+    /// Whether this is the next word.
+    pub(super) fn is_next(&self, word: &str) -> bool {
+        self.words
+            .as_slice()
+            .first()
+            .is_some_and(|(_, next)| *next == word)
+    }
+
     /// The next word, if it is one of these.
-    fn next_if(&mut self, known: &[&str]) -> Option<(usize, &'a str)> {
+    pub(super) fn next_if(&mut self, known: &[&str]) -> Option<(usize, &'a str)> {
         let (_, word) = self.words.as_slice().first()?;
         if known.contains(word) { self.next() } else { None }
     }
 
     /// The next word as `read` makes it; `should` completes "it should be ...".
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         should: impl fmt::Display,
         read: impl FnOnce(&str) -> Option<T>,
@@ -196,7 +204,7 @@ impl<'a> Words<'a> {
 }
 
 /// A number in digits alone.
-fn number<T: core::str::FromStr>(text: &str) -> Option<T> {
+pub(super) fn number<T: core::str::FromStr>(text: &str) -> Option<T> {
     text.bytes()
         .all(|digit| digit.is_ascii_digit())
         .then(|| text.parse().ok())?

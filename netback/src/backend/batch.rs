@@ -1,0 +1,88 @@
+//! Copies that are made together.
+
+use alloc::vec::Vec;
+
+use bulkhead_abi::grant::GrantStatus;
+
+use super::job::{Part, forward};
+use crate::counters::{Totals, add};
+use crate::machine::{Copy, End, Machine, PAGE};
+
+/// Copies, and whom each is for.
+#[derive(Debug)]
+pub(super) struct Batch<T> {
+    copies: Vec<Copy>,
+    owners: Vec<T>,
+}
+
+impl<T: core::marker::Copy> Batch<T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            copies: Vec::new(),
+            owners: Vec::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, owner: T, from: End, to: End, bytes: usize) {
+        let bytes = u16::try_from(bytes).unwrap_or(0);
+        if bytes > 0 {
+            self.copies.push(Copy {
+                from,
+                to,
+                bytes,
+                result: Err(GrantStatus::GeneralError),
+            });
+            self.owners.push(owner);
+        }
+    }
+
+    /// Copies what lies in `pieces` to `places`, one after the other, until one of the two ends.
+    pub(super) fn pour(
+        &mut self,
+        owner: T,
+        mut pieces: impl Iterator<Item = Part>,
+        mut places: impl Iterator<Item = Part>,
+    ) {
+        let (mut from, mut to) = (pieces.next(), places.next());
+        while let (Some(piece), Some(place)) = (&mut from, &mut to) {
+            let bytes = piece.bytes.min(place.bytes);
+            self.push(owner, piece.at, place.at, bytes);
+            for part in [&mut *piece, &mut *place] {
+                part.at = forward(part.at, bytes);
+                part.bytes = part.bytes.saturating_sub(bytes);
+            }
+            if piece.bytes == 0 {
+                from = pieces.next();
+            }
+            if place.bytes == 0 {
+                to = places.next();
+            }
+        }
+    }
+
+    /// Makes a page of the pool zeros but for what lies from `from` to `to` in it.
+    pub(super) fn clear_around(&mut self, owner: T, page: End, from: usize, to: usize) {
+        self.push(owner, End::Zeros, page, from);
+        self.push(owner, End::Zeros, forward(page, to), PAGE.saturating_sub(to));
+    }
+
+    /// Makes the copies by one call, and tells of those that failed.
+    pub(super) fn run<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        totals: &mut Totals,
+        mut failed: impl FnMut(T, &Copy, GrantStatus),
+    ) {
+        if self.copies.is_empty() {
+            return;
+        }
+        machine.copy(&mut self.copies);
+        add(&mut totals.copies.0, 1);
+        add(&mut totals.copies.1, self.copies.len() as u64);
+        for (copy, owner) in self.copies.drain(..).zip(self.owners.drain(..)) {
+            if let Err(status) = copy.result {
+                failed(owner, &copy, status);
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What no device does for a frame: completing its checksum, and cutting it into segments.
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use bulkhead_abi::netif::Status;
+use bulkhead_devices::nic::Nic;
+use bulkhead_ring::SharedPage;
+
+use super::job::{HEADER, Job, Origin, Part, Segments, Sum, cut};
+use super::vif::takes;
+use super::{BackEnd, Owner, vif_in};
+use crate::counters::{Loss, add};
+use crate::machine::{End, Machine, PAGE};
+use crate::vfr::checksum;
+use crate::vfr::classify::PortId;
+use crate::vfr::packet::{ETHERNET, Ip, TCP, What, tcp_flags};
+use crate::vfr::router::UPLINK;
+
+impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
+    /// Has a frame's payload copied into private memory, before it goes to a port.
+    pub(super) fn soften(&mut self, index: u32, to: PortId) {
+        let Some(job) = self.jobs.get_mut(index) else {
+            return;
+        };
+        let payload = job.payload();
+        let buffers = payload.div_ceil(PAGE);
+        let first = job.buffers.len();
+        job.is_soft = true;
+        if self.pool.take_buffers(buffers, &mut job.buffers).is_none() {
+            return self.lose(index, Loss::NoMemory, None);
+        }
+        let buffers = job.buffers.iter().skip(first).copied();
+        let places = buffers.map(|buffer| Part {
+            at: End::Buffer(buffer, 0),
+            bytes: PAGE,
+        });
+        let pieces = cut(job.parts.iter().copied(), job.split, job.length);
+        self.batch.pour(Owner::Soft(index), pieces, places);
+        if let Origin::Vif(place) = job.origin
+            && let Some(vif) = vif_in(&mut self.places, place)
+        {
+            add(&mut vif.counters.copied, payload as u64);
+        }
+        self.soft.push((index, to));
+    }
+
+    /// Does it, for all frames whose payload has been copied, and sends them on.
+    pub(super) fn do_soft(&mut self) {
+        for (index, to) in core::mem::take(&mut self.soft) {
+            let Some(job) = self.jobs.get_mut(index).filter(|job| job.length > 0) else {
+                continue;
+            };
+            let (buffer, offset) = job.home;
+            let payload = job.buffers.len().saturating_sub(job.payload().div_ceil(PAGE));
+            job.parts.clear();
+            job.parts.push(Part {
+                at: End::Buffer(buffer, offset),
+                bytes: job.split,
+            });
+            let copied = job.buffers.iter().skip(payload).map(|buffer| Part {
+                at: End::Buffer(*buffer, 0),
+                bytes: PAGE,
+            });
+            job.parts.extend(copied);
+            let place = self.at_port(to).filter(|_| to != UPLINK);
+            let features = place
+                .and_then(|place| vif_in(&mut self.places, place))
+                .map(|vif| vif.features);
+            let Some(job) = self.jobs.get_mut(index) else {
+                continue;
+            };
+            let Some(What::Ip(ip)) = job.packet.map(|packet| packet.what) else {
+                self.lose(index, Loss::Blank, None);
+                continue;
+            };
+            let takes_blank = match features {
+                Some(features) => takes(&features, ip.source.is_ipv6()),
+                None => self.nic.info().offloads.checksum,
+            };
+            match job.segments {
+                // To the wire nothing goes that the NIC does not cut: it was not offered.
+                Some(segments) if to != UPLINK => self.cut(index, to, segments, &ip, takes_blank),
+                _ => {
+                    if job.sum == Sum::Blank && !takes_blank {
+                        self.sum(index);
+                    }
+                    self.deliver(index, to);
+                }
+            }
+        }
+    }
+
+    /// Completes the checksum of a frame that is all in private memory.
+    fn sum(&mut self, index: u32) {
+        let Some(job) = self.jobs.get_mut(index) else {
+            return;
+        };
+        let Some((start, offset)) = job.checksum() else {
+            return;
+        };
+        let sum = sum(&self.machine, job, start);
+        let (buffer, home) = job.home;
+        let at = usize::from(home).saturating_add(start).saturating_add(offset);
+        // UDP knows no zero; TCP does not mind.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        self.machine.write(buffer, at, &sum.to_be_bytes());
+        job.sum = Sum::Whole;
+    }
+
+    /// Cuts a frame that is all in private memory into segments, and sends these on. They are gone when the frame is.
+    fn cut(&mut self, index: u32, to: PortId, segments: Segments, ip: &Ip, takes_blank: bool) {
+        let Some(job) = self.jobs.get(index) else { return };
+        let Some((_, headers)) = job.tcp() else { return };
+        let mut header = [0; HEADER];
+        let Some(header) = header.get_mut(..headers) else {
+            return;
+        };
+        let (buffer, offset) = job.home;
+        self.machine.read(buffer, offset.into(), header);
+        let length = job.length;
+        let parts: Vec<Part> = job.parts.clone();
+        let packet = job.packet;
+        let mut from = headers;
+        while from < length {
+            let end = from.saturating_add(segments.size.into()).min(length);
+            let Some((piece, job)) = self.jobs.open(Origin::Made) else {
+                self.totals.lose(Loss::NoMemory);
+                break;
+            };
+            let mut own = [0; HEADER];
+            let Some(own) = own.get_mut(..headers) else { return };
+            own.copy_from_slice(header);
+            let is_last = end == length;
+            change(
+                own,
+                ip,
+                from.saturating_sub(headers),
+                segments.size,
+                end.saturating_sub(from),
+                is_last,
+            );
+            let (buffer, offset) = job.home;
+            self.machine.write(buffer, offset.into(), own);
+            job.packet = packet;
+            (job.copied, job.split) = (headers, headers);
+            job.length = headers.saturating_add(end).saturating_sub(from);
+            job.parts.push(Part {
+                at: End::Buffer(buffer, offset),
+                bytes: headers,
+            });
+            job.parts.extend(cut(parts.iter().copied(), from, end));
+            job.sum = Sum::Blank;
+            if !takes_blank {
+                self.sum(piece);
+            }
+            self.deliver(piece, to);
+            from = end;
+        }
+        self.end(index, Status::Okay);
+    }
+}
+
+/// The sum of all bytes of a frame from `start` on, complemented, where the frame is all in private memory. Headers end at an even place, and all
+/// pieces of the payload but the last have an even length.
+fn sum<M: Machine>(machine: &M, job: &Job, start: usize) -> u16 {
+    let mut bytes = [0; PAGE];
+    let mut total = 0_u16;
+    let mut carried = None;
+    for Part { at, bytes: length } in cut(job.parts.iter().copied(), start, job.length) {
+        let (End::Buffer(buffer, offset), Some(bytes)) = (at, bytes.get_mut(..length)) else {
+            continue;
+        };
+        machine.read(buffer, offset.into(), bytes);
+        let bytes = match carried.take() {
+            // The other half of a word that the piece before has begun.
+            Some(high) => {
+                let Some((low, rest)) = bytes.split_first() else {
+                    continue;
+                };
+                total = !checksum::of(&[&total.to_be_bytes(), &[high, *low]]);
+                rest
+            }
+            None => bytes,
+        };
+        let (even, odd) = bytes.split_at(bytes.len() & !1);
+        carried = odd.first().copied();
+        total = !checksum::of(&[&total.to_be_bytes(), even]);
+    }
+    match carried {
+        Some(high) => checksum::of(&[&total.to_be_bytes(), &[high, 0]]),
+        None => !total,
+    }
+}
+
+/// Makes the headers of a frame those of a segment with `bytes` bytes of its data, from `from` on. Its checksum is that of the pseudo-header.
+fn change(header: &mut [u8], ip: &Ip, from: usize, size: u16, bytes: usize, is_last: bool) {
+    let low = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    let headers = header.len();
+    let transport = headers.saturating_sub(ip.transport_at).saturating_add(bytes);
+    let mut put = |at: usize, field: &[u8]| {
+        let end = at.saturating_add(field.len());
+        if let Some(place) = header.get_mut(at..end) {
+            place.copy_from_slice(field);
+        }
+    };
+    let mut pseudo = Vec::new();
+    match (ip.source, ip.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = ip.transport_at.saturating_sub(ETHERNET).saturating_add(transport);
+            put(ETHERNET.saturating_add(2), &low(total).to_be_bytes());
+            put(ETHERNET.saturating_add(10), &[0, 0]);
+            pseudo.extend(source.octets());
+            pseudo.extend(destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let payload = headers
+                .saturating_add(bytes)
+                .saturating_sub(ETHERNET)
+                .saturating_sub(40);
+            put(ETHERNET.saturating_add(4), &low(payload).to_be_bytes());
+            pseudo.extend(source.octets());
+            pseudo.extend(destination.octets());
+        }
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
+    }
+    pseudo.extend([0, TCP]);
+    pseudo.extend(low(transport).to_be_bytes());
+    let pseudo = !checksum::of(&[&pseudo]);
+    let tcp = ip.transport_at;
+    put(tcp.saturating_add(16), &pseudo.to_be_bytes());
+    let sequence = header.get(tcp.saturating_add(4)..).and_then(<[u8]>::first_chunk);
+    let sequence = sequence.map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    let sequence = sequence.wrapping_add(u32::try_from(from).unwrap_or(0));
+    if let Some(place) = header
+        .get_mut(tcp.saturating_add(4)..)
+        .and_then(<[u8]>::first_chunk_mut)
+    {
+        *place = sequence.to_be_bytes();
+    }
+    if let Some(flags) = header.get_mut(tcp.saturating_add(13)) {
+        /// The sender has slowed down: to be said once.
+        const CWR: u8 = 0x80;
+        if !is_last {
+            *flags &= !(tcp_flags::FIN | tcp_flags::PSH);
+        }
+        if from > 0 {
+            *flags &= !CWR;
+        }
+    }
+    if ip.source.is_ipv4() {
+        let identification = header
+            .get(ETHERNET.saturating_add(4)..)
+            .and_then(<[u8]>::first_chunk);
+        let identification = identification.map_or(0, |bytes| u16::from_be_bytes(*bytes));
+        let number = from.checked_div(size.into()).unwrap_or(0);
+        let identification = identification.wrapping_add(low(number));
+        if let Some(place) = header
+            .get_mut(ETHERNET.saturating_add(4)..)
+            .and_then(<[u8]>::first_chunk_mut)
+        {
+            *place = identification.to_be_bytes();
+        }
+        let sum = checksum::of(&[header.get(ETHERNET..tcp).unwrap_or_default()]);
+        if let Some(place) = header
+            .get_mut(ETHERNET.saturating_add(10)..)
+            .and_then(<[u8]>::first_chunk_mut)
+        {
+            *place = sum.to_be_bytes();
+        }
+    }
+}

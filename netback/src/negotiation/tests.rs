@@ -1,0 +1,136 @@
+//! What front-ends say that there are, and what hostile ones do.
+
+use std::collections::BTreeMap;
+
+use embassy_futures::block_on;
+
+use super::*;
+use bulkhead_devices::nic::Offloads;
+
+const NIC: NicInfo = NicInfo {
+    mac: [2, 0, 0, 0, 0, 1],
+    mtu: 1500,
+    offloads: Offloads {
+        checksum: true,
+        tcp4: true,
+        tcp6: false,
+    },
+    max_segments: 20,
+    send_depth: 1,
+    receive_depth: 1,
+    has_large_frames: false,
+    front: 0,
+};
+
+fn plan(offer: &Offer, keys: &[(&str, &str)]) -> Result<Plan, PlanError<()>> {
+    let keys: BTreeMap<_, _> = keys.iter().copied().collect();
+    let read = async |key: &str| Ok(keys.get(key).map(|value| value.as_bytes().to_vec()));
+    block_on(Plan::read(offer, read))
+}
+
+/// As Linux 6.1 says it.
+const LINUX: &[(&str, &str)] = &[
+    (key::TX_RING_REF, "768"),
+    (key::RX_RING_REF, "769"),
+    (key::EVENT_CHANNEL_TX, "20"),
+    (key::EVENT_CHANNEL_RX, "21"),
+    (key::REQUEST_RX_COPY, "1"),
+    (key::FEATURE_RX_NOTIFY, "1"),
+    (key::FEATURE_SG, "1"),
+    (key::FEATURE_GSO_TCPV4, "1"),
+    (key::FEATURE_GSO_TCPV6, "1"),
+    (key::FEATURE_IPV6_CSUM_OFFLOAD, "1"),
+];
+
+#[test]
+fn what_the_nic_cannot_cut_is_not_offered() {
+    let offer = Offer::of(&NIC, true);
+    assert!(offer.features.segments_v4 && !offer.features.segments_v6);
+    let keys: BTreeMap<_, _> = offer.keys().into_iter().collect();
+    for (key, value) in [
+        (key::FEATURE_RX_COPY, "1"),
+        (key::FEATURE_RX_FLIP, "1"),
+        (key::FEATURE_SG, "1"),
+        (key::FEATURE_GSO_TCPV4, "1"),
+        (key::FEATURE_GSO_TCPV6, "0"),
+        (key::FEATURE_NO_CSUM_OFFLOAD, "0"),
+        (key::MULTI_QUEUE_MAX_QUEUES, "1"),
+    ] {
+        assert_eq!(keys[key], value, "{key}");
+    }
+    let mut plain = NIC;
+    plain.offloads.checksum = false;
+    assert!(!Offer::of(&plain, false).features.segments_v4);
+}
+
+#[test]
+fn linux_is_understood_and_so_is_a_front_end_that_flips() {
+    let offer = Offer::of(&NIC, true);
+    let all = Features {
+        several_slots: true,
+        segments_v4: true,
+        segments_v6: true,
+        checksum_v4: true,
+        checksum_v6: true,
+    };
+    let linux = Plan {
+        transmit: 768,
+        receive: 769,
+        ports: Ports::Two {
+            transmit: 20,
+            receive: 21,
+        },
+        mode: Mode::Copy,
+        features: all,
+    };
+    assert_eq!(plan(&offer, LINUX), Ok(linux));
+    let small = [
+        (key::TX_RING_REF, "8"),
+        (key::RX_RING_REF, "9"),
+        (key::EVENT_CHANNEL, "5"),
+        (key::REQUEST_RX_FLIP, "1"),
+        (key::REQUEST_RX_COPY, "0"),
+        (key::FEATURE_NO_CSUM_OFFLOAD, "1"),
+        (key::FEATURE_GSO_TCPV4, "1"),
+    ];
+    let plan = plan(&offer, &small).unwrap();
+    assert_eq!((plan.ports, plan.mode), (Ports::One(5), Mode::Flip));
+    assert_eq!(plan.features, Features::default());
+}
+
+#[test]
+fn a_front_end_that_contradicts_itself_or_asks_for_more_is_refused_by_the_key() {
+    let offer = Offer::of(&NIC, false);
+    let missing = |key: &str| Err(PlanError::Missing(key.to_string()));
+    let value = |key: &str| Err(PlanError::Value(key.to_string()));
+    for (key, new, expected) in [
+        (key::TX_RING_REF, "", value(key::TX_RING_REF)),
+        (key::RX_RING_REF, "4294967296", value(key::RX_RING_REF)),
+        (key::REQUEST_RX_COPY, "2", value(key::REQUEST_RX_COPY)),
+        (key::REQUEST_RX_COPY, "0", missing(key::REQUEST_RX_COPY)),
+        (key::REQUEST_RX_FLIP, "1", value(key::REQUEST_RX_FLIP)),
+        (key::FEATURE_SG, "yes", value(key::FEATURE_SG)),
+        (
+            key::MULTI_QUEUE_NUM_QUEUES,
+            "2",
+            value(key::MULTI_QUEUE_NUM_QUEUES),
+        ),
+        (
+            key::MULTI_QUEUE_NUM_QUEUES,
+            "0",
+            value(key::MULTI_QUEUE_NUM_QUEUES),
+        ),
+    ] {
+        let mut keys = LINUX.to_vec();
+        keys.push((key, new));
+        assert_eq!(plan(&offer, &keys), expected, "{key} = {new}");
+    }
+    for left_out in [key::TX_RING_REF, key::RX_RING_REF, key::EVENT_CHANNEL_RX] {
+        let keys: Vec<_> = LINUX
+            .iter()
+            .copied()
+            .filter(|(key, _)| *key != left_out)
+            .collect();
+        assert_eq!(plan(&offer, &keys), missing(left_out));
+    }
+}

@@ -1,0 +1,701 @@
+//! The back-end in a simulated machine, with guests that have the real front-end and check what they are given.
+
+use bulkhead_devices::nic::{self, Failed, NicInfo, Tag};
+use bulkhead_netback::backend::{Event, Flaw, Logged, Tap};
+use bulkhead_netback::counters::{Loss, Totals};
+use bulkhead_netback::negotiation::{Features, Mode};
+use bulkhead_netback::testing::frames::{self, Host};
+use bulkhead_netback::testing::{ALL, Guest, NIC, VFR_MAC, WIRE_MAC, World};
+use bulkhead_netback::vfr::classify::{NetworkId, PortId};
+use bulkhead_netback::vfr::packet::tcp_flags;
+use bulkhead_netback::vfr::reason::Reason;
+use bulkhead_netback::vfr::router::Fate;
+use bulkhead_netback::vfr::rules;
+use bulkhead_netfront::{self as front, Offload};
+
+const MODES: [Mode; 2] = [Mode::Copy, Mode::Flip];
+
+/// Sends until there is no more room, with steps between.
+fn send_all(
+    world: &mut World,
+    from: usize,
+    to: usize,
+    numbers: std::ops::Range<u32>,
+    length: impl Fn(u32) -> usize,
+) {
+    let host = world.host(to);
+    for number in numbers {
+        while !world
+            .guest(from)
+            .post_data(&host, number, length(number), number % 2 == 0)
+        {
+            world.guest(from).step();
+            world.settle();
+        }
+    }
+    world.guest(from).step();
+    world.settle();
+}
+
+#[test]
+fn frames_between_guests_arrive_whole_and_in_order_whoever_copies_and_whoever_flips() {
+    for from in MODES {
+        for to in MODES {
+            let mut world = World::new(NIC);
+            let (from, to) = (world.add(from), world.add(to));
+            world.settle();
+            send_all(&mut world, from, to, 0..600, |number| {
+                4 + number as usize * 13 % 1469
+            });
+            let numbers = &world.guests[to].0.numbers;
+            assert!(numbers.iter().copied().eq(0..600), "{numbers:?}");
+            assert_eq!(world.guests[from].0.transmit.sent().frames, 600);
+            world.check_rest();
+            assert_eq!(world.events, []);
+        }
+    }
+}
+
+#[test]
+fn frames_to_the_wire_arrive_whole_with_their_checksums_completed() {
+    for offloads in [true, false] {
+        let mut info = NIC;
+        if !offloads {
+            info.offloads = Default::default();
+        }
+        let mut world = World::new(info);
+        let guest = world.add(Mode::Copy);
+        world.settle();
+        world.meet(guest);
+        world.numbers.clear();
+        let outside = world.outside();
+        for number in 0..500 {
+            let length = 4 + number as usize * 13 % 1469;
+            while !world
+                .guest(guest)
+                .post_data(&outside, number, length, !offloads || number % 3 != 0)
+            {
+                world.guest(guest).step();
+                world.settle();
+            }
+        }
+        world.guest(guest).step();
+        world.settle();
+        assert!(world.numbers.iter().copied().eq(0..500), "{:?}", world.numbers);
+        assert_eq!(world.guests[guest].0.transmit.sent().frames, 500);
+        let counters = *world.back.counters(world.guests[guest].2).unwrap();
+        assert_eq!(counters.copied > 0, !offloads, "{counters}");
+        assert_eq!(counters.pins > 0, offloads, "{counters}");
+        world.check_rest();
+        assert_eq!(world.events, []);
+    }
+}
+
+#[test]
+fn frames_from_the_wire_arrive_whole() {
+    for mode in MODES {
+        for front in [0, 12] {
+            let info = NicInfo {
+                front,
+                has_large_frames: front > 0,
+                ..NIC
+            };
+            let mut world = World::new(info);
+            let guest = world.add(mode);
+            world.settle();
+            world.meet(guest);
+            for number in 0..400 {
+                // What is asked from outside belongs to what was begun inside.
+                let length = 4 + number as usize * 13 % 1469;
+                assert!(world.arrive(guest, number, length));
+                if number % 10 == 9 {
+                    world.settle();
+                }
+            }
+            world.settle();
+            assert!(
+                world.guests[guest].0.numbers.iter().copied().eq(0..400),
+                "{:?}",
+                world.guests[guest].0.numbers
+            );
+            let counters = *world.back.counters(world.guests[guest].2).unwrap();
+            assert_eq!(counters.flips, if mode == Mode::Flip { 400 } else { 0 });
+            assert_eq!(counters.copied == 0, mode == Mode::Flip);
+            world.check_rest();
+            assert_eq!(world.events, []);
+        }
+    }
+}
+
+#[test]
+fn what_the_vfr_drops_is_answered_so_and_counted_by_its_reason() {
+    let mut world = World::new(NIC);
+    let (guest, other) = (world.add(Mode::Copy), world.add(Mode::Copy));
+    world.settle();
+    let mut liar = world.host(guest);
+    liar.address[3] = 77;
+    let to = world.host(other);
+    let frame = bulkhead_netback::testing::frames::udp(&liar, &to, &[1; 100], false);
+    assert!(world.guest(guest).post(&frame, Default::default()));
+    world.guest(guest).step();
+    world.settle();
+    let (guest, port, _) = &world.guests[guest];
+    assert_eq!(guest.transmit.sent().dropped, 1);
+    assert_eq!(
+        world.back.vfr().drops(*port).unwrap().of(Reason::SpoofedAddress),
+        1
+    );
+    assert_eq!(world.guests[other].0.numbers, []);
+}
+
+/// Begins a connection of TCP from one guest to another, so that its later segments belong to it.
+fn begin_tcp(world: &mut World, from: usize, to: usize) {
+    let (a, b) = (world.host(from), world.host(to));
+    let syn = frames::tcp(&a, &b, 99, tcp_flags::SYN, &[], false);
+    assert!(world.guest(from).post(&syn, Offload::default()));
+    world.guest(from).step();
+    world.settle();
+    let answer = frames::tcp(&b, &a, 99, tcp_flags::SYN | tcp_flags::ACK, &[], false);
+    assert!(world.guest(to).post(&answer, Offload::default()));
+    world.guest(to).step();
+    world.settle();
+    world.guest(from).frames.clear();
+    world.guest(to).frames.clear();
+}
+
+const CUT: Offload = Offload {
+    checksum: front::Checksum::Blank,
+    segments: Some(front::Segments {
+        size: 1448,
+        ip: front::Ip::V4,
+    }),
+};
+
+#[test]
+fn tcp_that_is_to_be_cut_goes_whole_to_guests_that_take_it() {
+    for from in MODES {
+        for to in MODES {
+            let mut world = World::new(NIC);
+            let (from, to) = (world.add(from), world.add(to));
+            world.settle();
+            begin_tcp(&mut world, from, to);
+            let (a, b) = (world.host(from), world.host(to));
+            for (number, length) in [
+                (1, 1448),
+                (2, 1449),
+                (3, 4042),
+                (4, 4043),
+                (5, 20_000),
+                (6, 65_000),
+            ] {
+                let data = frames::data(number, length);
+                let frame = frames::tcp(&a, &b, 100, tcp_flags::ACK, &data, true);
+                assert!(world.guest(from).post(&frame, CUT));
+                world.guest(from).step();
+                world.settle();
+                let (found, offload) = world.guest(to).frames.pop_front().unwrap();
+                assert!(found == frame, "{length}");
+                let is_cut = length > 1448;
+                assert_eq!(offload.segments, CUT.segments.filter(|_| is_cut));
+                assert_eq!(offload.checksum, front::Checksum::Blank);
+            }
+            assert_eq!(world.guests[to].0.frames.len(), 0);
+            world.check_rest();
+            assert_eq!(world.events, []);
+        }
+    }
+}
+
+#[test]
+fn tcp_is_cut_for_a_guest_that_takes_no_more_than_the_mtu() {
+    for takes_blank in [false, true] {
+        for mode in MODES {
+            let mut world = World::new(NIC);
+            let features = Features {
+                checksum_v4: takes_blank,
+                ..Features::default()
+            };
+            let (from, to) = (world.add(Mode::Copy), world.add_with(mode, features, 0));
+            world.settle();
+            begin_tcp(&mut world, from, to);
+            let (a, b) = (world.host(from), world.host(to));
+            let data = frames::data(7, 40_001);
+            let frame = frames::tcp(&a, &b, 5000, tcp_flags::ACK | tcp_flags::PSH, &data, true);
+            assert!(world.guest(from).post(&frame, CUT));
+            world.guest(from).step();
+            world.settle();
+            let mut found = Vec::new();
+            let pieces = core::mem::take(&mut world.guest(to).frames);
+            assert_eq!(pieces.len(), 40_001_usize.div_ceil(1448));
+            let count = pieces.len();
+            for (at, (piece, offload)) in pieces.into_iter().enumerate() {
+                assert!(offload.segments.is_none());
+                assert_eq!(offload.checksum == front::Checksum::Blank, takes_blank);
+                assert!(frames::is_right(&piece, takes_blank));
+                let sequence = u32::from_be_bytes(piece[38..42].try_into().unwrap());
+                assert_eq!(sequence as usize, 5000 + found.len());
+                assert_eq!(piece[47] & tcp_flags::PSH != 0, at + 1 == count);
+                found.extend_from_slice(&piece[frames::TCP_HEADERS..]);
+            }
+            assert_eq!(frames::number(&found), 7);
+            assert_eq!(found.len(), 40_001);
+            assert_eq!(world.guests[from].0.transmit.sent().errors, 0);
+            world.check_rest();
+        }
+    }
+}
+
+#[test]
+fn a_blank_checksum_is_completed_for_a_guest_that_takes_none() {
+    let mut world = World::new(NIC);
+    let (from, to) = (
+        world.add(Mode::Copy),
+        world.add_with(Mode::Flip, Features::default(), 0),
+    );
+    world.settle();
+    for length in [5, 100, 214, 215, 1000, 1001, 1472] {
+        let host = world.host(to);
+        assert!(world.guest(from).post_data(&host, length, length as usize, true));
+    }
+    world.guest(from).step();
+    world.settle();
+    // The guest checks that those are right which it gets as whole ones.
+    assert_eq!(world.guests[to].0.numbers, [5, 100, 214, 215, 1000, 1001, 1472]);
+    world.check_rest();
+}
+
+#[test]
+fn tcp_that_is_to_be_cut_goes_to_the_wire_as_it_is() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Flip);
+    world.settle();
+    world.meet(guest);
+    let (own, outside) = (world.host(guest), world.outside());
+    let send = |world: &mut World, flags, data: &[u8], offload| {
+        let frame = frames::tcp(&own, &outside, 100, flags, data, offload != Offload::default());
+        assert!(world.guest(guest).post(&frame, offload));
+        world.guest(guest).step();
+        world.serve();
+        world.machine.transmit_all();
+        world.machine.state_mut().wire.pop().unwrap()
+    };
+    send(&mut world, tcp_flags::SYN, &[], Offload::default());
+    let answer = frames::tcp(
+        &Host {
+            mac: WIRE_MAC,
+            ..outside
+        },
+        &Host { mac: NIC.mac, ..own },
+        100,
+        tcp_flags::SYN | tcp_flags::ACK,
+        &[],
+        false,
+    );
+    assert!(world.machine.arrive(&answer, 4096, nic::Offload::default()));
+    world.settle();
+    let data = frames::data(3, 30_000);
+    let (frame, offload) = send(&mut world, tcp_flags::ACK, &data, CUT);
+    assert_eq!(frames::number(&frame[frames::TCP_HEADERS..]), 3);
+    assert!(frames::is_right(&frame, true));
+    let cut = nic::Segmentation {
+        ip: nic::Ip::V4,
+        size: 1448,
+        headers: 54,
+    };
+    assert_eq!(offload.segmentation, Some(cut));
+    assert_eq!(
+        offload.checksum,
+        nic::Checksum::Partial {
+            start: 34,
+            offset: 16
+        }
+    );
+    world.settle();
+    world.check_rest();
+}
+
+#[test]
+fn a_frame_that_the_nic_puts_together_reaches_a_guest_as_one() {
+    for mode in MODES {
+        let info = NicInfo {
+            front: 12,
+            has_large_frames: true,
+            ..NIC
+        };
+        let mut world = World::new(info);
+        let guest = world.add(mode);
+        world.settle();
+        world.meet(guest);
+        let own = world.host(guest);
+        let outside = world.outside();
+        let syn = frames::tcp(&own, &outside, 100, tcp_flags::SYN, &[], false);
+        assert!(world.guest(guest).post(&syn, Offload::default()));
+        world.guest(guest).step();
+        world.settle();
+        let (from, to) = (
+            Host {
+                mac: WIRE_MAC,
+                ..outside
+            },
+            Host { mac: NIC.mac, ..own },
+        );
+        let said = |segmentation| nic::Offload {
+            checksum: nic::Checksum::Partial {
+                start: 34,
+                offset: 16,
+            },
+            segmentation,
+        };
+        let syn = frames::tcp(&from, &to, 100, tcp_flags::SYN | tcp_flags::ACK, &[], true);
+        assert!(world.machine.arrive(&syn, 4084, said(None)));
+        world.settle();
+        world.guest(guest).frames.clear();
+        for (number, length) in [(1, 5000), (2, 4030), (3, 4031), (4, 60_000)] {
+            let data = frames::data(number, length);
+            let frame = frames::tcp(&from, &to, 101, tcp_flags::ACK, &data, true);
+            let cut = nic::Segmentation {
+                ip: nic::Ip::V4,
+                size: 1448,
+                headers: 0,
+            };
+            assert!(world.machine.arrive(&frame, 4084, said(Some(cut))));
+            world.settle();
+            let (found, offload) = world.guest(guest).frames.pop_front().unwrap();
+            assert_eq!(frames::number(&found[frames::TCP_HEADERS..]), number);
+            assert_eq!(found.len(), frame.len());
+            assert_eq!(offload, CUT);
+        }
+        world.check_rest();
+        assert_eq!(world.events, []);
+    }
+}
+
+#[test]
+fn a_guest_that_posts_no_pages_loses_its_own_frames_and_delays_nobody() {
+    let mut world = World::new(NIC);
+    let (from, lazy, other) = (
+        world.add(Mode::Copy),
+        world.add(Mode::Copy),
+        world.add(Mode::Copy),
+    );
+    world.settle();
+    // It never looks, so that its 256 pages are used up.
+    let silent = world.guests.remove(lazy);
+    let other = other - 1;
+    let mut number = 0;
+    for _ in 0..20 {
+        for _ in 0..40 {
+            for host in [silent.0.host, world.host(other)] {
+                assert!(world.guest(from).post_data(&host, number, 900, true));
+                number += 1;
+            }
+        }
+        world.guest(from).step();
+        world.settle();
+    }
+    assert_eq!(world.guests[other].0.numbers.len(), 800);
+    let counters = *world.back.counters(silent.2).unwrap();
+    assert_eq!(
+        (counters.received, counters.lost_received(Loss::NoPage)),
+        (256, 544)
+    );
+    assert_eq!(world.guests[from].0.transmit.sent().dropped, 544);
+    world.check_rest();
+}
+
+#[test]
+fn a_round_takes_as_many_hypercalls_for_many_frames_as_for_one() {
+    let calls = |mode, frames: u32| {
+        let mut world = World::new(NIC);
+        let (from, to) = (world.add(Mode::Copy), world.add(mode));
+        world.settle();
+        world.meet(from);
+        let (host, outside) = (world.host(to), world.outside());
+        let before = (*world.back.totals(), world.notified);
+        for number in 0..frames {
+            assert!(world.guest(from).post_data(&host, number, 1000, true));
+            assert!(world.guest(from).post_data(&outside, number, 1000, true));
+            assert!(world.arrive(to, number, 1000));
+        }
+        world.guest(from).step();
+        world.serve();
+        world.machine.transmit_all();
+        world.serve();
+        let after = *world.back.totals();
+        let of = |totals: &Totals| {
+            [
+                totals.copies.0,
+                totals.maps.0,
+                totals.unmaps.0,
+                totals.flips.0,
+                totals.pins.0,
+                totals.unpins.0,
+                totals.notifications,
+            ]
+        };
+        let (before, after) = (of(&before.0), of(&after));
+        assert_eq!(world.guests[to].0.numbers.len(), 0, "it has not looked");
+        core::array::from_fn::<_, 7, _>(|at| after[at] - before[at])
+    };
+    for mode in MODES {
+        assert_eq!(calls(mode, 1), calls(mode, 30), "{mode:?}");
+    }
+    assert_eq!(calls(Mode::Copy, 30), [2, 1, 1, 0, 0, 0, 2]);
+    assert_eq!(calls(Mode::Flip, 30), [2, 1, 1, 1, 1, 1, 2]);
+}
+
+#[test]
+fn pages_that_the_nic_reads_stay_pinned_until_it_has_sent_them_even_when_their_guest_goes() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    let outside = world.outside();
+    for number in 0..10 {
+        assert!(world.guest(guest).post_data(&outside, number, 1000, true));
+    }
+    world.guest(guest).step();
+    world.serve();
+    assert_eq!(world.machine.pinned(), 10);
+    let (id, port) = (world.guests[guest].2, world.guests[guest].1);
+    world.back.disconnect(id);
+    world.serve();
+    assert_eq!((world.machine.pinned(), world.events.len()), (10, 0));
+    // Its port is free for whoever comes.
+    let again = Guest::new(&world.machine, 77, Mode::Copy, ALL);
+    let other = world.back.connect(again.connection(port, |page| page)).unwrap();
+    world.serve();
+    world.machine.transmit_all();
+    world.serve();
+    let [Event::Closed(closed, counters)] = world.events[..] else {
+        panic!("{:?}", world.events);
+    };
+    assert_eq!((closed, counters.sent), (id, 11));
+    assert!(world.back.counters(id).is_none() && world.back.counters(other).is_some());
+    world.check_rest();
+}
+
+#[test]
+fn when_the_nic_breaks_nothing_that_was_to_go_out_is_answered_and_guests_still_reach_each_other() {
+    let mut world = World::new(NIC);
+    let (guest, other) = (world.add(Mode::Copy), world.add(Mode::Flip));
+    world.settle();
+    world.meet(guest);
+    world.machine.state_mut().is_broken = true;
+    let (outside, host) = (world.outside(), world.host(guest));
+    let before = world.guests[guest].0.transmit.sent();
+    for number in 0..10 {
+        assert!(world.guest(guest).post_data(&outside, number, 1000, true));
+        assert!(world.guest(other).post_data(&host, number, 1000, true));
+    }
+    world.guest(guest).step();
+    world.guest(other).step();
+    world.settle();
+    assert_eq!(world.guests[guest].0.transmit.sent(), before);
+    assert_eq!(world.guests[guest].0.numbers.len(), 10);
+    assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
+}
+
+#[test]
+fn a_frame_that_the_device_fails_is_counted_and_its_pages_are_given_back() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    let outside = world.outside();
+    assert!(world.guest(guest).post_data(&outside, 1, 1000, true));
+    world.guest(guest).step();
+    world.serve();
+    assert!(world.machine.transmit(Err(Failed::Device(3))));
+    world.settle();
+    let counters = world.back.counters(world.guests[guest].2).unwrap();
+    assert_eq!(counters.lost_sent(Loss::Device), 1);
+    world.check_rest();
+    world.machine.say(nic::Event::Sent {
+        tag: Tag(5),
+        result: Ok(()),
+    });
+    world.serve();
+    assert_eq!(world.events, [Event::Flaw(Flaw::Unasked(5))]);
+}
+
+#[test]
+fn a_full_nic_gets_the_rest_when_it_has_room() {
+    let info = NicInfo { send_depth: 3, ..NIC };
+    let mut world = World::new(info);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    world.numbers.clear();
+    let outside = world.outside();
+    for number in 0..50 {
+        assert!(world.guest(guest).post_data(&outside, number, 1000, true));
+    }
+    world.guest(guest).step();
+    world.settle();
+    assert!(world.numbers.iter().copied().eq(0..50));
+    world.check_rest();
+}
+
+#[test]
+fn the_rate_is_kept_and_the_back_end_says_when_it_wants_to_be_woken() {
+    let mut world = World::new(NIC);
+    let (from, to) = (world.add_with(Mode::Copy, ALL, 1_000_000), world.add(Mode::Copy));
+    world.settle();
+    let host = world.host(to);
+    let begin = world.now;
+    let mut number = 0;
+    while world.now < begin + 3_000_000_000 {
+        while world.guest(from).post_data(&host, number, 958, true) {
+            number += 1;
+        }
+        world.guest(from).step();
+        world.settle();
+        world.now = world.deadline.expect("it waits for its rate");
+    }
+    let received = world.guests[to].0.numbers.len();
+    // 1000 bytes a frame: 3 s, and the burst of 100 ms.
+    assert!((3080..3120).contains(&received), "{received}");
+    assert!(world.back.counters(world.guests[from].2).unwrap().held > 100);
+}
+
+#[test]
+fn a_capture_has_what_comes_from_a_port_as_it_came_and_what_goes_there_as_it_goes() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    let (own, outside) = (world.host(guest), world.outside());
+    let vif = world
+        .back
+        .start_capture(Tap::Port(world.guests[guest].1), 60)
+        .unwrap();
+    let wire = world.back.start_capture(Tap::Port(PortId(0)), 1000).unwrap();
+    let sent = frames::udp(&own, &outside, &frames::data(1, 900), false);
+    assert!(world.guest(guest).post(&sent, Offload::default()));
+    world.guest(guest).step();
+    world.settle();
+    assert!(world.arrive(guest, 2, 100));
+    world.settle();
+    let seen: Vec<_> = std::iter::from_fn(|| world.back.captured(vif)).collect();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(
+        (seen[0].is_from, seen[0].length, seen[0].bytes()),
+        (true, 942, &sent[..60])
+    );
+    assert_eq!((seen[1].is_from, seen[1].length), (false, 142));
+    assert_eq!(seen[1].bytes()[..6], own.mac);
+    let seen: Vec<_> = std::iter::from_fn(|| world.back.captured(wire)).collect();
+    let [out, back] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert!(!out.is_from && back.is_from && out.bytes().len() == 256);
+    assert_eq!(out.bytes()[..12], [WIRE_MAC, NIC.mac].concat());
+    assert_eq!(back.bytes()[..12], [NIC.mac, WIRE_MAC].concat());
+    assert_eq!(world.back.stop_capture(vif), 0);
+    assert_eq!(world.back.captured(vif), None);
+}
+
+#[test]
+fn frames_of_the_vfrs_own_go_to_any_port() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Flip);
+    world.settle();
+    let own = world.host(guest);
+    let gateway = Host {
+        mac: VFR_MAC,
+        address: [10, 0, 0, 254],
+        port: 67,
+    };
+    for length in [4, 200, 1472] {
+        let frame = frames::udp(&gateway, &own, &frames::data(length, length as usize), false);
+        world.back.send_made(world.guests[guest].1, frame.clone());
+        world.back.send_made(PortId(0), frame);
+    }
+    world.back.send_made(PortId(9), vec![0; 60]);
+    world.back.send_made(PortId(0), vec![0; 5000]);
+    world.serve();
+    world.machine.transmit_all();
+    world.serve();
+    world.guest(guest).collect();
+    assert_eq!(world.guests[guest].0.numbers, [4, 200, 1472]);
+    assert_eq!(world.machine.state().wire.len(), 3);
+    let totals = world.back.totals();
+    assert_eq!(
+        (totals.lost(Loss::NoReceiver), totals.lost(Loss::NoMemory)),
+        (1, 1)
+    );
+    world.check_rest();
+}
+
+#[test]
+fn a_packet_that_a_rule_wants_logged_is_told_and_too_many_are_counted() {
+    let mut world = World::new(NIC);
+    let (from, to) = (world.add(Mode::Copy), world.add(Mode::Copy));
+    world.settle();
+    let rules = rules::parse("drop log").unwrap();
+    world.back.vfr_mut().set_rules(NetworkId(0), rules).unwrap();
+    let host = world.host(to);
+    for number in 0..40 {
+        assert!(world.guest(from).post_data(&host, number, 100, true));
+    }
+    world.guest(from).step();
+    world.settle();
+    let logged = world
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Log(_)))
+        .count();
+    assert_eq!((logged, world.events.last()), (32, Some(&Event::NotLogged(8))));
+    let Event::Log(Logged { from, fate, rule, .. }) = world.events[0] else {
+        panic!("{:?}", world.events[0]);
+    };
+    assert_eq!(
+        (from, fate, rule),
+        (PortId(1), Fate::Drop(Reason::Rule), Some((NetworkId(0), 0)))
+    );
+}
+
+#[test]
+fn a_frame_of_which_a_broken_nic_does_not_say_whether_it_was_sent_is_left_to_a_successor() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    let outside = world.outside();
+    let before = world.guests[guest].0.transmit.sent();
+    assert!(world.guest(guest).post_data(&outside, 1, 1000, true));
+    world.guest(guest).step();
+    world.serve();
+    assert!(world.machine.transmit(Err(Failed::Broken)));
+    world.serve();
+    world.guest(guest).step();
+    assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
+    assert_eq!(world.guests[guest].0.transmit.sent(), before);
+    assert_eq!(world.machine.pinned(), 1);
+}
+
+#[test]
+fn what_lies_behind_a_packet_is_not_summed_and_does_not_go_out() {
+    let mut world = World::new(NIC);
+    let guest = world.add(Mode::Copy);
+    world.settle();
+    world.meet(guest);
+    let (own, outside) = (world.host(guest), world.outside());
+    for length in [20, 900] {
+        let frame = frames::udp(&own, &outside, &frames::data(1, length), true);
+        let blank = Offload {
+            checksum: front::Checksum::Blank,
+            segments: None,
+        };
+        assert!(world.guest(guest).post(&[&frame[..], &[0x55; 7]].concat(), blank));
+        world.guest(guest).step();
+        world.serve();
+        world.machine.transmit_all();
+        let (sent, _) = world.machine.state_mut().wire.pop().unwrap();
+        assert_eq!(sent.len(), frame.len());
+        assert!(frames::is_right(&sent, false));
+        world.serve();
+    }
+    world.check_rest();
+}
