@@ -35,6 +35,8 @@ pub struct Options {
     pub flip: bool,
     /// Whether it takes frames with several slots, segments put together, and checksums that are blank.
     pub offload: bool,
+    /// Most bytes of a frame that it wants to send, without its header.
+    pub mtu: u16,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
         Self {
             flip: true,
             offload: true,
+            mtu: u16::MAX,
         }
     }
 }
@@ -197,7 +200,7 @@ pub async fn agree<D: Flips, M: RawMutex>(
     Ok(Agreement {
         properties: Properties {
             mac,
-            mtu,
+            mtu: options.mtu.min(mtu),
             features: Features::read(is_set),
             mode,
         },

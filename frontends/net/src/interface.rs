@@ -273,6 +273,26 @@ impl<D: Flips> Interface<D> {
         .await
     }
 
+    /// Waits until there is [room](Self::has_room).
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if the interface is.
+    pub async fn writable(&self) -> Result<(), Broken> {
+        poll_fn(|context| {
+            let transmit = self.transmit.borrow();
+            match transmit.broken() {
+                Some(broken) => Poll::Ready(Err(broken)),
+                None if transmit.has_room() => Poll::Ready(Ok(())),
+                None => {
+                    self.register(context);
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
     /// Closes the connection and waits until the back-end has done so.
     ///
     /// # Errors

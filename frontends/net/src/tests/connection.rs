@@ -170,6 +170,7 @@ fn what_the_front_end_takes_is_written_down_before_it_is_connected() {
     let plain = Options {
         flip: true,
         offload: false,
+        ..Options::default()
     };
     let (properties, flags) = told(plain, &[("feature-rx-copy", "1"), ("feature-gso-tcpv4", "1")]);
     assert_eq!(flags, [1, 0, 1, 0, 0, 0, 0, 1], "the back-end does not flip");

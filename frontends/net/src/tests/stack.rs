@@ -5,13 +5,17 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use smoltcp::iface::{Config, Interface as Stack, SocketSet};
-use smoltcp::phy::{DeviceCapabilities, Medium, RxToken as _, TxToken as _};
+use smoltcp::phy::{ChecksumCapabilities, DeviceCapabilities, Medium, RxToken as _, TxToken as _};
 use smoltcp::socket::udp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, IpCidr, IpEndpoint, Ipv4Address};
+use smoltcp::wire::{
+    EthernetAddress, IpCidr, IpEndpoint, IpProtocol, Ipv4Address, Ipv6Address, Ipv6Packet, Ipv6Repr,
+    UdpPacket, UdpRepr,
+};
 
 use super::*;
 use crate::connect::Agreement;
+use crate::phy::is_right;
 
 type Wire = Rc<RefCell<VecDeque<Vec<u8>>>>;
 
@@ -195,6 +199,40 @@ fn a_wrong_checksum_is_found_unless_the_back_end_vouches_for_the_frame() {
 }
 
 #[test]
+fn a_wrong_checksum_is_found_over_ipv6_too() {
+    let from = Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+    let to = Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+    let packet = Ipv6Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header: IpProtocol::Udp,
+        payload_len: 8 + 5,
+        hop_limit: 64,
+    };
+    let ports = UdpRepr {
+        src_port: 7,
+        dst_port: 7,
+    };
+    let mut frame = vec![0; 14 + 40 + 8 + 5];
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    packet.emit(&mut Ipv6Packet::new_unchecked(&mut frame[14..]));
+    ports.emit(
+        &mut UdpPacket::new_unchecked(&mut frame[54..]),
+        &from.into(),
+        &to.into(),
+        5,
+        |data| data.copy_from_slice(b"hello"),
+        &ChecksumCapabilities::default(),
+    );
+    assert!(is_right(&frame));
+    for at in 54..frame.len() {
+        frame[at] ^= 0x55;
+        assert!(!is_right(&frame), "{at}");
+        frame[at] ^= 0x55;
+    }
+}
+
+#[test]
 fn bytes_that_are_no_packet_do_no_harm() {
     let (arrived, _) = exchange(Mode::Copy, 30, |number, bytes| {
         if number > 10 {
@@ -221,10 +259,12 @@ fn without_room_nothing_is_received_and_nothing_is_lost() {
     }
     assert!(smoltcp::phy::Device::transmit(&mut device, Instant::ZERO).is_none());
     assert!(smoltcp::phy::Device::receive(&mut device, Instant::ZERO).is_none());
+    assert!(embassy_futures::poll_once(interface.writable()).is_pending());
     interface.turn().unwrap();
     server.take();
     let _ = server.answer(|_| {});
     interface.turn().unwrap();
+    assert!(embassy_futures::poll_once(interface.writable()).is_ready());
     let (received, _) = smoltcp::phy::Device::receive(&mut device, Instant::ZERO).unwrap();
     assert_eq!(received.consume(<[u8]>::len), 60);
 }

@@ -169,7 +169,7 @@ fn copy(checks: &mut Checks, peer: DomId, references: &[GrantRef]) {
     );
 }
 
-fn read_word(mapping: &Mapping, index: usize) -> Option<u32> {
+pub(crate) fn read_word(mapping: &Mapping, index: usize) -> Option<u32> {
     let mut bytes = [0; 4];
     mapping.read(index.wrapping_mul(4), &mut bytes)?;
     Some(u32::from_le_bytes(bytes))

@@ -1,6 +1,7 @@
-//! Two domains that share pages: `role=grantor peer=N` in one of them, `role=grantee peer=M` in the other.
+//! Two domains that share pages: `role=grantor peer=N` in one of them, `role=grantee peer=M` in the other. Or that exchange pages: `role=offerer`
+//! and `role=taker`.
 //!
-//! The grantor's first grant is a directory that says which are the others; all is as its peer finds it. They take turns by events.
+//! The first's first grant is a directory that says which are the others; all is as its peer finds it. They take turns by events.
 
 #![no_std]
 #![no_main]
@@ -9,6 +10,8 @@ extern crate alloc;
 
 mod grantee;
 mod grantor;
+mod offerer;
+mod taker;
 
 use bulkhead_runtime::{
     DomId, Environment, ShutdownReason, block_on,
@@ -19,10 +22,10 @@ use bulkhead_runtime::{
 
 bulkhead_runtime::entry!(main);
 
-/// The grantor's first entry: those below are not given out.
+/// The first entry of the grantor, or the offerer: those below are not given out.
 const DIRECTORY: GrantRef = GrantRef::new(8);
 
-/// Words of the directory: a grant for reading and writing, one for reading, and [`MANY`] for reading and writing.
+/// Words of the grantor's directory: a grant for reading and writing, one for reading, and [`MANY`] for reading and writing.
 const SHARED: usize = 0;
 const FOR_READING: usize = 1;
 const FIRST_OF_MANY: usize = 2;
@@ -42,8 +45,12 @@ fn main(environment: &Environment) -> ShutdownReason {
     let result = match (command_line.value("role"), peer) {
         (Some("grantor"), Some(peer)) => block_on(grantor::run(&mut checks, peer)),
         (Some("grantee"), Some(peer)) => block_on(grantee::run(&mut checks, peer)),
+        (Some("offerer"), Some(peer)) => block_on(offerer::run(&mut checks, peer)),
+        (Some("taker"), Some(peer)) => block_on(taker::run(&mut checks, peer)),
         (_, _) => {
-            bulkhead_runtime::println!("the command line needs role=grantor or role=grantee, and peer=N");
+            bulkhead_runtime::println!(
+                "the command line needs role=grantor, grantee, offerer or taker, and peer=N"
+            );
             return ShutdownReason::Crash;
         }
     };
