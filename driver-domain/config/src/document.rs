@@ -116,6 +116,13 @@ impl Lines {
         let before = self.ends.partition_point(|&end| end < place);
         u32::try_from(before.saturating_add(1)).unwrap_or(u32::MAX)
     }
+
+    /// How many bytes of its line are before the byte at `place`.
+    fn before(&self, place: usize) -> usize {
+        let lines = self.ends.partition_point(|&end| end < place);
+        let end = lines.checked_sub(1).and_then(|last| self.ends.get(last));
+        place.saturating_sub(end.map_or(0, |end| end.saturating_add(1)))
+    }
 }
 
 /// Makes sentences of the library's errors.
@@ -269,6 +276,7 @@ impl<'a> Reader<'a, '_> {
             key,
             value: Value { raw, kind },
             line: Some(line),
+            before: self.lines.before(start),
         });
     }
 }

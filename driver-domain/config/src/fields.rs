@@ -79,8 +79,6 @@ pub(crate) struct Keys {
     pub(crate) noun: &'static str,
     /// Those that it has.
     pub(crate) known: &'static [Key],
-    /// Those that it will have: a key, and what there is none of yet.
-    pub(crate) later: &'static [(Key, &'static str)],
 }
 
 /// One line of a section, or one pair of the shell.
@@ -89,6 +87,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) key: Cow<'a, str>,
     pub(crate) value: Value<'a>,
     pub(crate) line: Option<u32>,
+    /// How many bytes are before the value in its line.
+    pub(crate) before: usize,
 }
 
 /// The keys of one section with their values, of which each is read once, by its name.
@@ -139,13 +139,8 @@ impl<'a, 'p> Fields<'a, 'p> {
     }
 
     fn refuse(&mut self, entry: &Entry<'_>) {
-        let Keys { noun, known, later } = self.keys;
+        let Keys { noun, known } = self.keys;
         let is_called = |key: &Key| key.name == entry.key || key.elsewhere.contains(&&*entry.key);
-        if let Some((_, what)) = later.iter().find(|(key, _)| is_called(key)) {
-            let key = excerpt(&entry.key);
-            let sentence = format_args!("{key} should be left out: this version has no {what} yet");
-            return self.problems.add(entry.line, sentence);
-        }
         let meant = known
             .iter()
             .find(|key| is_called(key))
@@ -188,6 +183,18 @@ impl<'a, 'p> Fields<'a, 'p> {
         if let Some(at) = self.optional(key) {
             *slot = at.value;
         }
+    }
+
+    /// Where in the file the string that is the value of `key` has what is in this line and column of it: also a line and a column.
+    pub(crate) fn place(&self, key: &'static str, line: usize, column: usize) -> Option<(u32, usize)> {
+        let entry = self.known.get(key)?;
+        let (below, column) = entry.value.place(line, column);
+        let before = if below == 0 { entry.before } else { 0 };
+        let column = column.saturating_add(before);
+        let line = entry
+            .line?
+            .saturating_add(u32::try_from(below).unwrap_or(u32::MAX));
+        Some((line, column))
     }
 
     /// The value of a key that must be there; if it is not, that is told, with an `example` of what would be right.

@@ -30,10 +30,12 @@ pub use fields::At;
 pub use problems::{MAX_PROBLEMS, Problem, Problems};
 pub use sections::driver::{Driver, MAX_DRIVERS};
 pub use sections::guest::{Guest, MAX_GUESTS};
+pub use sections::network::{MAX_NETWORKS, Network, RuleNames, vif_name, vif_names};
 pub use sections::{Config, parse};
 pub use settings::{
-    Action, CommandLine, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, FileName,
-    MAX_COMMAND_LINE, MAX_CPUS, MAX_LIST, MAX_PARTITION_NAME, MAX_VCPUS, Memory, Name, OnePiece, Part,
-    PciAddress, Right, Setting, Should, Vcpus, Weight, Whole, parse_cpus, parse_size,
+    Action, Addresses, CommandLine, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, FileName,
+    MAX_COMMAND_LINE, MAX_CPUS, MAX_LIST, MAX_PARTITION_NAME, MAX_RULES_TEXT, MAX_VCPUS, Memory, Mtu, Name,
+    NetworkName, OnePiece, OwnAddress, Part, PciAddress, Rate, Reach, Right, Rules, Setting, Should, Subnet,
+    Subnet6, UplinkAddress, Vcpus, Vif, Vifs, Weight, Whole, parse_cpus, parse_size,
 };
 pub use world::World;

@@ -84,6 +84,14 @@ impl Problems {
         }
     }
 
+    /// Adds all that is wrong besides.
+    pub(crate) fn append(&mut self, others: Self) {
+        self.more = self.more.saturating_add(others.more);
+        for Problem { line, sentence } in others.first {
+            self.add(line, sentence);
+        }
+    }
+
     /// `value` if nothing is wrong.
     pub(crate) fn or<T>(self, value: T) -> Result<T, Self> {
         if self.is_empty() { Ok(value) } else { Err(self) }

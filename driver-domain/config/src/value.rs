@@ -75,6 +75,64 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// How many lines below the first of its own, and in which column of that, a string has the character that is at `line` and `column` of
+    /// what it says, both counted from 1; the first line of the file is as if it began where the value does.
+    pub(crate) fn place(&self, line: usize, column: usize) -> (usize, usize) {
+        let quotes = ["\"\"\"", "'''", "\"", "'"];
+        let quotes = quotes.into_iter().find(|quotes| self.raw.starts_with(quotes));
+        let Some(quotes) = quotes else {
+            return (line.saturating_sub(1), column);
+        };
+        let has_escapes = quotes.starts_with('"');
+        let mut rest = self.raw.chars().skip(quotes.len()).peekable();
+        // Where the next character stands in the file, and in what the string says.
+        let mut there = (0_usize, quotes.len().saturating_add(1));
+        let mut said = (1_usize, 1_usize);
+        let step = |at: &mut (usize, usize), c: char| match c {
+            '\n' => *at = (at.0.saturating_add(1), 1),
+            _ => at.1 = at.1.saturating_add(1),
+        };
+        if quotes.len() == 3 {
+            // A line's end behind the quotes is none of the string.
+            let _ = rest.next_if_eq(&'\r');
+            if let Some(c) = rest.next_if_eq(&'\n') {
+                step(&mut there, c);
+            }
+        }
+        while said < (line, column) {
+            let Some(c) = rest.next() else { break };
+            step(&mut there, c);
+            if c != '\\' || !has_escapes {
+                step(&mut said, c);
+                continue;
+            }
+            let Some(c) = rest.next() else { break };
+            step(&mut there, c);
+            let length = match c {
+                'u' => 4,
+                'U' => 8,
+                'x' => 2,
+                // The line's end is left out, and all white space behind it.
+                _ if c.is_whitespace() => {
+                    while let Some(c) = rest.next_if(|c| c.is_whitespace()) {
+                        step(&mut there, c);
+                    }
+                    continue;
+                }
+                'n' => {
+                    step(&mut said, '\n');
+                    continue;
+                }
+                _ => 0,
+            };
+            let digits: alloc::string::String = rest.by_ref().take(length).collect();
+            digits.chars().for_each(|c| step(&mut there, c));
+            let number = u32::from_str_radix(&digits, 16).ok().filter(|_| length > 0);
+            step(&mut said, number.and_then(char::from_u32).unwrap_or(c));
+        }
+        there
+    }
+
     /// Whether quotes make a string of it, in the file.
     pub(crate) const fn is_in_quotes(&self) -> bool {
         matches!(self.kind, Kind::Text(_))
@@ -111,13 +169,54 @@ pub(crate) fn excerpt(text: &str) -> impl fmt::Display {
     })
 }
 
+/// The parts of a list of the shell whose parts have commas themselves: a word with `=` belongs to the part before.
+pub(crate) fn groups(words: &str) -> impl Iterator<Item = &str> + Clone {
+    let mut rest = Some(words);
+    core::iter::from_fn(move || {
+        let text = rest?;
+        let begins = |&(comma, _): &(usize, &str)| {
+            let behind = text.get(comma..).and_then(|text| text.strip_prefix(','));
+            let word = behind.and_then(|text| text.split(',').next());
+            !word.is_some_and(|word| word.contains('='))
+        };
+        let part = match text.match_indices(',').find(begins) {
+            Some((comma, _)) => {
+                let (part, behind) = text.split_at(comma);
+                rest = behind.strip_prefix(',');
+                part
+            }
+            None => {
+                rest = None;
+                text
+            }
+        };
+        Some(part)
+    })
+}
+
 /// The words of a list of the shell, as a list of TOML.
-pub(crate) fn listed(words: &str) -> impl fmt::Display {
+pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str> + Clone) -> impl fmt::Display {
     fmt::from_fn(move |f| {
-        for (n, word) in words.split(',').enumerate() {
+        for (n, word) in words.clone().enumerate() {
             write!(f, "{}{}", if n == 0 { "[" } else { ", " }, quoted(word))?;
         }
         f.write_char(']')
+    })
+}
+
+/// `text`, of which all lines end, as a string of TOML of as many lines.
+pub(crate) fn quoted_lines(text: &str) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        f.write_str("\"\"\"\n")?;
+        for c in text.chars() {
+            match c {
+                '\n' | '\t' => f.write_char(c)?,
+                '"' | '\\' => write!(f, "\\{c}")?,
+                _ if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
+                _ => f.write_char(c)?,
+            }
+        }
+        f.write_str("\"\"\"")
     })
 }
 
@@ -158,6 +257,38 @@ mod tests {
         for (word, shown) in [("33", "33"), ("true", "true"), ("lots", "\"lots\""), ("", "\"\"")] {
             assert_eq!(Value::word(word).to_string(), shown);
         }
+    }
+
+    #[test]
+    fn a_place_in_what_a_string_says_is_found_in_the_file() {
+        let place = |raw, line, column| {
+            Value {
+                raw,
+                kind: Kind::Other,
+            }
+            .place(line, column)
+        };
+        assert_eq!(place("\"\"\"\nab\ncd\"\"\"", 1, 2), (1, 2));
+        assert_eq!(place("'''\r\nab\ncd'''", 2, 1), (2, 1));
+        assert_eq!(place("\"\"\"ab\ncd\"\"\"", 1, 2), (0, 5));
+        assert_eq!(place("\"ab\\ncd\"", 2, 2), (0, 7));
+        assert_eq!(place("\"a\\u000ab\\u0020c\"", 2, 3), (0, 16));
+        assert_eq!(place("\"\"\"\na \\\n\n   b\nc\"\"\"", 1, 4), (3, 5));
+        assert_eq!(place("\"\"\"\na \\\n\n   b\nc\"\"\"", 2, 1), (4, 1));
+        assert_eq!(place("'a\\n'", 1, 3), (0, 4), "no escapes here");
+        assert_eq!(place("\"\"\"\nab\"\"\"", 9, 9), (1, 6), "the end");
+    }
+
+    #[test]
+    fn words_with_an_equals_sign_belong_to_the_word_before() {
+        let parts = |words| groups(words).collect::<Vec<_>>();
+        assert_eq!(parts("red"), ["red"]);
+        assert_eq!(
+            parts("red,ip=1,mtu=2,blue,green,ip=3"),
+            ["red,ip=1,mtu=2", "blue", "green,ip=3"]
+        );
+        assert_eq!(parts("red,,blue"), ["red", "", "blue"]);
+        assert_eq!(parts(""), [""]);
     }
 
     #[test]

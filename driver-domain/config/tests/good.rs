@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_config::{
-    Action, CommandLine, Console, Cpus, Disk, Disks, Driver, FileName, Guest, Memory, Name, OnePiece,
-    Setting, Vcpus, Weight, parse,
+    Action, CommandLine, Console, Cpus, Disk, Disks, Driver, FileName, Guest, Memory, Name, Network,
+    NetworkName, OnePiece, Reach, Rules, Setting, Subnet, Subnet6, UplinkAddress, Vcpus, Vifs, Weight, parse,
 };
 use std::fs;
 
@@ -115,6 +115,41 @@ fn drivers_and_disks_have_their_meaning() {
     assert_eq!(
         (config.drivers(), config.guests()),
         ([io, disks].as_slice(), guests.as_slice())
+    );
+    assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
+}
+
+#[test]
+fn networks_have_their_meaning() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/good/networks.toml");
+    let config = parse(&fs::read(path).unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+    let [io] = config.drivers() else { panic!() };
+    let addresses = ["192.0.2.5/24", "2001:db8::5/64"].join(",");
+    assert_eq!(*io.uplink_address, UplinkAddress::parse(&addresses).unwrap());
+    assert_eq!(io.uplink_router.to_string(), "192.0.2.1");
+    assert_eq!(io.uplink_dns.to_string(), "192.0.2.1,192.0.2.2");
+    let network =
+        |name, subnet| Network::new(NetworkName::parse(name).unwrap(), Subnet::parse(subnet).unwrap());
+    let mut red = network("red", "10.10.1.0/24");
+    red.driver = Some(Name::parse("io").unwrap().into());
+    red.subnet6 = Some(Subnet6::parse("fd00:1::/64").unwrap().into());
+    (red.dhcp, red.uplink) = (false, Reach::Routed);
+    let rules = "# What is open\naccept from red to uplink\naccept tcp from uplink port 8080 to web port 80\naccept icmp from any to web.1\ndrop log\n";
+    red.set_rules(Rules::new(rules).unwrap()).unwrap();
+    assert_eq!(config.networks(), [red, network("blue", "10.10.2.0/29")]);
+    let mut web = guest("web");
+    let vifs = "red,mac=02:00:00:00:00:01,ip=10.10.1.9,ip6=fd00:1::9,rate=10M,mtu=1400,blue";
+    web.networks = Vifs::parse(vifs).unwrap().into();
+    let mut twin = guest("twin");
+    twin.networks = Vifs::parse("red,ip=10.10.1.9").unwrap().into();
+    twin.autostart = false;
+    assert_eq!(config.guests(), [web, twin]);
+    let owner = |network| config.driver_of(network).map(|driver| driver.name.as_str());
+    assert!(
+        config
+            .networks()
+            .iter()
+            .all(|network| owner(network) == Some("io"))
     );
     assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
 }

@@ -7,8 +7,9 @@
 )]
 
 use bulkhead_config::{
-    Action, CommandLine, Config, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, Driver, FileName,
-    Guest, MAX_PROBLEMS, Memory, Name, OnePiece, Part, PciAddress, Problems, Right, Setting, Whole, parse,
+    Action, Addresses, CommandLine, Config, Console, Cpus, Device, DeviceClass, Devices, Disk, Disks, Driver,
+    FileName, Guest, MAX_PROBLEMS, Memory, Mtu, Name, Network, NetworkName, OnePiece, Part, PciAddress,
+    Problems, Rate, Reach, Right, Rules, Setting, Subnet, Subnet6, UplinkAddress, Vif, Vifs, Whole, parse,
 };
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -91,6 +92,10 @@ impl Change {
             "\"1G\"",
             "name = \"a\"\n",
             "[[network]]\n",
+            "subnet = \"10.1.0.0/16\"\n",
+            "network = [\"red,ip=10.10.1.9\"]\n",
+            "rules = \"\"\"\naccept from red to uplink\n",
+            "uplink-address = [\"192.0.2.5/24\"]\n",
             "[[driver]]\n",
             "devices = [",
             "disk = [\"a:rw\"]\n",
@@ -166,6 +171,79 @@ fn disks() -> impl Strategy<Value = Disks> {
     })
 }
 
+/// Interfaces in the networks of [`config`], without addresses that others could have.
+fn vifs() -> impl Strategy<Value = Vifs> {
+    let rate = option::of((64..=1_000_000_u64).prop_map(|rate| Rate::parse(&format!("{rate}k")).unwrap()));
+    let vif = (select(vec!["x-red", "x-blue"]), rate, 1280..=1500_u32);
+    vec(vif, 0..4).prop_map(|vifs| {
+        let vifs = vifs.into_iter().map(|(network, rate, mtu)| {
+            let mut vif = Vif::new(NetworkName::parse(network).unwrap());
+            (vif.rate, vif.mtu) = (rate, Mtu::new(mtu).unwrap());
+            vif
+        });
+        Vifs::new(vifs.collect()).unwrap()
+    })
+}
+
+/// Lines of rules that name what [`config`] has.
+fn rules() -> impl Strategy<Value = Rules> {
+    let line = prop_oneof![
+        select(vec![
+            "accept from x-red to uplink",
+            "  drop log ",
+            "accept tcp from x-blue to any port 80,443",
+            "",
+        ])
+        .prop_map(String::from),
+        "\\PC{0,20}".prop_map(|comment| format!("# \"\\ {comment}")),
+    ];
+    vec(line, 0..8).prop_map(|lines| Rules::new(&lines.join("\n")).unwrap())
+}
+
+/// Two networks: `x-red`, and `x-blue`.
+fn networks() -> impl Strategy<Value = Vec<Network>> {
+    let uplink = select(vec![Reach::Nat, Reach::Routed, Reach::None]);
+    let one = || {
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            uplink.clone(),
+            rules(),
+        )
+    };
+    [one(), one()].prop_map(|both| {
+        let names = [
+            ("x-red", "10.10.1.0/24", "fd00:1::/64"),
+            ("x-blue", "10.10.0.0/24", "fd00::/64"),
+        ];
+        let networks =
+            both.into_iter()
+                .zip(names)
+                .map(|((has_driver, has_6, dhcp, uplink, rules), words)| {
+                    let (name, subnet, subnet6) = words;
+                    let mut network =
+                        Network::new(NetworkName::parse(name).unwrap(), Subnet::parse(subnet).unwrap());
+                    network.driver = has_driver.then(|| Name::parse("x-driver").unwrap().into());
+                    network.subnet6 = has_6.then(|| Subnet6::parse(subnet6).unwrap().into());
+                    (network.dhcp, network.uplink) = (dhcp, uplink);
+                    network.set_rules(rules).unwrap();
+                    network
+                });
+        networks.collect()
+    })
+}
+
+/// What a driver's uplink has.
+fn uplink() -> impl Strategy<Value = [&'static str; 3]> {
+    select(vec![
+        ["dhcp", "", ""],
+        ["dhcp", "", "192.0.2.1,2001:db8::1"],
+        ["192.0.2.5/24,2001:db8::5/64", "192.0.2.1", ""],
+        ["192.0.2.5/24", "", "192.0.2.1"],
+    ])
+}
+
 fn driver() -> impl Strategy<Value = Driver> {
     let memory =
         (8..=OnePiece::MAX_ORDER).prop_map(|order| Memory::from_pages(1 << order).unwrap().to_string());
@@ -180,7 +258,7 @@ fn driver() -> impl Strategy<Value = Driver> {
         let words: Vec<String> = all.iter().map(ToString::to_string).collect();
         Devices::parse(&words.join(",")).unwrap()
     });
-    let rest = (memory, devices, whole(), any::<bool>(), action());
+    let rest = (memory, devices, whole(), any::<bool>(), action(), uplink());
     (file_name(), command_line(), rest).prop_map(|(kernel, command_line, rest)| {
         let mut driver = Driver::new(Name::parse("x-driver").unwrap(), kernel, rest.1);
         driver.command_line = command_line;
@@ -188,6 +266,14 @@ fn driver() -> impl Strategy<Value = Driver> {
         driver.weight = rest.2;
         driver.console = if rest.3 { Console::Log } else { Console::Print };
         driver.on_crash = rest.4;
+        let [address, router, dns] = rest.5;
+        driver.uplink_address = UplinkAddress::parse(address).unwrap().into();
+        let addresses = |words: &str| match words {
+            "" => Addresses::default(),
+            words => Addresses::parse(words).unwrap(),
+        };
+        driver.uplink_router = addresses(router).into();
+        driver.uplink_dns = addresses(dns).into();
         driver
     })
 }
@@ -208,6 +294,7 @@ fn guest(name: String) -> impl Strategy<Value = Guest> {
         any::<bool>(),
         [action(), action(), action()],
         disks(),
+        vifs(),
     );
     (files, memory, cpus, rest).prop_map(move |(files, memory, cpus, rest)| {
         let at_first = Memory::from_pages(memory.0).unwrap();
@@ -225,6 +312,7 @@ fn guest(name: String) -> impl Strategy<Value = Guest> {
         guest.autostart = rest.1;
         [guest.on_poweroff, guest.on_reboot, guest.on_crash] = rest.2;
         guest.disks = rest.3.into();
+        guest.networks = rest.4.into();
         guest
     })
 }
@@ -233,12 +321,17 @@ fn config() -> impl Strategy<Value = Config> {
     let name = "[A-Za-wyz0-9][A-Za-z0-9_.-]{0,30}".prop_filter("no name", |name| Name::parse(name).is_ok());
     let guests =
         btree_set(name, 0..8).prop_flat_map(|names| names.into_iter().map(guest).collect::<Vec<_>>());
-    (driver(), guests).prop_map(|(driver, mut guests)| {
+    (driver(), networks(), guests).prop_map(|(mut driver, networks, mut guests)| {
+        if !driver.devices.contains(&Device::Class(DeviceClass::Net)) {
+            driver.devices = Devices::parse(&format!("net,{}", *driver.devices))
+                .unwrap()
+                .into();
+        }
         // Where they are all started, no two may have the same.
         for guest in guests.iter_mut().skip(1).filter(|guest| !guest.disks.is_empty()) {
             guest.autostart = false;
         }
-        Config::new(vec![driver], guests).unwrap()
+        Config::new(vec![driver], networks, guests).unwrap()
     })
 }
 
@@ -289,7 +382,9 @@ proptest! {
         let ramdisk = guest.ramdisk.as_ref().map(|file| ("ramdisk", file.as_str()));
         let disks = guest.disks.to_string();
         let disk = (!disks.is_empty()).then_some(("disk", disks.as_str()));
-        let spelled = Guest::from_pairs(texts.into_iter().chain(ramdisk).chain(disk));
+        let networks = guest.networks.to_string();
+        let network = (!networks.is_empty()).then_some(("network", networks.as_str()));
+        let spelled = Guest::from_pairs(texts.into_iter().chain(ramdisk).chain(disk).chain(network));
         prop_assert_eq!(spelled, Ok(guest.clone()));
     }
 }
@@ -306,7 +401,6 @@ fn the_shell_is_told_what_the_file_is_told() {
         ("cpus", "\"3-1\"", "3-1"),
         ("on-crash", "\"preserve\"", "preserve"),
         ("vcpu", "2", "2"),
-        ("network", "[\"red\"]", "red"),
     ];
     for (key, value, word) in cases {
         let sound = [("name", "web"), ("kernel", "httpd"), ("memory", "32M")];
@@ -342,7 +436,7 @@ fn a_key_that_is_given_twice_on_the_shell_is_refused() {
 fn guests_that_do_not_go_together_are_no_configuration() {
     let pairs = [("name", "web"), ("kernel", "httpd"), ("memory", "32M")];
     let guest = Guest::from_pairs(pairs).unwrap();
-    let problems = Config::new(Vec::new(), vec![guest.clone(), guest]).unwrap_err();
+    let problems = Config::new(Vec::new(), Vec::new(), vec![guest.clone(), guest]).unwrap_err();
     assert_eq!(
         problems.to_string(),
         "name = \"web\" should be another name: another guest has it\n"

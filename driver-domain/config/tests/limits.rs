@@ -85,6 +85,8 @@ fn no_file_takes_much_memory_or_stack() {
         "a=[1]\n",
         "a=[1,1,1]\n",
         "[[driver]]\ndevices=[\"net\"]\n",
+        "[[network]]\nname=\"a\"\nrules=\"\"\"\na\n\"\"\"\n",
+        "network=[\"a,ip=1\"]\n",
         "a=[{",
         "a={a=",
         "[,",
@@ -103,7 +105,7 @@ fn no_file_takes_much_memory_or_stack() {
         "[\n",
     ];
     for piece in pieces {
-        for begin in ["", "[[guest]]\ncpus = [", "x = {"] {
+        for begin in ["", "[[guest]]\ncpus = [", "x = {", "[[network]]\nrules = \"\"\""] {
             let file = begin.to_owned() + &piece.repeat(MAX_FILE / piece.len() - begin.len());
             let reader = move || {
                 let before = USE.get();
@@ -165,10 +167,10 @@ fn a_configuration_that_could_not_be_read_again_is_none() {
         ])
     };
     let some: Vec<Guest> = (0..20).map(|n| guest(n).unwrap()).collect();
-    let config = Config::new(Vec::new(), some).unwrap();
+    let config = Config::new(Vec::new(), Vec::new(), some).unwrap();
     assert_eq!(parse(config.to_string().as_bytes()), Ok(config));
     let many = (0..30).map(|n| guest(n).unwrap()).collect();
-    let problems = Config::new(Vec::new(), many).unwrap_err();
+    let problems = Config::new(Vec::new(), Vec::new(), many).unwrap_err();
     assert_eq!(
         problems.to_string(),
         "the configuration should fit 131072 bytes when it is written out\n"

@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_config::{
-    MAX_COMMAND_LINE, MAX_DRIVERS, MAX_FILE, MAX_GUESTS, MAX_LIST, MAX_PARTITION_NAME, MAX_PROBLEMS,
-    MAX_VCPUS, Name, OnePiece, parse,
+    MAX_COMMAND_LINE, MAX_DRIVERS, MAX_FILE, MAX_GUESTS, MAX_LIST, MAX_NETWORKS, MAX_PARTITION_NAME,
+    MAX_PROBLEMS, MAX_RULES_TEXT, MAX_VCPUS, Name, NetworkName, OnePiece, Subnet, parse,
 };
 use std::collections::BTreeMap;
 
@@ -17,8 +17,12 @@ fn blocks(language: &str) -> Vec<&'static str> {
 }
 
 /// The kinds of sections: their names, and the least that one says.
-const SECTIONS: [(&str, &str); 2] = [
+const SECTIONS: [(&str, &str); 3] = [
     ("driver", "[[driver]]\nname = \"io\"\ndevices = [\"net\"]\n"),
+    (
+        "network",
+        "[[driver]]\nname = \"io\"\ndevices = [\"net\"]\n[[network]]\nname = \"red\"\nsubnet = \"10.10.1.0/24\"\n",
+    ),
     (
         "guest",
         "[[guest]]\nname = \"web\"\nkernel = \"httpd\"\nmemory = \"32M\"\n",
@@ -61,7 +65,12 @@ fn the_example_is_a_configuration_with_every_key() {
         panic!("one example");
     };
     let config = parse(example.as_bytes()).unwrap_or_else(|problems| panic!("{}", problems.of("example")));
-    assert_eq!((config.drivers().len(), config.guests().len()), (1, 2));
+    let counts = (
+        config.drivers().len(),
+        config.networks().len(),
+        config.guests().len(),
+    );
+    assert_eq!(counts, (1, 1, 2));
     for key in SECTIONS.iter().flat_map(|(_, least)| keys(least)) {
         let line = format!("\n{key} = ");
         assert!(example.contains(&line), "the example says nothing of {key}");
@@ -84,8 +93,10 @@ fn a_default_is_what_the_page_calls_it() {
         let usual = parse(least.as_bytes()).unwrap();
         let Some(value) = default.strip_prefix('`').map(|value| value.trim_end_matches('`')) else {
             let is_told = match key {
-                "name" | "kernel" | "memory" | "devices" => default == "required",
-                "ramdisk" | "disk" => default == "none",
+                "name" | "kernel" | "memory" | "devices" | "subnet" => default == "required",
+                "ramdisk" | "disk" | "network" | "subnet6" | "rules" | "uplink-router" => default == "none",
+                "driver" => default == "the only one that can",
+                "uplink-dns" => default == "as DHCP says",
                 "command-line" => default == "empty",
                 "max-memory" => default == "as `memory`",
                 _ => false,
@@ -122,6 +133,14 @@ fn limits_are_as_the_page_has_them() {
     let says = |key: &str, words: String| assert!(guest[key][0].contains(&words), "{key}: {words}");
     says("disk", format!("at most {MAX_LIST}"));
     assert!(PAGE.contains(&format!("1 to {MAX_PARTITION_NAME} characters")));
+    says("network", format!("at most {MAX_LIST}"));
+    let network = rows("network");
+    for reserved in NetworkName::RESERVED {
+        assert!(network["name"][0].contains(&format!("`{reserved}`")));
+    }
+    let [shortest, longest] = Subnet::LENGTHS;
+    assert!(network["subnet"][0].contains(&format!("{shortest} to {longest} bits")));
+    assert!(network["rules"][0].contains(&format!("{} KiB", MAX_RULES_TEXT >> 10)));
     says("name", format!("1 to {} letters", Name::MAX));
     for reserved in Name::RESERVED {
         says("name", format!("`{reserved}`"));
@@ -132,6 +151,8 @@ fn limits_are_as_the_page_has_them() {
         ("the file", format!("{} KiB", MAX_FILE >> 10)),
         ("guests", MAX_GUESTS.to_string()),
         ("drivers", MAX_DRIVERS.to_string()),
+        ("networks", MAX_NETWORKS.to_string()),
+        ("interfaces of a guest", MAX_LIST.to_string()),
         ("disks of a guest", MAX_LIST.to_string()),
         ("problems told", MAX_PROBLEMS.to_string()),
     ] {

@@ -22,8 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = str::from_utf8(bytes) {
         let pairs = text.split('\n').filter_map(|word| word.split_once('='));
         match Guest::from_pairs(pairs) {
-            // One with disks needs drivers, too.
-            Ok(guest) => match Config::new(Vec::new(), vec![guest.clone()]) {
+            // One with disks or networks needs drivers, too.
+            Ok(guest) => match Config::new(Vec::new(), Vec::new(), vec![guest.clone()]) {
                 Ok(config) => assert_eq!(config.guests(), [guest]),
                 Err(problems) => judge(&problems, &[]),
             },

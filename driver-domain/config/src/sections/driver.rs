@@ -4,8 +4,8 @@ use crate::fields::{At, Fields, Key, Keys};
 use crate::problems::Problems;
 use crate::sections::{Config, Form, Section, Settings};
 use crate::settings::{
-    Action, CommandLine, Console, Device, DeviceClass, Devices, FileName, Name, OnePiece, PciAddress,
-    Setting, Weight, size,
+    Action, Addresses, CommandLine, Console, Device, DeviceClass, Devices, FileName, Name, OnePiece,
+    PciAddress, Setting, UplinkAddress, Weight, size,
 };
 use crate::value::{excerpt, listed};
 use crate::world::World;
@@ -33,6 +33,12 @@ pub struct Driver {
     pub memory: At<OnePiece>,
     /// What it owns.
     pub devices: At<Devices>,
+    /// From where its networks' uplink has its addresses.
+    pub uplink_address: At<UplinkAddress>,
+    /// The routers there; only beside addresses of the uplink's own.
+    pub uplink_router: At<Addresses>,
+    /// Who is asked there for names that guests ask for; if nobody, those that DHCP tells.
+    pub uplink_dns: At<Addresses>,
     /// Its share of the physical CPUs, relative to others'.
     pub weight: Weight,
     /// Where its console goes.
@@ -55,6 +61,9 @@ impl Driver {
             command_line: CommandLine::default(),
             memory: OnePiece::default().into(),
             devices: devices.into(),
+            uplink_address: UplinkAddress::default().into(),
+            uplink_router: Addresses::default().into(),
+            uplink_dns: Addresses::default().into(),
             weight: Weight::default(),
             console: Console::default(),
             on_crash: Action::Restart,
@@ -81,7 +90,7 @@ impl Driver {
     /// Tells of devices that the machine has not.
     fn fit_devices(&self, config: &Config, world: &World<'_>, problems: &mut Problems) {
         let words = self.devices.to_string();
-        let written = listed(&words).to_string();
+        let written = listed(words.split(',')).to_string();
         let shown = excerpt(&written);
         let mut is_told = false;
         for device in self.devices.iter() {
@@ -126,6 +135,8 @@ impl Driver {
         );
         say("memory", &*self.memory, Form::Quoted, self.memory == usual.memory);
         say("devices", &*self.devices, Form::List, false);
+        self.say_uplink(&mut settings);
+        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
         say("weight", &self.weight, Form::Plain, self.weight == usual.weight);
         say(
             "console",
@@ -150,11 +161,13 @@ impl Section for Driver {
             Key::also("command-line", &["cmdline", "extra", "append"]),
             Key::new("memory"),
             Key::also("devices", &["pci"]),
+            Key::new("uplink-address"),
+            Key::also("uplink-router", &["uplink-gateway"]),
+            Key::new("uplink-dns"),
             Key::also("weight", &["cpu_weight"]),
             Key::new("console"),
             Key::also("on-crash", &["restart"]),
         ],
-        later: &[],
     };
 
     fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
@@ -172,6 +185,9 @@ impl Section for Driver {
         );
         fields.set("command-line", &mut driver.command_line);
         driver.memory = fields.optional("memory").unwrap_or(driver.memory);
+        driver.uplink_address = fields.optional("uplink-address").unwrap_or(driver.uplink_address);
+        driver.uplink_router = fields.optional("uplink-router").unwrap_or(driver.uplink_router);
+        driver.uplink_dns = fields.optional("uplink-dns").unwrap_or(driver.uplink_dns);
         fields.set("weight", &mut driver.weight);
         fields.set("console", &mut driver.console);
         fields.set("on-crash", &mut driver.on_crash);
@@ -187,7 +203,7 @@ impl Section for Driver {
                     continue;
                 };
                 let words = driver.devices.to_string();
-                let written = listed(&words).to_string();
+                let written = listed(words.split(',')).to_string();
                 let sentence = format_args!(
                     "devices = {} should not have \"{device}\": the driver {} has it",
                     excerpt(&written),
@@ -195,6 +211,7 @@ impl Section for Driver {
                 );
                 problems.add(driver.devices.line(), sentence);
             }
+            driver.judge_uplink(problems);
         }
     }
 

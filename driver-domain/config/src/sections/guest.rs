@@ -6,8 +6,8 @@ use crate::problems::Problems;
 use crate::sections::driver::Driver;
 use crate::sections::{Config, Form, Section, Settings};
 use crate::settings::{
-    Action, CommandLine, Console, Cpus, Disk, Disks, FileName, Memory, Name, Setting, Should, Vcpus, Weight,
-    should, size,
+    Action, CommandLine, Console, Cpus, Disk, Disks, FileName, Memory, Name, Setting, Should, Vcpus, Vifs,
+    Weight, should, size,
 };
 use crate::value::{Value, excerpt, listed};
 use crate::world::World;
@@ -44,6 +44,8 @@ pub struct Guest {
     pub cpus: At<Cpus>,
     /// The disks that it finds, from the first on.
     pub disks: At<Disks>,
+    /// The interfaces that it finds, from the first on.
+    pub networks: At<Vifs>,
     /// Where its console goes.
     pub console: Console,
     /// Whether it is started with the machine.
@@ -75,6 +77,7 @@ impl Guest {
             weight: Weight::default(),
             cpus: Cpus::default().into(),
             disks: Disks::default().into(),
+            networks: Vifs::default().into(),
             console: Console::default(),
             autostart: true,
             on_poweroff: Action::Destroy,
@@ -102,6 +105,7 @@ impl Guest {
             key: Cow::Borrowed(key),
             value: Value::word(word),
             line: None,
+            before: 0,
         });
         let guest = Self::read(&mut Fields::new(Self::KEYS, None, entries, &mut problems));
         problems.or(guest)?.ok_or_else(Problems::default)
@@ -154,13 +158,13 @@ impl Section for Guest {
             Key::also("weight", &["cpu_weight"]),
             Key::new("cpus"),
             Key::new("disk"),
+            Key::also("network", &["vif"]),
             Key::new("console"),
             Key::new("autostart"),
             Key::new("on-poweroff"),
             Key::new("on-reboot"),
             Key::new("on-crash"),
         ],
-        later: &[(Key::also("network", &["vif"]), "networks")],
     };
 
     fn read(fields: &mut Fields<'_, '_>) -> Option<Self> {
@@ -182,6 +186,7 @@ impl Section for Guest {
         fields.set("weight", &mut guest.weight);
         guest.cpus = fields.optional("cpus").unwrap_or(guest.cpus);
         guest.disks = fields.optional("disk").unwrap_or(guest.disks);
+        guest.networks = fields.optional("network").unwrap_or(guest.networks);
         fields.set("console", &mut guest.console);
         fields.set("autostart", &mut guest.autostart);
         fields.set("on-poweroff", &mut guest.on_poweroff);
@@ -302,6 +307,8 @@ impl Guest {
         say("weight", &self.weight, Form::Plain, self.weight == usual.weight);
         say("cpus", &*self.cpus, Form::Quoted, self.cpus == usual.cpus);
         say("disk", &*self.disks, Form::List, self.disks == usual.disks);
+        let is_usual = self.networks == usual.networks;
+        say("network", &*self.networks, Form::Groups, is_usual);
         say(
             "console",
             &self.console,
@@ -362,7 +369,7 @@ fn judge_disks(config: &Config, problems: &mut Problems) {
     let mut users: BTreeMap<_, (&Guest, &Disk)> = BTreeMap::new();
     for guest in config.guests() {
         let words = guest.disks.to_string();
-        let written = listed(&words).to_string();
+        let written = listed(words.split(',')).to_string();
         let shown = excerpt(&written);
         let line = guest.disks.line();
         for disk in guest.disks.iter() {

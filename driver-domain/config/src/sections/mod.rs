@@ -4,18 +4,20 @@
 
 pub(crate) mod driver;
 pub(crate) mod guest;
+pub(crate) mod network;
 
 use crate::document::{self, MAX_FILE, Table};
 use crate::fields::{Fields, Keys};
 use crate::nearest::nearest;
 use crate::problems::Problems;
-use crate::value::{excerpt, listed, quoted};
+use crate::value::{excerpt, groups, listed, quoted, quoted_lines};
 use crate::world::World;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use driver::Driver;
 use guest::Guest;
+use network::Network;
 
 /// A kind of section, `[[NAME]]`, of which there may be several.
 pub(crate) trait Section: Sized + fmt::Display {
@@ -37,13 +39,10 @@ pub(crate) trait Section: Sized + fmt::Display {
 }
 
 /// Sections that might be expected, and what they should be.
-const OTHERS: &[(&str, &str)] = &[
-    ("network", "be left out: this version has no networks yet"),
-    (
-        "disk",
-        "be a key of a [[guest]], such as disk = [\"web-data:rw\"]",
-    ),
-];
+const OTHERS: &[(&str, &str)] = &[(
+    "disk",
+    "be a key of a [[guest]], such as disk = [\"web-data:rw\"]",
+)];
 
 macro_rules! sections {
     ($($(#[$doc:meta])* $all:ident: $section:ty;)+) => {
@@ -119,6 +118,8 @@ macro_rules! sections {
 sections! {
     /// The drivers, in the order of the file.
     drivers: Driver;
+    /// The networks, in the order of the file.
+    networks: Network;
     /// The guests, in the order of the file.
     guests: Guest;
 }
@@ -175,7 +176,11 @@ fn refuse(table: &Table<'_>, problems: &mut Problems) {
     let sentence = fmt::from_fn(|f| {
         write!(f, "there is no section {shown}; there are")?;
         Config::NAMES.iter().enumerate().try_for_each(|(n, name)| {
-            let before = if n == 0 { "" } else { " and" };
+            let before = match Config::NAMES.len().saturating_sub(n) {
+                _ if n == 0 => "",
+                1 => " and",
+                _ => ",",
+            };
             write!(f, "{before} {}", Brackets(name))
         })
     });
@@ -232,6 +237,10 @@ pub(crate) enum Form {
     Quoted,
     /// In brackets, its parts in quotes.
     List,
+    /// The same of parts that have commas themselves.
+    Groups,
+    /// In triple quotes, line by line.
+    Lines,
 }
 
 impl Settings {
@@ -254,7 +263,9 @@ impl fmt::Display for Settings {
             match form {
                 Form::Plain => writeln!(f, "{key} = {word}")?,
                 Form::Quoted => writeln!(f, "{key} = {}", quoted(word))?,
-                Form::List => writeln!(f, "{key} = {}", listed(word))?,
+                Form::List => writeln!(f, "{key} = {}", listed(word.split(',')))?,
+                Form::Groups => writeln!(f, "{key} = {}", listed(groups(word)))?,
+                Form::Lines => writeln!(f, "{key} = {}", quoted_lines(word))?,
             }
         }
         Ok(())

@@ -6,12 +6,18 @@ mod cpus;
 mod devices;
 mod disks;
 mod memory;
+mod networks;
 
 pub use cpus::{Cpus, MAX_CPUS, parse_cpus};
 pub use devices::{Device, DeviceClass, Devices, PciAddress};
 pub use disks::{Disk, Disks, MAX_PARTITION_NAME, Part, Right};
 pub(crate) use memory::size;
 pub use memory::{Memory, OnePiece, parse_size};
+pub(crate) use networks::RuleName;
+pub use networks::{
+    Addresses, MAX_RULES_TEXT, Mtu, NetworkName, OwnAddress, Rate, Reach, Rules, Subnet, Subnet6,
+    UplinkAddress, Vif, Vifs,
+};
 
 use crate::value::{Value, quoted};
 use alloc::borrow::{Cow, ToOwned};
