@@ -2,7 +2,7 @@
 
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
-use bulkhead_config::{Action, Config, Cpus, Driver, Guest, Memory, Problems, World};
+use bulkhead_config::{Action, Config, Cpus, Driver, Guest, Memory, Network, Problems, World};
 use bulkhead_runtime::{
     DomId, Failure, ShutdownReason, console,
     control::{self, LogReader},
@@ -20,7 +20,7 @@ use crate::{
     archive::read_whole,
     disks, drivers,
     guests::{Asked, Phase, Record},
-    life, listing,
+    interfaces, life, listing, net,
     service::MAX_LISTED,
 };
 
@@ -143,6 +143,48 @@ async fn execute(control: &'static Control, command: Command) -> Done {
             let (record, _) = no_driver(guest(control, &domain)?)?;
             return disks::detach(control, &record, &device, force).await;
         }
+        Command::NetList { json } => {
+            terminal
+                .print_all(&render(interfaces::networks(control).as_slice(), json))
+                .await;
+        }
+        Command::NetVifs { network, json } => {
+            let rows = interfaces::vifs(control, network.as_deref()).await?;
+            terminal.print_all(&render(rows.as_slice(), json)).await;
+        }
+        Command::NetRules { network, json } => return net::rules(control, &network, json).await,
+        Command::NetRulesAdd { network, at, rule } => {
+            return net::add_rule(control, &network, at, &rule).await;
+        }
+        Command::NetRulesDelete { network, number } => {
+            return net::delete_rule(control, &network, number).await;
+        }
+        Command::NetRulesSet { network, rules } => return net::set_rules(control, &network, &rules).await,
+        Command::NetDrops { vif } => return net::of_vif(control, "drops", vif.as_deref()).await,
+        Command::NetFlows { vif } => return net::of_vif(control, "flows", vif.as_deref()).await,
+        Command::NetNeighbours => return net::of_vif(control, "neighbours", None).await,
+        Command::NetLeases { network } => return net::leases(control, &network).await,
+        Command::NetWhy { vif, packet } => return net::why(control, &vif, &packet).await,
+        Command::NetAttach { domain, network } => {
+            let (record, id) = no_driver(guest(control, &domain)?)?;
+            let told = interfaces::attach(control, &record, id, &network)
+                .map_err(|error| format!("{}: {error}", record.name))?;
+            terminal.print(&told);
+        }
+        Command::NetDetach {
+            domain,
+            number,
+            force,
+        } => {
+            let (record, _) = no_driver(guest(control, &domain)?)?;
+            return interfaces::detach(control, &record, number, force).await;
+        }
+        Command::Capture {
+            vif,
+            count,
+            snap,
+            pcap,
+        } => return net::capture(control, &vif, count, snap, pcap).await,
         Command::Pci { json } => {
             let rows = drivers::function_rows(control);
             terminal.print_all(&render(rows.as_slice(), json)).await;
@@ -262,7 +304,12 @@ async fn create(control: &'static Control, name: &str, settings: Vec<(String, St
     }
     .map_err(|problems| format!("{problems}"))?;
     let names: Vec<String> = drivers.iter().map(|driver| driver.name.as_str().into()).collect();
-    let alone = Config::new(drivers, alloc::vec![guest.clone()]).map_err(|problems| format!("{problems}"))?;
+    let alone = Config::new(
+        drivers,
+        bare_networks(&control.config.borrow()),
+        alloc::vec![guest.clone()],
+    )
+    .map_err(|problems| format!("{problems}"))?;
     // Only the guest is new.
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     control
@@ -279,6 +326,12 @@ async fn create(control: &'static Control, name: &str, settings: Vec<(String, St
     let id = life::start(control, guest).await?;
     control.terminal.print(&format!("{name} is domain {}", id.raw()));
     Ok(())
+}
+
+/// The networks of a configuration, for guests that are held against it without those that rules name.
+fn bare_networks(config: &Config) -> Vec<Network> {
+    let networks = config.networks().iter();
+    networks.map(Network::without_rules).collect()
 }
 
 /// Makes a driver that has no domain; the operator wants it.
@@ -525,7 +578,12 @@ fn running(control: &Control) -> Result<Config, String> {
         guest.autostart = true;
         guest
     });
-    Config::new(drivers.collect(), guests.collect()).map_err(|problems| format!("{problems}"))
+    Config::new(
+        drivers.collect(),
+        control.config.borrow().networks().to_vec(),
+        guests.collect(),
+    )
+    .map_err(|problems| format!("{problems}"))
 }
 
 /// Reads a configuration, and checks it against the machine. Also returns the guests that there are not yet.
@@ -547,12 +605,12 @@ async fn read_config(control: &'static Control, file: &str) -> Result<(Config, V
     };
     let (there, fresh): (Vec<Guest>, Vec<Guest>) = config.guests().iter().cloned().partition(is_there);
     let drivers = config.drivers();
-    Config::new(drivers.to_vec(), fresh.clone())
+    Config::new(drivers.to_vec(), bare_networks(&config), fresh.clone())
         .and_then(|fresh| control.with_world(|world| fresh.check(world)))
         .map_err(told)?;
     // Those that are there have their names and their memory already.
     let names: Vec<&str> = drivers.iter().map(|driver| driver.name.as_str()).collect();
-    Config::new(drivers.to_vec(), there)
+    Config::new(drivers.to_vec(), bare_networks(&config), there)
         .and_then(|there| {
             control.with_world(|world| {
                 there.check(&World {
@@ -579,7 +637,8 @@ pub(crate) async fn load(control: &'static Control, file: &str) -> Done {
         adapt(control, guest);
     }
     let wanted = config.drivers().to_vec();
-    *control.config.borrow_mut() = config;
+    let before = control.config.replace(config);
+    interfaces::follow(control, &before);
     let mut problems = String::new();
     drivers::forget_all_but(control, &wanted);
     for driver in &wanted {

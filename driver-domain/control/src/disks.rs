@@ -5,8 +5,9 @@ use alloc::{format, rc::Rc, string::String, vec::Vec};
 use bulkhead_abi::xenstore::StoreError;
 use bulkhead_config::{Disk, Disks};
 use bulkhead_control::{
+    offers::{self, Device as _, state},
     served::{self, RealDisk, Server},
-    vbds::{self, Extent, Vbd, state},
+    vbds::{self, Extent, Vbd},
 };
 use bulkhead_runtime::{DomId, time::Instant};
 use bulkhead_shell::show::{DiskRow, DiskUser, DriverState};
@@ -17,13 +18,17 @@ use embassy_time::{Duration, with_deadline, with_timeout};
 use crate::{Control, drivers, guests::Record};
 
 /// How long a guest waits for a driver to be ready, and how long for its disks to be served.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a guest may take to let go of a disk.
 const DETACHING: Duration = Duration::from_secs(10);
 
 /// Waits until `is_so` returns something; it is asked now, after each change at or below `path` in xenstore, and whenever a guest's phase changes.
-async fn until<T>(control: &Control, path: &str, mut is_so: impl FnMut() -> Option<T>) -> Result<T, String> {
+pub(crate) async fn until<T>(
+    control: &Control,
+    path: &str,
+    mut is_so: impl FnMut() -> Option<T>,
+) -> Result<T, String> {
     let watch = control.store.watch(control, path)?;
     loop {
         if let Some(result) = is_so() {
@@ -47,7 +52,7 @@ fn asked(control: &Control, disk: &Disk) -> Vec<Rc<Record>> {
 }
 
 /// Waits until a driver is ready or will not be soon, or the `deadline` has come. One that was started long ago is not waited for.
-async fn await_driver(control: &Control, record: &Record, deadline: Instant) {
+pub(crate) async fn await_driver(control: &Control, record: &Record, deadline: Instant) {
     let Some(part) = &record.driver else { return };
     let is_settled = || match drivers::state(control, record) {
         DriverState::Starting | DriverState::Pausing => None,
@@ -165,7 +170,7 @@ pub(crate) async fn offer(control: &Control, record: &Record, guest: DomId) -> R
         let is_served = || {
             let state = control
                 .store
-                .act(control, |store| vbds::back_end_state(store, vbd));
+                .act(control, |store| offers::back_end_state(store, vbd));
             let is_gone = record.id() != Some(guest);
             (is_gone || state.is_some_and(|state| state > state::INITIALISING)).then_some(())
         };
@@ -184,7 +189,7 @@ pub(crate) async fn offer(control: &Control, record: &Record, guest: DomId) -> R
 fn offer_one(control: &Control, vbd: &Vbd) -> Result<(), String> {
     control
         .store
-        .act(control, |store| vbds::offer(store, vbd))
+        .act(control, |store| offers::offer(store, vbd))
         .map_err(|error| format!("xenstore refuses its disk {}: {error}", vbds::name(vbd.number)))
 }
 
@@ -196,7 +201,7 @@ pub(crate) fn offer_again(control: &Control, store: &mut Store, driver: DomId) {
             if vbd.driver != driver || vbd.guest.is_reserved() {
                 continue;
             }
-            match vbds::offer_again(store, vbd) {
+            match offers::offer_again(store, vbd) {
                 // It does not want it any more.
                 Ok(()) | Err(StoreError::NoEnt) => {}
                 Err(error) => log::error!("{} has no disk {}: {error}", record.name, vbds::name(vbd.number)),
@@ -213,7 +218,7 @@ pub(crate) fn withdraw(control: &Control, record: &Record) {
 }
 
 fn take_away(control: &Control, vbd: &Vbd) {
-    if let Err(error) = control.store.act(control, |store| vbds::remove(store, vbd)) {
+    if let Err(error) = control.store.act(control, |store| offers::remove(store, vbd)) {
         log::error!("xenstore keeps a disk of domain {}: {error}", vbd.guest.raw());
     }
 }
@@ -267,13 +272,13 @@ pub(crate) async fn detach(
     let vbd = place().and_then(|place| record.vbds.borrow().get(place).cloned());
     let vbd = vbd.ok_or_else(missing)?;
     if !force {
-        let closing = control.store.act(control, |store| vbds::close(store, &vbd));
+        let closing = control.store.act(control, |store| offers::close(store, &vbd));
         // Without an end of its own, the driver has let go.
         if closing.is_ok() {
             let is_closed = || {
                 let state = control
                     .store
-                    .act(control, |store| vbds::back_end_state(store, &vbd));
+                    .act(control, |store| offers::back_end_state(store, &vbd));
                 state.is_none_or(|state| state == state::CLOSED).then_some(())
             };
             let closed = with_timeout(DETACHING, until(control, &vbd.back_end(), is_closed)).await;

@@ -90,6 +90,8 @@ pub(crate) struct DriverPart {
     pub(crate) image: RefCell<Option<(String, Rc<Vec<u8>>)>>,
     /// The memory that is kept for it, as a power of two of frames.
     pub(crate) kept: Cell<Option<u32>>,
+    /// Pages that are lent to it.
+    pub(crate) state: RefCell<Vec<bulkhead_runtime::grant::Grant>>,
 }
 
 /// The number of the first driver's domain. Other domains have the lowest that are free, and never come so far.
@@ -140,6 +142,8 @@ pub(crate) struct Record {
     pub(crate) target: Cell<Option<u64>>,
     /// The disks of its domain, or of the one that is being made.
     pub(crate) vbds: RefCell<Vec<Vbd>>,
+    /// Its interfaces.
+    pub(crate) vifs: RefCell<Vec<bulkhead_control::networks::Vif>>,
 }
 
 impl Record {
@@ -158,6 +162,7 @@ impl Record {
             used: Cell::new(0),
             target: Cell::new(None),
             vbds: RefCell::default(),
+            vifs: RefCell::default(),
         }
     }
 
@@ -278,6 +283,7 @@ impl Guests {
             resets: RefCell::default(),
             image: RefCell::default(),
             kept: Cell::new(None),
+            state: RefCell::default(),
         };
         let record = Rc::new(Record::new(guest, uuid, Some(part)));
         self.records.borrow_mut().insert(name.into(), Rc::clone(&record));

@@ -21,7 +21,7 @@ use embassy_time::{Duration, Timer};
 use crate::{
     Control, disks,
     guests::{Phase, Record, Resident},
-    make,
+    interfaces, make,
 };
 
 /// What one guest may print in a window of time before it has to wait, in bytes.
@@ -71,6 +71,9 @@ pub(crate) async fn start(control: &'static Control, wanted: Guest) -> Result<Do
     disks::reserve(control, &record)
         .await
         .map_err(|error| format!("{name}: {error}"))?;
+    interfaces::reserve(control, &record)
+        .await
+        .map_err(|error| format!("{name}: {error}"))?;
     let resident = {
         // One at a time: each counts on the memory that it finds free.
         let _turn = control.making.lock().await;
@@ -86,6 +89,10 @@ pub(crate) async fn start(control: &'static Control, wanted: Guest) -> Result<Do
         .spawner
         .spawn(serve_console(control, Rc::clone(&record), Rc::clone(&resident)));
     control.spawner.spawn(serve_store(control, Rc::clone(&resident)));
+    if let Err(error) = interfaces::offer(control, &record, id).await {
+        end(control, &record, &resident, Phase::Idle);
+        return Err(format!("{name}: {error}"));
+    }
     if let Err(error) = disks::offer(control, &record, id).await {
         end(control, &record, &resident, Phase::Idle);
         return Err(format!("{name}: {error}"));
@@ -123,6 +130,7 @@ impl Drop for Making {
         if let Some((phase, wanted)) = self.before.take() {
             *self.record.wanted.borrow_mut() = wanted;
             self.record.vbds.take();
+            self.record.vifs.take();
             self.control.guests.set_phase(&self.record, phase);
         }
     }
@@ -147,6 +155,7 @@ pub(crate) fn end(control: &Control, record: &Record, resident: &Rc<Resident>, t
     resident.let_go();
     control.terminal.with(|session| session.forget(id.raw()));
     disks::withdraw(control, record);
+    interfaces::withdraw(control, record);
     control.store.forget(control, id, record.driver.is_some());
     if let Err(error) = domains::destroy(id) {
         log::error!(

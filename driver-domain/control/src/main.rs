@@ -18,19 +18,22 @@
 extern crate alloc;
 
 mod archive;
+mod asking;
 mod changes;
 mod command;
 mod disks;
 mod drivers;
 mod guests;
+mod interfaces;
 mod life;
 mod listing;
 mod make;
+mod net;
 mod rings;
 mod service;
 mod terminal;
 
-use alloc::{boxed::Box, format, string::String, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, format, string::String, vec::Vec};
 use core::cell::{Cell, OnceCell, RefCell};
 
 use bulkhead_abi::control::DomainInfo;
@@ -68,6 +71,10 @@ pub(crate) struct Control {
     /// Who makes a domain has this.
     pub(crate) making: Mutex<NoopRawMutex, ()>,
     pub(crate) store: Service,
+    /// How often each network's rules were changed.
+    pub(crate) generations: RefCell<BTreeMap<String, u64>>,
+    /// How many questions drivers were asked.
+    pub(crate) questions: Cell<u64>,
     pub(crate) terminal: Terminal,
     /// The machine is being turned off: no guest is started any more.
     pub(crate) is_leaving: Cell<bool>,
@@ -105,6 +112,8 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
         functions: OnceCell::new(),
         making: Mutex::new(()),
         store: Service::new(),
+        generations: RefCell::default(),
+        questions: Cell::new(0),
         terminal: Terminal::new(
             known.clone(),
             words.value("headless").map(String::from),

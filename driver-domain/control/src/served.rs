@@ -70,7 +70,7 @@ pub struct Partition {
 }
 
 /// A driver's own directories.
-fn home(driver: DomId, below: &str) -> Option<Path> {
+pub(crate) fn home(driver: DomId, below: &str) -> Option<Path> {
     join(Path::home(driver), below)
 }
 
@@ -79,7 +79,7 @@ fn join(path: Path, below: &str) -> Option<Path> {
     below.split('/').try_fold(path, |path, name| path.join(name).ok())
 }
 
-fn children(store: &mut Store, path: &Path) -> Vec<Arc<str>> {
+pub(crate) fn children(store: &mut Store, path: &Path) -> Vec<Arc<str>> {
     store.directory(Tx::NONE, path).unwrap_or_default()
 }
 
@@ -87,12 +87,12 @@ fn value(store: &mut Store, directory: &Path, key: &str) -> Option<Arc<[u8]>> {
     store.read(Tx::NONE, &directory.join(key).ok()?).ok()
 }
 
-fn number(store: &mut Store, directory: &Path, key: &str) -> Option<u64> {
+pub(crate) fn number(store: &mut Store, directory: &Path, key: &str) -> Option<u64> {
     str::from_utf8(&value(store, directory, key)?).ok()?.parse().ok()
 }
 
 /// A text for people: what could steer a terminal is left out, and what is too long. `None` if there is none.
-fn text(store: &mut Store, directory: &Path, key: &str) -> Option<String> {
+pub(crate) fn text(store: &mut Store, directory: &Path, key: &str) -> Option<String> {
     let value = value(store, directory, key)?;
     let text = String::from_utf8_lossy(&value);
     let shown: String = text.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
@@ -100,7 +100,7 @@ fn text(store: &mut Store, directory: &Path, key: &str) -> Option<String> {
 }
 
 /// An address as a node's name has it: `00-04-0`.
-fn address(node: &str) -> Option<PciAddress> {
+pub(crate) fn address(node: &str) -> Option<PciAddress> {
     let (bus, rest) = node.split_once('-')?;
     let (device, function) = rest.split_once('-')?;
     PciAddress::parse(&format!("{bus}:{device}.{function}"))
@@ -117,7 +117,16 @@ pub fn prepare(store: &mut Store, driver: DomId) -> Result<(), StoreError> {
         store.write(Tx::NONE, &path, value.as_bytes())?;
         store.set_perms(Tx::NONE, &Place::Node(path), Perms::private(driver))
     };
-    for below in ["driver", "disks", "functions", "backend", "backend/vbd"] {
+    for below in [
+        "driver",
+        "disks",
+        "nics",
+        "uplink",
+        "functions",
+        "backend",
+        "backend/vbd",
+        "backend/vif",
+    ] {
         put(below, "")?;
     }
     put("driver/state", "starting")
@@ -404,9 +413,12 @@ mod tests {
             "driver",
             "driver/state",
             "disks",
+            "nics",
+            "uplink",
             "functions",
             "backend",
             "backend/vbd",
+            "backend/vif",
         ] {
             let place = Place::Node(home(IO, below).unwrap());
             let perms = store.perms(Tx::NONE, &place).unwrap();

@@ -26,6 +26,7 @@ use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use crate::{
     Control, disks,
     guests::{Record, Resident},
+    interfaces,
 };
 
 /// The most entries that one listing shows.
@@ -96,7 +97,9 @@ impl Service {
             if record.driver.is_some() {
                 store.set_service(resident.id);
                 served::prepare(&mut store, resident.id).map_err(|error| format!("{error}"))?;
+                interfaces::set_up(control, &mut store, record).map_err(|error| format!("{error}"))?;
                 disks::offer_again(control, &mut store, resident.id);
+                interfaces::offer_again(control, &mut store, resident.id);
             }
             store.introduce(resident.id).map_err(|error| format!("{error}"))?;
         }

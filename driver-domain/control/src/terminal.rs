@@ -21,7 +21,7 @@ use embassy_futures::{
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use embassy_time::{Duration, Timer};
 
-use crate::{Control, command, disks};
+use crate::{Control, command, disks, guests::Record};
 
 /// What there is to be named on the command line.
 #[derive(Clone, Default)]
@@ -70,6 +70,27 @@ impl Names for Known {
         let names = |control: &&Control| {
             let rows = disks::rows(control).into_iter();
             rows.map(|row| row.name).collect()
+        };
+        self.0.get().map(names).unwrap_or_default()
+    }
+
+    fn networks(&self) -> Vec<String> {
+        let names = |control: &&Control| {
+            let config = control.config.borrow();
+            let networks = config.networks().iter();
+            networks.map(|network| network.name.as_str().into()).collect()
+        };
+        self.0.get().map(names).unwrap_or_default()
+    }
+
+    fn vifs(&self) -> Vec<String> {
+        let names = |control: &&Control| {
+            let records = control.guests.all().into_iter();
+            let of_one = |record: Rc<Record>| {
+                let vifs = record.vifs.borrow();
+                vifs.iter().map(|vif| vif.name.clone()).collect::<Vec<_>>()
+            };
+            records.flat_map(of_one).collect()
         };
         self.0.get().map(names).unwrap_or_default()
     }

@@ -4,9 +4,13 @@ use alloc::{format, string::String, vec::Vec};
 
 use bulkhead_bus::client::Error;
 use bulkhead_devices::disk::Disk as _;
+use bulkhead_netback::vfr::packet::Mac;
 use bulkhead_pci::Address;
 
-use crate::{Client, device::Opened};
+use crate::{
+    Client,
+    device::{OpenedDisk, OpenedNic},
+};
 
 /// Tells xenstore. What cannot be told is logged: there is nobody else to be told.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +56,12 @@ impl Reporter {
     }
 
     /// A disk is served.
-    pub(crate) async fn opened(self, address: Address, opened: &Opened) {
+    pub(crate) async fn opened_disk(self, address: Address, opened: &OpenedDisk) {
         let node = node(address);
         let geometry = opened.disk.geometry();
         let disk = format!("disks/{node}");
         let mut values: Vec<(String, String)> =
-            alloc::vec![(format!("functions/{node}/driver"), opened.driver.into()),];
+            alloc::vec![(format!("functions/{node}/driver"), opened.driver.name().into()),];
         match &opened.partitions {
             Ok(partitions) => {
                 for (number, partition) in partitions.iter().enumerate() {
@@ -73,5 +77,28 @@ impl Reporter {
         // Last: a disk whose length is not told is not there.
         values.push((format!("{disk}/sectors"), format!("{}", geometry.sectors)));
         self.put(&values).await;
+    }
+
+    /// A NIC is served.
+    pub(crate) async fn opened_nic(self, address: Address, opened: &OpenedNic) {
+        let node = node(address);
+        let info = opened.info();
+        self.put(&[
+            (format!("functions/{node}/driver"), opened.driver.name().into()),
+            (format!("nics/{node}/mac"), format!("{}", Mac(info.mac))),
+            (format!("nics/{node}/mtu"), format!("{}", info.mtu)),
+        ])
+        .await;
+    }
+
+    /// Somebody is at the other end of a NIC's wire, or nobody is.
+    pub(crate) async fn link(self, address: Address, is_up: bool) {
+        let path = format!("nics/{}/link", node(address));
+        self.put(&[(path, format!("{}", u8::from(is_up)))]).await;
+    }
+
+    /// What the uplink is.
+    pub(crate) async fn uplink(self, text: String) {
+        self.put(&[("uplink".into(), text)]).await;
     }
 }

@@ -1,4 +1,6 @@
-//! Random numbers that are the same in each run with the same seed, for tests. They are no secret.
+//! Random numbers: those that are the same in each run with the same seed, for tests, and a [`secret`].
+
+use x86_64::instructions::random::RdRand;
 
 /// A xorshift generator with a multiplied output (Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled").
 #[derive(Debug)]
@@ -45,4 +47,24 @@ impl Random {
             None => unreachable!("{index} is below {N}"),
         }
     }
+}
+
+/// Numbers that others do not know: by the processor's generator where it has one, and by how long the machine takes for what it does.
+#[must_use]
+pub fn secret() -> [u64; 2] {
+    /// How often time is taken.
+    const LOOKS: u32 = 256;
+    let generator = RdRand::new();
+    [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344].map(|begin: u64| {
+        let mut mixed = begin ^ u64::from(crate::time::wall_clock().subsec_nanos());
+        for _ in 0..LOOKS {
+            let hard = generator.and_then(RdRand::get_u64).unwrap_or(0);
+            // Each step keeps what was known before; a call into the hypervisor takes now longer, now shorter.
+            mixed ^= crate::time::read_tsc() ^ hard.rotate_left(32);
+            mixed = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed ^= mixed >> 29;
+            let _ = crate::hypercall::version();
+        }
+        mixed
+    })
 }

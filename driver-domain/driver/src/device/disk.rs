@@ -16,7 +16,7 @@ use bulkhead_runtime::{
 use bulkhead_virtio::Block;
 
 use super::Driver;
-use crate::measure::{self, Measurement};
+use crate::block::measure::{self, Measurement};
 
 /// A disk, whoever drives it.
 #[derive(Debug)]

@@ -11,12 +11,11 @@ use bulkhead_runtime::device::PciFunction;
 
 pub(crate) use self::{
     disk::{AnyDisk, OpenedDisk},
-    nic::OpenedNic,
+    nic::{AnyNic, OpenedNic},
 };
 
 /// A device at work.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are as many as there are devices")]
 pub(crate) enum Opened {
     Disk(OpenedDisk),
     Nic(OpenedNic),
@@ -50,7 +49,7 @@ pub(crate) struct OpenError {
     pub(crate) why: String,
 }
 
-/// Brings a device to work. A disk may be [measured](crate::measure) before.
+/// Brings a device to work. A disk may be [measured](crate::block::measure) before.
 pub(crate) async fn open(address: Address, is_measured: bool) -> Result<Opened, OpenError> {
     let undriven = |why| OpenError { driver: "none", why };
     let function = PciFunction::open(address).map_err(|error| undriven(error.to_string()))?;

@@ -102,12 +102,13 @@ impl FlipPool {
         })
     }
 
-    /// Lets devices reach these pages, by few hypercalls. Returns how many could not be pinned, of which the log tells.
+    /// Lets devices reach these pages, by few hypercalls. Returns how many, from the first on: of one that cannot be pinned the log tells.
     pub fn pin(&mut self, pages: impl IntoIterator<Item = usize>) -> usize {
         self.set_pins(pages, true)
     }
 
-    /// Ends that. When it returns, no device reaches them by it any more. Returns how many stay pinned, of which the log tells.
+    /// Ends that for these pages. When it returns, no device reaches them by it any more. Returns how many, from the first on: of one that
+    /// cannot be unpinned the log tells.
     pub fn unpin(&mut self, pages: impl IntoIterator<Item = usize>) -> usize {
         self.set_pins(pages, false)
     }
@@ -119,36 +120,31 @@ impl FlipPool {
             ExtensionOp::DmaUnpin
         };
         let mut pages = pages.into_iter();
-        let mut refused = 0_usize;
+        let mut all = 0_usize;
         loop {
-            let mut numbers = heapless::Vec::<usize, BATCH>::new();
+            let mut part = heapless::Vec::<usize, BATCH>::new();
+            part.extend(pages.by_ref().take(BATCH));
+            let frame = |page: &usize| self.slots.get(*page).map_or(u64::MAX, |slot| slot.frame.raw());
             let mut frames = heapless::Vec::<u64, BATCH>::new();
-            while let Some(page) = (!frames.is_full()).then(|| pages.next()).flatten() {
-                let Some(slot) = self.slots.get_mut(page) else {
-                    continue;
-                };
-                if slot.is_pinned != is_pinned {
-                    slot.is_pinned = is_pinned;
-                    // There is room in both.
-                    let _ = numbers.push(page);
-                    let _ = frames.push(slot.frame.raw());
-                }
-            }
+            frames.extend(part.iter().map(frame));
             if frames.is_empty() {
-                return refused;
+                return all;
             }
-            let mut done = if self.has_pins { 0 } else { frames.len() };
-            while let Some(rest) = frames.get(done..).filter(|rest| !rest.is_empty()) {
-                let (result, more) = hypercall::extension::dma_pins_of(op, rest);
-                done = done.saturating_add(more);
-                if let (Err(error), Some(&page)) = (result, numbers.get(done)) {
-                    log::error!("{}: page {page} of a pool: {error}", op.name());
-                    refused = refused.saturating_add(1);
-                    if let Some(slot) = self.slots.get_mut(page) {
-                        slot.is_pinned = !is_pinned;
-                    }
-                    done = done.saturating_add(1);
+            let (result, done) = if self.has_pins {
+                hypercall::extension::dma_pins_of(op, &frames)
+            } else {
+                (Ok(()), frames.len())
+            };
+            for page in part.iter().take(done) {
+                if let Some(slot) = self.slots.get_mut(*page) {
+                    slot.is_pinned = is_pinned;
                 }
+            }
+            all = all.saturating_add(done);
+            if let Err(error) = result {
+                let page = part.get(done).copied().unwrap_or_default();
+                log::error!("{}: page {page} of a pool: {error}", op.name());
+                return all;
             }
         }
     }
@@ -162,7 +158,9 @@ impl FlipPool {
     ) {
         let mut exchanges = exchanges.into_iter();
         loop {
-            let part: heapless::Vec<Exchange, BATCH> = exchanges.by_ref().take(BATCH).collect();
+            // Filled where they are, not moved there.
+            let mut part = heapless::Vec::<Exchange, BATCH>::new();
+            part.extend(exchanges.by_ref().take(BATCH));
             if part.is_empty() {
                 return;
             }
@@ -176,7 +174,8 @@ impl FlipPool {
                 gref: exchange.reference.raw(),
                 ..Flip::ZERO
             };
-            let mut records: heapless::Vec<Flip, BATCH> = part.iter().map(record).collect();
+            let mut records = heapless::Vec::<Flip, BATCH>::new();
+            records.extend(part.iter().map(record));
             // SAFETY: nothing of Rust's is in the pool's pages, and from now on the domain has the others in their places.
             let called = unsafe { hypercall::grant::flip(&mut records) }.map_err(GrantError::from);
             for (exchange, record) in part.iter().zip(&records) {
@@ -200,7 +199,10 @@ impl FlipPool {
 
 impl Drop for FlipPool {
     fn drop(&mut self) {
-        self.unpin(0..self.slots.len());
+        let pinned: Vec<usize> = (0..self.slots.len())
+            .filter(|page| self.slots.get(*page).is_some_and(|slot| slot.is_pinned))
+            .collect();
+        self.unpin(pinned);
         let frames: Vec<u64> = self
             .slots
             .iter()

@@ -208,34 +208,45 @@ pub fn copy_each<'a>(
 ) {
     let mut copies = copies.into_iter();
     loop {
-        let mut asked = 0_usize;
-        let records = copies.by_ref().take(BATCH).map(|copy| {
-            asked = asked.saturating_add(1);
-            let (source, source_flag) = copy.from.end(copy.len, GNTCOPY_SOURCE_GREF)?;
-            let (dest, dest_flag) = copy.to.end(copy.len, GNTCOPY_DEST_GREF)?;
-            Some(GrantCopy {
-                source,
-                dest,
-                len: copy.len,
-                flags: source_flag | dest_flag,
-                ..GrantCopy::ZERO
-            })
-        });
-        let records: Vec<Option<GrantCopy>, BATCH> = records.collect();
-        if asked == 0 {
+        // Filled where they are: to move them would cost more than the hypercall of a short batch.
+        let mut records = Vec::<GrantCopy, BATCH>::new();
+        let mut are_valid = Vec::<bool, BATCH>::new();
+        for copy in copies.by_ref().take(BATCH) {
+            let record = copy.record();
+            // There is room: no more are taken.
+            let _ = are_valid.push(record.is_some());
+            if let Some(record) = record {
+                let _ = records.push(record);
+            }
+        }
+        if are_valid.is_empty() {
             return;
         }
-        let mut valid: Vec<GrantCopy, BATCH> = records.iter().filter_map(|record| *record).collect();
         // SAFETY: our sides are in memory for devices, which is accessed by atomics alone, and in pools, which are mapped nowhere.
-        let called = unsafe { hypercall::grant::copy(&mut valid) }.map_err(GrantError::from);
-        let mut outcomes = valid.iter();
-        for record in &records {
-            let outcome = record.and_then(|_| outcomes.next());
+        let called = unsafe { hypercall::grant::copy(&mut records) }.map_err(GrantError::from);
+        let mut outcomes = records.iter();
+        for is_valid in &are_valid {
+            let outcome = is_valid.then(|| outcomes.next()).flatten();
             take(match outcome {
                 Some(element) => called.and_then(|()| GrantError::check(element.status)),
                 None => Err(GrantError::Refused(GrantStatus::BadCopyArg)),
             });
         }
+    }
+}
+
+impl Copy<'_> {
+    /// As the hypervisor wants it, `None` if it leaves a page.
+    fn record(&self) -> Option<GrantCopy> {
+        let (source, source_flag) = self.from.end(self.len, GNTCOPY_SOURCE_GREF)?;
+        let (dest, dest_flag) = self.to.end(self.len, GNTCOPY_DEST_GREF)?;
+        Some(GrantCopy {
+            source,
+            dest,
+            len: self.len,
+            flags: source_flag | dest_flag,
+            ..GrantCopy::ZERO
+        })
     }
 }
 

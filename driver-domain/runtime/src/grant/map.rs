@@ -235,8 +235,9 @@ impl DeviceMapping {
         let mut requests = requests.into_iter();
         loop {
             let part = requests.by_ref().take(BATCH);
-            let mut records: Vec<_, BATCH> =
-                part.map(|request| request.record(GNTMAP_DEVICE_MAP, 0)).collect();
+            // Filled where it is, not moved there.
+            let mut records = Vec::<_, BATCH>::new();
+            records.extend(part.map(|request| request.record(GNTMAP_DEVICE_MAP, 0)));
             if records.is_empty() {
                 return;
             }
@@ -282,7 +283,8 @@ impl DeviceMapping {
                 handle: mapping.handle,
                 ..UnmapGrantRef::ZERO
             });
-            let mut records: Vec<_, BATCH> = part.collect();
+            let mut records = Vec::<_, BATCH>::new();
+            records.extend(part);
             if records.is_empty() {
                 return refused;
             }

@@ -10,6 +10,9 @@ pub(crate) struct View {
     address: usize,
 }
 
+/// Bytes that are copied at a time where that can be. What others write meanwhile may be torn anywhere.
+const WORD: usize = size_of::<u64>();
+
 impl View {
     /// The page at `address`.
     ///
@@ -34,10 +37,24 @@ impl View {
         if !Self::contains(offset, bytes.len()) {
             return None;
         }
-        for (byte, at) in bytes.iter_mut().zip(offset..) {
-            // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is
-            // read, no more.
-            *byte = unsafe { self.pointer().add(at).read_volatile() };
+        // SAFETY: in the page, which is mapped; another domain's concurrent write changes which byte is
+        // read, no more.
+        let byte_at = |at| unsafe { self.pointer().add(at).read_volatile() };
+        let (before, whole) = bytes.split_at_mut(Self::to_word(offset, bytes.len()));
+        let begin = offset.saturating_add(before.len());
+        for (byte, at) in before.iter_mut().zip(offset..) {
+            *byte = byte_at(at);
+        }
+        let mut end = begin;
+        let (words, after) = whole.as_chunks_mut::<WORD>();
+        for (word, at) in words.iter_mut().zip((begin..).step_by(WORD)) {
+            // SAFETY: the same; it is aligned.
+            let read = unsafe { self.pointer().add(at).cast::<u64>().read_volatile() };
+            *word = read.to_ne_bytes();
+            end = at.saturating_add(WORD);
+        }
+        for (byte, at) in after.iter_mut().zip(end..) {
+            *byte = byte_at(at);
         }
         Some(())
     }
@@ -47,11 +64,30 @@ impl View {
         if !Self::contains(offset, bytes.len()) {
             return None;
         }
-        for (byte, at) in bytes.iter().zip(offset..) {
-            // SAFETY: in the page, which is mapped writable and of which no Rust reference exists.
-            unsafe { self.pointer().add(at).write_volatile(*byte) };
+        // SAFETY: in the page, which is mapped writable and of which no Rust reference exists.
+        let put = |at, byte| unsafe { self.pointer().add(at).write_volatile(byte) };
+        let (before, whole) = bytes.split_at(Self::to_word(offset, bytes.len()));
+        let begin = offset.saturating_add(before.len());
+        for (byte, at) in before.iter().zip(offset..) {
+            put(at, *byte);
+        }
+        let (words, after) = whole.as_chunks::<WORD>();
+        let mut end = begin;
+        for (word, at) in words.iter().zip((begin..).step_by(WORD)) {
+            let word = u64::from_ne_bytes(*word);
+            // SAFETY: the same; it is aligned.
+            unsafe { self.pointer().add(at).cast::<u64>().write_volatile(word) };
+            end = at.saturating_add(WORD);
+        }
+        for (byte, at) in after.iter().zip(end..) {
+            put(at, *byte);
         }
         Some(())
+    }
+
+    /// How many of `len` bytes from `offset` on are before the first aligned word.
+    fn to_word(offset: usize, len: usize) -> usize {
+        offset.next_multiple_of(WORD).saturating_sub(offset).min(len)
     }
 
     const fn contains(offset: usize, len: usize) -> bool {
@@ -63,5 +99,37 @@ impl View {
 
     fn pointer(self) -> *mut u8 {
         core::ptr::with_exposed_provenance_mut(self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(align(4096))]
+    struct Page([u8; PAGE_SIZE]);
+
+    #[test]
+    fn any_bytes_of_a_page_are_read_and_written_and_no_others() {
+        let mut page = Page([0; PAGE_SIZE]);
+        let address = (&raw mut page.0).expose_provenance();
+        // SAFETY: it is a page, used by nothing but the view until the end.
+        let view = unsafe { View::at(address) };
+        let new: [u8; 40] = core::array::from_fn(|at| 100 + u8::try_from(at).unwrap());
+        let starts = (0..17).chain(PAGE_SIZE - 40..PAGE_SIZE - 23);
+        for (start, len) in starts.flat_map(|start| (0..24).map(move |len| (start, len))) {
+            view.write(0, &[7; PAGE_SIZE]).unwrap();
+            view.write(start, &new[..len]).unwrap();
+            let mut all = [0; PAGE_SIZE];
+            view.read(0, &mut all).unwrap();
+            let mut expected = [7; PAGE_SIZE];
+            expected[start..start + len].copy_from_slice(&new[..len]);
+            assert!(all == expected, "{len} bytes at {start}");
+            let mut part = [0; 40];
+            view.read(start, &mut part[..len]).unwrap();
+            assert_eq!(part[..len], new[..len], "{len} bytes at {start}");
+            assert_eq!(part[len..], [0; 40][len..]);
+        }
+        assert!(view.write(PAGE_SIZE - 3, &[0; 4]).is_none() && view.read(PAGE_SIZE, &mut [0]).is_none());
     }
 }

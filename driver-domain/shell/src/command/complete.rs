@@ -2,7 +2,8 @@
 
 use alloc::{format, string::String, vec::Vec};
 
-use super::table::{self, Arg, COMMANDS, Key, Kind};
+use super::parse;
+use super::table::{Arg, COMMANDS, Key, Kind, Spec};
 use super::words::{self, Word};
 use crate::editor::{Candidate, Completion};
 
@@ -18,6 +19,10 @@ pub trait Names {
     fn drivers(&self) -> Vec<String>;
     /// The parts of disks, without rights.
     fn disks(&self) -> Vec<String>;
+    /// The names of the networks.
+    fn networks(&self) -> Vec<String>;
+    /// The names of the guests' interfaces.
+    fn vifs(&self) -> Vec<String>;
 }
 
 /// Completes the last word of `before`, the text before the cursor.
@@ -54,21 +59,25 @@ fn whole(text: impl Into<String>) -> Candidate {
 }
 
 fn suggest(before: &[Word], word: &str, names: &impl Names) -> Vec<Candidate> {
-    let Some(first) = before.first() else {
-        return COMMANDS.iter().map(|spec| whole(spec.words().0)).collect();
+    let mut candidates = of_names(&before.iter().collect::<Vec<_>>());
+    if let Ok((spec, given)) = parse::find(before) {
+        candidates.extend(of_command(spec, given, word, names));
+    }
+    candidates
+}
+
+/// The words that may follow `before` in the name of a command.
+fn of_names(before: &[&Word]) -> Vec<Candidate> {
+    let next = |spec: &Spec| {
+        let mut words = spec.words();
+        let is_begun = before.iter().all(|word| words.next() == Some(&word.text));
+        is_begun.then(|| words.next()).flatten()
     };
-    let seconds = |first: &str| {
-        table::starting_with(first)
-            .filter_map(|spec| spec.words().1.map(whole))
-            .collect()
-    };
-    let Ok((spec, given)) = super::parse::find(before) else {
-        return if before.len() == 1 {
-            seconds(&first.text)
-        } else {
-            Vec::new()
-        };
-    };
+    COMMANDS.iter().filter_map(next).map(whole).collect()
+}
+
+/// What may follow the words that are given to `spec`.
+fn of_command(spec: &Spec, given: &[Word], word: &str, names: &impl Names) -> Vec<Candidate> {
     if word.starts_with("--") {
         let is_given = given.iter().any(|word| spec.flags.contains(&word.text.as_str()));
         return spec
@@ -82,35 +91,57 @@ fn suggest(before: &[Word], word: &str, names: &impl Names) -> Vec<Candidate> {
         .iter()
         .filter(|word| word.is_quoted || !word.text.starts_with("--"))
         .collect();
-    let mut nth = given.len();
-    match place(spec.args, &mut nth) {
-        Some(Arg::One(Kind::Topic)) => match given.first() {
-            None => COMMANDS.iter().map(|spec| whole(spec.words().0)).collect(),
-            Some(first) => seconds(&first.text),
-        },
-        Some(Arg::One(kind)) => values(kind, names),
+    match place(spec.args, &mut given.iter()) {
+        Some(Arg::Rest(Kind::Topic)) => of_names(&given),
+        Some(Arg::One(kind) | Arg::Rest(kind)) => values(kind, names),
+        Some(Arg::Named(keys)) => named_keys(keys, &given),
         Some(Arg::Keys(keys) | Arg::Pairs(keys)) => pairs(keys, &given, word, names),
         Some(Arg::Maybe(_)) | None => Vec::new(),
     }
 }
 
-/// What stands in place `n` of `args`, counted down.
-fn place(args: &[Arg], n: &mut usize) -> Option<Arg> {
+/// What stands behind `given` in `args`.
+fn place<'a>(args: &[Arg], given: &mut (impl Iterator<Item = &'a &'a Word> + Clone)) -> Option<Arg> {
     for arg in args {
         match *arg {
-            Arg::One(_) => match n.checked_sub(1) {
-                None => return Some(*arg),
-                Some(less) => *n = less,
-            },
+            Arg::One(_) => {
+                if given.next().is_none() {
+                    return Some(*arg);
+                }
+            }
             Arg::Maybe(args) => {
-                if let Some(found) = place(args, n) {
+                if let Some(found) = place(args, given) {
                     return Some(found);
                 }
             }
-            Arg::Keys(_) | Arg::Pairs(_) => return Some(*arg),
+            Arg::Named(keys) => {
+                let mut ahead = given.clone();
+                loop {
+                    let Some(word) = ahead.next() else {
+                        return Some(*arg);
+                    };
+                    let Some((_, kind, value)) = parse::named(keys, &word.text) else {
+                        break;
+                    };
+                    if value.is_none() && ahead.next().is_none() {
+                        return Some(Arg::One(kind));
+                    }
+                    *given = ahead.clone();
+                }
+            }
+            Arg::Rest(_) | Arg::Keys(_) | Arg::Pairs(_) => return Some(*arg),
         }
     }
     None
+}
+
+fn named_keys(keys: &[Key], given: &[&Word]) -> Vec<Candidate> {
+    let is_given = |key: &str| {
+        let named = |word: &&Word| parse::named(keys, &word.text).is_some_and(|(known, ..)| known == key);
+        given.iter().any(named)
+    };
+    let fresh = keys.iter().filter(|(key, _)| !is_given(key));
+    fresh.map(|(key, _)| whole(*key)).collect()
 }
 
 fn values(kind: Kind, names: &impl Names) -> Vec<Candidate> {
@@ -123,7 +154,18 @@ fn values(kind: Kind, names: &impl Names) -> Vec<Candidate> {
             let rights = |disk: String| [format!("{disk}:ro"), format!("{disk}:rw")];
             names.disks().into_iter().flat_map(rights).collect()
         }
-        Kind::Size
+        Kind::Network | Kind::Vif => names.networks(),
+        Kind::Port => names.vifs(),
+        Kind::PortOrUplink => with(names.vifs(), &["uplink"]),
+        Kind::Source => with(names.vifs(), &["uplink", "mirror"]),
+        // Their words are those of the rule language; what is not known without the machine is suggested.
+        Kind::Rule | Kind::Rules => {
+            let all = names.networks().into_iter().chain(names.vifs());
+            with(all.collect(), &["uplink"])
+        }
+        Kind::Packet
+        | Kind::Number
+        | Kind::Size
         | Kind::Path
         | Kind::Value
         | Kind::Weight
@@ -133,6 +175,11 @@ fn values(kind: Kind, names: &impl Names) -> Vec<Candidate> {
         | Kind::Topic => Vec::new(),
     };
     names.into_iter().map(whole).collect()
+}
+
+fn with(mut names: Vec<String>, others: &[&str]) -> Vec<String> {
+    names.extend(others.iter().copied().map(String::from));
+    names
 }
 
 fn pairs(keys: &[Key], given: &[&Word], word: &str, names: &impl Names) -> Vec<Candidate> {

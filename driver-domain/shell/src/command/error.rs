@@ -74,6 +74,8 @@ pub enum CommandError {
         /// The key.
         key: String,
     },
+    /// What is wrong with words that are not the shell's to judge, as one sentence that says what would be right.
+    Said(String),
     /// A value is not what it should be.
     BadValue {
         /// The argument's name in the usage line, or its key.
@@ -141,6 +143,7 @@ impl fmt::Display for CommandError {
             Self::NoPair { spec, word } => write!(f, "`{word}` should be key=value\n{}", usage(spec)),
             Self::UnknownKey { spec, key } => write!(f, "there is no key `{key}`\n{}", usage(spec)),
             Self::Twice { spec, key } => write!(f, "{key}= is there twice\n{}", usage(spec)),
+            Self::Said(sentence) => f.write_str(sentence),
             Self::BadValue { what, value, should } => write!(f, "{what} is `{value}` and should be {should}"),
         }
     }

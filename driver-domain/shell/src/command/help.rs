@@ -4,18 +4,13 @@ use alloc::{format, string::String};
 
 use super::parse::{self, Given};
 use super::table::{COMMANDS, Spec};
-use super::words::Word;
+use super::words;
 use super::{Command, CommandError};
 
 /// Makes the command `help`, if what is asked for is there.
 pub(super) fn command(given: &mut Given) -> Result<Command, CommandError> {
-    let mut words = alloc::vec::Vec::new();
-    while let Some(text) = given.text_if_any() {
-        words.push(Word {
-            text,
-            ..Word::default()
-        });
-    }
+    let words = given.text_if_any().unwrap_or_default();
+    let words = words::split(&words).words;
     match parse::find(&words) {
         _ if words.is_empty() => Ok(Command::Help(Topic::All)),
         Ok((spec, _)) => Ok(Command::Help(Topic::One(spec))),
@@ -48,7 +43,7 @@ impl Topic {
                 text.push_str("Ctrl-C stops a command.\n");
                 text
             }
-            Self::Group(first) => summaries(|spec| spec.words().0 == first),
+            Self::Group(first) => summaries(|spec| spec.first() == first),
             Self::One(spec) => format!("{}\n  {}\n\n{}\n", spec.usage(), spec.summary, spec.help),
         }
     }

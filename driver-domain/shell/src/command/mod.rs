@@ -111,6 +111,48 @@ pub enum Command {
         device: String,
         force: bool,
     },
+    /// List networks.
+    NetList { json: bool },
+    /// List guests' interfaces, of one network or all.
+    NetVifs { network: Option<String>, json: bool },
+    /// Show a network's rules, and what each has met.
+    NetRules { network: String, json: bool },
+    /// Add a rule to a network's: as the one with this number, from 1, or as the last.
+    NetRulesAdd {
+        network: String,
+        at: Option<u32>,
+        rule: String,
+    },
+    /// Remove the rule with this number, from 1.
+    NetRulesDelete { network: String, number: u32 },
+    /// Give a network these rules for those that it has.
+    NetRulesSet { network: String, rules: Vec<String> },
+    /// Show why packets were dropped: those of one interface (or `uplink`), or all.
+    NetDrops { vif: Option<String> },
+    /// Show connections: those of one interface, or all.
+    NetFlows { vif: Option<String> },
+    /// Show who is known on the uplink.
+    NetNeighbours,
+    /// Show a network's addresses, and who has asked for them by DHCP.
+    NetLeases { network: String },
+    /// Ask what would become of a packet that comes from an interface or from `uplink`.
+    NetWhy { vif: String, packet: String },
+    /// Give a guest an interface in a network: in the words of a configuration.
+    NetAttach { domain: DomainName, network: String },
+    /// Take an interface, by its number, from a guest: by asking it to let go, or by force.
+    NetDetach {
+        domain: DomainName,
+        number: u32,
+        force: bool,
+    },
+    /// Show the packets of an interface, of `uplink`, or those that rules mirror (`mirror`), until so many came or it is stopped: as lines,
+    /// or as a file in pcap format. Of each so many bytes at most.
+    Capture {
+        vif: String,
+        count: Option<u32>,
+        snap: Option<u32>,
+        pcap: bool,
+    },
     /// List the functions on PCI.
     Pci { json: bool },
     /// Show the machine as a configuration.

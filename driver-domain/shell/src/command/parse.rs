@@ -1,8 +1,9 @@
 //! From a line to a [`Command`].
 
-use alloc::{collections::VecDeque, string::String, vec::Vec};
+use alloc::{collections::VecDeque, format, string::String, vec::Vec};
 
-use bulkhead_config::{Cpus, Disk, Setting, parse_size};
+use bulkhead_config::{Cpus, Disk, Setting, Vif, parse_size};
+use bulkhead_netback::vfr::rules::{Mistake, Question, Rule};
 
 use super::table::{self, Arg, COMMANDS, Key, Kind, Spec, XL_NAMES};
 use super::values;
@@ -24,32 +25,38 @@ pub fn parse(line: &str) -> Result<Option<Command>, CommandError> {
     if split.words.is_empty() {
         return Ok(None);
     }
-    let (spec, rest) = find(&split.words)?;
+    let (spec, rest) = find(&split.words).or_else(|error| usual(&error, &split.words).ok_or(error))?;
     let mut given = Given::collect(spec, rest)?;
     (spec.build)(&mut given).map(Some)
 }
 
-/// The command that `words` begin with, and the words after its name.
+/// The command that a first word which is none by itself stands for, if no other word but options follows it.
+fn usual<'a>(error: &CommandError, words: &'a [Word]) -> Option<(&'static Spec, &'a [Word])> {
+    let CommandError::Incomplete { command, word } = error else {
+        return None;
+    };
+    let is_usual = |spec: &&Spec| table::USUAL.contains(&spec.name);
+    let spec = table::starting_with(command).find(is_usual)?;
+    let is_alone = word.as_ref().is_none_or(|word| word.starts_with("--"));
+    is_alone.then_some((spec, words.get(1..)?))
+}
+
+/// The command that `words` begin with, and the words after its name. Of several, it is the one with the longest name.
 pub(super) fn find(words: &[Word]) -> Result<(&'static Spec, &[Word]), CommandError> {
-    let (first, rest) = words
-        .split_first()
-        .map_or(("", words), |(first, rest)| (first.text.as_str(), rest));
-    let mut of_two_words = None;
-    for spec in table::starting_with(first) {
-        match spec.words() {
-            (_, None) => return Ok((spec, rest)),
-            (command, Some(second)) => {
-                if let Some((_, after)) = rest.split_first().filter(|(word, _)| word.text == second) {
-                    return Ok((spec, after));
-                }
-                of_two_words = Some(command);
-            }
-        }
+    let text = |n: usize| words.get(n).map(|word| word.text.as_str());
+    let first = text(0).unwrap_or_default();
+    let after = |spec: &Spec| {
+        let is_meant = (0..).zip(spec.words()).all(|(n, word)| text(n) == Some(word));
+        is_meant.then(|| words.get(spec.words().count()..)).flatten()
+    };
+    let found = table::starting_with(first).filter_map(|spec| Some((spec, after(spec)?)));
+    if let Some(found) = found.min_by_key(|(_, rest)| rest.len()) {
+        return Ok(found);
     }
-    Err(match of_two_words {
-        Some(command) => CommandError::Incomplete {
-            command,
-            word: rest.first().map(|word| word.text.clone()),
+    Err(match table::starting_with(first).next() {
+        Some(spec) => CommandError::Incomplete {
+            command: spec.first(),
+            word: text(1).map(String::from),
         },
         None => CommandError::Unknown {
             word: String::from(first),
@@ -109,12 +116,46 @@ impl Given {
                         what: kind.placeholder(),
                     })?);
                 }
+                Arg::Rest(kind) => {
+                    let words: Vec<String> = core::mem::take(rest).into();
+                    if words.is_empty() {
+                        let what = kind.placeholder();
+                        return Err(CommandError::Missing { spec, what });
+                    }
+                    self.words.push_back(words.join(" "));
+                }
+                Arg::Named(keys) => self.take_named(keys, rest)?,
                 Arg::Maybe(_) if rest.is_empty() => {}
                 Arg::Maybe(args) => self.take(args, rest)?,
                 Arg::Keys(keys) => self.take_pairs(Some(keys), rest)?,
                 Arg::Pairs(_) => self.take_pairs(None, rest)?,
             }
         }
+        Ok(())
+    }
+
+    fn take_named(&mut self, keys: &[Key], rest: &mut VecDeque<String>) -> Result<(), CommandError> {
+        while let Some((key, kind, value)) = rest.front().and_then(|word| named(keys, word)) {
+            let value = value.map(String::from);
+            rest.pop_front();
+            let value = value.or_else(|| rest.pop_front());
+            let value = value.ok_or(CommandError::Missing {
+                spec: self.spec,
+                what: kind.placeholder(),
+            })?;
+            self.add_pair(key, value)?;
+        }
+        Ok(())
+    }
+
+    fn add_pair(&mut self, key: &str, value: String) -> Result<(), CommandError> {
+        if self.pairs.iter().any(|(known, _)| known == key) {
+            return Err(CommandError::Twice {
+                spec: self.spec,
+                key: key.into(),
+            });
+        }
+        self.pairs.push((key.into(), value));
         Ok(())
     }
 
@@ -130,13 +171,7 @@ impl Given {
                     key: key.into(),
                 });
             }
-            if self.pairs.iter().any(|(known, _)| known == key) {
-                return Err(CommandError::Twice {
-                    spec,
-                    key: key.into(),
-                });
-            }
-            self.pairs.push((key.into(), value.into()));
+            self.add_pair(key, value.into())?;
         }
         Ok(())
     }
@@ -199,6 +234,64 @@ impl Given {
         })
     }
 
+    /// What is wanted of an interface: it stays as it was typed.
+    pub(super) fn vif(&mut self) -> Result<String, CommandError> {
+        let value = self.text()?;
+        match Vif::parse(&value) {
+            Ok(_) => Ok(value),
+            Err(should) => Err(CommandError::Said(format!(
+                "{} {should}",
+                Kind::Network.placeholder()
+            ))),
+        }
+    }
+
+    /// A rule, as it was typed.
+    pub(super) fn rule(&mut self) -> Result<String, CommandError> {
+        let rule = self.text()?;
+        match Rule::parse(&rule) {
+            Ok(_) => Ok(rule),
+            Err(mistake) => Err(said("the rule", &mistake)),
+        }
+    }
+
+    /// Rules, as they were typed; none is none.
+    pub(super) fn rules(&mut self) -> Result<Vec<String>, CommandError> {
+        let text = self.text_if_any().unwrap_or_default();
+        let texts = text.split(';').map(str::trim).filter(|rule| !rule.is_empty());
+        let read = |(n, rule): (usize, &str)| match Rule::parse(rule) {
+            Ok(_) => Ok(rule.into()),
+            Err(mistake) => Err(said(&format!("rule {n}"), &mistake)),
+        };
+        (1..).zip(texts).map(read).collect()
+    }
+
+    /// A packet, as it was typed.
+    pub(super) fn packet(&mut self) -> Result<String, CommandError> {
+        let packet = self.text()?;
+        match Question::parse(&packet) {
+            Ok(_) => Ok(packet),
+            Err(mistake) => Err(said("the packet", &mistake)),
+        }
+    }
+
+    /// The next word: a number that is no lower than `least`, 0 or 1.
+    pub(super) fn number(&mut self, least: u32) -> Result<u32, CommandError> {
+        let value = self.text()?;
+        let number = value.parse().ok().filter(|number| *number >= least);
+        number.ok_or(CommandError::BadValue {
+            what: Kind::Number.placeholder(),
+            value,
+            should: if least == 0 { "a number" } else { FROM_1 },
+        })
+    }
+
+    pub(super) fn number_from_1(&self, key: &'static str) -> Result<Option<u32>, CommandError> {
+        self.value(key, FROM_1, |text| {
+            text.parse().ok().filter(|number| *number >= 1)
+        })
+    }
+
     pub(super) fn weight(&self, key: &'static str) -> Result<Option<u16>, CommandError> {
         self.value(key, "a number from 1 to 65535", |text| {
             text.parse().ok().filter(|&weight| weight != 0)
@@ -237,12 +330,29 @@ impl Given {
     }
 }
 
+/// What numbers that count from 1 should be.
+const FROM_1: &str = "a number from 1";
+
+/// The key that `word` begins with, what its value is, and its value if that is in the same word.
+pub(super) fn named<'a>(keys: &[Key], word: &'a str) -> Option<(&'static str, Kind, Option<&'a str>)> {
+    let (key, value) = match word.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (word, None),
+    };
+    let known = keys.iter().find(|(known, _)| *known == key);
+    known.map(|&(key, kind)| (key, kind, value))
+}
+
+fn said(what: &str, mistake: &Mistake) -> CommandError {
+    CommandError::Said(format!("{what}, column {}: {}", mistake.column, mistake.sentence))
+}
+
 /// The command that `word` was probably meant to be.
 fn nearest(word: &str) -> Option<&'static str> {
     if let Some((_, ours)) = XL_NAMES.iter().find(|(xl, _)| *xl == word) {
         return Some(ours);
     }
-    let names = COMMANDS.iter().map(|spec| spec.words().0);
+    let names = COMMANDS.iter().map(|spec| spec.first());
     let begun = names
         .clone()
         .find(|name| word.len() > 1 && name.starts_with(word));

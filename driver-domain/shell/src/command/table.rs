@@ -11,7 +11,7 @@ use super::{Command, CommandError, HowToEnd, ScheduleChange};
 
 /// One command.
 pub struct Spec {
-    /// What it is called: one word, or two.
+    /// What it is called: one word, or more.
     pub name: &'static str,
     /// What follows.
     pub args: &'static [Arg],
@@ -32,6 +32,10 @@ pub enum Arg {
     One(Kind),
     /// Words that may be there, all or none.
     Maybe(&'static [Self]),
+    /// All words that follow, as one text with a blank between them: one word at least.
+    Rest(Kind),
+    /// `key value` or `key=value`, in any order; each may be there. Ends with the first word that is none of the keys.
+    Named(&'static [Key]),
     /// `key=value`, in any order; each may be there.
     Keys(&'static [Key]),
     /// `key=value`, any number, of which the first are suggested. Others judge them.
@@ -57,6 +61,24 @@ pub enum Kind {
     Disk,
     /// What a guest calls a disk.
     Device,
+    /// The name of a network.
+    Network,
+    /// A network, and what is wanted of an interface in it, as in a configuration.
+    Vif,
+    /// The name of an interface.
+    Port,
+    /// That, or the uplink.
+    PortOrUplink,
+    /// That, or what rules mirror.
+    Source,
+    /// A rule.
+    Rule,
+    /// Rules with semicolons between.
+    Rules,
+    /// A packet in the words of rules.
+    Packet,
+    /// A number.
+    Number,
     /// Any text.
     Value,
     /// A share of the CPUs.
@@ -84,7 +106,15 @@ impl Kind {
             Self::Path => "PATH",
             Self::File => "FILE",
             Self::Value => "VALUE",
-            Self::Weight => "N",
+            Self::Network => "NET",
+            Self::Vif => "NET[,KEY=VALUE...]",
+            Self::Port => "VIF",
+            Self::PortOrUplink => "VIF|uplink",
+            Self::Source => "VIF|uplink|mirror",
+            Self::Rule => "RULE",
+            Self::Rules => "RULE;",
+            Self::Packet => "PACKET",
+            Self::Weight | Self::Number => "N",
             Self::Time => "TIME",
             Self::Cpus => "LIST",
             Self::Topic => "COMMAND",
@@ -102,6 +132,13 @@ impl fmt::Display for Arg {
                 "[{}]",
                 spaced(args.iter().map(|arg| format!("{arg}")).collect())
             ),
+            Self::Rest(kind) => write!(f, "{} ...", kind.placeholder()),
+            Self::Named(keys) => {
+                let keys = keys
+                    .iter()
+                    .map(|(key, kind)| format!("[{key} {}]", kind.placeholder()));
+                f.write_str(&spaced(keys.collect()))
+            }
             Self::Keys(keys) => {
                 let keys = keys
                     .iter()
@@ -127,12 +164,14 @@ impl Spec {
         usage
     }
 
-    /// The first word of its name, and the second if there is one.
-    pub(super) fn words(&self) -> (&'static str, Option<&'static str>) {
-        match self.name.split_once(' ') {
-            Some((first, second)) => (first, Some(second)),
-            None => (self.name, None),
-        }
+    /// The words of its name.
+    pub(super) fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.name.split(' ')
+    }
+
+    /// The first of them.
+    pub(super) fn first(&self) -> &'static str {
+        self.words().next().unwrap_or_default()
     }
 }
 
@@ -152,14 +191,16 @@ impl fmt::Debug for Spec {
 
 /// The commands whose name begins with the word `first`.
 pub(super) fn starting_with(first: &str) -> impl Iterator<Item = &'static Spec> {
-    COMMANDS.iter().filter(move |spec| spec.words().0 == first)
+    COMMANDS.iter().filter(move |spec| spec.first() == first)
 }
 
 const NAME: Arg = Arg::One(Kind::Domain);
 const PATH: Arg = Arg::One(Kind::Path);
+const NETWORK: Arg = Arg::One(Kind::Network);
 const JSON: &[&str] = &["--json"];
 const FORCE: &str = "--force";
 const WAIT: &str = "--wait";
+const PCAP: &str = "--pcap";
 const ENDINGS: &[&str] = &[FORCE, WAIT];
 
 /// Keys that `create` suggests. Which there are, and what they may be, is the configuration's affair.
@@ -173,6 +214,7 @@ const GUEST_KEYS: &[Key] = &[
     ("weight", Kind::Weight),
     ("cpus", Kind::Cpus),
     ("disk", Kind::Disk),
+    ("network", Kind::Vif),
     ("console", Kind::Value),
     ("on-poweroff", Kind::Value),
     ("on-reboot", Kind::Value),
@@ -486,7 +528,8 @@ pub const COMMANDS: &[Spec] = &[
         args: &[Arg::One(Kind::Driver)],
         flags: &[],
         summary: "make a driver domain anew, whatever it does",
-        help: "Guests wait for their disks meanwhile, and lose nothing.\n\
+        help: "Guests wait for their disks and networks meanwhile, and lose nothing but\n\
+               packets; connections go on.\n\
                Example: driver restart io",
         build: |given| {
             Ok(Command::DriverRestart {
@@ -536,6 +579,213 @@ pub const COMMANDS: &[Spec] = &[
                 domain: given.domain()?,
                 device: given.text()?,
                 force: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "net list",
+        args: &[],
+        flags: JSON,
+        summary: "list the networks",
+        help: "Shows each network's addresses, what it has of the uplink, the driver that\n\
+               serves it, and the interfaces (VIFs) in it. `net` alone does the same.\n\
+               Example: net list",
+        build: |given| {
+            Ok(Command::NetList {
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "net vifs",
+        args: &[Arg::Maybe(&[NETWORK])],
+        flags: JSON,
+        summary: "list guests' interfaces (VIFs), and what they have carried",
+        help: "Sent and received are as the guest sees it. A VIF has its guest's name, or\n\
+               that with .1 and so on where a guest has several.\n\
+               Example: net vifs red",
+        build: |given| {
+            Ok(Command::NetVifs {
+                network: given.text_if_any(),
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "net rules",
+        args: &[NETWORK],
+        flags: JSON,
+        summary: "show a network's rules, and what each has met",
+        help: "The numbers are those that `net rules add` and `net rules delete` take.\n\
+               Example: net rules red",
+        build: |given| {
+            Ok(Command::NetRules {
+                network: given.text()?,
+                json: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "net rules add",
+        args: &[
+            NETWORK,
+            Arg::Named(&[("at", Kind::Number)]),
+            Arg::Rest(Kind::Rule),
+        ],
+        flags: &[],
+        summary: "add a rule to a network's",
+        help: "The rule is the rest of the line, as in bulkhead.toml. It comes last, or gets\n\
+               the number after `at`, and those from there on the next. It holds at once,\n\
+               for connections that there are too.\n\
+               Example: net rules add red at 1 accept tcp from uplink port 8080 to web port 80",
+        build: |given| {
+            Ok(Command::NetRulesAdd {
+                network: given.text()?,
+                at: given.number_from_1("at")?,
+                rule: given.rule()?,
+            })
+        },
+    },
+    Spec {
+        name: "net rules delete",
+        args: &[NETWORK, Arg::One(Kind::Number)],
+        flags: &[],
+        summary: "remove a rule of a network's",
+        help: "N is its number in `net rules`. Those behind it get lower ones.\n\
+               Example: net rules delete red 3",
+        build: |given| {
+            Ok(Command::NetRulesDelete {
+                network: given.text()?,
+                number: given.number(1)?,
+            })
+        },
+    },
+    Spec {
+        name: "net rules set",
+        args: &[NETWORK, Arg::Maybe(&[Arg::Rest(Kind::Rules)])],
+        flags: &[],
+        summary: "give a network other rules",
+        help: "The rules are the rest of the line, with semicolons between. All that there\n\
+               were are gone. Without any, the network accepts nothing.\n\
+               Example: net rules set red accept from red to uplink; drop log",
+        build: |given| {
+            Ok(Command::NetRulesSet {
+                network: given.text()?,
+                rules: given.rules()?,
+            })
+        },
+    },
+    Spec {
+        name: "net drops",
+        args: &[Arg::Maybe(&[Arg::One(Kind::PortOrUplink)])],
+        flags: &[],
+        summary: "show why packets were dropped, and how many",
+        help: "Of one VIF, or of the uplink; without either, of all.\n\
+               Example: net drops web",
+        build: |given| {
+            Ok(Command::NetDrops {
+                vif: given.text_if_any(),
+            })
+        },
+    },
+    Spec {
+        name: "net flows",
+        args: &[Arg::Maybe(&[Arg::One(Kind::Port)])],
+        flags: &[],
+        summary: "show connections, of one VIF or of all",
+        help: "Example: net flows web",
+        build: |given| {
+            Ok(Command::NetFlows {
+                vif: given.text_if_any(),
+            })
+        },
+    },
+    Spec {
+        name: "net neighbours",
+        args: &[],
+        flags: &[],
+        summary: "show who is known on the uplink",
+        help: "Addresses and MACs, as drivers have learned them.\n\
+               Example: net neighbours",
+        build: |_| Ok(Command::NetNeighbours),
+    },
+    Spec {
+        name: "net leases",
+        args: &[NETWORK],
+        flags: &[],
+        summary: "show a network's addresses, and who asked for them by DHCP",
+        help: "Example: net leases red",
+        build: |given| {
+            Ok(Command::NetLeases {
+                network: given.text()?,
+            })
+        },
+    },
+    Spec {
+        name: "net why",
+        args: &[Arg::One(Kind::PortOrUplink), Arg::Rest(Kind::Packet)],
+        flags: &[],
+        summary: "say what becomes of a packet, and which rule decides",
+        help: "The packet is the rest of the line, in the words of rules: the protocol, from\n\
+               which address and port (the VIF's, if left out), and to which. No packet is\n\
+               sent, and nothing is counted.\n\
+               Example: net why web tcp to 192.0.2.1 port 80",
+        build: |given| {
+            Ok(Command::NetWhy {
+                vif: given.text()?,
+                packet: given.packet()?,
+            })
+        },
+    },
+    Spec {
+        name: "net attach",
+        args: &[NAME, Arg::One(Kind::Vif)],
+        flags: &[],
+        summary: "give a guest an interface in a network",
+        help: "Keys are those of bulkhead.toml: mac=, ip=, ip6=, rate= (bits per second with\n\
+               k, M or G), mtu=. What is not said is chosen.\n\
+               Example: net attach web red,ip=10.10.1.9,rate=10M",
+        build: |given| {
+            Ok(Command::NetAttach {
+                domain: given.domain()?,
+                network: given.vif()?,
+            })
+        },
+    },
+    Spec {
+        name: "net detach",
+        args: &[NAME, Arg::One(Kind::Number)],
+        flags: &[FORCE],
+        summary: "take an interface from a guest",
+        help: "N is its number in `net vifs`, from 0. The guest is asked to let go. With\n\
+               --force it loses the interface at once.\n\
+               Example: net detach web 1",
+        build: |given| {
+            Ok(Command::NetDetach {
+                domain: given.domain()?,
+                number: given.number(0)?,
+                force: given.has_flag(),
+            })
+        },
+    },
+    Spec {
+        name: "capture",
+        args: &[
+            Arg::One(Kind::Source),
+            Arg::Named(&[("count", Kind::Number), ("snap", Kind::Number)]),
+        ],
+        flags: &[PCAP],
+        summary: "show packets as they pass, until Ctrl-C",
+        help: "`mirror` has those that rules with `mirror` match. count: ends after so many.\n\
+               snap: how many bytes of each are kept, 256 at most. With --pcap, prints a pcap\n\
+               file in base64, as uudecode reads it. What comes too fast is lost, and counted.\n\
+               Example: capture web count 20 --pcap",
+        build: |given| {
+            Ok(Command::Capture {
+                vif: given.text()?,
+                count: given.number_from_1("count")?,
+                snap: given.number_from_1("snap")?,
+                pcap: given.has_flag(),
             })
         },
     },
@@ -606,10 +856,7 @@ pub const COMMANDS: &[Spec] = &[
     },
     Spec {
         name: "help",
-        args: &[Arg::Maybe(&[
-            Arg::One(Kind::Topic),
-            Arg::Maybe(&[Arg::One(Kind::Topic)]),
-        ])],
+        args: &[Arg::Maybe(&[Arg::Rest(Kind::Topic)])],
         flags: &[],
         summary: "list the commands, or explain one",
         help: "Example: help store write",
@@ -649,6 +896,9 @@ fn schedule(given: &mut Given) -> Result<Command, CommandError> {
     Ok(Command::SetSchedule { domain, change })
 }
 
+/// Commands for which the first word is enough.
+pub(super) const USUAL: &[&str] = &["net list"];
+
 /// What `xl` calls things that have another name here.
 pub(super) const XL_NAMES: &[(&str, &str)] = &[
     ("ls", "list"),
@@ -668,6 +918,9 @@ pub(super) const XL_NAMES: &[(&str, &str)] = &[
     ("block-list", "disk list"),
     ("block-attach", "disk attach"),
     ("block-detach", "disk detach"),
+    ("network-list", "net vifs"),
+    ("network-attach", "net attach"),
+    ("network-detach", "net detach"),
     ("pci-list", "pci"),
     ("pci-assignable-list", "pci"),
     ("exit", "poweroff"),

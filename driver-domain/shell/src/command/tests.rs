@@ -192,6 +192,144 @@ fn each_command_is_parsed_into_what_it_says() {
                 force: true,
             },
         ),
+        ("net", Command::NetList { json: false }),
+        ("net --json", Command::NetList { json: true }),
+        ("net list", Command::NetList { json: false }),
+        (
+            "net vifs",
+            Command::NetVifs {
+                network: None,
+                json: false,
+            },
+        ),
+        (
+            "net vifs red --json",
+            Command::NetVifs {
+                network: Some("red".into()),
+                json: true,
+            },
+        ),
+        (
+            "net rules red",
+            Command::NetRules {
+                network: "red".into(),
+                json: false,
+            },
+        ),
+        (
+            "net rules add red accept  from red to uplink",
+            Command::NetRulesAdd {
+                network: "red".into(),
+                at: None,
+                rule: "accept from red to uplink".into(),
+            },
+        ),
+        (
+            "net rules add red at=3 drop log",
+            Command::NetRulesAdd {
+                network: "red".into(),
+                at: Some(3),
+                rule: "drop log".into(),
+            },
+        ),
+        (
+            "net rules add red at 3 drop log",
+            Command::NetRulesAdd {
+                network: "red".into(),
+                at: Some(3),
+                rule: "drop log".into(),
+            },
+        ),
+        (
+            "net rules delete red 1",
+            Command::NetRulesDelete {
+                network: "red".into(),
+                number: 1,
+            },
+        ),
+        (
+            "net rules set red accept to uplink;drop log ; ;",
+            Command::NetRulesSet {
+                network: "red".into(),
+                rules: vec!["accept to uplink".into(), "drop log".into()],
+            },
+        ),
+        (
+            "net rules set red",
+            Command::NetRulesSet {
+                network: "red".into(),
+                rules: vec![],
+            },
+        ),
+        ("net drops", Command::NetDrops { vif: None }),
+        (
+            "net drops uplink",
+            Command::NetDrops {
+                vif: Some("uplink".into()),
+            },
+        ),
+        (
+            "net flows web.1",
+            Command::NetFlows {
+                vif: Some("web.1".into()),
+            },
+        ),
+        ("net neighbours", Command::NetNeighbours),
+        (
+            "net leases red",
+            Command::NetLeases {
+                network: "red".into(),
+            },
+        ),
+        (
+            "net why web tcp from 10.0.0.2 port 1025 to 192.0.2.1 port 80 flags syn",
+            Command::NetWhy {
+                vif: "web".into(),
+                packet: "tcp from 10.0.0.2 port 1025 to 192.0.2.1 port 80 flags syn".into(),
+            },
+        ),
+        (
+            "net attach web red,ip=10.10.1.9,rate=10M",
+            Command::NetAttach {
+                domain: web(),
+                network: "red,ip=10.10.1.9,rate=10M".into(),
+            },
+        ),
+        (
+            "net detach web --force 0",
+            Command::NetDetach {
+                domain: web(),
+                number: 0,
+                force: true,
+            },
+        ),
+        (
+            "capture web",
+            Command::Capture {
+                vif: "web".into(),
+                count: None,
+                snap: None,
+                pcap: false,
+            },
+        ),
+        (
+            "capture web count 20 --pcap",
+            Command::Capture {
+                vif: "web".into(),
+                count: Some(20),
+                snap: None,
+                pcap: true,
+            },
+        ),
+        (
+            "capture mirror snap=64 count 1",
+            Command::Capture {
+                vif: "mirror".into(),
+                count: Some(1),
+                snap: Some(64),
+                pcap: false,
+            },
+        ),
         ("pci", Command::Pci { json: false }),
         ("config show", Command::ConfigShow { json: false }),
         ("config check", Command::ConfigCheck { file: None }),
@@ -204,6 +342,7 @@ fn each_command_is_parsed_into_what_it_says() {
         ("version", Command::Version { json: false }),
         ("help", Command::Help(Topic::All)),
         ("help store", Command::Help(Topic::Group("store"))),
+        ("help net", Command::Help(Topic::Group("net"))),
         ("poweroff --force", Command::Poweroff { force: true }),
     ];
     for (line, wanted) in table {
@@ -322,6 +461,75 @@ fn mistakes_are_answered_with_what_would_be_right() {
             "block-attach web phy:/dev/vg/a xvda w",
             "there is no command `block-attach`; did you mean `disk attach`?",
         ),
+        (
+            "net lsit",
+            "there is no command `net lsit`; there are `net list`, `net vifs`, `net rules`, `net rules add`, \
+             `net rules delete`, `net rules set`, `net drops`, `net flows`, `net neighbours`, `net leases`, \
+             `net why`, `net attach`, `net detach`",
+        ),
+        (
+            "net --force",
+            "`net list` has no option `--force`, but --json; quote --force if it is no option\n\
+             usage: net list [--json]",
+        ),
+        ("net rules", "NET is missing\nusage: net rules NET [--json]"),
+        (
+            "net rules show red",
+            "there is no place for `red`\nusage: net rules NET [--json]",
+        ),
+        (
+            "net rules add red",
+            "RULE is missing\nusage: net rules add NET [at N] RULE ...",
+        ),
+        (
+            "net rules add red at",
+            "N is missing\nusage: net rules add NET [at N] RULE ...",
+        ),
+        (
+            "net rules add red at 0 drop",
+            "at is `0` and should be a number from 1",
+        ),
+        (
+            "net rules add red at 1 at 2 drop",
+            "at= is there twice\nusage: net rules add NET [at N] RULE ...",
+        ),
+        (
+            "net rules add red accept drop",
+            "the rule, column 8: `drop` should not follow: a rule has one of `accept`, `drop` and `reject`",
+        ),
+        (
+            "net rules set red drop; accept form",
+            "rule 2, column 8: \"form\" should be another word: a rule is actions, then `ipv4` or `ipv6`, protocol, `state`, `from`, `to`",
+        ),
+        (
+            "net rules delete red last",
+            "N is `last` and should be a number from 1",
+        ),
+        (
+            "net why web",
+            "PACKET is missing\nusage: net why VIF|uplink PACKET ...",
+        ),
+        (
+            "net why web tcp to web",
+            "the packet, column 8: \"web\" should be the address that it goes to, such as 192.0.2.1 or 2001:db8::1",
+        ),
+        (
+            "net attach web red,colour=blue",
+            "NET should have mac=, ip=, ip6=, rate= or mtu= behind the name of a network, not \"colour=blue\"",
+        ),
+        ("net detach web eth0", "N is `eth0` and should be a number"),
+        (
+            "capture web 20",
+            "there is no place for `20`\nusage: capture VIF|uplink|mirror [count N] [snap N] [--pcap]",
+        ),
+        (
+            "capture web count",
+            "N is missing\nusage: capture VIF|uplink|mirror [count N] [snap N] [--pcap]",
+        ),
+        (
+            "network-attach web bridge=red",
+            "there is no command `network-attach`; did you mean `net attach`?",
+        ),
         ("help lsit", "there is no command `lsit`; did you mean `list`?"),
     ];
     for (line, answer) in table {
@@ -388,6 +596,14 @@ impl Names for Machine {
     fn disks(&self) -> Vec<String> {
         vec!["web-data".into(), "a name".into()]
     }
+
+    fn networks(&self) -> Vec<String> {
+        vec!["red".into(), "blue".into()]
+    }
+
+    fn vifs(&self) -> Vec<String> {
+        vec!["web".into(), "web.1".into()]
+    }
 }
 
 /// What `before` could be completed to, with a space after what is whole.
@@ -435,6 +651,55 @@ fn completion_knows_what_belongs_where() {
         ("memory w", &["memory web ", "memory web2 "]),
         ("config load b", &["config load bulkhead.toml "]),
         ("help sto", &["help store "]),
+        (
+            "help net rules ",
+            &[
+                "help net rules add ",
+                "help net rules delete ",
+                "help net rules set ",
+            ],
+        ),
+        ("net ru", &["net rules "]),
+        (
+            "net rules ",
+            &[
+                "net rules add ",
+                "net rules blue ",
+                "net rules delete ",
+                "net rules red ",
+                "net rules set ",
+            ],
+        ),
+        ("net rules red ", &[]),
+        ("net rules add r", &["net rules add red "]),
+        ("net rules add red a", &["net rules add red at "]),
+        ("net rules add red at ", &[]),
+        (
+            "net rules add red at 1 accept from w",
+            &[
+                "net rules add red at 1 accept from web ",
+                "net rules add red at 1 accept from web.1 ",
+            ],
+        ),
+        (
+            "net rules set red drop to u",
+            &["net rules set red drop to uplink "],
+        ),
+        (
+            "net drops ",
+            &["net drops uplink ", "net drops web ", "net drops web.1 "],
+        ),
+        ("net flows u", &[]),
+        ("net why u", &["net why uplink "]),
+        ("net attach web b", &["net attach web blue "]),
+        ("net detach web 0 --", &["net detach web 0 --force "]),
+        ("capture m", &["capture mirror "]),
+        ("capture web ", &["capture web count ", "capture web snap "]),
+        ("capture web count ", &[]),
+        ("capture web count 5 ", &["capture web count 5 snap "]),
+        ("capture web count=5 ", &["capture web count=5 snap "]),
+        ("capture web count 5 snap 6 ", &[]),
+        ("create web network=b", &["create web network=blue "]),
         ("help store w", &["help store watch ", "help store write "]),
         ("list ", &[]),
         ("d", &["destroy ", "disk ", "dmesg ", "driver "]),
@@ -458,7 +723,7 @@ fn completion_knows_what_belongs_where() {
     for (before, wanted) in table {
         assert_eq!(&completed(before), wanted, "{before}");
     }
-    let firsts: std::collections::BTreeSet<_> = COMMANDS.iter().map(|spec| spec.words().0).collect();
+    let firsts: std::collections::BTreeSet<_> = COMMANDS.iter().map(|spec| spec.first()).collect();
     assert_eq!(completed("").len(), firsts.len());
 }
 
@@ -474,7 +739,7 @@ proptest! {
     #[test]
     fn words_of_commands_in_any_order_are_parsed_or_refused(
         words in proptest::collection::vec(proptest::sample::select(vec![
-            "list", "sched", "store", "ls", "web", "3", "weight=1", "cpus=0", "--json", "--force", "memory", "64M", "help", "=", "a=", "\"\"",
+            "list", "sched", "store", "ls", "net", "rules", "add", "set", "capture", "at", "at=1", "count", "drop", ";", "web", "3", "weight=1", "cpus=0", "--json", "--force", "memory", "64M", "help", "=", "a=", "\"\"",
         ]), 0..6),
     ) {
         let line = words.join(" ");

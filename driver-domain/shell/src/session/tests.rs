@@ -32,6 +32,14 @@ impl Names for Machine {
     fn disks(&self) -> Vec<String> {
         vec!["web-data".into(), "a name".into()]
     }
+
+    fn networks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn vifs(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// An operator at a terminal, and the control domain behind it.

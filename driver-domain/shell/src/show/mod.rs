@@ -5,6 +5,7 @@
 //! are in thousandths.
 
 mod devices;
+mod networks;
 mod records;
 mod table;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use alloc::string::String;
 use serde::Serialize;
 
 pub use devices::{DiskRow, DiskUser, DriverDevice, DriverRow, DriverState, Drivers, FunctionRow};
+pub use networks::{NetworkRow, RuleRow, VifRow};
 pub use records::{
     DomainInfo, DomainRow, LogLine, MachineInfo, Memory, MemoryRow, ScheduleRow, State, StoreEntry, Version,
 };

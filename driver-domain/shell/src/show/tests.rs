@@ -346,3 +346,118 @@ Address  Class  ID         Interrupt  Driver
     assert_eq!(render(rows.as_slice(), false), wanted);
     assert!(read(rows.as_slice())[0]["owner"].is_null());
 }
+
+#[test]
+fn networks_are_listed_with_who_is_in_them() {
+    let row = |name: &str, subnet6: Option<&str>, vifs: &[&str], error: Option<&str>| NetworkRow {
+        name: name.into(),
+        subnet: "10.10.1.0/24".into(),
+        subnet6: subnet6.map(Into::into),
+        gateway: "10.10.1.1".into(),
+        uplink: "nat".into(),
+        driver: "io".into(),
+        dhcp: subnet6.is_none(),
+        vifs: vifs.iter().map(|vif| (*vif).into()).collect(),
+        error: error.map(Into::into),
+    };
+    let rows = [
+        row("red", None, &["web", "db.1"], None),
+        row("blue", Some("fd00:1::/64"), &[], Some("the rules were refused")),
+    ];
+    let wanted = "\
+Name  Subnet                     Gateway    Uplink  Driver  DHCP  VIFs
+red   10.10.1.0/24               10.10.1.1  nat     io      yes   web, db.1
+blue  10.10.1.0/24, fd00:1::/64  10.10.1.1  nat     io      no    the rules were refused
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    assert_eq!(
+        read(rows.as_slice())[0],
+        value!({
+            "name": "red", "subnet": "10.10.1.0/24", "subnet6": null, "gateway": "10.10.1.1", "uplink": "nat",
+            "driver": "io", "dhcp": true, "vifs": ["web", "db.1"], "error": null,
+        })
+    );
+}
+
+#[test]
+fn interfaces_are_listed_with_what_they_have_carried_as_far_as_it_is_known() {
+    let idle = VifRow {
+        name: "web".into(),
+        guest: "web".into(),
+        number: 0,
+        network: "red".into(),
+        mac: "02:00:00:00:00:01".into(),
+        address: "10.10.1.2".into(),
+        address6: None,
+        state: "waiting".into(),
+        rate: 0,
+        sent_frames: None,
+        sent_bytes: None,
+        received_frames: None,
+        received_bytes: None,
+        flips: None,
+        copied_bytes: None,
+        drops: None,
+    };
+    let busy = VifRow {
+        name: "web.1".into(),
+        number: 1,
+        address6: Some("fd00::2".into()),
+        state: "connected".into(),
+        rate: 1_250_000,
+        sent_frames: Some(1),
+        sent_bytes: Some(2048),
+        received_frames: Some(3),
+        received_bytes: Some(4096),
+        flips: Some(5),
+        copied_bytes: Some(6144),
+        drops: Some(7),
+        ..idle.clone()
+    };
+    let rows = [idle, busy];
+    let wanted = "\
+Name   N  Network  MAC                Address             State      Rate  Sent  Bytes  Received  Bytes  Flips  Copied  Drops
+web    0  red      02:00:00:00:00:01  10.10.1.2           waiting       -     -      -         -      -      -       -      -
+web.1  1  red      02:00:00:00:00:01  10.10.1.2, fd00::2  connected   10M     1     2K         3     4K      5      6K      7
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    let read = read(rows.as_slice());
+    assert!(read[0]["sent_frames"].is_null());
+    assert_eq!(
+        read[1],
+        value!({
+            "name": "web.1", "guest": "web", "number": 1, "network": "red", "mac": "02:00:00:00:00:01",
+            "address": "10.10.1.2", "address6": "fd00::2", "state": "connected", "rate": 1250000,
+            "sent_frames": 1, "sent_bytes": 2048, "received_frames": 3, "received_bytes": 4096,
+            "flips": 5, "copied_bytes": 6144, "drops": 7,
+        })
+    );
+}
+
+#[test]
+fn rules_are_listed_with_what_they_have_met() {
+    let rows = [
+        RuleRow {
+            number: 1,
+            packets: Some(12),
+            bytes: Some(3 << 20),
+            rule: "accept from red to uplink".into(),
+        },
+        RuleRow {
+            number: 2,
+            packets: None,
+            bytes: None,
+            rule: "drop log".into(),
+        },
+    ];
+    let wanted = "\
+N  Packets  Bytes  Rule
+1       12     3M  accept from red to uplink
+2        -      -  drop log
+";
+    assert_eq!(render(rows.as_slice(), false), wanted);
+    assert_eq!(
+        read(rows.as_slice())[1],
+        value!({"number": 2, "packets": null, "bytes": null, "rule": "drop log"})
+    );
+}

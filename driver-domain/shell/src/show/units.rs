@@ -20,6 +20,17 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// Bytes a second as a configuration has it: bits, with the largest unit that is exact.
+pub(super) fn rate(bytes: u64) -> String {
+    let bits = bytes.saturating_mul(8);
+    match bits {
+        _ if bits.is_multiple_of(1_000_000_000) => format!("{}G", bits / 1_000_000_000),
+        _ if bits.is_multiple_of(1_000_000) => format!("{}M", bits / 1_000_000),
+        _ if bits.is_multiple_of(1000) => format!("{}k", bits / 1000),
+        _ => format!("{bits}"),
+    }
+}
+
 /// A time in seconds with a tenth.
 pub(super) fn seconds(ns: u64) -> String {
     format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
@@ -92,6 +103,14 @@ mod tests {
             (u64::MAX, "17179869183.9G"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+        for (bytes, text) in [
+            (1_250_000, "10M"),
+            (187_500, "1500k"),
+            (125_000_000, "1G"),
+            (1, "8"),
+        ] {
+            assert_eq!(rate(bytes), text);
         }
         assert_eq!(seconds(12_399_999_999), "12.3");
         assert_eq!(age(90_061_000_000_000), "1d 01:01:01");

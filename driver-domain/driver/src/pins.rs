@@ -1,22 +1,21 @@
-//! Guests' pages, as the back-end wants them: pinned for the disk by device maps, and copied from where they are indirect.
+//! Guests' pages that devices use: pinned by device maps, a batch by one call.
 
 use alloc::vec::Vec;
 
-use bulkhead_abi::DomId;
 use bulkhead_abi::grant::GrantStatus;
-use bulkhead_blkback::grants::{Grants, Map, Pin, Rights};
+use bulkhead_backend::pins::{Map, Pin, Rights};
 use bulkhead_devices::BusAddress;
-use bulkhead_runtime::grant::{Access, CopyBatch, DeviceMapping, GrantError, GrantRef, MapRequest, Remote};
+use bulkhead_runtime::grant::{Access, DeviceMapping, GrantError, GrantRef, MapRequest};
 
-/// The grants of all guests.
+/// Pins guests' pages.
 #[derive(Debug, Default)]
-pub(crate) struct GuestGrants {
+pub(crate) struct GuestPins {
     /// What came of a batch, kept for its memory.
     mapped: Vec<Result<Pin, GrantStatus>>,
 }
 
-/// What the back-end is told of an error; what is none of the guest's is an error in general.
-fn status(error: GrantError) -> GrantStatus {
+/// What a back-end is told of an error; what is none of the guest's is an error in general.
+pub(crate) fn status(error: GrantError) -> GrantStatus {
     match error {
         GrantError::Refused(status) => status,
         GrantError::Unknown(_)
@@ -27,8 +26,9 @@ fn status(error: GrantError) -> GrantStatus {
     }
 }
 
-impl Grants for GuestGrants {
-    fn map(&mut self, maps: &mut [Map]) {
+impl GuestPins {
+    /// Pins pages, and fills in what came of each.
+    pub(crate) fn map(&mut self, maps: &mut [Map]) {
         let requests = maps.iter().map(|map| MapRequest {
             domain: map.domain,
             reference: GrantRef::new(map.gref),
@@ -53,23 +53,11 @@ impl Grants for GuestGrants {
         }
     }
 
-    fn unmap(&mut self, pins: &[Pin]) -> usize {
+    /// Gives pins back. Says how many were refused.
+    pub(crate) fn unmap(pins: &[Pin]) -> usize {
         DeviceMapping::unmap_each(
             pins.iter()
                 .map(|pin| DeviceMapping::from_parts(pin.handle, pin.address.0)),
         )
-    }
-
-    fn read(&mut self, domain: DomId, gref: u32, to: &mut [u8]) -> Result<(), GrantStatus> {
-        let mut batch = CopyBatch::new();
-        let from = Remote {
-            domain,
-            reference: GrantRef::new(gref),
-            offset: 0,
-        };
-        batch.copy_from(from, to).map_err(|_| GrantStatus::GeneralError)?;
-        let mut result = Ok(());
-        batch.run(|copied| result = copied.map_err(status));
-        result
     }
 }

@@ -15,7 +15,8 @@ use embassy_futures::{
 };
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
-use crate::{device::AnyDisk, grants::GuestGrants};
+use super::grants::GuestGrants;
+use crate::device::AnyDisk;
 
 /// A disk, and the guests that it is served to.
 pub(crate) struct Server {

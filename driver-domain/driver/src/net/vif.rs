@@ -1,0 +1,148 @@
+//! Guests' interfaces: directories `backend/vif/GUEST/NUMBER` in xenstore, each served as [`connection`] has it.
+//!
+//! An interface is not offered as long as one that is going away has its name or addresses.
+
+use alloc::{format, rc::Rc, string::String, string::ToString, vec::Vec};
+use core::{convert::Infallible, net::IpAddr};
+
+use bulkhead_bus::client::Error;
+use bulkhead_netback::{
+    backend::{Channel, Connection, VifId},
+    negotiation::{self, Phase, Plan, Ports, Seen, Step},
+    vfr::{
+        classify::{NetworkId, PortId},
+        packet::Mac,
+        router::{Refused, Vif},
+        rules::Name,
+    },
+};
+use bulkhead_runtime::{
+    Spawner,
+    extension::{self, GRANT_FLIP},
+};
+
+use super::{NetServer, Policy};
+use crate::{
+    Client,
+    connection::{self, Directory, End, Front, Offered, Refusal, number},
+};
+
+/// Where guests' interfaces are.
+const ALL: &str = "backend/vif";
+
+/// Serves guests their interfaces as they come and go.
+///
+/// # Errors
+///
+/// If xenstore does not answer.
+pub(super) async fn serve_all(
+    client: &'static Client,
+    spawner: Spawner,
+    policy: Rc<Policy>,
+) -> Result<Infallible, Error> {
+    let flip = extension::features() & GRANT_FLIP != 0;
+    let serve = async move |directory: &Directory| {
+        // Before it is looked at: nothing that changes is missed.
+        let mut own = client.watch(&directory.path).await?;
+        let found = async { Ok((directory.front().await?, vif(directory, &policy).await?)) };
+        let (front, (vif, rate)) = match found.await {
+            Ok(found) => found,
+            Err(Refusal::Store(error)) => return Err(error),
+            Err(Refusal::Told(why)) => return directory.refuse(&mut own, why).await,
+        };
+        let server = policy.server();
+        let port = match server.change(|vfr| vfr.add_vif(vif)) {
+            Ok(port) => port,
+            Err(Refused::NameTaken | Refused::Address(_) | Refused::Mac) => return Ok(End::NotYet),
+            Err(why @ (Refused::NoNetwork | Refused::TooMany)) => {
+                return directory.refuse(&mut own, why.to_string()).await;
+            }
+        };
+        let interface = Interface {
+            spawner,
+            server: Rc::clone(server),
+            port,
+            rate,
+            offer: negotiation::Offer::of(server.info(), flip),
+        };
+        let result = directory.serve(&interface, &front, &mut own).await;
+        server.change(|vfr| vfr.remove_vif(port));
+        result.map(|()| End::Gone)
+    };
+    connection::serve_all(client, spawner, ALL, serve).await
+}
+
+/// What is to be served, and how many bytes a second it may send.
+async fn vif(directory: &Directory, policy: &Policy) -> Result<(Vif, u64), Refusal> {
+    let network = directory.told("bridge", Name::new).await?;
+    let addresses = |text: &str| {
+        let each = text.split_whitespace().map(|address| address.parse().ok());
+        each.collect::<Option<Vec<IpAddr>>>()
+    };
+    let vif = Vif {
+        network: self::network(policy, &network).await?,
+        name: directory.told("name", Name::new).await?,
+        mac: directory.told("mac", Mac::parse).await?,
+        addresses: directory.told("ip", addresses).await?,
+        mtu: directory.told("mtu", number).await?,
+    };
+    Ok((vif, directory.told("rate", number).await?))
+}
+
+/// The network with this name, which may have come just now.
+async fn network(policy: &Policy, name: &Name) -> Result<NetworkId, Refusal> {
+    if let Some(network) = policy.network(name) {
+        return Ok(network);
+    }
+    policy.refresh().await?;
+    let network = policy.network(name);
+    Ok(network.ok_or_else(|| format!("there is no network `{}`", name.as_str()))?)
+}
+
+/// A guest's interface.
+struct Interface {
+    spawner: Spawner,
+    server: Rc<NetServer>,
+    port: PortId,
+    rate: u64,
+    offer: negotiation::Offer,
+}
+
+impl Offered for Interface {
+    type Id = VifId;
+
+    fn step(&self, phase: Phase, seen: Seen) -> Step {
+        negotiation::step(&self.offer, phase, seen)
+    }
+
+    async fn connect(&self, front: &Front<'_>) -> Result<VifId, Refusal> {
+        let plan = Plan::read(&self.offer, async |key: &str| front.value(key).await).await?;
+        let ring = |gref: u32| {
+            let page = front.map_ring(&[gref])?.pop();
+            page.ok_or_else(|| Refusal::Told(String::from("its ring has no page")))
+        };
+        let channels = match plan.ports {
+            Ports::One(port) => Vec::from([(Channel::Both, front.bind(port)?)]),
+            Ports::Two { transmit, receive } => Vec::from([
+                (Channel::Transmit, front.bind(transmit)?),
+                (Channel::Receive, front.bind(receive)?),
+            ]),
+        };
+        let connection = Connection {
+            domain: front.guest,
+            port: self.port,
+            transmit: ring(plan.transmit)?,
+            receive: ring(plan.receive)?,
+            is_split: channels.len() > 1,
+            mode: plan.mode,
+            features: plan.features,
+            rate: self.rate,
+        };
+        let id = self.server.connect(self.spawner, connection, channels);
+        Ok(id.map_err(|error| error.to_string())?)
+    }
+
+    async fn disconnect(&self, id: VifId) {
+        self.server.disconnect(id).await;
+    }
+}
