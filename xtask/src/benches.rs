@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::bootlist::Domain;
 use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk};
-use crate::machine_tests::{UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
+use crate::machine_tests::{Outside, UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
+use crate::net_benches;
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -21,12 +22,18 @@ pub(crate) struct Bench {
     pub(crate) scenario: Scenario<'static>,
     /// What is awaited and typed on its console.
     pub(crate) steps: &'static [Step],
+    /// Who is at the other end of its NIC's wire.
+    pub(crate) peer: Option<Outside>,
     /// How long one run may take.
     pub(crate) limit: Duration,
 }
 
 /// A benchmark of these domains on the default machine.
-const fn bench(name: &'static str, about: &'static str, domains: &'static [Domain<'static>]) -> Bench {
+pub(crate) const fn bench(
+    name: &'static str,
+    about: &'static str,
+    domains: &'static [Domain<'static>],
+) -> Bench {
     Bench {
         about,
         scenario: Scenario {
@@ -34,6 +41,7 @@ const fn bench(name: &'static str, about: &'static str, domains: &'static [Domai
             ..Scenario::new(name, domains)
         },
         steps: &[],
+        peer: None,
         limit: Duration::from_secs(120),
     }
 }
@@ -91,11 +99,18 @@ const SWITCH_VCPUS_AVX: Bench = bench(
 );
 
 /// Every benchmark.
-pub(crate) static BENCHES: LazyLock<Vec<Bench>> =
-    LazyLock::new(|| TABLE.iter().copied().chain([create(), DISK, DISK_NVME]).collect());
+pub(crate) static BENCHES: LazyLock<Vec<Bench>> = LazyLock::new(|| {
+    let made = [create(), DISK, DISK_NVME];
+    TABLE
+        .iter()
+        .copied()
+        .chain(made)
+        .chain(net_benches::all())
+        .collect()
+});
 
 /// The control domain, which says what happens to domains.
-const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
+pub(crate) const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
     .memory("32M")
     .command_line("events")];
 

@@ -511,6 +511,7 @@ fn tour() -> MachineTest {
     steps.insert(0, Step::ExpectAll(first.leak()));
     let mut made = test("control-tour", CONTROL).words(&[]).steps(steps.leak());
     made.scenario.offer = EXAMPLE.offer;
+    made.scenario.machine.nic = EXAMPLE.machine.nic;
     made.in_full(InFull::Once)
 }
 

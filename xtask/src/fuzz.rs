@@ -22,6 +22,10 @@ const TARGETS: &[(&str, &str, bool)] = &[
     ("blkfront", "frontends/block/fuzz", false),
     ("netfront", "frontends/net/fuzz", false),
     ("blkback", "blkback/fuzz", false),
+    ("rules", "netback/fuzz", true),
+    ("packets", "netback/fuzz", true),
+    ("vfr", "netback/fuzz", false),
+    ("netback", "netback/fuzz", false),
 ];
 
 /// The platform that they run on.
@@ -39,7 +43,8 @@ const COMPARES: &str = "-Cllvm-args=-sanitizer-coverage-trace-compares";
 pub(crate) struct Arguments {
     /// What to fuzz: `acts` leads hostile guests, `decoders` gives any bytes to the emulator, `store` leads hostile guests of
     /// xenstore, `store-wire` gives any bytes to its protocol, `config` to the configuration, `images` to the parser of kernels, `unpacking`
-    /// to what unpacks them, `blkfront` leads a hostile back-end of a disk, `netfront` one of an interface, `blkback` hostile front-ends.
+    /// to what unpacks them, `blkfront` leads a hostile back-end of a disk, `netfront` one of an interface, `blkback` and `netback`
+    /// hostile front-ends, `rules` reads any text as rules of a network, `packets` any bytes as frames and messages, `vfr` leads a firewall-router.
     #[arg(value_parser = PossibleValuesParser::new(TARGETS.iter().map(|(name, ..)| *name)))]
     target: String,
     /// For how long.

@@ -20,6 +20,8 @@ use crate::disks::{DiskImage, Drive};
 use crate::iommu_tests::IOMMU_TESTS;
 use crate::linux::LINUX;
 use crate::loader::Loader;
+use crate::net_tests;
+use crate::peer::{Host, Peer};
 use crate::qemu::{Clock, Ending, IOMMU, Machine};
 use crate::scenario::Scenario;
 use crate::trial::Expectation;
@@ -31,6 +33,8 @@ pub(crate) struct MachineTest {
     pub(crate) scenario: Scenario<'static>,
     /// What it must do.
     pub(crate) expected: Expectation,
+    /// Who is at the other end of the machine's NIC, if not QEMU's user network.
+    pub(crate) peer: Option<Outside>,
     /// What must be true of what is left of the machine.
     pub(crate) holds: Option<Holds>,
     /// What the full matrix makes of it.
@@ -50,6 +54,15 @@ pub(crate) struct Remains<'a> {
 
 /// Says whether that is what it should be.
 pub(crate) type Holds = fn(&mut Remains<'_>) -> Result<()>;
+
+/// A host outside of the machine, and what it does: until the machine ends if it is not done before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outside {
+    /// What it is to others.
+    pub(crate) host: fn() -> Host,
+    /// What it does.
+    pub(crate) work: fn(&Peer) -> Result<()>,
+}
 
 /// What the full matrix makes of a test, beside the test itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +111,7 @@ pub(crate) const fn test(name: &'static str, domains: &'static [Domain<'static>]
             may_crash: false,
             limit: Duration::from_secs(60),
         },
+        peer: None,
         holds: None,
         in_full: InFull::OnEveryCpu,
     }
@@ -229,6 +243,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
         .chain(IOMMU_TESTS)
         .chain(control_tests::all())
         .chain(disk_tests::all())
+        .chain(net_tests::all())
 }
 
 pub(crate) const fn expect(text: &'static str) -> Step {
@@ -259,6 +274,12 @@ const CLIENT: Domain<'static> = Domain::new("client", "events").command_line("ro
 const GRANTS: &[Domain<'static>] = &[
     Domain::new("grantee", "grants").command_line("role=grantee peer=1"),
     Domain::new("grantor", "grants").command_line("role=grantor peer=0"),
+];
+
+/// Two domains of which one takes pages of the other's for its own.
+const FLIPS: &[Domain<'static>] = &[
+    Domain::new("taker", "grants").command_line("role=taker peer=1"),
+    Domain::new("offerer", "grants").command_line("role=offerer peer=0"),
 ];
 
 /// Two domains that try every hypercall: one that may do all, and one that is refused what only that one may.
@@ -570,6 +591,7 @@ const MACHINE_TESTS: &[MachineTest] = &[
     test("runtime-1cpu", RUNTIME).cpus(1).checks(10),
     // Pages that one domain shares with another, by the runtime: mapped, held for a device, copied, taken back.
     test("granting", GRANTS).checks(21),
+    test("flipping", FLIPS).checks(17),
     // A processor of the maker whose 32-bit programs have SYSENTER, and not SYSCALL.
     test("runtime-intel", RUNTIME)
         .cpus(1)

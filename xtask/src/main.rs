@@ -3,8 +3,8 @@
 //! One module per verb ([`build`], [`image`], [`run`], [`mod@test`], [`mod@bench`], [`fuzz`]), and below them what they share:
 //! [`project`] knows where things lie and how to call Cargo, [`setup`] provides the tools, [`archive`] and [`disc`] pack
 //! what is built, [`disks`] makes what the machine has to
-//! store on, [`loader`] and [`qemu`] boot it, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
-//! [`machine_tests`], [`boot_tests`], [`control_tests`], [`disk_tests`], [`benches`].
+//! store on, [`loader`] and [`qemu`] boot it, [`peer`] is at the other end of its network, [`trial`] judges what it did. What grows with the project stands in tables: [`images`],
+//! [`machine_tests`], [`boot_tests`], [`control_tests`], [`disk_tests`], [`net_tests`], [`benches`].
 //!
 //! Exit statuses: 0 done, 1 to 3 as the verb says, 64 a command line that makes no sense, 70 a failure
 //! of the tool itself (something to install, to build or to read was not there), always told in a sentence.
@@ -31,6 +31,9 @@ mod linux;
 mod loader;
 mod machine_tests;
 mod names;
+mod net_benches;
+mod net_tests;
+mod peer;
 mod project;
 mod qemu;
 mod run;

@@ -3,7 +3,7 @@
 //! The hypervisor ends a machine by writing its verdict to QEMU's debug-exit device, which makes the odd exit
 //! status `verdict * 2 + 1`; [`Ending`] is that status understood.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::disks::Drive;
@@ -40,8 +40,80 @@ pub(crate) struct Machine<'a> {
     pub(crate) clock: Clock,
     /// Its IOMMU: a device with its properties, such as [`IOMMU`]; none if empty. Only q35 can have one.
     pub(crate) iommu: &'a str,
+    /// Its NIC, on the [`Cable`] that the command gets.
+    pub(crate) nic: Nic,
     /// More devices, as QEMU's `-device` wants them. One may be a NIC on [`NETWORK`].
     pub(crate) devices: &'a [&'a str],
+}
+
+/// The model of a machine's NIC, which is at [`NIC_PLACE`] on PCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Nic {
+    /// It has none.
+    None,
+    /// virtio, by MSI-X.
+    Virtio,
+}
+
+/// Where the NIC is on the first bus: before the disks.
+const NIC_PLACE: &str = "3.0";
+
+/// The NIC's hardware address: so it is always the same.
+const NIC_MAC: &str = "52:54:00:00:00:03";
+
+/// What a machine's NIC is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cable {
+    /// QEMU's user network: the host does what the machine asks for, in the host's name. What comes to these ports of the host goes to those of the machine.
+    User(Vec<Forward>),
+    /// Whoever listens at this socket.
+    Peer(PathBuf),
+}
+
+/// A port of the host's own address that leads to one of the machine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Forward {
+    pub(crate) protocol: Protocol,
+    pub(crate) host: u16,
+    pub(crate) machine: u16,
+}
+
+/// What has ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Cable {
+    /// The user network, by which nobody comes in.
+    pub(crate) const QUIET: Self = Self::User(Vec::new());
+
+    /// QEMU's name and properties of what is at the other end.
+    fn netdev(&self) -> String {
+        match self {
+            Self::User(forwards) => {
+                let mut user = "user,id=uplink".to_owned();
+                for Forward {
+                    protocol,
+                    host,
+                    machine,
+                } in forwards
+                {
+                    let protocol = match protocol {
+                        Protocol::Tcp => "tcp",
+                        Protocol::Udp => "udp",
+                    };
+                    user += &format!(",hostfwd={protocol}:127.0.0.1:{host}-:{machine}");
+                }
+                user
+            }
+            Self::Peer(path) => {
+                let path = in_option(path);
+                format!("stream,id=uplink,server=off,addr.type=unix,addr.path={path}")
+            }
+        }
+    }
 }
 
 /// QEMU's VT-d.
@@ -76,6 +148,7 @@ impl Machine<'_> {
         memory: "512M",
         clock: Clock::Real,
         iommu: "",
+        nic: Nic::None,
         devices: &[],
     };
 }
@@ -89,12 +162,18 @@ pub(crate) enum Console {
     Plain,
 }
 
-/// The command that starts `machine` from `medium`, with these disks.
-pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, console: Console) -> Command {
+/// The command that starts `machine` from `medium`, with these disks, and its NIC on this cable.
+pub(crate) fn command(
+    machine: &Machine<'_>,
+    drives: &[Drive],
+    cable: &Cable,
+    medium: &Medium,
+    console: Console,
+) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     // When a driver domain comes or goes, bus mastering changes QEMU's map of memory. QEMU 7.2 does not survive it if another CPU's thread reaches a
     // register at that moment (it crashes in `memory_region_dispatch_write`): all CPUs have one thread.
-    let has_devices = !drives.is_empty() || !machine.devices.is_empty();
+    let has_devices = !drives.is_empty() || !machine.devices.is_empty() || machine.nic != Nic::None;
     let accelerator = match machine.accelerator {
         "tcg" if has_devices && machine.cpus > 1 => "tcg,thread=single",
         other => other,
@@ -130,6 +209,25 @@ pub(crate) fn command(machine: &Machine<'_>, drives: &[Drive], medium: &Medium, 
             command.args(["-netdev", "user,id=net,restrict=on"]);
         }
         command.args(["-device", device]);
+    }
+    match machine.nic {
+        Nic::None => {}
+        Nic::Virtio => {
+            // As for disks: without the word for it, it goes around the IOMMU.
+            let iommu = if machine.iommu.is_empty() {
+                ""
+            } else {
+                ",iommu_platform=on"
+            };
+            let bus = if machine.board == "pc" { "pci.0" } else { "pcie.0" };
+            command.args(["-netdev", &cable.netdev()]);
+            command.args([
+                "-device",
+                &format!(
+                    "virtio-net-pci,netdev=uplink,mac={NIC_MAC},bus={bus},addr={NIC_PLACE},disable-legacy=on{iommu}"
+                ),
+            ]);
+        }
     }
     for (number, drive) in drives.iter().enumerate() {
         command.args(drive.arguments(number, !machine.iommu.is_empty()));
@@ -217,7 +315,7 @@ mod tests {
             archive: "a,b.tar".into(),
             line: "debug-exit loglevel=debug".into(),
         };
-        crate::project::spelled(&command(machine, &[], &medium, console))
+        crate::project::spelled(&command(machine, &[], &Cable::QUIET, &medium, console))
     }
 
     fn ending(status: u8) -> Ending {
@@ -269,7 +367,13 @@ mod tests {
                 iso: "a.iso".into(),
                 firmware: firmware.map(Into::into),
             };
-            crate::project::spelled(&command(&Machine::DEFAULT, &[], &medium, Console::Plain))
+            crate::project::spelled(&command(
+                &Machine::DEFAULT,
+                &[],
+                &Cable::QUIET,
+                &medium,
+                Console::Plain,
+            ))
         };
         assert!(disc(None).ends_with("-cdrom a.iso") && !disc(None).contains("-bios"));
         assert!(disc(Some("ovmf.fd")).ends_with("-bios ovmf.fd -cdrom a.iso"));
@@ -292,10 +396,49 @@ mod tests {
                 image: "a.img".into(),
                 through: Through::Image,
             };
-            crate::project::spelled(&command(&machine, &[drive], &medium, Console::Plain))
+            crate::project::spelled(&command(
+                &machine,
+                &[drive],
+                &Cable::QUIET,
+                &medium,
+                Console::Plain,
+            ))
         };
         assert!(with_disk(2).contains("-accel tcg,thread=single "));
         assert!(with_disk(1).contains("-accel tcg "));
+    }
+
+    #[test]
+    fn a_nic_is_on_the_cable_and_behind_the_iommu_if_there_is_one() {
+        let with = |iommu, cable: &Cable| {
+            let machine = Machine {
+                nic: Nic::Virtio,
+                iommu,
+                ..Machine::DEFAULT
+            };
+            let medium = Medium::Disc {
+                iso: "a.iso".into(),
+                firmware: None,
+            };
+            crate::project::spelled(&command(&machine, &[], cable, &medium, Console::Plain))
+        };
+        let forward = Forward {
+            protocol: Protocol::Tcp,
+            host: 8080,
+            machine: 80,
+        };
+        let user = with("", &Cable::User(vec![forward]));
+        assert!(
+            user.contains("-netdev user,id=uplink,hostfwd=tcp:127.0.0.1:8080-:80"),
+            "{user}"
+        );
+        assert!(user.contains("bus=pcie.0,addr=3.0") && !user.contains("iommu_platform"));
+        let peer = with(IOMMU, &Cable::Peer("/tmp/a,b".into()));
+        assert!(
+            peer.contains("addr.path=/tmp/a,,b") && peer.contains("iommu_platform=on"),
+            "{peer}"
+        );
+        assert!(!words(&Machine::DEFAULT, Console::Plain).contains("-netdev"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::images::Images;
 use crate::linux::VMLINUZ;
 use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
-use crate::qemu::{self, Clock, Console, Ending, MICROVM, Machine};
+use crate::qemu::{self, Cable, Clock, Console, Ending, Forward, MICROVM, Machine, Nic, Protocol};
 use crate::scenario::{self, EXAMPLE, Offer, Scenario};
 use crate::setup::{self, Need};
 
@@ -65,6 +65,13 @@ pub(crate) struct Arguments {
     /// The disk's image, which is kept as it is left; without it, target/bulkhead/disk.img with a few partitions.
     #[arg(long, value_name = "FILE")]
     disk_image: Option<PathBuf>,
+    /// Give the machine a NIC on QEMU's user network, at 00:03.0 on PCI, or none. Without this it has one if its configuration has networks.
+    #[arg(long, value_name = "MODEL")]
+    nic: Option<Nic>,
+    /// Have a port of this host's own address (127.0.0.1) lead to one of the machine's, such as 8080:80 or udp:53:53. Without it, those lead there that the
+    /// configuration's rules open to the uplink.
+    #[arg(long, value_name = "HOST:MACHINE", value_parser = forward)]
+    forward: Vec<Forward>,
     /// Boot what the machine test or benchmark of this name boots.
     #[arg(long, value_name = "NAME", default_value = scenario::EXAMPLE.name)]
     scenario: String,
@@ -115,6 +122,15 @@ impl Arguments {
         }])
     }
 
+    /// What the machine's NIC is on, if this is its configuration.
+    fn cable(&self, config: &str) -> Cable {
+        Cable::User(if self.forward.is_empty() {
+            opened(config).into_iter().collect()
+        } else {
+            self.forward.clone()
+        })
+    }
+
     /// The machine with what the arguments change of it.
     fn on<'a>(&'a self, machine: &Machine<'a>) -> Machine<'a> {
         Machine {
@@ -129,6 +145,12 @@ impl Arguments {
                 machine.clock
             },
             iommu: if self.iommu { qemu::IOMMU } else { machine.iommu },
+            nic: match self.nic {
+                Some(nic) => nic,
+                // It has no PCI.
+                None if self.machine.as_deref() == Some(MICROVM) => Nic::None,
+                None => machine.nic,
+            },
             devices: machine.devices,
         }
     }
@@ -139,6 +161,57 @@ fn size(text: &str) -> Result<String> {
         bail!("a size is a number with K, M or G, such as 512M");
     }
     Ok(text.to_owned())
+}
+
+fn forward(text: &str) -> Result<Forward> {
+    let (protocol, ports) = match text.strip_prefix("udp:") {
+        Some(ports) => (Protocol::Udp, ports),
+        None => (Protocol::Tcp, text.strip_prefix("tcp:").unwrap_or(text)),
+    };
+    let ports = ports
+        .split_once(':')
+        .and_then(|(host, machine)| Some((host.parse().ok()?, machine.parse().ok()?)));
+    let Some((host, machine)) = ports else {
+        bail!("two ports are HOST:MACHINE, such as 8080:80, or udp:53:53");
+    };
+    Ok(Forward {
+        protocol,
+        host,
+        machine,
+    })
+}
+
+/// The ports that rules of a configuration open to the uplink, `from uplink port P`: each leads to itself. The first who listens on the host has it, so those that only
+/// its administrator may listen on are moved up by 8000.
+fn opened(config: &str) -> BTreeSet<Forward> {
+    let rules = config
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let opened = rules.filter_map(|words| {
+        if !words.first()?.starts_with("accept") {
+            return None;
+        }
+        let at = words
+            .windows(3)
+            .position(|words| words == ["from", "uplink", "port"])?;
+        let machine: u16 = words.get(at.checked_add(3)?)?.parse().ok()?;
+        let protocol = if words.contains(&"udp") {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        };
+        let host = if machine < 1024 {
+            machine.saturating_add(8000)
+        } else {
+            machine
+        };
+        Some(Forward {
+            protocol,
+            host,
+            machine,
+        })
+    });
+    opened.collect()
 }
 
 /// The exit status for a time that was over.
@@ -173,7 +246,17 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     } else if let Some(path) = &arguments.config {
         operators = Operators::read(path, &images, &mut workshop)?;
         (archive_images, archive_files) = (operators.images(), operators.files());
+        // Without a NIC networks lead nowhere.
+        let nic = if operators.text.contains("[[network]]") {
+            Nic::Virtio
+        } else {
+            Nic::None
+        };
         Scenario {
+            machine: Machine {
+                nic,
+                ..Machine::DEFAULT
+            },
             offer: Offer {
                 config: &operators.text,
                 images: &archive_images,
@@ -190,6 +273,9 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         bail!("a {MICROVM} has no drive to boot a disc from; it boots by pvh only");
     }
     let drives = arguments.drives(project, &scenario)?;
+    if machine.board == MICROVM && machine.nic != Nic::None {
+        bail!("a {MICROVM} has no PCI for a NIC; q35 has");
+    }
     if machine.board == MICROVM && !drives.is_empty() {
         bail!("a {MICROVM} has no PCI for disks; q35 has");
     }
@@ -203,11 +289,17 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         Console::Plain
     };
     let medium = loader::medium(project, loader, &files, &words, scenario.grub_script)?;
-    let mut command = qemu::command(&machine, &drives, &medium, console);
+    let cable = arguments.cable(scenario.offer.config);
+    let mut command = qemu::command(&machine, &drives, &cable, &medium, console);
     if !arguments.headless {
         command.stdin(Stdio::inherit());
     }
     eprintln!("{}", spelled(&command));
+    if let (Nic::Virtio, Cable::User(forwards)) = (machine.nic, &cable) {
+        for Forward { host, machine, .. } in forwards {
+            eprintln!("Port {host} of 127.0.0.1 leads to port {machine} of the machine's uplink.");
+        }
+    }
     if console == Console::Interactive {
         eprintln!("The console follows. Ctrl-a x ends the machine, Ctrl-a h lists QEMU's other keys.");
     }
@@ -338,6 +430,27 @@ mod tests {
             await_end(fake("exec sleep 1000"), Some(Duration::from_millis(50))).unwrap(),
             None
         );
+    }
+
+    #[test]
+    fn ports_are_read_and_found_in_rules() {
+        let tcp = |host, machine| Forward {
+            protocol: Protocol::Tcp,
+            host,
+            machine,
+        };
+        assert_eq!(forward("8080:80").unwrap(), tcp(8080, 80));
+        assert_eq!(forward("udp:5353:53").unwrap().protocol, Protocol::Udp);
+        for wrong in ["80", "a:b", "1:2:3", "1:70000"] {
+            assert!(forward(wrong).is_err(), "{wrong}");
+        }
+        let config = "\
+            accept from red to uplink\n\
+            accept tcp from uplink port 8080 to web port 80\n\
+            accept tcp from uplink port 443 to web\n\
+            # accept tcp from uplink port 1 to web\n\
+            drop tcp from uplink port 9 to web\n";
+        assert_eq!(Vec::from_iter(opened(config)), [tcp(8080, 8080), tcp(8443, 443)]);
     }
 
     #[test]

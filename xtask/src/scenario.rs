@@ -9,7 +9,7 @@ use crate::bootlist::{Domain, Ramdisk};
 use crate::disks::Disk;
 use crate::loader::Loader;
 use crate::machine_tests;
-use crate::qemu::Machine;
+use crate::qemu::{Machine, Nic};
 
 /// A machine and what boots on it.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +73,13 @@ impl<'a> Scenario<'a> {
 
 /// The machine that `cargo xtask run` boots.
 pub(crate) const EXAMPLE: Scenario<'static> = Scenario {
+    machine: Machine {
+        nic: Nic::Virtio,
+        ..Machine::DEFAULT
+    },
     offer: Offer {
         config: include_str!("../../driver-domain/control/bulkhead.toml"),
-        images: &["resident"],
+        images: &["resident", "driver", "httpd"],
         ramdisks: &[],
     },
     ..Scenario::new("example", &[Domain::new("control", "control").memory("32M")])

@@ -5,14 +5,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
+use anyhow::anyhow;
+
 use crate::build::BootFiles;
-use crate::console::session::{self, Finish};
+use crate::console::session::{self, Finish, Voice};
 use crate::console::{Script, Transcript};
 use crate::coverage;
+use crate::machine_tests::Outside;
 use crate::names::Names;
-use crate::qemu::Ending;
+use crate::peer::{Listener, Peer};
+use crate::qemu::{Cable, Ending};
 
 /// What a machine must do.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +52,22 @@ const LINES_SHOWN: usize = 40;
 ///
 /// If it did not do what was expected of it, or could not be started.
 pub(crate) fn run(command: &mut Command, expected: &Expectation, log: &Path) -> Result<Transcript, Failure> {
+    run_beside(command, expected, log, |_| ())
+}
+
+/// The same, with somebody beside the machine who can speak on its console.
+///
+/// # Errors
+///
+/// As for [`run`].
+fn run_beside(
+    command: &mut Command,
+    expected: &Expectation,
+    log: &Path,
+    beside: impl FnOnce(Voice),
+) -> Result<Transcript, Failure> {
     let mut transcript = Transcript::new(expected.script);
-    let finish = session::run(command, &mut transcript, log, expected.limit);
+    let finish = session::run(command, &mut transcript, log, expected.limit, beside);
     let has_failed = transcript.has_failed();
     let mut complaints = transcript.complaints();
     if expected.covers_hypercalls {
@@ -85,6 +104,45 @@ pub(crate) fn run(command: &mut Command, expected: &Expectation, log: &Path) -> 
         complaints,
         last_lines,
     })
+}
+
+/// The same for the machine that `command` starts, with its NIC on the cable that it is given: at the other end is `outside`, if there is somebody, on a thread
+/// of his own. `name` is the trial's.
+///
+/// # Errors
+///
+/// As for [`run`], and if the peer fails.
+pub(crate) fn run_with_peer(
+    name: &str,
+    outside: Option<Outside>,
+    command: impl FnOnce(&Cable) -> Command,
+    expected: &Expectation,
+    log: &Path,
+) -> Result<Transcript, Failure> {
+    let Some(outside) = outside else {
+        return run(&mut command(&Cable::QUIET), expected, log);
+    };
+    let failed = |error: anyhow::Error| Failure::of(&error);
+    let listener = Listener::new(name).map_err(failed)?;
+    let mut command = command(&Cable::Peer(listener.path().to_owned()));
+    let limit = expected.limit;
+    let mut peer = None;
+    let transcript = run_beside(&mut command, expected, log, |voice| {
+        peer = Some(thread::spawn(move || {
+            let peer = Peer::new(listener.accept(limit)?, &(outside.host)(), voice);
+            let done = (outside.work)(&peer);
+            if let Err(error) = &done {
+                peer.say(&format!("CHECK peer FAILED: {error:#}"));
+            }
+            done
+        }));
+    })?;
+    // The machine is gone, and with it the other end of the wire.
+    if let Some(done) = peer.map(thread::JoinHandle::join) {
+        let done = done.map_err(|_| anyhow!("the peer has panicked"));
+        done.and_then(|done| done).map_err(failed)?;
+    }
+    Ok(transcript)
 }
 
 impl Failure {

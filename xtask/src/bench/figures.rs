@@ -32,11 +32,15 @@ pub(super) struct Parts {
 const TOLERANCE: f64 = 0.5;
 
 impl Figure {
-    /// Tells a time by a clock that advances with instructions, and the counter of the same rate, in instructions as well.
+    /// Tells a time by a clock that advances with instructions, and the counter of the same rate, in instructions as well; of a rate, what each packet takes.
     pub(super) fn count_instructions(&mut self) {
-        if ["ns", "cycles"].contains(&self.unit.as_str()) {
-            self.instructions = Some(self.value / NS_PER_INSTRUCTION);
-        }
+        let ns = match self.unit.as_str() {
+            "ns" | "cycles" => self.value,
+            "us" => self.value * 1e3,
+            "packets/s" if self.value > 0.0 => 1e9 / self.value,
+            _ => return,
+        };
+        self.instructions = Some(ns / NS_PER_INSTRUCTION);
     }
 }
 
@@ -176,11 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_told_in_instructions_and_anything_else_is_not() {
-        let mut figures = read("BENCH trap 412 ns\nBENCH size 3 MiB\n").unwrap();
+    fn a_time_and_a_rate_are_told_in_instructions_and_anything_else_is_not() {
+        let lines = "BENCH trap 412 ns\nBENCH size 3 MiB\nBENCH ping 3 us\nBENCH rate 100000 packets/s\n";
+        let mut figures = read(lines).unwrap();
         figures.iter_mut().for_each(Figure::count_instructions);
         let instructions: Vec<_> = figures.iter().map(|figure| figure.instructions).collect();
-        assert_eq!(instructions, [Some(206.0), None]);
+        assert_eq!(instructions, [Some(206.0), None, Some(1500.0), Some(5000.0)]);
     }
 
     const SPLIT: &str = "BENCH call 600 ns\nBENCH call-in-hypervisor 594 cycles\n";

@@ -23,7 +23,7 @@ use crate::images::Images;
 use crate::loader;
 use crate::machine_tests::ALWAYS_FORBIDDEN;
 use crate::project::{Project, output_of, spelled};
-use crate::qemu::{self, Clock, Console, Ending, Machine};
+use crate::qemu::{self, Cable, Clock, Console, Ending, Machine};
 use crate::scenario::Scenario;
 use crate::setup::{self, Need};
 use crate::trial::{self, Expectation};
@@ -31,7 +31,7 @@ use crate::trial::{self, Expectation};
 /// The arguments of `cargo xtask bench`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
-    /// Only this benchmark.
+    /// Only this benchmark; if there is none, those whose names begin with this and `-`.
     name: Option<String>,
     /// Deterministic time: the machine's clock advances with its instructions, 2 ns each.
     #[arg(long)]
@@ -54,6 +54,10 @@ pub(crate) fn bench(project: &Project, arguments: &Arguments) -> Result<ExitCode
     let mut has_failed = false;
     for bench in benches {
         let name = bench.scenario.name;
+        if arguments.icount && bench.peer.is_some() {
+            println!("{name}: left out: the peer outside of the machine has another clock");
+            continue;
+        }
         let files = workshop.boot_files(&bench.scenario)?;
         println!("{name}: {}", bench.about);
         match measure(project, bench, &files, arguments.icount)? {
@@ -89,11 +93,19 @@ fn select(name: Option<&str>) -> Result<Vec<&'static Bench>> {
     let Some(name) = name else {
         return Ok(BENCHES.iter().collect());
     };
-    let Some(bench) = BENCHES.iter().find(|bench| bench.scenario.name == name) else {
+    if let Some(bench) = BENCHES.iter().find(|bench| bench.scenario.name == name) {
+        return Ok(vec![bench]);
+    }
+    let is_part = |bench: &&Bench| {
+        let rest = bench.scenario.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('-'))
+    };
+    let parts: Vec<&Bench> = BENCHES.iter().filter(is_part).collect();
+    if parts.is_empty() {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.scenario.name).collect();
         bail!("there is no benchmark `{name}`; there are {}", names.join(", "));
-    };
-    Ok(vec![bench])
+    }
+    Ok(parts)
 }
 
 /// Runs a benchmark as often as it takes; its results and the command that was run, or `None` after telling why
@@ -139,9 +151,13 @@ fn measure(
             .target("bench")?
             .join(format!("{}-{run}.log", bench.scenario.name));
         let drives = disks::provide(&project.target("bench")?, bench.scenario.name, wanted)?;
-        let mut command = qemu::command(&machine, &drives, &medium, Console::Plain);
-        command_line = spelled(&command);
-        match trial::run(&mut command, &expected, &log) {
+        let command = |cable: &Cable| {
+            let command = qemu::command(&machine, &drives, cable, &medium, Console::Plain);
+            command_line = spelled(&command);
+            command
+        };
+        let name = bench.scenario.name;
+        match trial::run_with_peer(name, bench.peer, command, &expected, &log) {
             Ok(transcript) => {
                 let mut figures = figures::of_console(transcript.lines())?;
                 if is_deterministic {
@@ -181,6 +197,17 @@ mod tests {
             assert_eq!(select(Some(bench.scenario.name)).unwrap().len(), 1);
         }
         assert_eq!(select(None).unwrap().len(), BENCHES.len());
+    }
+
+    #[test]
+    fn several_are_found_by_what_their_names_begin_with() {
+        let names = |name| -> Vec<_> {
+            let found = select(Some(name)).unwrap().into_iter();
+            found.map(|bench| bench.scenario.name).collect()
+        };
+        assert_eq!(names("disk"), ["disk-throughput", "disk-throughput-nvme"]);
+        assert_eq!(names("disk-throughput"), ["disk-throughput"]);
+        assert!(names("net").contains(&"net-wire"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Runs a child process whose standard output is a console, and follows it with a [`Transcript`].
 //!
-//! One thread reads, one awaits the child's end, the caller's thread decides; nothing polls and nothing sleeps.
+//! One thread reads, one awaits the child's end, others may speak beside it ([`Voice`]), the caller's thread decides; nothing polls and nothing sleeps.
 //! Only the child that was started here is ever killed.
 
 use std::fs::File;
@@ -31,14 +31,34 @@ pub(crate) enum Finish {
     Killed,
 }
 
-/// What the two helper threads tell.
+/// What the helper threads tell.
 enum Event {
     Output(Vec<u8>),
+    /// A line of somebody's beside the child.
+    Said(String),
     OutputClosed,
     Ended(io::Result<ExitStatus>),
 }
 
-/// Runs `command` until it ends or `limit` is over, feeding `transcript`; all output also goes to `log`.
+/// By which somebody beside the child says something: whole lines, which stand between those of the console.
+#[derive(Clone, Debug)]
+pub(crate) struct Voice(Sender<Event>);
+
+impl Voice {
+    /// One that nobody hears.
+    #[cfg(test)]
+    pub(crate) fn unheard() -> Self {
+        Self(mpsc::channel().0)
+    }
+
+    /// Says it. When the child is gone nobody listens.
+    pub(crate) fn say(&self, line: &str) {
+        drop(self.0.send(Event::Said(line.into())));
+    }
+}
+
+/// Runs `command` until it ends or `limit` is over, feeding `transcript`; all output also goes to `log`. Who is `beside` is given a voice when the child has
+/// started, and must not keep the caller.
 ///
 /// # Errors
 ///
@@ -48,6 +68,7 @@ pub(crate) fn run(
     transcript: &mut Transcript,
     log: &Path,
     limit: Duration,
+    beside: impl FnOnce(Voice),
 ) -> Result<Finish> {
     let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     // One pipe for both, so that QEMU's own messages stand in the log where they were made.
@@ -61,7 +82,9 @@ pub(crate) fn run(
     // The command holds the pipe's writing end; as long as it is open the reader sees no end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let child = Arc::new(child);
-    let events = watch(&child, reader);
+    let (report, events) = mpsc::channel();
+    watch(&child, reader, report.clone());
+    beside(Voice(report));
     let followed = follow(
         &child,
         &events,
@@ -77,8 +100,7 @@ pub(crate) fn run(
 }
 
 /// Starts the helper threads. They end with the child and its output, or when nobody listens any more.
-fn watch(child: &Arc<SharedChild>, mut output: PipeReader) -> Receiver<Event> {
-    let (report, events): (Sender<Event>, Receiver<Event>) = mpsc::channel();
+fn watch(child: &Arc<SharedChild>, mut output: PipeReader, report: Sender<Event>) {
     thread::spawn({
         let report = report.clone();
         move || {
@@ -98,7 +120,6 @@ fn watch(child: &Arc<SharedChild>, mut output: PipeReader) -> Receiver<Event> {
         let child = Arc::clone(child);
         move || drop(report.send(Event::Ended(child.wait())))
     });
-    events
 }
 
 /// Handles events until the child has ended and all that it wrote is read, or time is over.
@@ -117,10 +138,20 @@ fn follow(
             return Ok(Finish::Ended(status));
         }
         match next(events, deadline) {
-            Ok(Event::Output(bytes)) => {
-                log.write_all(&bytes).context("cannot write the log")?;
+            Ok(shown @ (Event::Output(_) | Event::Said(_))) => {
                 let had_failed = transcript.has_failed();
-                for text in transcript.feed(&bytes) {
+                let typed = match shown {
+                    Event::Said(line) => {
+                        writeln!(log, "{line}").context("cannot write the log")?;
+                        transcript.interject(&line)
+                    }
+                    Event::Output(bytes) => {
+                        log.write_all(&bytes).context("cannot write the log")?;
+                        transcript.feed(&bytes)
+                    }
+                    Event::OutputClosed | Event::Ended(_) => Vec::new(),
+                };
+                for text in typed {
                     if let Some(input) = &mut input {
                         // A child that has just ended cannot be typed to; its end will be told.
                         drop(input.write_all(text.as_bytes()));
@@ -179,6 +210,7 @@ mod tests {
             &mut transcript,
             &log,
             limit,
+            |_| (),
         )
         .unwrap();
         let text = std::fs::read_to_string(&log).unwrap();
@@ -229,6 +261,23 @@ mod tests {
     }
 
     #[test]
+    fn who_speaks_beside_the_child_is_heard() {
+        let log = std::env::temp_dir().join(format!("xtask-session-{}-beside.log", std::process::id()));
+        let mut transcript = Transcript::new(Script {
+            steps: &[Step::Expect(Pattern("(peer) ready")), Step::Type("go\n")],
+            ..SCRIPT
+        });
+        let mut command = Command::new("sh");
+        command.args(["-c", "read word; exit 33"]);
+        let finish = run(&mut command, &mut transcript, &log, LONG, |voice| {
+            thread::spawn(move || voice.say("(peer) ready"));
+        });
+        std::fs::remove_file(&log).unwrap();
+        assert!(matches!(finish.unwrap(), Finish::Ended(status) if status.code() == Some(33)));
+        assert_eq!(transcript.complaints(), [""; 0]);
+    }
+
+    #[test]
     fn a_grandchild_that_holds_the_console_open_does_not_hold_up_the_end() {
         let before = Instant::now();
         let (finish, _, _) = session("orphan", "echo ready; sleep 30 & exit 33", SCRIPT, LONG);
@@ -244,6 +293,7 @@ mod tests {
             &mut Transcript::new(SCRIPT),
             &log,
             LONG,
+            |_| (),
         );
         std::fs::remove_file(&log).unwrap();
         assert!(outcome.unwrap_err().to_string().contains("/no/such/emulator"));

@@ -130,6 +130,18 @@ impl Transcript {
         typed
     }
 
+    /// Takes a whole line that somebody else has to say, between the console's; returns what is to be typed now.
+    pub(crate) fn interject(&mut self, line: &str) -> Vec<&'static str> {
+        let mut typed = Vec::new();
+        let current = core::mem::replace(&mut self.current, line.into());
+        let used = core::mem::take(&mut self.used);
+        self.advance(&mut typed);
+        self.end_line();
+        (self.current, self.used) = (current, used);
+        self.advance(&mut typed);
+        typed
+    }
+
     /// Whether something has gone wrong that no later output can put right.
     pub(crate) fn has_failed(&self) -> bool {
         !self.wrong.is_empty() || self.is_flooded()
@@ -356,6 +368,25 @@ pub(crate) fn without_domain(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_somebody_elses_may_come_in_the_middle_of_one() {
+        let mut transcript = Transcript::new(Script {
+            steps: &[
+                Step::Expect(Pattern("one")),
+                Step::Expect(Pattern("(peer) CHECK there ok")),
+                Step::Type("go\n"),
+                Step::Expect(Pattern("two")),
+            ],
+            forbidden: &[],
+            checks: 1,
+        });
+        transcript.feed(b"one and ");
+        assert_eq!(transcript.interject("(peer) CHECK there ok"), ["go\n"]);
+        transcript.feed(b"two\n");
+        assert_eq!(transcript.lines(), ["(peer) CHECK there ok", "one and two"]);
+        assert_eq!(transcript.complaints(), [""; 0]);
+    }
 
     #[test]
     fn what_is_erased_is_taken_back() {

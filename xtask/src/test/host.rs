@@ -34,6 +34,33 @@ pub(super) fn run(project: &Project, metadata: &Metadata, filter: &Filter, tally
     Ok(())
 }
 
+/// Tests that are run again for long in the full matrix: the package, the test, and the variable that says how long.
+const LONG: &[(&str, &str, (&str, &str))] = &[(
+    "bulkhead-netback",
+    "the_classifier_says_what_the_interpreter_says",
+    ("BULKHEAD_PACKETS", "100000000"),
+)];
+
+/// Runs the long tests.
+///
+/// # Errors
+///
+/// If Cargo cannot be started.
+pub(super) fn run_long(project: &Project, filter: &Filter, tally: &mut Tally) -> Result<()> {
+    let is_chosen = |name: &str| filter.selects(Group::Host, name);
+    for (package, test, (variable, value)) in LONG {
+        if is_chosen(package) || is_chosen(test) {
+            tally.stage(&format!("long host test: {test}, {variable}={value}"));
+            let mut cargo = project.cargo();
+            cargo
+                .args(["test", "--release", "--package", package, "--lib", test])
+                .env(variable, value);
+            run_suites(&mut cargo, Group::Host, tally)?;
+        }
+    }
+    Ok(())
+}
+
 /// Packages of images that have a library with tests: the parts of them that need no machine.
 pub(super) fn tested_libraries(metadata: &Metadata) -> Vec<&str> {
     let members = metadata.workspace_packages();

@@ -19,7 +19,7 @@ use crate::linux::Unavailable;
 use crate::loader::{self, Loader, Medium};
 use crate::machine_tests::{self, InFull, MachineTest, OTHER_CPUS, Remains};
 use crate::project::Project;
-use crate::qemu::{self, Console, MICROVM, Machine};
+use crate::qemu::{self, Cable, Console, MICROVM, Machine};
 use crate::scenario::Scenario;
 use crate::test::filter::{Filter, Group};
 use crate::test::tally::Tally;
@@ -161,8 +161,8 @@ fn every_machine(machine: Machine<'static>) -> Vec<(String, Machine<'static>)> {
 fn start(case: &Case, medium: &Medium, directory: &Path, log: &Path) -> Result<Transcript, Failure> {
     let drives = disks::provide(directory, &case.name, case.test.scenario.disks)
         .map_err(|error| Failure::of(&error))?;
-    let mut command = qemu::command(&case.machine, &drives, medium, Console::Plain);
-    let transcript = trial::run(&mut command, &case.test.expected, log)?;
+    let command = |cable: &Cable| qemu::command(&case.machine, &drives, cable, medium, Console::Plain);
+    let transcript = trial::run_with_peer(&case.name, case.test.peer, command, &case.test.expected, log)?;
     let judge = || {
         let images = drives.iter().map(|drive| DiskImage::open(&drive.image));
         let mut remains = Remains {

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// The name of a host test is its own or that of its package.
     #[arg(value_parser = |text: &str| Ok::<_, std::convert::Infallible>(Filter::new(text)))]
     filter: Option<Filter>,
-    /// The long matrix besides: every machine test on every CPU model.
+    /// The long matrix besides: every machine test on every CPU model, and host tests that can go on for long.
     #[arg(long)]
     full: bool,
 }
@@ -58,6 +58,9 @@ pub(crate) fn test(project: &Project, arguments: &Arguments) -> Result<ExitCode>
     if filter.allows(Group::Host) {
         setup::provide(project, &[Need::XenHeaders])?;
         host::run(project, &metadata, &filter, &mut tally)?;
+        if arguments.full {
+            host::run_long(project, &filter, &mut tally)?;
+        }
     }
     if filter.allows(Group::Loom) {
         host::run_loom(project, &metadata, &filter, &mut tally)?;
