@@ -307,7 +307,7 @@ fn unused<T>(last: u32, taken: &BTreeMap<u32, T>) -> u32 {
 }
 
 /// Keeps the waker of who polled last.
-fn keep(kept: &mut Option<Waker>, waker: &Waker) {
+pub(super) fn keep(kept: &mut Option<Waker>, waker: &Waker) {
     match kept {
         Some(kept) => kept.clone_from(waker),
         None => *kept = Some(waker.clone()),

@@ -20,6 +20,7 @@ mod core;
 mod error;
 mod tasks;
 mod transport;
+mod turns;
 
 pub use self::core::{Core, EVENTS_MAX};
 pub use error::{Broken, Error};

@@ -15,6 +15,7 @@ use embassy_sync::blocking_mutex::raw::RawMutex;
 use embassy_sync::signal::Signal;
 
 use super::core::transaction_of;
+use super::turns::Turns;
 use super::{Broken, Core, Error, Transport};
 use crate::wire::{Perms, Place, WatchPath};
 
@@ -27,7 +28,12 @@ pub struct Client<M: RawMutex> {
     core: Mutex<M, RefCell<Core>>,
     /// Raised when there may be output.
     output: Signal<M, ()>,
+    /// Whose turn it is to have a transaction.
+    turns: Mutex<M, RefCell<Turns>>,
 }
+
+/// How many transactions are open at a time: fewer than a store lets any domain have (ten).
+const TRANSACTIONS: usize = 8;
 
 impl<M: RawMutex> fmt::Debug for Client<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +54,7 @@ impl<M: RawMutex> Client<M> {
         Self {
             core: Mutex::new(RefCell::new(Core::new())),
             output: Signal::new(),
+            turns: Mutex::new(RefCell::new(Turns::new(TRANSACTIONS))),
         }
     }
 
@@ -174,6 +181,8 @@ impl<M: RawMutex> Client<M> {
     /// Does `work` in a transaction: all that it writes takes effect at once, if nothing that it saw has changed meanwhile.
     /// If something has, the work is done again, as often as it takes. If it returns an error, nothing was written.
     ///
+    /// Eight are under way at a time; the next one waits for its turn, so none may wait for another.
+    ///
     /// # Errors
     ///
     /// What `work` returns, or why the transaction was refused.
@@ -181,6 +190,7 @@ impl<M: RawMutex> Client<M> {
         &self,
         mut work: impl AsyncFnMut(&Transaction<'_, M>) -> Result<R, Error>,
     ) -> Result<R, Error> {
+        let _turn = self.turn().await;
         loop {
             let payload = self.call(MessageType::TransactionStart, 0, &[b"\0"]).await?;
             let id = transaction_of(&payload).ok_or(Error::Answer)?;
@@ -200,6 +210,16 @@ impl<M: RawMutex> Client<M> {
                 return result;
             }
         }
+    }
+
+    /// Waits for a turn, which lasts until what is returned is dropped.
+    async fn turn(&self) -> OnDrop<impl FnOnce()> {
+        let turns = &self.turns;
+        let ticket = turns.lock(|turns| turns.borrow_mut().queue());
+        let leave = OnDrop(Some(|| turns.lock(|turns| turns.borrow_mut().leave(ticket))));
+        poll_fn(|context| turns.lock(|turns| turns.borrow_mut().poll(ticket, context.waker()))).await;
+        leave.defuse();
+        OnDrop(Some(|| turns.lock(|turns| turns.borrow_mut().end())))
     }
 
     /// Watches a path, or a special name. The first event comes at once.

@@ -9,7 +9,7 @@ use bulkhead_abi::xenstore::{StoreError, ring};
 use bulkhead_bus::client::{Broken, Client, Error, Port, RingTransport};
 use bulkhead_ring::testing::Page;
 use bulkhead_ring::{End, IndexError, Role, SharedPage};
-use embassy_futures::join::{join, join3};
+use embassy_futures::join::{join, join_array, join3};
 use embassy_futures::select::{Either, select};
 use embassy_futures::{block_on, yield_now};
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
@@ -269,4 +269,42 @@ fn a_store_that_lies_about_its_ring_breaks_the_client_and_wakes_who_waits() {
         size: 1024,
     });
     assert_eq!((read, broken), (Err(Error::Broken(why)), why));
+}
+
+#[test]
+fn more_transactions_than_a_domain_may_have_open_take_turns() {
+    let machine = Machine::new();
+    let client = &machine.client;
+    machine.write("/local/domain/1/data/n", b"0");
+    let most = Cell::new(0);
+    let add = async || {
+        let added = client.transaction(async |tx| {
+            let open = machine.store.borrow().connections[&GUEST].transactions.len();
+            most.set(most.get().max(open));
+            let value = tx.read("data/n").await?;
+            let number: u32 = str::from_utf8(&value).unwrap().parse().unwrap();
+            tx.write("data/n", format!("{}", number + 1).as_bytes()).await
+        });
+        added.await.unwrap();
+    };
+    let give_up = async |polls: usize| {
+        let waits = async {
+            for _ in 0..polls {
+                yield_now().await;
+            }
+        };
+        matches!(select(add(), waits).await, Either::First(()))
+    };
+    let all = join_array::<_, 30>(std::array::from_fn(|_| add()));
+    let some = join_array::<_, 30>(std::array::from_fn(|number| give_up(number)));
+    let done = machine.run(async {
+        let (_, given_up) = join(all, some).await;
+        30 + given_up.iter().filter(|is_done| **is_done).count()
+    });
+    let count = machine.run(client.read("data/n")).unwrap();
+    // One that was given up may have been on its way.
+    let count: usize = str::from_utf8(&count).unwrap().parse().unwrap();
+    assert!((done..=60).contains(&count), "{count} of {done}");
+    assert_eq!(most.get(), 8);
+    assert_eq!(machine.store.borrow().connections[&GUEST].transactions.len(), 0);
 }
