@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-pub use bulkhead_abi::extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, GRANT_FLIP, VIRTUAL_ALARM};
+pub use bulkhead_abi::extension::{
+    DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, GRANT_FLIP, VCPU_COSTS, VIRTUAL_ALARM, VcpuCosts,
+};
 use bulkhead_abi::{
     errno::Failure,
     event::Virq,
@@ -15,6 +17,15 @@ use crate::{event::Port, hypercall, memory::Mfn, time};
 #[must_use]
 pub fn features() -> u64 {
     hypercall::extension::features().unwrap_or(0)
+}
+
+/// What this vCPU has cost until now.
+///
+/// # Errors
+///
+/// `ENOSYS` on another hypervisor.
+pub fn vcpu_costs() -> Result<VcpuCosts, Failure> {
+    hypercall::extension::vcpu_costs()
 }
 
 /// Code that a direct gate leads to: the processor enters it, and it is no function that Rust could call.

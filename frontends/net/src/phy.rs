@@ -44,6 +44,12 @@ impl<'i, D: Flips> Device<'i, D> {
         }
     }
 
+    /// The interface.
+    #[must_use]
+    pub const fn interface(&self) -> &'i Interface<D> {
+        self.interface
+    }
+
     /// How many frames were received and dropped, because their checksum of TCP, UDP or ICMPv4 is wrong.
     #[must_use]
     pub const fn wrong(&self) -> u64 {

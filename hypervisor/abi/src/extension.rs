@@ -10,7 +10,7 @@ numbers! {
     /// Sub-operation of `extension_op` (`rdi`). Arguments are values, but for those of [`DmaRange`].
     pub enum ExtensionOp: u32 {
         /// Returns the extensions that this machine has, a bit each: [`DIRECT_GATES`], [`VIRTUAL_ALARM`], [`GRANT_FLIP`],
-        /// [`DMA_PINS`]. Others are zero.
+        /// [`DMA_PINS`], [`VCPU_COSTS`]. Others are zero.
         Features = 0, "features",
         /// Lets the processor itself deliver a software interrupt of this vCPU to the guest's own code. `rsi` is the vector, one of
         /// [`DIRECT_GATE_VECTORS`]; `rdx` is the address of the code, outside of the hypervisor's range, or zero to have
@@ -26,6 +26,8 @@ numbers! {
         DmaPin = 3, "dma_pin",
         /// Takes that back: `rsi` is the address of a [`DmaRange`], without flags. When it is done, no device reaches the frames by it.
         DmaUnpin = 4, "dma_unpin",
+        /// Tells what this vCPU has cost until now: `rsi` is the address of a [`VcpuCosts`], which is written.
+        VcpuCosts = 5, "vcpu_costs",
     }
 }
 
@@ -40,6 +42,24 @@ pub const GRANT_FLIP: u64 = 1 << 2;
 
 /// Extension: [`ExtensionOp::DmaPin`] and [`ExtensionOp::DmaUnpin`].
 pub const DMA_PINS: u64 = 1 << 3;
+
+/// Extension: [`ExtensionOp::VcpuCosts`].
+pub const VCPU_COSTS: u64 = 1 << 4;
+
+record! {
+    /// What a vCPU has cost since it was made.
+    pub struct VcpuCosts: 32 {
+        /// Nanoseconds that its programs ran.
+        0 => pub user_ns: u64,
+        /// Nanoseconds that its kernel ran.
+        8 => pub kernel_ns: u64,
+        /// Nanoseconds that the hypervisor worked for it.
+        16 => pub hypervisor_ns: u64,
+        /// How often its CPU forgot all translations: as it was put on a CPU, and for what it or others changed while it was there. The table that is
+        /// loaded when its kernel's program enters it, or is entered, is not counted.
+        24 => pub flushes: u64,
+    }
+}
 
 record! {
     /// Frames of the caller's own, one after the other or in a list, for its devices.

@@ -206,6 +206,9 @@ pub trait Machine: Sync + 'static {
         self.flush(what);
     }
 
+    /// How often this CPU has forgotten all translations, by whatever made it.
+    fn full_flushes(&self) -> u64;
+
     /// What the CPU says about itself: EAX, EBX, ECX, EDX.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
 

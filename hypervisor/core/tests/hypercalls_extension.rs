@@ -1,10 +1,11 @@
-//! What guests have beside the ABI: software interrupts that the CPU delivers by itself, and an alarm on virtual time.
+//! What guests have beside the ABI: software interrupts that the CPU delivers by itself, an alarm on virtual time, and an account of costs.
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bulkhead_abi::event::Virq;
 use bulkhead_abi::extension::{
-    DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM,
+    DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VCPU_COSTS, VIRTUAL_ALARM,
+    VcpuCosts,
 };
 use bulkhead_abi::sched::ShutdownReason;
 use bulkhead_abi::vcpu::{RunstateInfo, VcpuOp};
@@ -49,10 +50,10 @@ fn a_guest_is_told_which_extensions_there_are() {
     let features = || extension(&world, ExtensionOp::Features, [0; 2]);
     assert_eq!(
         features(),
-        Ok(DIRECT_GATES | VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS)
+        Ok(DIRECT_GATES | VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS | VCPU_COSTS)
     );
     world.sim().have_direct_gates(false);
-    assert_eq!(features(), Ok(VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS));
+    assert_eq!(features(), Ok(VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS | VCPU_COSTS));
 }
 
 #[test]
@@ -202,4 +203,32 @@ fn an_alarm_in_the_past_rings_at_once_and_one_that_is_taken_back_never() {
     set_alarm(&world, 0);
     world.spin(0, MS / 2);
     assert!(!world.is_pending(0, port));
+}
+
+#[test]
+fn a_vcpu_is_told_what_it_has_cost_and_its_times_are_those_that_it_ran() {
+    let world = World::booted(2);
+    let costs = || -> VcpuCosts {
+        let answer = extension(&world, ExtensionOp::VcpuCosts, [World::SCRATCH, 0]);
+        assert_eq!(answer, Ok(0));
+        world.read(0, World::SCRATCH)
+    };
+    let sum = |costs: &VcpuCosts| costs.user_ns + costs.kernel_ns + costs.hypervisor_ns;
+    let before = costs();
+    assert_eq!(before.user_ns, 0);
+    assert_eq!(sum(&before), ran(&world));
+    world.spin(0, 100 * US);
+    let after = costs();
+    assert_eq!(after.kernel_ns, before.kernel_ns + 100 * US);
+    assert_eq!((sum(&after), after.flushes), (ran(&world), before.flushes));
+    // The other one has its turn.
+    world.spin(0, 50 * MS);
+    while world.running(0) != Some((1, 0)) {
+        world.spin(0, MS);
+    }
+    let later = costs();
+    assert!(later.flushes > after.flushes);
+    assert_eq!(sum(&later), ran(&world));
+    let nowhere = extension(&world, ExtensionOp::VcpuCosts, [layout::HYPERVISOR.start, 0]);
+    assert_eq!(nowhere, Err(Errno::Fault));
 }

@@ -232,6 +232,10 @@ impl Machine for Hw {
         shootdown::flush_local(what);
     }
 
+    fn full_flushes(&self) -> u64 {
+        shootdown::full_flushes()
+    }
+
     fn has_direct_gates(&self) -> bool {
         self.has_direct_gates
     }

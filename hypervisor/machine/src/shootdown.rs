@@ -24,13 +24,31 @@ static WANTED: AtomicU64 = AtomicU64::new(0);
 /// For each CPU, the number of the last request that it has served.
 static SERVED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
+/// For each CPU, how often it has forgotten everything.
+static FORGOTTEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
 /// The CPUs, a bit each, whose TLBs may hold translations of a guest's.
 static HOLDERS: AtomicU64 = AtomicU64::new(0);
 
 const _: () = assert!(MAX_CPUS <= 64);
 
+/// How often this CPU has forgotten all translations.
+pub(crate) fn full_flushes() -> u64 {
+    let own = FORGOTTEN.get(this_cpu());
+    own.map_or(0, |count| count.load(Ordering::Relaxed))
+}
+
+/// Counts that.
+fn count_full_flush() {
+    if let Some(count) = FORGOTTEN.get(this_cpu()) {
+        // Only this CPU writes it.
+        count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
 /// This CPU is about to load a guest's tables.
 pub(crate) fn will_hold() {
+    count_full_flush();
     let own = 1 << this_cpu();
     // Relaxed: only this CPU changes its bit.
     if HOLDERS.load(Ordering::Relaxed) & own == 0 {
@@ -49,6 +67,7 @@ pub(crate) fn flush_local(what: Flush) {
     match what {
         // No entry is global, so this forgets all of them.
         Flush::All => {
+            count_full_flush();
             let (frame, flags) = Cr3::read();
             // SAFETY: the table in force stays in force.
             unsafe { Cr3::write(frame, flags) };

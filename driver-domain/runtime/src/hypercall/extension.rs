@@ -1,9 +1,9 @@
 //! `extension_op`: Bulkhead's own calls for any guest.
 
 use bulkhead_abi::{
-    Hypercall,
+    Hypercall, Record,
     errno::Failure,
-    extension::{DMA_LIST, DmaRange, ExtensionOp},
+    extension::{DMA_LIST, DmaRange, ExtensionOp, VcpuCosts},
 };
 
 use super::raw::{Answer, call1, call2, call3, in_out, input};
@@ -12,6 +12,20 @@ use super::raw::{Answer, call1, call2, call3, in_out, input};
 pub(crate) fn features() -> Answer {
     // SAFETY: the operation takes no memory.
     unsafe { call1(Hypercall::ExtensionOp, u64::from(ExtensionOp::Features.raw())) }
+}
+
+/// What this vCPU has cost.
+pub(crate) fn vcpu_costs() -> Result<VcpuCosts, Failure> {
+    let mut record = VcpuCosts::ZERO;
+    // SAFETY: the hypervisor writes the operation's own record, which is borrowed for the call.
+    unsafe {
+        call2(
+            Hypercall::ExtensionOp,
+            u64::from(ExtensionOp::VcpuCosts.raw()),
+            in_out(&mut record),
+        )
+    }
+    .map(|_| record)
 }
 
 /// Sets the direct gate of a vector, or takes it away (address 0).

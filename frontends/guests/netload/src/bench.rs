@@ -3,7 +3,9 @@
 use alloc::format;
 use alloc::string::String;
 
-use bulkhead_runtime::{println, time};
+use bulkhead_abi::Record as _;
+use bulkhead_runtime::extension::{self, VcpuCosts};
+use bulkhead_runtime::println;
 use bulkhead_stack::smoltcp::wire::IpEndpoint;
 use bulkhead_stack::speed::{Taken, Way, row, stream};
 use bulkhead_stack::{Pinger, Trouble};
@@ -25,7 +27,7 @@ pub(crate) async fn run(stack: &Stack, to: IpEndpoint, orders: &Orders) -> Resul
     let label = &orders.label;
     // So that the addresses of both ends are known to all.
     Pinger::new(stack)?.ping(to.addr, 3, 56).await?;
-    let begun = ran();
+    let begun = (costs(), frames(stack));
     for measure in &orders.measures {
         match *measure {
             Measure::Ping => {
@@ -43,21 +45,43 @@ pub(crate) async fn run(stack: &Stack, to: IpEndpoint, orders: &Orders) -> Resul
             Measure::UdpIn(size) => posted("udp-in", stack, to, Way::In, size, orders).await?,
         }
     }
-    let spent = ran().saturating_sub(begun);
-    Ok(format!(
-        "measures={} ran-us={}",
-        orders.measures.len(),
-        spent / 1000
-    ))
+    tell(label, begun, (costs(), frames(stack)));
+    Ok(format!("measures={}", orders.measures.len()))
 }
 
-/// How long this domain has had a CPU, in nanoseconds.
-fn ran() -> u64 {
-    let state = time::runstate(0);
-    state.map_or(0, |state| {
-        let [ran, ..] = state.time_ns;
-        ran
+/// Tells what each frame cost this domain.
+fn tell(label: &str, begun: (VcpuCosts, u64), ended: (VcpuCosts, u64)) {
+    let frames = ended.1.saturating_sub(begun.1);
+    let each = |of: fn(&VcpuCosts) -> u64| {
+        let thousandths = of(&ended.0).saturating_sub(of(&begun.0)).saturating_mul(1000);
+        let each = thousandths.checked_div(frames).unwrap_or(0);
+        (each / 1000, each % 1000)
+    };
+    let (kernel, hypervisor) = (each(|costs| costs.kernel_ns), each(|costs| costs.hypervisor_ns));
+    let flushes = each(|costs| costs.flushes);
+    println!("BENCH {label}-guest-frames {frames} frames");
+    println!("BENCH {label}-guest-kernel {}.{:03} ns", kernel.0, kernel.1);
+    println!(
+        "BENCH {label}-guest-hypervisor {}.{:03} ns",
+        hypervisor.0, hypervisor.1
+    );
+    println!("BENCH {label}-guest-flushes {}.{:03} each", flushes.0, flushes.1);
+}
+
+/// How many frames have passed.
+fn frames(stack: &Stack) -> u64 {
+    stack.with_device(|device| {
+        let interface = device.interface();
+        interface
+            .sent()
+            .frames
+            .saturating_add(interface.received().frames)
     })
+}
+
+/// What this domain has cost: nothing, on another hypervisor.
+fn costs() -> VcpuCosts {
+    extension::vcpu_costs().unwrap_or(VcpuCosts::ZERO)
 }
 
 async fn streamed(

@@ -199,6 +199,7 @@ hypercalls! {
             SetVirtualAlarm => extension::set_virtual_alarm, [];
             DmaPin => dma::pin, [Fault, Inval, Exist, NoMem];
             DmaUnpin => dma::unpin, [Fault, Inval, NoEnt];
+            VcpuCosts => extension::vcpu_costs, [Fault];
         }
         GrantTableOp: GrantTableOp {
             MapGrantRef => grant::map, [Fault],

@@ -59,6 +59,7 @@ impl<M: Machine> Hypervisor<M> {
             queue.alarm = None;
         }
         context.meter.stop(now.tsc);
+        context.meter.alight(self.machine().full_flushes());
         if let Some(vcpu) = vcpu {
             vcpu.publish_meter(&context.meter);
             vcpu.history.lock().enter(rest, now.ns);
@@ -97,6 +98,7 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = vcpu {
             vcpu.set_loaded_on(Some(cpu.id()));
         }
+        current.context.meter.board(self.machine().full_flushes());
         self.machine().load_root(current.context.root());
         // The only place where selectors are loaded, and with them descriptors: those may have changed since.
         let has_all_segments = self.machine().load_segments(&current.context.segments);

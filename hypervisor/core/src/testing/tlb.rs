@@ -81,6 +81,8 @@ pub struct Cached {
 /// The caches of one CPU, for one address space.
 #[derive(Clone, Debug, Default)]
 pub struct Tlb {
+    /// How often everything was forgotten.
+    pub flushes: u64,
     leaves: BTreeMap<u64, Leaf>,
     /// Entries of levels 2, 3 and 4, by what is left of the address.
     upper: [BTreeMap<u64, (Mfn, Rights)>; 3],
@@ -92,7 +94,10 @@ const UPPER: [Level; 3] = [Level::L2, Level::L3, Level::L4];
 impl Tlb {
     /// Forgets everything.
     pub fn flush(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            flushes: self.flushes + 1,
+            ..Self::default()
+        };
     }
 
     /// Forgets the translation of the page at `va`; of the upper levels nothing.

@@ -25,6 +25,8 @@ pub type Spent = [u64; 3];
 pub struct Meter {
     pub(super) since: u64,
     pub(super) spent: Spent,
+    /// Full flushes on its behalf; while it has a CPU, less what that CPU had counted by the beginning.
+    flushes: u64,
 }
 
 impl Meter {
@@ -65,6 +67,22 @@ impl Meter {
         self.since = now;
     }
 
+    /// The vCPU is put on a CPU that has counted so many full flushes.
+    pub const fn board(&mut self, flushes: u64) {
+        self.flushes = self.flushes.wrapping_sub(flushes);
+    }
+
+    /// It is taken off that CPU, which has counted so many by now.
+    pub const fn alight(&mut self, flushes: u64) {
+        self.flushes = self.flushes(flushes);
+    }
+
+    /// The full flushes on its behalf, given what the CPU that it is on has counted.
+    #[must_use]
+    pub const fn flushes(&self, counted: u64) -> u64 {
+        self.flushes.wrapping_add(counted)
+    }
+
     /// What was spent so far.
     #[must_use]
     pub const fn spent(&self) -> Spent {
@@ -86,6 +104,16 @@ mod tests {
         meter.enter(Mode::User, 255);
         meter.stop(256);
         assert_eq!(meter.spent(), [100, 40, 16]);
+    }
+
+    #[test]
+    fn flushes_count_while_the_vcpu_has_a_cpu() {
+        let mut meter = Meter::default();
+        meter.board(100);
+        assert_eq!(meter.flushes(103), 3);
+        meter.alight(104);
+        meter.board(7);
+        assert_eq!(meter.flushes(8), 5);
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! `extension_op`: direct gates, where the machine has them or was told to, the alarm on virtual time, and frames for devices.
+//! `extension_op`: direct gates, where the machine has them or was told to, the alarm on virtual time, the account of costs, and frames for devices.
 
 use core::arch::naked_asm;
 
 use bulkhead_abi::{
-    Errno, Hypercall,
-    extension::{DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VIRTUAL_ALARM},
+    Errno, Hypercall, Record,
+    extension::{
+        DIRECT_GATE_VECTORS, DIRECT_GATES, DMA_PINS, ExtensionOp, GRANT_FLIP, VCPU_COSTS, VIRTUAL_ALARM,
+        VcpuCosts,
+    },
     layout,
     selectors::FLAT_RING3_CS64,
 };
@@ -15,7 +18,7 @@ use bulkhead_runtime::{
 };
 
 use crate::{
-    calls::{Answer, call, refusal},
+    calls::{Answer, call, in_out, refusal},
     dma, exempt,
     probe::Probe,
     sched::{now, set_timer, sleep},
@@ -24,7 +27,7 @@ use crate::{
 
 pub(crate) fn check(probe: &mut Probe, shared: Shared) {
     let features = ask(ExtensionOp::Features, [0, 0]);
-    let always = VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS;
+    let always = VIRTUAL_ALARM | GRANT_FLIP | DMA_PINS | VCPU_COSTS;
     let others = [DIRECT_GATES | always, always].map(Ok);
     let known = if others.contains(&features) {
         Ok(())
@@ -42,6 +45,7 @@ pub(crate) fn check(probe: &mut Probe, shared: Shared) {
         exempt::print_gates(features == others[0]);
     }
     alarm(probe, shared);
+    costs(probe);
     dma::check(probe);
 }
 
@@ -121,8 +125,47 @@ unsafe extern "C" fn handler() -> ! {
 const SHORT_NS: u64 = 2_000_000;
 /// How long to run on for what must come.
 const PATIENCE_NS: u64 = 100_000_000;
+/// By how much two counts of the same time may differ.
+const SLACK_NS: u64 = 100_000;
 /// How often something is tried that the host may spoil.
 const TRIES: u32 = 100;
+
+const COSTS: &str = "extension_op.vcpu_costs";
+
+fn costs(probe: &mut Probe) {
+    let told = || {
+        let mut costs = VcpuCosts::ZERO;
+        let answer = call(
+            Hypercall::ExtensionOp,
+            [u64::from(ExtensionOp::VcpuCosts.raw()), in_out(&mut costs)],
+        );
+        (answer, costs)
+    };
+    let sum = |costs: &VcpuCosts| {
+        [costs.user_ns, costs.kernel_ns, costs.hypervisor_ns]
+            .iter()
+            .sum::<u64>()
+    };
+    let before = ran();
+    let first = told();
+    let second = told();
+    let after = ran();
+    let is_told = [first.0, second.0] == [Ok(0); 2];
+    // Two clocks that are read one after the other, each rounded.
+    let is_between =
+        sum(&first.1).wrapping_add(SLACK_NS) >= before && sum(&second.1) <= after.wrapping_add(SLACK_NS);
+    let has_grown = second.1.hypervisor_ns > first.1.hypervisor_ns && second.1.flushes >= first.1.flushes;
+    probe.good(
+        COSTS,
+        if is_told && is_between && has_grown {
+            Ok(())
+        } else {
+            Err((before, first, second, after))
+        },
+    );
+    let bad = [0, layout::HYPERVISOR.start].map(|at| ask(ExtensionOp::VcpuCosts, [at, 0]));
+    probe.all_refused(COSTS, Errno::Fault, &bad);
+}
 
 const ALARM: &str = "extension_op.set_virtual_alarm";
 

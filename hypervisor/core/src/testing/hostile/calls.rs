@@ -267,6 +267,10 @@ pub(super) fn extension(choices: &mut Choices) -> Act {
             set(ExtensionOp::SetDirectGate, [vector, address])
         }
         4 => bind_virq(Virq::VirtualAlarm),
+        5 => set(
+            ExtensionOp::VcpuCosts,
+            [choices.one_of(&[World::SCRATCH, World::CODE, 0]), 0],
+        ),
         _ => set(ExtensionOp::SetVirtualAlarm, [choices.below(20_000_000), 0]),
     }
 }

@@ -161,6 +161,10 @@ impl Machine for Sim {
         }
     }
 
+    fn full_flushes(&self) -> u64 {
+        self.state().acting().tlb.flushes
+    }
+
     fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
         [u32::MAX; 4]
     }
