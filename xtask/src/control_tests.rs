@@ -291,6 +291,23 @@ const PRINTERS_STEPS: &[Step] = &[
     OFF,
 ];
 
+/// One that prints much at once, and waits for nobody.
+const SPOOLER: &str = r#"
+[[guest]]
+name = "spooler"
+kernel = "resident"
+memory = "8M"
+command-line = "spools"
+console = "print"
+"#;
+
+const SPOOLER_STEPS: &[Step] = &[
+    expect("(spooler) resident: spooled line 0,"),
+    expect("(spooler) resident: spooled line 12,"),
+    expect("(spooler) CHECK spooled-lines-wait-for-nobody ok"),
+    OFF,
+];
+
 /// A guest that checks xenstore from its side.
 const SUITE: &str = r#"
 [[guest]]
@@ -432,6 +449,7 @@ const TABLE: &[MachineTest] = &[
     control("control-mistakes", MISTAKES, MISTAKES_STEPS),
     control("control-no-devices", NO_DEVICES, NO_DEVICES_STEPS),
     control("control-printers", PRINTERS, PRINTERS_STEPS),
+    control("control-spooler", SPOOLER, SPOOLER_STEPS),
     headless("control-store", SUITE).checks(9),
     linux(),
     test("control-gone", WITHOUT_CONTROL)

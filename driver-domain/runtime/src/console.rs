@@ -11,8 +11,8 @@ use core::fmt::{self, Write};
 use bulkhead_abi::errno::Failure;
 
 use crate::hypercall;
-pub(crate) use ring::init;
-pub use ring::input;
+pub(crate) use ring::{init, unspool};
+pub use ring::{input, spool};
 
 /// Prints one line on the console; takes what [`format!`](core::format_args) takes.
 #[macro_export]

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use bulkhead_abi::sched::ShutdownReason;
 
-use crate::{backtrace, hypercall};
+use crate::{backtrace, console, hypercall};
 
 /// Whether the end has begun; a panic while reporting one is not reported.
 static DYING: AtomicBool = AtomicBool::new(false);
@@ -15,6 +15,7 @@ static DYING: AtomicBool = AtomicBool::new(false);
 pub(crate) fn die(frame_pointer: usize, report: impl FnOnce()) -> ! {
     // Nothing else is told by the flag. A second vCPU that dies meanwhile adds nothing to the report.
     if !DYING.swap(true, Ordering::Relaxed) {
+        console::unspool();
         report();
         backtrace::print(frame_pointer);
     }

@@ -39,5 +39,6 @@ extern "C" fn begin(start_page: usize, boot_stack_top: usize) -> ! {
     let environment = Box::leak(Box::new(Environment::new(&start)));
     logging::init(environment.log_level());
     let reason = bulkhead_guest_main(environment);
+    console::unspool();
     hypercall::shutdown(reason)
 }

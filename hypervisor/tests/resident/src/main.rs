@@ -3,6 +3,7 @@
 //! | word of its command line | means |
 //! |---|---|
 //! | `prints` | it prints without end |
+//! | `spools` | it prints much, and checks that it has not waited for anybody |
 //! | `off-after=MS`, `crash-after=MS` | it ends by itself |
 //! | `bench` | it tells how long it took from the command that made it to its first line |
 //! | `deaf` | it does not listen when it is asked to end |
@@ -23,7 +24,8 @@ use bulkhead_runtime::{
     Environment, ShutdownReason, Spawner, console,
     event::Port,
     memory, println,
-    time::{Duration, Timer, wall_clock},
+    report::Checks,
+    time::{Duration, Timer, runstate, wall_clock},
 };
 use embassy_futures::yield_now;
 use embassy_sync::{
@@ -71,6 +73,12 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
     if words.has("suite") {
         return suite::run(client).await;
     }
+    if words.has("spools") {
+        console::spool(spawner);
+        spawner.spawn(print_at_once());
+    } else {
+        spawner.spawn(repeat());
+    }
     if words.has("prints") {
         spawner.spawn(print_without_end());
     }
@@ -78,7 +86,6 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
         spawner.spawn(obey(client));
     }
     spawner.spawn(follow_target(client));
-    spawner.spawn(repeat());
     END.wait().await
 }
 
@@ -94,6 +101,28 @@ impl bulkhead_bus::client::Port for Notified {
     fn notified(&mut self) -> impl Future<Output = ()> {
         self.0.wait()
     }
+}
+
+/// Prints more than the ring holds, and less than the spool does.
+async fn print_at_once() {
+    let blocked = || {
+        runstate(0).map(|info| {
+            let [_, _, blocked, _] = info.time_ns;
+            blocked
+        })
+    };
+    let before = blocked();
+    for number in 0..13 {
+        println!("resident: spooled line {number}, {:.>200}", "long");
+    }
+    let after = blocked();
+    let mut checks = Checks::new();
+    let result = if before == after {
+        Ok(())
+    } else {
+        Err(format!("{before:?} {after:?}"))
+    };
+    checks.report("spooled-lines-wait-for-nobody", result);
 }
 
 async fn end_after(ms: u64, how: ShutdownReason) {
