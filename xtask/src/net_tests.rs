@@ -14,8 +14,8 @@ use bulkhead_stack::frames::{Ends, OTHER};
 use bulkhead_stack::http::{Download, NoStore, Site, fetch, serve};
 use bulkhead_stack::smoltcp::time::Duration as StackDuration;
 use bulkhead_stack::smoltcp::wire::{IpAddress, IpCidr, IpEndpoint};
-use bulkhead_stack::{Pattern as Bytes, Tcp, Trouble, load, within};
-use embassy_futures::join::{join, join4};
+use bulkhead_stack::{Pattern as Bytes, Pinger, RoundTrips, Tcp, Trouble, load, within};
+use embassy_futures::join::{join, join_array};
 use embassy_futures::select::{Either3, select, select3};
 
 use crate::console::{Pattern, Step};
@@ -160,12 +160,15 @@ async fn served(peer: &Peer, port: u16) -> Result<()> {
     .map(drop)
 }
 
+/// How many pages are fetched at a time.
+const PAGES: usize = 16;
+
 /// What is there for guests all the time: pages on port 80, streams on 9, datagrams on 7.
 async fn serve_all(peer: &Peer) -> Trouble {
     let stack = peer.stack();
     let site = Site::<NoStore>::new("the peer".into());
-    let page = || serve(stack, 80, &site, |_, _| ());
-    let pages = join4(page(), page(), page(), page());
+    let page = |_| serve(stack, 80, &site, |_, _| ());
+    let pages = join_array::<_, PAGES>(std::array::from_fn(page));
     let sink = async || -> Trouble {
         loop {
             match load::sink(stack, 9).await {
@@ -176,7 +179,7 @@ async fn serve_all(peer: &Peer) -> Trouble {
     };
     let sinks = join(sink(), sink());
     match select3(pages, sinks, load::echo(stack, 7)).await {
-        Either3::First((trouble, ..)) | Either3::Second((trouble, _)) => trouble,
+        Either3::First([trouble, ..]) | Either3::Second((trouble, _)) => trouble,
         Either3::Third(ended) => ended.err().unwrap_or(Trouble::Closed),
     }
 }
@@ -197,8 +200,14 @@ fn nothing_leaks(peer: &Peer) -> Result<()> {
     }
 }
 
-/// The peer that serves, does this, and goes on serving until the machine ends.
+/// The peer that serves, does this, and goes on serving until the machine ends. Nothing comes out that should not.
 fn with_services(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<()> {
+    serving(peer, work)?;
+    nothing_leaks(peer)
+}
+
+/// The same, where addresses of the inside may come out.
+fn serving(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<()> {
     let is_done = Cell::new(false);
     let working = async {
         work.await?;
@@ -206,7 +215,7 @@ fn with_services(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<
         std::future::pending::<Result<()>>().await
     };
     match peer.run(serve_all(peer), working) {
-        Err(error) if error.is::<Gone>() && is_done.get() => nothing_leaks(peer),
+        Err(error) if error.is::<Gone>() && is_done.get() => Ok(()),
         ended => ended,
     }
 }
@@ -669,30 +678,72 @@ fn capture() -> MachineTest {
     made
 }
 
-/// A hundred guests, all of which fetch a page.
+/// A hundred guests, all of which fetch a page, and answer pings from outside all at once.
 fn crowd() -> MachineTest {
     const GUESTS: usize = 100;
+    const PINGS: u32 = 10;
     const SIZE: u64 = 100_000;
+    /// How long it takes until the last one answers.
+    const ALL: Duration = Duration::from_secs(400);
     let line = format!(
-        "ping=10.10.1.1 fetch=http://192.0.2.1/bytes/{SIZE} crc={:08x}",
+        "answer ping=10.10.1.1 fetch=http://192.0.2.1/bytes/{SIZE} crc={:08x}",
         pattern(SIZE)
     );
-    let mut config = format!(
-        "{DRIVER}{}",
-        network("red", 1, "nat", "accept nat from red to uplink")
-    );
-    let mut patterns = vec![READY];
+    let rules = "accept from red to uplink\naccept icmp from uplink to red";
+    let mut config = format!("{DRIVER}{}", network("red", 1, "routed", rules));
     for number in 0..GUESTS {
-        let name = format!("g{number}");
-        config += &guest(&name, "netload", "red", &line).replace("16M", "8M");
-        for check in ["net-ping", "net-fetch", "net-closes"] {
-            patterns.push(Pattern(format!("({name}) CHECK {check} ok").leak()));
-        }
+        config += &guest(&format!("g{number}"), "netload", "red", &line).replace("16M", "8M");
     }
-    let steps = vec![Step::ExpectAll(patterns.leak()), OFF];
+    let of = |number| ["ping", "fetch"].map(|check| format!("(g{number}) CHECK net-{check} ok"));
+    let done = (0..GUESTS).flat_map(of).map(|line| Pattern(line.leak()));
+    let all = done.chain([Pattern("(peer) CHECK peer-pings-all-at-once ok")]);
+    let all = Vec::from_iter(all).leak();
+    // All are asked to end, and close their interfaces.
+    let steps = vec![Step::ExpectAll(all), typed("poweroff\n")];
     const PEER: Outside = Outside {
-        host: Host::outside,
-        work: |peer| with_services(peer, std::future::pending()),
+        host: || Host {
+            gateways: vec![UPLINK_ADDRESS],
+            ..Host::outside()
+        },
+        work: |peer| {
+            serving(peer, async {
+                let addresses = (2..).map(|last| IpAddress::v4(10, 10, 1, last));
+                let mut pingers = Vec::new();
+                for address in addresses.take(GUESTS) {
+                    let pinger = Pinger::new(peer.stack())?;
+                    retry(peer.stack(), ALL, async || {
+                        let trips = pinger.ping(address, 1, 56).await?;
+                        trips.range().ok_or(Trouble::TimedOut)
+                    })
+                    .await
+                    .with_context(|| format!("{address} does not answer"))?;
+                    pingers.push((pinger, address));
+                }
+                let each = pingers
+                    .iter()
+                    .map(|(pinger, address)| pinger.ping(*address, PINGS, 56));
+                let each: [_; GUESTS] = each
+                    .collect::<Vec<_>>()
+                    .try_into()
+                    .ok()
+                    .context("some are missing")?;
+                let mut all = RoundTrips::default();
+                for trips in join_array(each).await {
+                    let trips = trips?;
+                    ensure!(!trips.micros.is_empty(), "one of them does not answer: {trips}");
+                    all.sent += trips.sent;
+                    all.micros.extend(trips.micros);
+                }
+                peer.say(&format!("RESULT peer-pings {all}"));
+                // Some still fetch their page, and a full queue loses frames.
+                ensure!(
+                    all.micros.len() >= PINGS as usize * GUESTS * 99 / 100,
+                    "pings are lost: {all}"
+                );
+                peer.passed("peer-pings-all-at-once");
+                Ok(())
+            })
+        },
     };
     let mut made = net("net-crowd", IMAGES, config.leak(), PEER, steps.leak())
         .limit(Duration::from_secs(600))

@@ -1,6 +1,6 @@
 //! How front-end and back-end find together, as data: the states of a back-end, and what it writes to the store and reads there in each.
 //!
-//! Nothing here talks to the store. Who does, watches the front-end's `state`, calls [`step`] with what it sees and with what has become of the
+//! Nothing here talks to the store. Who does, as [`directory`](crate::directory), watches the front-end's `state`, calls [`step`] with what it sees and with what has become of the
 //! last [`Action`], makes the writes of the [`Step`] in their order in one transaction, and then does the action. What the front-end says is
 //! read by [`number`] and [`needed`], by whatever can read keys. Source: the guest ABI's sections 12.5 and 15.5.
 

@@ -16,6 +16,7 @@ extern crate alloc;
 mod block;
 mod connection;
 mod device;
+mod links;
 mod net;
 mod pins;
 mod report;
@@ -26,7 +27,9 @@ use core::future::pending;
 use bulkhead_bus::client::RingTransport;
 use bulkhead_pci::Address;
 use bulkhead_ring::{End, Role};
-use bulkhead_runtime::{Environment, ShutdownReason, Spawner, event::Port, println, random, time::Instant};
+use bulkhead_runtime::{
+    Environment, ShutdownReason, Spawner, console, event::Port, println, random, time::Instant,
+};
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 
 use bulkhead_devices::disk::Disk as _;
@@ -57,6 +60,8 @@ impl bulkhead_bus::client::Port for Notified {
 }
 
 async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownReason {
+    // Guests wait for this domain, and it for nobody.
+    console::spool(spawner);
     let Some((page, port)) = environment.store() else {
         println!("nobody serves xenstore");
         return ShutdownReason::Crash;

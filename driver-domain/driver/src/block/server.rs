@@ -1,7 +1,7 @@
 //! A disk's server: runs its back-end whenever a guest or the disk says that there is something to do.
 
-use alloc::{collections::BTreeMap, rc::Rc, vec::Vec};
-use core::cell::{Cell, RefCell};
+use alloc::{rc::Rc, vec::Vec};
+use core::cell::RefCell;
 use core::fmt;
 
 use bulkhead_abi::DomId;
@@ -9,35 +9,22 @@ use bulkhead_blkback::backend::{BackEnd, ConnectError, Connection, Event, Flaw, 
 use bulkhead_devices::disk::Geometry;
 use bulkhead_pci::Address;
 use bulkhead_runtime::{Spawner, event::Port, grant::Mapping};
-use embassy_futures::{
-    select::{Either, select},
-    yield_now,
-};
-use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
+use embassy_futures::{select::select, yield_now};
 
 use super::grants::GuestGrants;
-use crate::device::AnyDisk;
+use crate::{
+    device::AnyDisk,
+    links::{Links, Wake},
+};
 
 /// A disk, and the guests that it is served to.
 pub(crate) struct Server {
     address: Address,
     back_end: RefCell<BackEnd<AnyDisk, GuestGrants, Mapping>>,
-    /// By guest's disk: what is woken, and what wakes.
-    links: RefCell<BTreeMap<VbdId, Rc<Link>>>,
+    /// The guests, and their rings by number.
+    links: Links<VbdId, usize, DomId>,
     /// There is something to do.
-    wake: Signal<NoopRawMutex, ()>,
-}
-
-/// A guest's disk that is connected.
-struct Link {
-    guest: DomId,
-    /// The ports of its rings.
-    ports: Vec<Port>,
-    /// It is to end: who waits for a port ends.
-    ends: Cell<bool>,
-    stops: Vec<Signal<NoopRawMutex, ()>>,
-    /// Nothing of it is in use any more.
-    closed: Signal<NoopRawMutex, ()>,
+    wake: Wake,
 }
 
 impl fmt::Debug for Server {
@@ -54,8 +41,8 @@ impl Server {
         Self {
             address,
             back_end: RefCell::new(BackEnd::new(disk, GuestGrants::default())),
-            links: RefCell::new(BTreeMap::new()),
-            wake: Signal::new(),
+            links: Links::default(),
+            wake: Wake::new(),
         }
     }
 
@@ -89,32 +76,21 @@ impl Server {
 
     fn take(&self, event: Event) {
         match event {
-            Event::Notify(id, ring) => {
-                if let Some(port) = self.link(id).as_ref().and_then(|link| link.ports.get(ring)) {
-                    // A guest that is gone is not told.
-                    let _ = port.notify();
-                }
-            }
+            Event::Notify(id, ring) => self.links.notify(id, ring),
             Event::Fault(id, fault) => {
-                let guest = self.link(id).map_or(DomId::INVALID, |link| link.guest);
+                let guest = self.links.get(id).map_or(DomId::INVALID, |link| link.about);
                 log::warn!("{}: a disk of {guest}: {fault}; told once", self.address);
             }
             Event::Closed(id, counters) => {
-                if let Some(link) = self.links.borrow_mut().remove(&id) {
-                    if counters.all_faults() > 0 {
-                        log::info!("{}: refused {}: {}", self.address, link.guest, counters.reasons());
-                    }
-                    log::info!("{}: served {}: {counters}", self.address, link.guest);
-                    link.closed.signal(());
+                let guest = self.links.closed(id).map_or(DomId::INVALID, |link| link.about);
+                if counters.all_faults() > 0 {
+                    log::info!("{}: refused {guest}: {}", self.address, counters.reasons());
                 }
+                log::info!("{}: served {guest}: {counters}", self.address);
             }
             Event::Flaw(Flaw::Broken) => log::error!("{}: the disk does not work any more", self.address),
             Event::Flaw(flaw) => log::error!("{}: {flaw:?}", self.address),
         }
-    }
-
-    fn link(&self, id: VbdId) -> Option<Rc<Link>> {
-        self.links.borrow().get(&id).cloned()
     }
 
     /// Serves a guest's rings from now on. `ports` are theirs, in the same order.
@@ -130,42 +106,23 @@ impl Server {
     ) -> Result<VbdId, ConnectError> {
         let guest = connection.domain;
         let id = self.back_end.borrow_mut().connect(connection)?;
-        let link = Rc::new(Link {
-            guest,
-            stops: ports.iter().map(|_| Signal::new()).collect(),
-            ports,
-            ends: Cell::new(false),
-            closed: Signal::new(),
-        });
-        for ring in 0..link.ports.len() {
-            let (server, link) = (Rc::clone(self), Rc::clone(&link));
-            spawner.spawn(async move { server.listen(id, &link, ring).await });
-        }
-        self.links.borrow_mut().insert(id, link);
+        let server = Rc::clone(self);
+        let kick = move |ring| {
+            server.back_end.borrow_mut().kick(id, ring);
+            server.wake.signal(());
+        };
+        let rings = (0..).zip(ports).collect();
+        self.links.add(spawner, id, guest, rings, kick);
         self.wake.signal(());
         Ok(id)
     }
 
-    /// Has the back-end look whenever the guest says that there is something in a ring.
-    async fn listen(&self, id: VbdId, link: &Link, ring: usize) {
-        let (Some(port), Some(stop)) = (link.ports.get(ring), link.stops.get(ring)) else {
-            return;
-        };
-        while !link.ends.get() {
-            if let Either::First(()) = select(port.wait(), stop.wait()).await {
-                self.back_end.borrow_mut().kick(id, ring);
-                self.wake.signal(());
-            }
-        }
-    }
-
     /// Serves a guest's rings no longer. Returns when nothing of them is in use any more.
     pub(crate) async fn disconnect(&self, id: VbdId) {
-        let Some(link) = self.link(id) else { return };
-        link.ends.set(true);
-        link.stops.iter().for_each(|stop| stop.signal(()));
-        self.back_end.borrow_mut().disconnect(id);
-        self.wake.signal(());
-        link.closed.wait().await;
+        let disconnect = || {
+            self.back_end.borrow_mut().disconnect(id);
+            self.wake.signal(());
+        };
+        self.links.end(id, disconnect).await;
     }
 }

@@ -1,10 +1,11 @@
-//! Guests' disks: directories `backend/vbd/GUEST/NUMBER` in xenstore, each served as [`connection`] has it.
+//! Guests' disks: directories `backend/vbd/GUEST/NUMBER` in xenstore.
 //!
 //! A disk is not offered as long as one that is going away has some of its sectors, as what the other guest still writes would reach the new one's.
 
 use alloc::{collections::BTreeMap, rc::Rc, string::String, string::ToString, vec::Vec};
 use core::{cell::RefCell, convert::Infallible};
 
+use bulkhead_backend::directory::{Offered, Refusal, number};
 use bulkhead_blkback::{
     backend::{Connection, VbdId},
     negotiation::{self, Phase, Plan, QueuePlan, Seen, Step},
@@ -12,16 +13,19 @@ use bulkhead_blkback::{
 };
 use bulkhead_bus::client::Error;
 use bulkhead_pci::Address;
-use bulkhead_runtime::Spawner;
+use bulkhead_runtime::{Spawner, event::Port, grant::Mapping};
+use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 
 use super::Server;
 use crate::{
     Client,
-    connection::{self, Directory, End, Front, Offered, Refusal, number},
+    connection::{self, Directory, End, Front, bind, map_ring},
 };
 
 /// Where guests' disks are.
 const ALL: &str = "backend/vbd";
+/// What is told of each.
+const KEYS: &[&str] = &["mode", "extents"];
 
 /// What the disks that have a task serve, by their directories.
 type Served = RefCell<BTreeMap<String, Part>>;
@@ -55,14 +59,14 @@ pub(crate) async fn serve_all(
     persistent: bool,
 ) -> Result<Infallible, Error> {
     let served = Served::default();
-    let serve = async move |directory: &Directory| {
-        // Before it is looked at: nothing that changes is missed.
-        let mut own = client.watch(&directory.path).await?;
-        let found = async { Ok((directory.front().await?, export(directory, &servers).await?)) };
-        let (front, (server, vbd)) = match found.await {
+    let serve = async move |directory: &mut Directory| {
+        let found = directory
+            .front()
+            .and_then(|front| Ok((front, export(directory, &servers)?)));
+        let (front, (server, vbd)) = match found {
             Ok(found) => found,
             Err(Refusal::Store(error)) => return Err(error),
-            Err(Refusal::Told(why)) => return directory.refuse(&mut own, why).await,
+            Err(Refusal::Told(why)) => return directory.refuse(why).await.map(|()| End::Gone),
         };
         let disk = server.address();
         let part = Part {
@@ -72,7 +76,8 @@ pub(crate) async fn serve_all(
         if served.borrow().values().any(|other| other.excludes(&part)) {
             return Ok(End::NotYet);
         }
-        served.borrow_mut().insert(directory.path.clone(), part);
+        let path = String::from(directory.path());
+        served.borrow_mut().insert(path.clone(), part);
         let offer = negotiation::Offer {
             persistent,
             ..negotiation::Offer::of(&vbd, &server.geometry())
@@ -83,22 +88,22 @@ pub(crate) async fn serve_all(
             vbd,
             offer,
         };
-        let result = directory.serve(&export, &front, &mut own).await;
-        served.borrow_mut().remove(&directory.path);
+        let result = directory.serve(&export, &front).await;
+        served.borrow_mut().remove(&path);
         result.map(|()| End::Gone)
     };
-    connection::serve_all(client, spawner, ALL, serve).await
+    connection::serve_all(client, spawner, ALL, KEYS, serve).await
 }
 
 /// What is to be served.
-async fn export(directory: &Directory, servers: &[Rc<Server>]) -> Result<(Rc<Server>, Vbd), Refusal> {
+fn export(directory: &Directory, servers: &[Rc<Server>]) -> Result<(Rc<Server>, Vbd), Refusal> {
     let mode = |text: &str| match text {
         "w" => Some(Access::ReadWrite),
         "r" => Some(Access::ReadOnly),
         _ => None,
     };
-    let access = directory.told("mode", mode).await?;
-    let (disk, extents) = directory.told("extents", parse_extents).await?;
+    let access = directory.told("mode", mode)?;
+    let (disk, extents) = directory.told("extents", parse_extents)?;
     let server = servers.iter().find(|server| server.address() == disk);
     let server = server.ok_or_else(|| alloc::format!("there is no disk at {disk}"))?;
     let geometry = server.geometry();
@@ -119,19 +124,20 @@ struct Export {
     offer: negotiation::Offer,
 }
 
-impl Offered for Export {
+impl Offered<NoopRawMutex> for Export {
+    type Prepared = (Connection<Mapping>, Vec<Port>);
     type Id = VbdId;
 
     fn step(&self, phase: Phase, seen: Seen) -> Step {
         negotiation::step(&self.offer, phase, seen)
     }
 
-    async fn connect(&self, front: &Front<'_>) -> Result<VbdId, Refusal> {
+    async fn prepare(&self, front: &Front<'_>) -> Result<Self::Prepared, Refusal> {
         let plan = Plan::read(&self.offer, async |key: &str| front.value(key).await).await?;
         let (mut rings, mut ports) = (Vec::new(), Vec::new());
         for QueuePlan { grefs, port } in &plan.queues {
-            rings.push(front.map_ring(grefs)?);
-            ports.push(front.bind(*port)?);
+            rings.push(map_ring(front.guest, grefs)?);
+            ports.push(bind(front.guest, *port)?);
         }
         let connection = Connection {
             domain: front.guest,
@@ -140,8 +146,12 @@ impl Offered for Export {
             rings,
             is_persistent: plan.is_persistent,
         };
+        Ok((connection, ports))
+    }
+
+    fn connect(&self, (connection, ports): Self::Prepared) -> Result<VbdId, String> {
         let id = self.server.connect(self.spawner, connection, ports);
-        Ok(id.map_err(|error| error.to_string())?)
+        id.map_err(|error| error.to_string())
     }
 
     async fn disconnect(&self, id: VbdId) {

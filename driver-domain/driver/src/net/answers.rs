@@ -4,6 +4,7 @@ use alloc::{collections::BTreeSet, format, rc::Rc, string::String, vec::Vec};
 use core::{cell::RefCell, convert::Infallible, fmt::Write as _};
 
 use bulkhead_abi::xenstore::StoreError;
+use bulkhead_backend::directory::{names, value};
 use bulkhead_bus::client::Error;
 use bulkhead_netback::{
     backend::{CaptureId, Tap},
@@ -17,13 +18,9 @@ use bulkhead_netback::{
 };
 use bulkhead_runtime::Spawner;
 use embassy_futures::select::{Either, select};
-use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
 use super::{NetServer, server::now};
-use crate::{
-    Client, Watch,
-    connection::{names, value},
-};
+use crate::{Client, Watch, links::Wake};
 
 const ASK: &str = "backend/vfr/ask";
 const ANSWER: &str = "backend/vfr/answer";
@@ -48,7 +45,7 @@ pub(super) async fn serve_all(
 ) -> Result<Infallible, Error> {
     let mut changes = client.watch(ASK).await?;
     let under_way: Rc<RefCell<BTreeSet<String>>> = Rc::default();
-    let ended: Rc<Signal<NoopRawMutex, ()>> = Rc::default();
+    let ended: Rc<Wake> = Rc::default();
     // What a predecessor has left.
     for id in names(client, ANSWER).await? {
         remove(client, &id).await?;

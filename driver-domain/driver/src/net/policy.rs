@@ -12,6 +12,7 @@ use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 
 use bulkhead_abi::{DomId, xenstore::StoreError};
+use bulkhead_backend::directory::{names, value};
 use bulkhead_bus::client::Error;
 use bulkhead_netback::{
     told::{self, Told, UplinkTold},
@@ -31,11 +32,7 @@ use embassy_futures::select::select3;
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, mutex::Mutex};
 
 use super::{NetServer, server::now};
-use crate::{
-    Client,
-    connection::{names, value},
-    report::Reporter,
-};
+use crate::{Client, report::Reporter};
 
 /// Where all is told.
 const ALL: &str = "backend/vfr";
@@ -55,8 +52,8 @@ pub(crate) struct Policy {
     client: &'static Client,
     reporter: Reporter,
     server: Rc<NetServer>,
-    /// By name: the network, and what was told of it last.
-    networks: RefCell<BTreeMap<Name, (NetworkId, Told)>>,
+    /// By name: the network, and what was told of it last: nothing, of one that only waits for its last VIF to go.
+    networks: RefCell<BTreeMap<Name, (NetworkId, Option<Told>)>>,
     /// What was told of the uplink last.
     uplink: RefCell<Option<String>>,
     /// Which of its uplinks the VFR has told.
@@ -83,9 +80,27 @@ impl Policy {
         &self.server
     }
 
-    /// The network with this name, if there is one.
+    /// The network with this name, if it is told.
     pub(super) fn network(&self, name: &Name) -> Option<NetworkId> {
-        self.networks.borrow().get(name).map(|(id, _)| *id)
+        let networks = self.networks.borrow();
+        let (id, told) = networks.get(name)?;
+        told.is_some().then_some(*id)
+    }
+
+    /// A VIF of this network is gone: so is the network, if it was the last and the network is not told any more.
+    pub(super) fn lost_a_vif(&self, network: NetworkId) {
+        let is_left = |told: &Option<Told>, id| told.is_some() || !self.remove(id);
+        self.networks
+            .borrow_mut()
+            .retain(|_, (id, told)| *id != network || is_left(told, *id));
+    }
+
+    /// Removes a network, unless it has VIFs: whoever serves them goes by their ports. Says whether it is gone.
+    fn remove(&self, network: NetworkId) -> bool {
+        self.server.change(|vfr| {
+            let is_empty = vfr.vifs().all(|(_, vif)| vif.network != network);
+            is_empty && vfr.remove_network(network)
+        })
     }
 
     /// Goes on with the state that predecessors have left in pages of the control domain.
@@ -203,14 +218,20 @@ impl Policy {
         Ok(())
     }
 
-    /// Networks that are not told any more are gone.
+    /// Networks that are not told any more are gone, or let nothing pass until their VIFs are.
     fn forget_others(&self, names: &[String]) {
-        self.networks.borrow_mut().retain(|name, (id, _)| {
+        self.networks.borrow_mut().retain(|name, (id, told)| {
             let is_told = names.iter().any(|told| told == name.as_str());
-            if !is_told {
-                self.server.change(|vfr| vfr.remove_network(*id));
+            if is_told || told.is_none() {
+                return true;
             }
-            is_told
+            *told = None;
+            if self.remove(*id) {
+                return false;
+            }
+            let emptied = self.server.change(|vfr| vfr.set_rules(*id, Vec::new()));
+            emptied.unwrap_or_else(|unfit| log::error!("a network without rules: {unfit}"));
+            true
         });
     }
 
@@ -220,17 +241,15 @@ impl Policy {
             let text = inside.read(&format!("{ALL}/network/{name}")).await?;
             let text = String::from_utf8_lossy(&text).into_owned();
             let told = Told::parse(name, &text);
-            let is_known = |told: &Told| {
-                let networks = self.networks.borrow();
-                let known = networks.get(&told.network.name);
-                known.is_some_and(|(_, known)| known.generation == told.generation)
+            let is_news = |told: &Told| {
+                self.known(told)
+                    .is_none_or(|known| known.generation != told.generation)
             };
             let mut rules = Vec::new();
             if let Ok(told) = &told
-                && !is_known(told)
-                && told.pieces <= MAX_PIECES
+                && is_news(told)
             {
-                for piece in 0..told.pieces {
+                for piece in 0..told.pieces.min(MAX_PIECES) {
                     rules.extend(
                         inside
                             .read(&format!("{ALL}/network/{name}{RULES}/{piece}"))
@@ -247,25 +266,35 @@ impl Policy {
             Ok((Ok(told), rules)) => (told, rules),
         };
         let generation = told.generation;
-        let known = self.networks.borrow().get(&told.network.name).cloned();
-        if known.as_ref().is_some_and(|(_, known)| *known == told) {
+        if told.pieces > MAX_PIECES {
+            let why = format!("its rules are in more than {MAX_PIECES} pieces");
+            return Err(Mistake::Told(generation, why));
+        }
+        let known = self.known(&told);
+        if known.as_ref() == Some(&told) {
             return Ok(None);
         }
-        let is_other_list = known
-            .as_ref()
-            .is_none_or(|(_, known)| known.generation != generation);
-        self.apply(told, known.map(|(id, _)| id), is_other_list.then_some(rules))
+        let is_other_list = known.is_none_or(|known| known.generation != generation);
+        self.apply(told, is_other_list.then_some(rules))
             .map_err(|why| Mistake::Told(generation, why))?;
         Ok(Some(generation))
     }
 
+    /// What was told of the same network last.
+    fn known(&self, told: &Told) -> Option<Told> {
+        let networks = self.networks.borrow();
+        let (_, known) = networks.get(&told.network.name)?;
+        known.clone()
+    }
+
     /// Makes or changes a network, and gives it other rules if there are any.
-    fn apply(&self, told: Told, known: Option<NetworkId>, rules: Option<Vec<u8>>) -> Result<(), String> {
+    fn apply(&self, told: Told, rules: Option<Vec<u8>>) -> Result<(), String> {
         let rules = rules.map(|rules| {
             let text = str::from_utf8(&rules).map_err(|_| String::from("its rules are no text"))?;
             rules::parse(text).map_err(|mistake| mistake.to_string())
         });
         let network = told.network.clone();
+        let known = self.networks.borrow().get(&network.name).map(|(id, _)| *id);
         let changed = |vfr: &mut Vfr| match known {
             Some(id) => vfr.change_network(id, network).map(|()| id),
             None => vfr.add_network(network),
@@ -276,7 +305,7 @@ impl Policy {
             .map_err(|refused| refused.to_string())?;
         let name = told.network.name.clone();
         // A network is there whatever its rules are: without any, it lets nothing pass.
-        self.networks.borrow_mut().insert(name, (id, told));
+        self.networks.borrow_mut().insert(name, (id, Some(told)));
         if let Some(rules) = rules {
             self.server
                 .change(|vfr| vfr.set_rules(id, rules?).map_err(|unfit| unfit.to_string()))?;

@@ -1,10 +1,10 @@
 //! A NIC's server: runs its back-end whenever a guest, the NIC or the time says that there is something to do.
 
-use alloc::{collections::BTreeMap, format, rc::Rc, string::String, vec::Vec};
-use core::cell::{Cell, RefCell};
+use alloc::{format, rc::Rc, string::String, vec::Vec};
+use core::cell::RefCell;
 use core::fmt;
 
-use bulkhead_abi::DomId;
+use bulkhead_abi::{DomId, Record as _};
 use bulkhead_devices::nic::{Nic as _, NicInfo};
 use bulkhead_netback::{
     backend::{BackEnd, CaptureId, Channel, ConnectError, Connection, Event, Flaw, Logged, Rest, Tap, VifId},
@@ -16,29 +16,29 @@ use bulkhead_pci::Address;
 use bulkhead_runtime::{
     Spawner,
     event::Port,
+    extension::{self, VcpuCosts},
     grant::Mapping,
     println,
-    time::{self, Instant, Timer},
+    time::{Instant, Timer},
 };
 use embassy_futures::{
-    select::{Either, select, select3},
+    select::{select, select3},
     yield_now,
 };
-use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
 use super::NetMachine;
-use crate::device::{AnyNic, OpenedNic};
-
-/// A signal from task to task.
-pub(crate) type Wake = Signal<NoopRawMutex, ()>;
+use crate::{
+    device::{AnyNic, OpenedNic},
+    links::{Links, Wake},
+};
 
 /// A NIC, and the guests that it is served to.
 pub(crate) struct NetServer {
     address: Address,
     info: NicInfo,
     back_end: RefCell<BackEnd<AnyNic, NetMachine, Mapping>>,
-    /// By guest's interface: what is woken, and what wakes.
-    links: RefCell<BTreeMap<VifId, Rc<Link>>>,
+    /// The guests.
+    links: Links<VifId, Channel, Guest>,
     /// Who waits for what captures have, and for another uplink or link.
     listeners: RefCell<Vec<Rc<Wake>>>,
     /// There is something to do.
@@ -47,24 +47,17 @@ pub(crate) struct NetServer {
     is_measured: bool,
 }
 
-/// A guest's interface that is connected.
-struct Link {
-    guest: DomId,
-    /// What rules call it.
+/// A guest whose interface is connected.
+struct Guest {
+    domain: DomId,
+    /// What rules call its interface.
     name: String,
     /// The VFR's port that it is.
     port: PortId,
-    /// Its event channels.
-    channels: Vec<(Channel, Port)>,
-    /// It is to end: who waits for a port ends.
-    ends: Cell<bool>,
-    stops: Vec<Wake>,
-    /// Nothing of it is in use any more.
-    closed: Wake,
     /// What had been done when it was connected.
     before: Totals,
-    /// And how long this domain had had a CPU, in nanoseconds.
-    ran_before: u64,
+    /// And what that had cost.
+    cost_before: VcpuCosts,
 }
 
 impl fmt::Debug for NetServer {
@@ -80,16 +73,12 @@ pub(crate) fn now() -> u64 {
     Instant::now().as_nanos()
 }
 
-/// How long this domain has had a CPU, in nanoseconds.
-fn ran() -> u64 {
-    let state = time::runstate(0);
-    state.map_or(0, |state| {
-        let [ran, ..] = state.time_ns;
-        ran
-    })
+/// What this domain has cost: nothing, on another hypervisor.
+fn costs() -> VcpuCosts {
+    extension::vcpu_costs().unwrap_or(VcpuCosts::ZERO)
 }
 
-impl Link {
+impl Guest {
     /// Tells what each frame took, of those that passed while this interface was connected.
     fn tell(&self, now: &Totals) {
         let Self { name, before, .. } = self;
@@ -102,7 +91,11 @@ impl Link {
             println!("BENCH {name}-driver-{name_of} {whole}.{rest:03} {unit}");
         };
         println!("BENCH {name}-driver-frames {frames} frames");
-        each("time", ran().saturating_sub(self.ran_before), "ns");
+        let (costs, costs_before) = (costs(), &self.cost_before);
+        let cost = |of: fn(&VcpuCosts) -> u64| of(&costs).saturating_sub(of(costs_before));
+        each("kernel", cost(|costs| costs.kernel_ns), "ns");
+        each("hypervisor", cost(|costs| costs.hypervisor_ns), "ns");
+        each("flushes", cost(|costs| costs.flushes), "each");
         each("rounds", of(|totals| totals.rounds), "each");
         each("calls", of(Totals::calls), "each");
         each("notifications", of(|totals| totals.notifications), "each");
@@ -117,9 +110,9 @@ impl NetServer {
             address,
             info: *opened.info(),
             back_end: RefCell::new(BackEnd::new(opened.nic, opened.machine, vfr)),
-            links: RefCell::new(BTreeMap::new()),
+            links: Links::default(),
             listeners: RefCell::new(Vec::new()),
-            wake: Signal::new(),
+            wake: Wake::new(),
             is_measured,
         };
         (server, opened.interrupt)
@@ -154,9 +147,8 @@ impl NetServer {
 
     /// What was done for the front-end of a port.
     pub(crate) fn counters(&self, port: PortId) -> Option<Counters> {
-        let links = self.links.borrow();
-        let (id, _) = links.iter().find(|(_, link)| link.port == port)?;
-        self.back_end.borrow().counters(*id).copied()
+        let id = self.links.find(|guest| guest.port == port)?;
+        self.back_end.borrow().counters(id).copied()
     }
 
     /// What was done in all, for people.
@@ -166,7 +158,7 @@ impl NetServer {
 
     /// Is woken after each round, until it is dropped by everybody else.
     pub(crate) fn listen_to_rounds(&self) -> Rc<Wake> {
-        let wake = Rc::new(Signal::new());
+        let wake = Rc::new(Wake::new());
         self.listeners.borrow_mut().push(Rc::clone(&wake));
         wake
     }
@@ -199,25 +191,19 @@ impl NetServer {
 
     fn take(&self, event: Event) {
         match event {
-            Event::Notify(id, channel) => {
-                let link = self.link(id);
-                let mut channels = link.iter().flat_map(|link| &link.channels);
-                if let Some((_, port)) = channels.find(|(own, _)| *own == channel) {
-                    // A guest that is gone is not told.
-                    let _ = port.notify();
-                }
-            }
+            Event::Notify(id, channel) => self.links.notify(id, channel),
             Event::Fault(id, fault) => {
-                let guest = self.link(id).map_or(DomId::INVALID, |link| link.guest);
+                let link = self.links.get(id);
+                let guest = link.map_or(DomId::INVALID, |link| link.about.domain);
                 log::warn!("{}: an interface of {guest}: {fault}; told once", self.address);
             }
             Event::Closed(id, counters) => {
-                if let Some(link) = self.links.borrow_mut().remove(&id) {
-                    log::info!("{}: served {}: {counters}", self.address, link.name);
+                if let Some(link) = self.links.closed(id) {
+                    let guest = &link.about;
+                    log::info!("{}: served {}: {counters}", self.address, guest.name);
                     if self.is_measured {
-                        link.tell(self.back_end.borrow().totals());
+                        guest.tell(self.back_end.borrow().totals());
                     }
-                    link.closed.signal(());
                 }
             }
             Event::Flaw(Flaw::Broken) => log::error!("{}: the NIC does not work any more", self.address),
@@ -225,10 +211,6 @@ impl NetServer {
             Event::Log(logged) => log::info!("{}", self.describe(&logged)),
             Event::NotLogged(count) => log::info!("{count} packets more were to be logged"),
         }
-    }
-
-    fn link(&self, id: VifId) -> Option<Rc<Link>> {
-        self.links.borrow().get(&id).cloned()
     }
 
     /// Serves a guest's rings from now on, by these channels.
@@ -242,50 +224,32 @@ impl NetServer {
         connection: Connection<Mapping>,
         channels: Vec<(Channel, Port)>,
     ) -> Result<VifId, ConnectError> {
-        let (guest, port) = (connection.domain, connection.port);
+        let (domain, port) = (connection.domain, connection.port);
         let id = self.back_end.borrow_mut().connect(connection)?;
-        let link = Rc::new(Link {
-            guest,
+        let guest = Guest {
+            domain,
             name: self.look(|vfr| String::from(vfr.port_name(port))),
             port,
-            stops: channels.iter().map(|_| Signal::new()).collect(),
-            channels,
-            ends: Cell::new(false),
-            closed: Signal::new(),
             before: *self.back_end.borrow().totals(),
-            ran_before: ran(),
-        });
-        for channel in 0..link.channels.len() {
-            let (server, link) = (Rc::clone(self), Rc::clone(&link));
-            spawner.spawn(async move { server.listen(id, &link, channel).await });
-        }
-        self.links.borrow_mut().insert(id, link);
+            cost_before: costs(),
+        };
+        let server = Rc::clone(self);
+        let kick = move |channel| {
+            server.back_end.borrow_mut().kick(id, channel);
+            server.wake.signal(());
+        };
+        self.links.add(spawner, id, guest, channels, kick);
         self.wake.signal(());
         Ok(id)
     }
 
-    /// Has the back-end look whenever the guest says that there is something in a ring.
-    async fn listen(&self, id: VifId, link: &Link, channel: usize) {
-        let (Some((channel, port)), Some(stop)) = (link.channels.get(channel), link.stops.get(channel))
-        else {
-            return;
-        };
-        while !link.ends.get() {
-            if let Either::First(()) = select(port.wait(), stop.wait()).await {
-                self.back_end.borrow_mut().kick(id, *channel);
-                self.wake.signal(());
-            }
-        }
-    }
-
     /// Serves a guest's rings no longer. Returns when nothing of them is in use any more.
     pub(crate) async fn disconnect(&self, id: VifId) {
-        let Some(link) = self.link(id) else { return };
-        link.ends.set(true);
-        link.stops.iter().for_each(|stop| stop.signal(()));
-        self.back_end.borrow_mut().disconnect(id);
-        self.wake.signal(());
-        link.closed.wait().await;
+        let disconnect = || {
+            self.back_end.borrow_mut().disconnect(id);
+            self.wake.signal(());
+        };
+        self.links.end(id, disconnect).await;
     }
 
     /// Begins a capture, if there are not as many as there may be.

@@ -1,10 +1,11 @@
-//! Guests' interfaces: directories `backend/vif/GUEST/NUMBER` in xenstore, each served as [`connection`] has it.
+//! Guests' interfaces: directories `backend/vif/GUEST/NUMBER` in xenstore.
 //!
 //! An interface is not offered as long as one that is going away has its name or addresses.
 
 use alloc::{format, rc::Rc, string::String, string::ToString, vec::Vec};
 use core::{convert::Infallible, net::IpAddr};
 
+use bulkhead_backend::directory::{Offered, Refusal, number};
 use bulkhead_bus::client::Error;
 use bulkhead_netback::{
     backend::{Channel, Connection, VifId},
@@ -18,17 +19,22 @@ use bulkhead_netback::{
 };
 use bulkhead_runtime::{
     Spawner,
+    event::Port,
     extension::{self, GRANT_FLIP},
+    grant::Mapping,
 };
+use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 
 use super::{NetServer, Policy};
 use crate::{
     Client,
-    connection::{self, Directory, End, Front, Offered, Refusal, number},
+    connection::{self, Directory, End, Front, bind, map_ring},
 };
 
 /// Where guests' interfaces are.
 const ALL: &str = "backend/vif";
+/// What is told of each.
+const KEYS: &[&str] = &["bridge", "name", "mac", "ip", "mtu", "rate"];
 
 /// Serves guests their interfaces as they come and go.
 ///
@@ -41,21 +47,20 @@ pub(super) async fn serve_all(
     policy: Rc<Policy>,
 ) -> Result<Infallible, Error> {
     let flip = extension::features() & GRANT_FLIP != 0;
-    let serve = async move |directory: &Directory| {
-        // Before it is looked at: nothing that changes is missed.
-        let mut own = client.watch(&directory.path).await?;
-        let found = async { Ok((directory.front().await?, vif(directory, &policy).await?)) };
+    let serve = async move |directory: &mut Directory| {
+        let found = async { Ok((directory.front()?, vif(directory, &policy).await?)) };
         let (front, (vif, rate)) = match found.await {
             Ok(found) => found,
             Err(Refusal::Store(error)) => return Err(error),
-            Err(Refusal::Told(why)) => return directory.refuse(&mut own, why).await,
+            Err(Refusal::Told(why)) => return directory.refuse(why).await.map(|()| End::Gone),
         };
+        let network = vif.network;
         let server = policy.server();
         let port = match server.change(|vfr| vfr.add_vif(vif)) {
             Ok(port) => port,
             Err(Refused::NameTaken | Refused::Address(_) | Refused::Mac) => return Ok(End::NotYet),
             Err(why @ (Refused::NoNetwork | Refused::TooMany)) => {
-                return directory.refuse(&mut own, why.to_string()).await;
+                return directory.refuse(why.to_string()).await.map(|()| End::Gone);
             }
         };
         let interface = Interface {
@@ -65,28 +70,29 @@ pub(super) async fn serve_all(
             rate,
             offer: negotiation::Offer::of(server.info(), flip),
         };
-        let result = directory.serve(&interface, &front, &mut own).await;
+        let result = directory.serve(&interface, &front).await;
         server.change(|vfr| vfr.remove_vif(port));
+        policy.lost_a_vif(network);
         result.map(|()| End::Gone)
     };
-    connection::serve_all(client, spawner, ALL, serve).await
+    connection::serve_all(client, spawner, ALL, KEYS, serve).await
 }
 
 /// What is to be served, and how many bytes a second it may send.
 async fn vif(directory: &Directory, policy: &Policy) -> Result<(Vif, u64), Refusal> {
-    let network = directory.told("bridge", Name::new).await?;
+    let network = directory.told("bridge", Name::new)?;
     let addresses = |text: &str| {
         let each = text.split_whitespace().map(|address| address.parse().ok());
         each.collect::<Option<Vec<IpAddr>>>()
     };
     let vif = Vif {
         network: self::network(policy, &network).await?,
-        name: directory.told("name", Name::new).await?,
-        mac: directory.told("mac", Mac::parse).await?,
-        addresses: directory.told("ip", addresses).await?,
-        mtu: directory.told("mtu", number).await?,
+        name: directory.told("name", Name::new)?,
+        mac: directory.told("mac", Mac::parse)?,
+        addresses: directory.told("ip", addresses)?,
+        mtu: directory.told("mtu", number)?,
     };
-    Ok((vif, directory.told("rate", number).await?))
+    Ok((vif, directory.told("rate", number)?))
 }
 
 /// The network with this name, which may have come just now.
@@ -108,24 +114,25 @@ struct Interface {
     offer: negotiation::Offer,
 }
 
-impl Offered for Interface {
+impl Offered<NoopRawMutex> for Interface {
+    type Prepared = (Connection<Mapping>, Vec<(Channel, Port)>);
     type Id = VifId;
 
     fn step(&self, phase: Phase, seen: Seen) -> Step {
         negotiation::step(&self.offer, phase, seen)
     }
 
-    async fn connect(&self, front: &Front<'_>) -> Result<VifId, Refusal> {
+    async fn prepare(&self, front: &Front<'_>) -> Result<Self::Prepared, Refusal> {
         let plan = Plan::read(&self.offer, async |key: &str| front.value(key).await).await?;
         let ring = |gref: u32| {
-            let page = front.map_ring(&[gref])?.pop();
+            let page = map_ring(front.guest, &[gref])?.pop();
             page.ok_or_else(|| Refusal::Told(String::from("its ring has no page")))
         };
         let channels = match plan.ports {
-            Ports::One(port) => Vec::from([(Channel::Both, front.bind(port)?)]),
+            Ports::One(port) => Vec::from([(Channel::Both, bind(front.guest, port)?)]),
             Ports::Two { transmit, receive } => Vec::from([
-                (Channel::Transmit, front.bind(transmit)?),
-                (Channel::Receive, front.bind(receive)?),
+                (Channel::Transmit, bind(front.guest, transmit)?),
+                (Channel::Receive, bind(front.guest, receive)?),
             ]),
         };
         let connection = Connection {
@@ -138,8 +145,12 @@ impl Offered for Interface {
             features: plan.features,
             rate: self.rate,
         };
+        Ok((connection, channels))
+    }
+
+    fn connect(&self, (connection, channels): Self::Prepared) -> Result<VifId, String> {
         let id = self.server.connect(self.spawner, connection, channels);
-        Ok(id.map_err(|error| error.to_string())?)
+        id.map_err(|error| error.to_string())
     }
 
     async fn disconnect(&self, id: VifId) {
