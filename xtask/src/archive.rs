@@ -8,10 +8,10 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tar::{Builder, EntryType, Header};
+use tar::{Archive, Builder, EntryType, Header};
 
 use crate::bootlist;
-use crate::build::Built;
+use crate::build::{BootFiles, Built};
 use crate::scenario::Scenario;
 
 /// The longest file name, in bytes, that ustar holds in one field; the hypervisor reads no other.
@@ -48,6 +48,25 @@ pub(crate) fn write(
     }
     files.extend_from_slice(ramdisks);
     pack(BufWriter::new(File::create(path)?), &files)
+}
+
+/// The hypervisor and the images of the boot archive, without symbols, and the bytes of each.
+///
+/// # Errors
+///
+/// If a file cannot be read.
+pub(crate) fn images(files: &BootFiles) -> Result<Vec<(String, u64)>> {
+    let hypervisor = read(&files.stripped_hypervisor)?.len() as u64;
+    let mut found = vec![("hypervisor".to_owned(), hypervisor)];
+    let mut archive = Archive::new(File::open(&files.archive)?);
+    for entry in archive.entries()? {
+        let entry = entry?;
+        let path = entry.path()?;
+        if path.extension().is_none() {
+            found.push((path.display().to_string(), entry.size()));
+        }
+    }
+    Ok(found)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

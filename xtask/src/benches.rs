@@ -11,6 +11,7 @@ use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk};
 use crate::machine_tests::{Outside, UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
 use crate::net_benches;
+use crate::qemu::Nic;
 use crate::scenario::Scenario;
 
 /// One benchmark.
@@ -24,6 +25,8 @@ pub(crate) struct Bench {
     pub(crate) steps: &'static [Step],
     /// Who is at the other end of its NIC's wire.
     pub(crate) peer: Option<Outside>,
+    /// Whether the sizes of its images are among its figures.
+    pub(crate) weighs: bool,
     /// How long one run may take.
     pub(crate) limit: Duration,
 }
@@ -42,6 +45,7 @@ pub(crate) const fn bench(
         },
         steps: &[],
         peer: None,
+        weighs: false,
         limit: Duration::from_secs(120),
     }
 }
@@ -100,7 +104,7 @@ const SWITCH_VCPUS_AVX: Bench = bench(
 
 /// Every benchmark.
 pub(crate) static BENCHES: LazyLock<Vec<Bench>> = LazyLock::new(|| {
-    let made = [create(), DISK, DISK_NVME];
+    let made = [service_domains(), create(), DISK, DISK_NVME];
     TABLE
         .iter()
         .copied()
@@ -113,6 +117,42 @@ pub(crate) static BENCHES: LazyLock<Vec<Bench>> = LazyLock::new(|| {
 pub(crate) const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control")
     .memory("32M")
     .command_line("events")];
+
+/// Both service domains, with as little memory as they work with, and their devices.
+fn service_domains() -> Bench {
+    const DOMAINS: &[Domain<'static>] = &[Domain::new("control", "control")
+        .memory("16M")
+        .command_line("events")];
+    const CONFIG: &str = r#"
+[[driver]]
+name = "io"
+devices = ["00:03.0", "00:04.0"]
+memory = "8M"
+command-line = "measure"
+console = "print"
+"#;
+    let mut made = bench(
+        "service-domains",
+        "from the machine's reset to a driver of 8 MiB, beside a control domain of 16 MiB, that is ready to serve disks and networks; the size of all images",
+        DOMAINS,
+    );
+    made.scenario.words = &["loglevel=warn"];
+    made.scenario.machine.nic = Nic::Virtio;
+    made.scenario.offer.config = CONFIG;
+    made.scenario.offer.images = &["driver"];
+    made.scenario.disks = const { &[Disk::new(Controller::Virtio, &[("web-data", 64)])] };
+    Bench {
+        steps: &[
+            Step::ExpectAll(&[
+                Pattern("BENCH clock-to-driver-ready"),
+                Pattern("\"event\":\"control-ready\""),
+            ]),
+            Step::Type("poweroff --force\n"),
+        ],
+        weighs: true,
+        ..made
+    }
+}
 
 /// How many guests [`create`] makes.
 const GUESTS: u32 = 100;

@@ -28,7 +28,10 @@ use bulkhead_bus::client::RingTransport;
 use bulkhead_pci::Address;
 use bulkhead_ring::{End, Role};
 use bulkhead_runtime::{
-    Environment, ShutdownReason, Spawner, console, event::Port, println, random, time::Instant,
+    Environment, ShutdownReason, Spawner, console,
+    event::Port,
+    println, random,
+    time::{Instant, read_tsc},
 };
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
 
@@ -92,6 +95,7 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
         }
     }
     if is_measured {
+        println!("BENCH reset-to-driver-ready {} cycles", read_tsc());
         println!("BENCH clock-to-driver-ready {} ns", Instant::now().as_nanos());
     }
     reporter.ready().await;

@@ -67,6 +67,18 @@ pub(super) fn of_console(lines: &[String]) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// The sizes of images, each with its name.
+pub(super) fn of_images(images: &[(String, u64)]) -> impl Iterator<Item = Figure> {
+    let figure = |(name, bytes): &(String, u64)| Figure {
+        name: format!("image-{name}"),
+        value: *bytes as f64 / f64::from(1 << 20),
+        unit: "MiB".into(),
+        instructions: None,
+        parts: None,
+    };
+    images.iter().map(figure)
+}
+
 fn parse(words: &str) -> Result<Figure> {
     let mut words = words.split_whitespace();
     let (Some(name), Some(value), Some(unit)) = (words.next(), words.next(), words.next()) else {

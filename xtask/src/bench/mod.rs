@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::archive;
 use crate::bench::figures::Figure;
 use crate::bench::results::Results;
 use crate::benches::{BENCHES, Bench};
@@ -160,6 +161,9 @@ fn measure(
         match trial::run_with_peer(name, bench.peer, command, &expected, &log) {
             Ok(transcript) => {
                 let mut figures = figures::of_console(transcript.lines())?;
+                if bench.weighs {
+                    figures.extend(figures::of_images(&archive::images(files)?));
+                }
                 if is_deterministic {
                     figures.iter_mut().for_each(Figure::count_instructions);
                     figures::split(transcript.lines(), &mut figures)?;
