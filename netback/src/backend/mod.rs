@@ -42,6 +42,7 @@ mod batch;
 mod capture;
 mod deliver;
 mod job;
+mod log;
 mod pool;
 mod share;
 mod soft;
@@ -72,6 +73,7 @@ use batch::Batch;
 use capture::Captures;
 use deliver::{Delivery, Taken};
 use job::{HEADER, JOBS_OF_BUFFER, Jobs, Origin, Part, Sum};
+use log::Log;
 use pool::Pool;
 use share::{QUANTUM, UNDER_WAY, cost};
 use vif::Vif;
@@ -85,8 +87,6 @@ const BYTES: usize = 512 << 10;
 const RESERVED: usize = wire::FRAMES + 16;
 /// The most frames of the VFR's own that wait, and that are sent in a round.
 const MADE: usize = 256;
-/// The most packets that are told in the log between two calls of [`BackEnd::events`].
-const LOGGED: u64 = 32;
 /// The least bytes of data in a segment, as small as Linux makes them.
 const LEAST_SEGMENT: u16 = 48;
 
@@ -167,9 +167,9 @@ pub enum Event {
     Closed(VifId, Counters),
     /// The first flaw of its kind.
     Flaw(Flaw),
-    /// A rule wants the packet told in the log.
+    /// A rule wants the packet told in the log. There are 32 of these at once, and 32 a second.
     Log(Logged),
-    /// So many packets more that rules want told in the log, which would be too many to tell.
+    /// So many packets more that rules want told in the log, which would be too many to tell. There is one of these a second at most.
     NotLogged(u64),
 }
 
@@ -277,8 +277,7 @@ pub struct BackEnd<N, M, P> {
     captures: Captures,
     totals: Totals,
     events: Vec<Event>,
-    /// Since events were taken last.
-    logged: u64,
+    log: Log,
     flaws: [u64; 4],
     /// VIFs that may have something to send, in the order of their turns.
     turns: VecDeque<u32>,
@@ -327,7 +326,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             captures: Captures::default(),
             totals: Totals::default(),
             events: Vec::new(),
-            logged: 0,
+            log: Log::default(),
             flaws: [0; 4],
             turns: VecDeque::new(),
             held: Vec::new(),
@@ -494,6 +493,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     /// Does what there is to do, once around, at this time (ns).
     pub fn round(&mut self, now: u64) -> Rest {
         self.now = now;
+        self.captures.end_gone(|port| self.vfr.serial(port));
         self.complete();
         self.take();
         self.look();
@@ -503,26 +503,32 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.exchange();
         self.drive();
         self.finish();
+        self.events.extend(self.log.missed(now).map(Event::NotLogged));
         self.rest()
     }
 
     /// What happened in the rounds since this was called last.
     pub fn events(&mut self) -> impl Iterator<Item = Event> {
-        let more = core::mem::take(&mut self.logged).saturating_sub(LOGGED);
-        if more > 0 {
-            self.events.push(Event::NotLogged(more));
-        }
         self.events.drain(..)
     }
 
     /// Begins a capture that keeps at most `snap` bytes of a frame, [`MAX_SNAP`](crate::pcap::MAX_SNAP) at most; `None` if there are as many as there may be.
     pub fn start_capture(&mut self, tap: Tap, snap: usize) -> Option<CaptureId> {
-        self.captures.start(tap, snap)
+        let serial = match tap {
+            Tap::Port(port) => self.vfr.serial(port),
+            Tap::Mirror => None,
+        };
+        self.captures.start(tap, serial, snap)
     }
 
     /// The oldest frame of a capture that was not taken.
     pub fn captured(&mut self, id: CaptureId) -> Option<Captured> {
         self.captures.take(id)
+    }
+
+    /// Whether a capture can still get frames: one of a VIF ends with that.
+    pub fn is_capturing(&self, id: CaptureId) -> bool {
+        self.captures.is_listening(id)
     }
 
     /// Ends a capture, or does nothing if there is none such. Says how many frames it has lost, because nobody took them.
@@ -791,17 +797,17 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             Sum::Whole | Sum::Checked => Checksum::Whole,
         };
         let outcome = self.vfr.handle(from, header, job.length, checksum, self.now);
-        if let Some(packet) = outcome.packet.filter(|_| outcome.log) {
-            self.logged = self.logged.saturating_add(1);
-            if self.logged <= LOGGED {
-                let (fate, rule) = (outcome.fate, outcome.rule);
-                self.events.push(Event::Log(Logged {
-                    from,
-                    packet,
-                    fate,
-                    rule,
-                }));
-            }
+        if let Some(packet) = outcome
+            .packet
+            .filter(|_| outcome.log && self.log.admits(self.now))
+        {
+            let (fate, rule) = (outcome.fate, outcome.rule);
+            self.events.push(Event::Log(Logged {
+                from,
+                packet,
+                fate,
+                rule,
+            }));
         }
         if let Some(before) = before.filter(|_| outcome.mirror) {
             self.captures.mirror(self.now, job.length, before);
@@ -1063,7 +1069,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         if is_more || self.health == Health::Well && !self.nic.may_sleep() {
             return Rest::Again;
         }
-        Rest::Sleep(self.held.iter().map(|(at, _)| *at).chain(due).min())
+        let held = self.held.iter().map(|(at, _)| *at);
+        Rest::Sleep(held.chain(due).chain(self.log.due()).min())
     }
 }
 

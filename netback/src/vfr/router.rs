@@ -1,7 +1,7 @@
 //! The VFR itself: from a frame at one of its ports to what becomes of it.
 //!
-//! A [`Vfr`] has networks, each with its rules and VIFs, and one uplink. A guest reaches others of its network directly, having been told their
-//! MACs, and everybody else by way of its gateway. Between networks a packet must be accepted by the rules of both, the sender's first.
+//! A [`Vfr`] has networks, each with its rules and VIFs, and one uplink. A guest reaches others of its network directly, if a rule accepts it, having been
+//! told their MACs, and everybody else by way of its gateway. Between networks a packet must be accepted by the rules of both, the sender's first.
 //! Of all that is asked, this order holds: what the headers say; who may have sent it; what the VFR answers itself; the flow it belongs
 //! to; the way; the rules. A packet of a flow is asked nothing between.
 
@@ -181,6 +181,8 @@ impl Net {
 
 #[derive(Debug)]
 struct Port {
+    /// Tells it from all that had its number before.
+    serial: u64,
     /// Until when it has its address by DHCP.
     lease: Option<u64>,
     drops: Drops,
@@ -202,6 +204,8 @@ pub struct Vfr {
     nets: Vec<Option<Net>>,
     /// The uplink first.
     ports: Vec<Option<Port>>,
+    /// How many VIFs there have been.
+    vifs_added: u64,
     uplink: Option<Uplink>,
     /// How often the uplink was changed.
     uplink_changes: u64,
@@ -309,7 +313,8 @@ impl Vfr {
         let ports = Ports::new(limits.nat_of_vif);
         Self {
             nets: Vec::new(),
-            ports: Vec::from([Some(Port::new(None))]),
+            ports: Vec::from([Some(Port::new(0, None))]),
+            vifs_added: 0,
             uplink: None,
             uplink_changes: 0,
             made: VecDeque::new(),
@@ -391,6 +396,12 @@ impl Vfr {
         (0..)
             .zip(&self.nets)
             .filter_map(|(id, net)| Some((NetworkId(id), &net.as_ref()?.network)))
+    }
+
+    /// A number that tells a port's VIF from all others that had, or will have, the same [`PortId`]; the uplink's is zero.
+    #[must_use]
+    pub fn serial(&self, port: PortId) -> Option<u64> {
+        Some(self.port(port)?.serial)
     }
 
     /// All VIFs.
@@ -865,8 +876,10 @@ impl Vfr {
         let is_for_gateway = self.own_mac(frame.from) == Some(wanted);
         if let (Some(from), Some(vif)) = (self.vif(frame.from), self.vif(to))
             && from.network == vif.network
-            && wanted == vif.mac
+            && !is_for_gateway
+            && ip.destination == destination
         {
+            // The address says who is meant, also where the sender knows the MAC of somebody who had it before.
             return Ok(Exit {
                 to,
                 macs: (from.mac, vif.mac),
@@ -894,8 +907,9 @@ impl Vfr {
 }
 
 impl Port {
-    const fn new(vif: Option<Vif>) -> Self {
+    const fn new(serial: u64, vif: Option<Vif>) -> Self {
         Self {
+            serial,
             lease: None,
             drops: Drops::NONE,
             errors: Bucket::FULL,

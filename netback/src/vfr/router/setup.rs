@@ -215,7 +215,8 @@ impl Vfr {
             self.homes.insert(address, id);
         }
         if let Some(place) = self.ports.get_mut(usize::from(id.0)) {
-            *place = Some(Port::new(Some(vif)));
+            self.vifs_added = self.vifs_added.saturating_add(1);
+            *place = Some(Port::new(self.vifs_added, Some(vif)));
         }
         self.find_names();
         self.claim();
