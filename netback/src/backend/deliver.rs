@@ -16,7 +16,6 @@ use crate::counters::{Fault, Loss, add};
 use crate::machine::{Copy, End, Flip, Machine, PAGE, PageId};
 use crate::negotiation::Mode;
 use crate::vfr::classify::PortId;
-use crate::vfr::packet::What;
 
 /// A frame on its way into slots of a receiving ring.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let (Some(job), Some(vif)) = (self.jobs.get(index), vif_in(&mut self.places, place)) else {
             return;
         };
-        let is_v6 = matches!(job.packet.map(|packet| packet.what), Some(What::Ip(ip)) if ip.source.is_ipv6());
+        let is_v6 = job.ip().is_some_and(|ip| ip.is_ipv6);
         let takes_blank = takes(&vif.features, is_v6);
         let takes_segments = match job.segments {
             None => true,
@@ -208,7 +207,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         if let Some((page, bytes)) = tail {
             batch.clear_around(owner, page, 0, bytes);
         }
-        let headers = job.packet.map_or(job.length, |packet| packet.headers);
+        let headers = job.layout.map_or(job.length, |layout| layout.headers);
         add(
             &mut vif.counters.copied,
             job.length.saturating_sub(headers) as u64,

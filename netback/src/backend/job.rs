@@ -10,7 +10,7 @@ use bulkhead_ring::descriptor::Ticket;
 use super::LEAST_SEGMENT;
 use crate::counters::Loss;
 use crate::machine::{BufferId, End, PAGE, PageId};
-use crate::vfr::packet::{self, Packet, Transport, What};
+use crate::vfr::packet::{IpLayout, Layout, TCP, UDP};
 
 /// Bytes of a frame's beginning that are copied into private memory, at most; headers have to fit.
 pub(super) const HEADER: usize = 256;
@@ -91,7 +91,7 @@ pub(super) struct Job {
     pub(super) pins: Vec<Pin>,
     pub(super) sum: Sum,
     pub(super) segments: Option<Segments>,
-    pub(super) packet: Option<Packet>,
+    pub(super) layout: Option<Layout>,
     /// What its sender is answered.
     pub(super) answer: Status,
     /// What it cost its sender when it was taken.
@@ -124,7 +124,7 @@ impl Job {
             pins: Vec::new(),
             sum: Sum::Whole,
             segments: None,
-            packet: None,
+            layout: None,
             answer: Status::Okay,
             cost: 0,
             is_sent: false,
@@ -141,7 +141,7 @@ impl Job {
         self.origin = origin;
         self.home = self.room;
         (self.length, self.copied, self.split, self.cost) = (0, 0, 0, 0);
-        (self.sum, self.segments, self.packet) = (Sum::Whole, None, None);
+        (self.sum, self.segments, self.layout) = (Sum::Whole, None, None);
         self.answer = Status::Okay;
         (self.is_sent, self.is_soft) = (false, false);
     }
@@ -172,15 +172,18 @@ impl Job {
         self.length.saturating_sub(self.split)
     }
 
+    /// Where the parts of its packet lie, if it is an IP packet that has been decided over.
+    pub(super) fn ip(&self) -> Option<IpLayout> {
+        self.layout?.ip
+    }
+
     /// Where the checksum of TCP or UDP is: what is summed begins at the first, and the second is how far behind that it is.
     pub(super) fn checksum(&self) -> Option<(usize, usize)> {
-        let What::Ip(ip) = self.packet?.what else {
-            return None;
-        };
-        match ip.transport {
-            Transport::Tcp { .. } => Some((ip.transport_at, 16)),
-            Transport::Udp { .. } => Some((ip.transport_at, 6)),
-            Transport::Icmp { .. } | Transport::Other | Transport::Fragment => None,
+        let ip = self.ip()?;
+        match ip.protocol {
+            TCP => Some((ip.transport_at, 16)),
+            UDP => Some((ip.transport_at, 6)),
+            _ => None,
         }
     }
 
@@ -188,13 +191,7 @@ impl Job {
     /// cover it.
     pub(super) fn admit(&mut self) -> Result<(), Loss> {
         if self.sum == Sum::Blank {
-            let Some((
-                Packet {
-                    what: What::Ip(ip), ..
-                },
-                _,
-            )) = self.packet.zip(self.checksum())
-            else {
+            let Some((ip, _)) = self.ip().zip(self.checksum()) else {
                 return Err(Loss::Blank);
             };
             self.length = self.length.min(ip.end);
@@ -216,15 +213,9 @@ impl Job {
 
     /// Over which IP it is TCP, and where its data begin.
     pub(super) fn tcp(&self) -> Option<(Ip, usize)> {
-        let Packet { headers, what, .. } = self.packet?;
-        match what {
-            What::Ip(packet::Ip {
-                source,
-                transport: Transport::Tcp { .. },
-                ..
-            }) => Some((if source.is_ipv4() { Ip::V4 } else { Ip::V6 }, headers)),
-            What::Ip(_) | What::Arp(_) => None,
-        }
+        let headers = self.layout?.headers;
+        let ip = self.ip().filter(|ip| ip.protocol == TCP)?;
+        Some((if ip.is_ipv6 { Ip::V6 } else { Ip::V4 }, headers))
     }
 }
 

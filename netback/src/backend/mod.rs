@@ -68,7 +68,7 @@ use crate::pcap::Captured;
 use crate::vfr::classify::{NetworkId, PortId};
 use crate::vfr::nat::Checksum;
 use crate::vfr::packet::Packet;
-use crate::vfr::router::{Fate, UPLINK, Vfr};
+use crate::vfr::router::{Fate, Telling, UPLINK, Vfr};
 use batch::Batch;
 use capture::Captures;
 use deliver::{Delivery, Taken};
@@ -797,11 +797,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             Sum::Whole | Sum::Checked => Checksum::Whole,
         };
         let outcome = self.vfr.handle(from, header, job.length, checksum, self.now);
-        if let Some(packet) = outcome
-            .packet
-            .filter(|_| outcome.log && self.log.admits(self.now))
-        {
-            let (fate, rule) = (outcome.fate, outcome.rule);
+        if let Some(telling) = outcome.log.filter(|_| self.log.admits(self.now)) {
+            let (fate, Telling { packet, rule }) = (outcome.fate, *telling);
             self.events.push(Event::Log(Logged {
                 from,
                 packet,
@@ -812,15 +809,15 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         if let Some(before) = before.filter(|_| outcome.mirror) {
             self.captures.mirror(self.now, job.length, before);
         }
-        job.packet = outcome.packet;
+        job.layout = outcome.layout;
         let to = match outcome.fate {
             Fate::Forward(to) => to,
             Fate::Taken => return self.end(index, Status::Okay),
             Fate::More(bytes) => return self.look_further(index, bytes),
             Fate::Drop(_) => return self.end(index, Status::Dropped),
         };
-        job.split = match outcome.packet {
-            Some(packet) if job.copied < job.length => packet.headers.min(job.copied),
+        job.split = match outcome.layout {
+            Some(layout) if job.copied < job.length => layout.headers.min(job.copied),
             Some(_) | None => job.copied,
         };
         let header = header.get(..job.split).unwrap_or_default();

@@ -5,6 +5,7 @@
 //! Of all that is asked, this order holds: what the headers say; who may have sent it; what the VFR answers itself; the flow it belongs
 //! to; the way; the rules. A packet of a flow is asked nothing between.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,13 +13,14 @@ use core::net::{IpAddr, Ipv6Addr};
 
 use self::asking::reach;
 use self::kept::{Left, NOW_AND_THEN, Places};
+use self::path::Paths;
 pub(super) use self::why::{Ends, state};
 use super::bucket::Bucket;
 use super::classify::{Count, Facts, NetworkId, PortId, Rules, Side};
 use super::flow::{Direction, Flow, FlowId, Flows, Key, Progress};
 use super::ledger::Written;
 use super::nat::{self, Checksum, Ports};
-use super::packet::{self, About, ETHERNET, ICMP6, Ip, Mac, Packet, Transport, What};
+use super::packet::{self, About, ETHERNET, ICMP6, Ip, Layout, Mac, Packet, Transport, What};
 use super::reason::{Drops, Reason};
 use super::rules::{Family, Name, Prefix, Rule, State, Verdict};
 use crate::services::dhcp_client::Client;
@@ -115,18 +117,25 @@ pub enum Fate {
 }
 
 /// What came of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// What becomes of it.
     pub fate: Fate,
-    /// What was read of it, before anything was changed; its places are still right.
-    pub packet: Option<Packet>,
-    /// The network whose rules decided, and the rule, counted from 0, if rules were asked and one did.
-    pub rule: Option<(NetworkId, usize)>,
-    /// Whether a rule wants it told in the log.
-    pub log: bool,
+    /// Where its parts lie, if it makes sense.
+    pub layout: Option<Layout>,
+    /// What to tell in the log, if a rule wants that.
+    pub log: Option<Box<Telling>>,
     /// Whether a rule wants it told to a capture.
     pub mirror: bool,
+}
+
+/// What is told in the log of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// What it says, before anything was changed.
+    pub packet: Packet,
+    /// The network whose rules decided, and the rule, counted from 0, if rules were asked and one did.
+    pub rule: Option<(NetworkId, usize)>,
 }
 
 /// Why something cannot be added to a VFR.
@@ -214,6 +223,7 @@ pub struct Vfr {
     homes: BTreeMap<IpAddr, PortId>,
     neighbours: BTreeMap<IpAddr, Neighbour>,
     flows: Flows,
+    paths: Paths,
     /// How often rules were changed.
     generation: u64,
     /// Whether rules of any network want to see packets of flows.
@@ -321,6 +331,7 @@ impl Vfr {
             homes: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             flows: Flows::new(limits.flows, limits.flows_of_vif, ports, secret),
+            paths: Paths::new(secret),
             generation: 0,
             asks_later: false,
             client: None,
@@ -422,6 +433,19 @@ impl Vfr {
         now: u64,
     ) -> Outcome {
         self.now = now;
+        self.pass(from, header, length, checksum, now)
+            .unwrap_or_else(|| self.handle_any(from, header, length, checksum, now))
+    }
+
+    /// Does so whatever the frame is.
+    fn handle_any(
+        &mut self,
+        from: PortId,
+        header: &mut [u8],
+        length: usize,
+        checksum: Checksum,
+        now: u64,
+    ) -> Outcome {
         let mut notes = Notes::default();
         let parsed = packet::parse(header, length);
         let packet = parsed.ok();
@@ -445,9 +469,11 @@ impl Vfr {
         });
         Outcome {
             fate,
-            packet,
-            rule: notes.rule(),
-            log: notes.log,
+            layout: packet.as_ref().map(Packet::layout),
+            log: packet.filter(|_| notes.log).map(|packet| {
+                let rule = notes.rule();
+                Box::new(Telling { packet, rule })
+            }),
             mirror: notes.mirror,
         }
     }
@@ -649,8 +675,13 @@ impl Vfr {
         } else if let Some(flow) = self.flows.get(id) {
             flow.progress.next(direction, &ip.transport)?;
         }
+        let before = path::Look::of(frame, ip);
         nat::translate(frame.header, ip, &leaving, frame.checksum);
-        Ok(send(frame, ip, &exit))
+        let fate = send(frame, ip, &exit);
+        if !frame.is_dry && !self.asks_later {
+            self.remember(frame, ip, before, (id, direction), &exit);
+        }
+        Ok(fate)
     }
 
     /// An ICMP error, which belongs to the flow of what it is about.
@@ -943,6 +974,7 @@ mod asking;
 mod kept;
 mod near;
 mod own;
+mod path;
 mod setup;
 #[cfg(any(test, feature = "testing"))]
 mod sound;

@@ -59,6 +59,7 @@ impl Vfr {
             self.flows
                 .end_where(|flow| flow.from == UPLINK || flow.to == UPLINK || flow.facts.forwarded.is_some());
         }
+        self.paths.forget();
         self.uplink = uplink;
         self.uplink_changes = self.uplink_changes.wrapping_add(1);
         self.claim();
@@ -257,8 +258,9 @@ impl Vfr {
         Ok(())
     }
 
-    /// Finds out anew whom the names in rules mean. Flows are not asked again: that somebody comes or goes means nothing to others' flows.
+    /// Finds out anew whom the names in rules mean, after any change of networks, VIFs or rules. Flows are not asked again: that somebody comes or goes means nothing to others' flows.
     fn find_names(&mut self) {
+        self.paths.forget();
         let mut nets = core::mem::take(&mut self.nets);
         let names: alloc::collections::BTreeMap<Name, Named> = nets
             .iter()

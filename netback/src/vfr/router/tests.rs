@@ -1,5 +1,6 @@
 mod kept;
 mod matrix;
+mod path;
 mod services;
 mod setup;
 mod why;
@@ -131,7 +132,7 @@ fn handle(vfr: &mut Vfr, port: PortId, frame: &mut [u8], now: u64) -> Seen {
     Seen {
         fate: outcome.fate,
         made,
-        log: outcome.log,
+        log: outcome.log.is_some(),
         mirror: outcome.mirror,
     }
 }
