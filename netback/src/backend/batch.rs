@@ -8,6 +8,18 @@ use super::job::{Part, forward};
 use crate::counters::{Totals, add};
 use crate::machine::{Copy, End, Machine, PAGE};
 
+/// What comes behind so many bytes of a part: its rest, or the next.
+fn rest(part: Part, bytes: usize, next: &mut impl Iterator<Item = Part>) -> Option<Part> {
+    if part.bytes > bytes {
+        Some(Part {
+            at: forward(part.at, bytes),
+            bytes: part.bytes.saturating_sub(bytes),
+        })
+    } else {
+        next.next()
+    }
+}
+
 /// Copies, and whom each is for.
 #[derive(Debug)]
 pub(super) struct Batch<T> {
@@ -43,20 +55,17 @@ impl<T: core::marker::Copy> Batch<T> {
         mut pieces: impl Iterator<Item = Part>,
         mut places: impl Iterator<Item = Part>,
     ) {
-        let (mut from, mut to) = (pieces.next(), places.next());
-        while let (Some(piece), Some(place)) = (&mut from, &mut to) {
-            let bytes = piece.bytes.min(place.bytes);
-            self.push(owner, piece.at, place.at, bytes);
-            for part in [&mut *piece, &mut *place] {
-                part.at = forward(part.at, bytes);
-                part.bytes = part.bytes.saturating_sub(bytes);
-            }
-            if piece.bytes == 0 {
-                from = pieces.next();
-            }
-            if place.bytes == 0 {
-                to = places.next();
-            }
+        let (Some(mut from), Some(mut to)) = (pieces.next(), places.next()) else {
+            return;
+        };
+        loop {
+            let bytes = from.bytes.min(to.bytes);
+            self.push(owner, from.at, to.at, bytes);
+            let (next_from, next_to) = (rest(from, bytes, &mut pieces), rest(to, bytes, &mut places));
+            let (Some(next_from), Some(next_to)) = (next_from, next_to) else {
+                return;
+            };
+            (from, to) = (next_from, next_to);
         }
     }
 

@@ -87,6 +87,8 @@ const BYTES: usize = 512 << 10;
 const RESERVED: usize = wire::FRAMES + 16;
 /// The most frames of the VFR's own that wait, and that are sent in a round.
 const MADE: usize = 256;
+/// Bytes of a frame's beginning that the VFR is shown first: Ethernet, IP and TCP with the usual options.
+const ENOUGH: usize = 96;
 /// The least bytes of data in a segment, as small as Linux makes them.
 const LEAST_SEGMENT: u16 = 48;
 
@@ -298,8 +300,8 @@ pub struct BackEnd<N, M, P> {
     soft: Vec<(u32, PortId)>,
     flips: Vec<Flip>,
     pages: Vec<PageId>,
-    /// Jobs for the wire: without pins, and with them.
-    sending: Vec<u32>,
+    /// Jobs for the wire: without pins, and how many of `maps` are theirs; and with them.
+    sending: Vec<(u32, usize)>,
     waiting: VecDeque<u32>,
     maps: Vec<Map>,
     segments: Vec<Segment>,
@@ -307,6 +309,8 @@ pub struct BackEnd<N, M, P> {
     pins: Vec<Pin>,
     touched: Vec<u32>,
     leaving: Vec<u32>,
+    /// For the copy of a frame's beginning that is decided over: as much as there may be.
+    room: Vec<u8>,
 }
 
 impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
@@ -348,6 +352,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             pins: Vec::new(),
             touched: Vec::new(),
             leaving: Vec::new(),
+            room: alloc::vec![0; PAGE],
             nic,
             machine,
             vfr,
@@ -747,10 +752,10 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let mut fresh = core::mem::take(&mut self.fresh);
         while !fresh.is_empty() {
             for index in fresh.drain(..) {
-                match self.jobs.get(index).map(|job| (job.length, job.copied)) {
-                    None | Some((0, _)) => {}
-                    Some((_, copied)) if copied <= HEADER => self.judge::<HEADER>(index),
-                    Some(_) => self.judge::<PAGE>(index),
+                if self.jobs.get(index).is_some_and(|job| job.length > 0) {
+                    let mut room = core::mem::take(&mut self.room);
+                    self.judge(index, &mut room);
+                    self.room = room;
                 }
             }
             if !self.fresh.is_empty() {
@@ -761,17 +766,12 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.fresh = fresh;
     }
 
-    /// Has the VFR decide over a frame, of which no more than `ROOM` bytes were copied.
-    fn judge<const ROOM: usize>(&mut self, index: u32) {
+    /// Has the VFR decide over a frame. There is room for what was copied of it.
+    fn judge(&mut self, index: u32, room: &mut [u8]) {
         let Some(job) = self.jobs.get_mut(index) else {
             return;
         };
-        let mut room = [0; ROOM];
-        let Some(header) = room.get_mut(..job.copied) else {
-            return;
-        };
         let (buffer, offset) = job.home;
-        self.machine.read(buffer, offset.into(), header);
         let from = match job.origin {
             Origin::Vif(place) => match vif_in(&mut self.places, place) {
                 Some(vif) => vif.port,
@@ -779,16 +779,6 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             },
             Origin::Wire | Origin::Made => UPLINK,
         };
-        let is_watched = !self.captures.is_empty();
-        let before = is_watched.then_some(room);
-        let before = before.as_ref().and_then(|before| before.get(..job.copied));
-        // Not again, if it is looked at further.
-        if job.copied <= HEADER {
-            add(&mut self.totals.frames, 1);
-            if let Some(before) = before {
-                self.captures.see(self.now, from, true, job.length, before);
-            }
-        }
         let Some(header) = room.get_mut(..job.copied) else {
             return;
         };
@@ -796,7 +786,27 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             Sum::Blank => Checksum::ToComplete,
             Sum::Whole | Sum::Checked => Checksum::Whole,
         };
-        let outcome = self.vfr.handle(from, header, job.length, checksum, self.now);
+        // For most frames the VFR need not see all that was copied.
+        let is_watched = !self.captures.is_empty();
+        let enough = job.copied.min(if is_watched { usize::MAX } else { ENOUGH });
+        let (begin, more) = header.split_at_mut(enough);
+        self.machine.read(buffer, offset.into(), begin);
+        let before = is_watched.then(|| begin.to_vec());
+        // Not again, if it is looked at further.
+        if job.copied <= HEADER {
+            add(&mut self.totals.frames, 1);
+            if let Some(before) = &before {
+                self.captures.see(self.now, from, true, job.length, before);
+            }
+        }
+        let known = self.vfr.pass(from, begin, job.length, checksum, self.now);
+        let outcome = if let Some(outcome) = known {
+            outcome
+        } else {
+            let at = usize::from(offset).saturating_add(enough);
+            self.machine.read(buffer, at, more);
+            self.vfr.handle(from, header, job.length, checksum, self.now)
+        };
         if let Some(telling) = outcome.log.filter(|_| self.log.admits(self.now)) {
             let (fate, Telling { packet, rule }) = (outcome.fate, *telling);
             self.events.push(Event::Log(Logged {
@@ -807,7 +817,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             }));
         }
         if let Some(before) = before.filter(|_| outcome.mirror) {
-            self.captures.mirror(self.now, job.length, before);
+            self.captures.mirror(self.now, job.length, &before);
         }
         job.layout = outcome.layout;
         let to = match outcome.fate {
@@ -816,12 +826,15 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             Fate::More(bytes) => return self.look_further(index, bytes),
             Fate::Drop(_) => return self.end(index, Status::Dropped),
         };
-        job.split = match outcome.layout {
-            Some(layout) if job.copied < job.length => layout.headers.min(job.copied),
-            Some(_) | None => job.copied,
+        // Nothing behind the headers was changed, nor perhaps read.
+        let headers = outcome.layout.map_or(0, |layout| layout.headers);
+        let changed = header.get(..headers).unwrap_or(header);
+        self.machine.write(buffer, offset.into(), changed);
+        job.split = if job.copied < job.length {
+            changed.len()
+        } else {
+            job.copied
         };
-        let header = header.get(..job.split).unwrap_or_default();
-        self.machine.write(buffer, offset.into(), header);
         match job.admit() {
             Ok(()) => self.deliver(index, to),
             Err(loss) => self.lose(index, loss, None),
@@ -931,9 +944,16 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     fn release(&mut self) {
         for index in &self.done {
             if let Some(job) = self.jobs.get_mut(*index) {
-                self.pins.append(&mut job.pins);
-                self.pool.ready.append(&mut job.pages);
-                self.pool.give_buffers(&mut job.buffers);
+                // Most jobs hold one kind of these, or none.
+                if !job.pins.is_empty() {
+                    self.pins.append(&mut job.pins);
+                }
+                if !job.pages.is_empty() {
+                    self.pool.ready.append(&mut job.pages);
+                }
+                if !job.buffers.is_empty() {
+                    self.pool.give_buffers(&mut job.buffers);
+                }
             }
         }
     }

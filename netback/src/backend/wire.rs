@@ -127,22 +127,37 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     fn send_out(&mut self, index: u32) {
         let Some(job) = self.jobs.get(index) else { return };
         let info = self.nic.info();
-        let pieces = job.pieces().count();
         let is_long = job.segments.is_none() && job.length > info.max_frame() as usize;
         let is_blank = job.sum == Sum::Blank && !info.offloads.checksum;
+        // What is to be pinned, unless something else is to be done first.
+        let before = self.maps.len();
+        let mut pieces = 0_usize;
+        for part in job.pieces() {
+            pieces = pieces.saturating_add(1);
+            if let End::Guest { domain, gref, .. } = part.at {
+                self.maps.push(Map {
+                    domain,
+                    gref,
+                    rights: Rights::Read,
+                    result: Err(GrantStatus::GeneralError),
+                });
+            }
+        }
+        let pins = self.maps.len().saturating_sub(before);
         let is_scattered = pieces > info.max_segments.into();
-        if is_long {
-            return self.lose(index, Loss::TooLong, None);
-        }
-        if (is_blank || is_scattered) && !job.is_soft {
-            return self.soften(index, UPLINK);
-        }
-        if self.health == Health::Broken && !matches!(job.origin, Origin::Vif(_)) {
-            // Nobody does it again.
-            return self.lose(index, Loss::Device, None);
+        let is_soft = (is_blank || is_scattered) && !job.is_soft;
+        // Nobody does it again.
+        let is_lost = self.health == Health::Broken && !matches!(job.origin, Origin::Vif(_));
+        if is_long || is_soft || is_lost {
+            self.maps.truncate(before);
+            return match (is_long, is_soft) {
+                (true, _) => self.lose(index, Loss::TooLong, None),
+                (false, true) => self.soften(index, UPLINK),
+                (false, false) => self.lose(index, Loss::Device, None),
+            };
         }
         self.watch(index, UPLINK);
-        self.sending.push(index);
+        self.sending.push((index, pins));
     }
 
     /// Pins the pages of frames for the wire, hands the NIC what it takes, and gives it pages to receive into.
@@ -203,21 +218,6 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Pins the pages of frames for the wire, by one call.
     fn pin(&mut self) {
-        for index in &self.sending {
-            let Some(job) = self.jobs.get(*index) else {
-                continue;
-            };
-            for part in job.pieces() {
-                if let End::Guest { domain, gref, .. } = part.at {
-                    self.maps.push(Map {
-                        domain,
-                        gref,
-                        rights: Rights::Read,
-                        result: Err(GrantStatus::GeneralError),
-                    });
-                }
-            }
-        }
         if !self.maps.is_empty() {
             self.machine.map(&mut self.maps);
             add(&mut self.totals.maps.0, 1);
@@ -226,14 +226,10 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let maps = core::mem::take(&mut self.maps);
         let mut results = maps.iter();
         let mut sending = core::mem::take(&mut self.sending);
-        for index in sending.drain(..) {
+        for (index, count) in sending.drain(..) {
             let Some(job) = self.jobs.get_mut(index) else {
                 continue;
             };
-            let count = job
-                .pieces()
-                .filter(|part| matches!(part.at, End::Guest { .. }))
-                .count();
             let mut wrong = None;
             for Map { gref, result, .. } in results.by_ref().take(count) {
                 match *result {

@@ -432,7 +432,6 @@ impl Vfr {
         checksum: Checksum,
         now: u64,
     ) -> Outcome {
-        self.now = now;
         self.pass(from, header, length, checksum, now)
             .unwrap_or_else(|| self.handle_any(from, header, length, checksum, now))
     }
@@ -446,6 +445,7 @@ impl Vfr {
         checksum: Checksum,
         now: u64,
     ) -> Outcome {
+        self.now = now;
         let mut notes = Notes::default();
         let parsed = packet::parse(header, length);
         let packet = parsed.ok();

@@ -116,8 +116,9 @@ struct Seen {
 }
 
 impl Vfr {
-    /// What [`Self::handle_any`] would say and do, if a path tells that.
-    pub(super) fn pass(
+    /// Says what [`Self::handle`] would, and does the same, if it is known already what becomes of packets that look so; otherwise nothing is changed. All headers have to be in `header`,
+    /// and need not be more.
+    pub fn pass(
         &mut self,
         from: PortId,
         header: &mut [u8],
@@ -125,11 +126,12 @@ impl Vfr {
         state: Checksum,
         now: u64,
     ) -> Option<Outcome> {
+        self.now = now;
         let bytes: &[u8; 20] = header.get(ETHERNET..)?.first_chunk()?;
         match (header.get(12..ETHERNET)?, bytes) {
             ([8, 0], [0x45, _, high, low, _, _, fragment, more, hops, protocol, ..]) => {
                 let is_fragment = u16::from_be_bytes([*fragment, *more]) & 0x3fff != 0;
-                if is_fragment || checksum::of(&[bytes]) != 0 {
+                if is_fragment || checksum::of_header(bytes) != 0 {
                     return None;
                 }
                 let seen = Seen {
