@@ -35,6 +35,10 @@ impl<T: core::marker::Copy> Batch<T> {
         }
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.copies.is_empty()
+    }
+
     pub(super) fn push(&mut self, owner: T, from: End, to: End, bytes: usize) {
         let bytes = u16::try_from(bytes).unwrap_or(0);
         if bytes > 0 {
@@ -82,9 +86,6 @@ impl<T: core::marker::Copy> Batch<T> {
         totals: &mut Totals,
         mut failed: impl FnMut(T, &Copy, GrantStatus),
     ) {
-        if self.copies.is_empty() {
-            return;
-        }
         machine.copy(&mut self.copies);
         add(&mut totals.copies.0, 1);
         add(&mut totals.copies.1, self.copies.len() as u64);

@@ -252,6 +252,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Exchanges the pages that become guests', and answers the slots that they go into.
     pub(super) fn exchange(&mut self) {
+        if self.deliveries.is_empty() {
+            return;
+        }
         for delivery in self
             .deliveries
             .iter()

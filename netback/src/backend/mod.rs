@@ -579,6 +579,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             !is_due
         });
         self.held = due;
+        if self.turns.is_empty() {
+            return;
+        }
         let busy = self.places.iter().filter_map(|place| place.vif.as_ref());
         let busy = busy.filter(|vif| vif.is_busy()).count().max(1);
         let most_bytes = UNDER_WAY.checked_div(busy).unwrap_or(0);
@@ -716,6 +719,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Makes the copies that were asked for.
     fn copy(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
         let Self {
             batch,
             machine,
@@ -1041,6 +1047,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Ends front-ends that go and have nothing under way.
     fn close(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
         let mut leaving = core::mem::take(&mut self.leaving);
         leaving.retain(|index| {
             let Some(place) = self.places.get_mut(*index as usize) else {

@@ -218,6 +218,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Pins the pages of frames for the wire, by one call.
     fn pin(&mut self) {
+        if self.sending.is_empty() {
+            return;
+        }
         if !self.maps.is_empty() {
             self.machine.map(&mut self.maps);
             add(&mut self.totals.maps.0, 1);
@@ -262,6 +265,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let info = self.nic.info();
         let (front, depth) = (info.front, usize::from(info.receive_depth));
         let wanted = self.pool.wanted(depth).saturating_sub(self.pool.count);
+        if wanted == 0 {
+            return false;
+        }
         let missing = wanted.saturating_sub(self.pool.ready.len());
         let first = self.pool.spare.len().saturating_sub(missing);
         self.pages.extend(self.pool.spare.drain(first..));

@@ -243,6 +243,8 @@ pub struct Vfr {
     now: u64,
     /// When counters are written next.
     next_keep: u64,
+    /// What [`Vfr::tick`] said last, if nothing has happened since but packets whose paths were known.
+    quiet: Option<Option<u64>>,
 }
 
 fn any_has(prefixes: &[(IpAddr, u8)], address: IpAddr) -> bool {
@@ -343,6 +345,7 @@ impl Vfr {
             left: Left::default(),
             now: 0,
             next_keep: 0,
+            quiet: None,
         }
     }
 
@@ -373,6 +376,11 @@ impl Vfr {
     /// Whenever anything of the VFR has been changed, it is to be asked again.
     pub fn tick(&mut self, now: u64) -> Option<u64> {
         self.now = now;
+        if let Some(next) = self.quiet
+            && next.is_none_or(|next| now < next)
+        {
+            return next;
+        }
         if now >= self.next_keep {
             self.next_keep = now.saturating_add(NOW_AND_THEN);
             self.flows.sweep(SWEPT, now);
@@ -381,7 +389,9 @@ impl Vfr {
         let served = self.serve(now);
         let keeps = !self.flows.is_empty() || self.flows.book().is_some();
         let kept = keeps.then_some(self.next_keep);
-        served.into_iter().chain(kept).min()
+        let next = served.into_iter().chain(kept).min();
+        self.quiet = Some(next);
+        next
     }
 
     /// The way to the world, as it is.
@@ -446,6 +456,7 @@ impl Vfr {
         now: u64,
     ) -> Outcome {
         self.now = now;
+        self.quiet = None;
         let mut notes = Notes::default();
         let parsed = packet::parse(header, length);
         let packet = parsed.ok();

@@ -83,7 +83,7 @@ impl Vfr {
             resolvers: resolvers.clone(),
         }))?;
         let transaction = u32::try_from(self.random() >> 32).unwrap_or_default();
-        self.paths.forget();
+        self.changed();
         self.client = Some((Client::new(mac, transaction), resolvers));
         Ok(())
     }
