@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use bulkhead_abi::grant::GrantStatus;
 
-use super::job::{Part, forward};
+use super::job::{Job, Part, forward};
 use crate::counters::{Totals, add};
 use crate::machine::{Copy, End, Machine, PAGE};
 
@@ -73,6 +73,17 @@ impl<T: core::marker::Copy> Batch<T> {
         }
     }
 
+    /// Copies a job's frame to one place, where there is room for it.
+    pub(super) fn gather(&mut self, owner: T, job: &Job, to: End) {
+        let home = job.beginning();
+        self.push(owner, home.at, to, home.bytes);
+        let mut to = forward(to, home.bytes);
+        for piece in job.rest() {
+            self.push(owner, piece.at, to, piece.bytes);
+            to = forward(to, piece.bytes);
+        }
+    }
+
     /// Makes a page of the pool zeros but for what lies from `from` to `to` in it.
     pub(super) fn clear_around(&mut self, owner: T, page: End, from: usize, to: usize) {
         self.push(owner, End::Zeros, page, from);
@@ -89,10 +100,12 @@ impl<T: core::marker::Copy> Batch<T> {
         machine.copy(&mut self.copies);
         add(&mut totals.copies.0, 1);
         add(&mut totals.copies.1, self.copies.len() as u64);
-        for (copy, owner) in self.copies.drain(..).zip(self.owners.drain(..)) {
+        for (copy, owner) in self.copies.iter().zip(&self.owners) {
             if let Err(status) = copy.result {
-                failed(owner, &copy, status);
+                failed(*owner, copy, status);
             }
         }
+        self.copies.clear();
+        self.owners.clear();
     }
 }

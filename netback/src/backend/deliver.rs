@@ -168,13 +168,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 self.batch
                     .clear_around(owner, End::Pool(page, 0), slot.offset, end);
             }
-            let (buffer, offset) = job.home;
-            let header = Part {
-                at: End::Buffer(buffer, offset),
-                bytes: job.split,
-            };
-            self.batch
-                .pour(owner, core::iter::once(header), job.parts.iter().copied());
+            let header = core::iter::once(job.beginning());
+            self.batch.pour(owner, header, job.parts.iter().copied());
             return;
         }
         let mut left = job.length;
@@ -182,7 +177,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let (domain, mode) = (vif.domain, vif.mode);
         let batch = &mut self.batch;
         let mut tail = None;
-        let places = slots.map_while(|slot| {
+        let mut places = slots.map_while(|slot| {
             slot.bytes = left.min(PAGE);
             left = left.saturating_sub(slot.bytes);
             let at = match mode {
@@ -203,7 +198,13 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 bytes: slot.bytes,
             })
         });
-        batch.pour(owner, job.pieces(), places);
+        if job.length <= PAGE {
+            if let Some(place) = places.next() {
+                batch.gather(owner, job, place.at);
+            }
+        } else {
+            batch.pour(owner, job.pieces(), places);
+        }
         if let Some((page, bytes)) = tail {
             batch.clear_around(owner, page, 0, bytes);
         }

@@ -158,13 +158,22 @@ impl Job {
 
     /// Where its bytes lie, of which the beginning is the private copy.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Part> {
+        let home = Some(self.beginning()).filter(|part| part.bytes > 0);
+        home.into_iter().chain(self.rest())
+    }
+
+    /// The private copy of its beginning.
+    pub(super) fn beginning(&self) -> Part {
         let (buffer, offset) = self.home;
-        let home = Part {
+        Part {
             at: End::Buffer(buffer, offset),
             bytes: self.split,
-        };
-        let rest = cut(self.parts.iter().copied(), self.split, self.length);
-        core::iter::once(home).filter(|part| part.bytes > 0).chain(rest)
+        }
+    }
+
+    /// Where the bytes behind that lie.
+    pub(super) fn rest(&self) -> impl Iterator<Item = Part> {
+        cut(self.parts.iter().copied(), self.split, self.length)
     }
 
     /// Bytes that do not come from the private copy.

@@ -684,11 +684,17 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 at: End::Buffer(buffer, offset),
                 bytes: job.copied,
             };
-            self.batch.pour(
-                Owner::Head(*index),
-                job.parts.iter().copied(),
-                core::iter::once(home),
-            );
+            let owner = Owner::Head(*index);
+            match job.parts.first() {
+                // As in nearly all.
+                Some(first) if first.bytes >= job.copied => {
+                    self.batch.push(owner, first.at, home.at, job.copied);
+                }
+                _ => {
+                    let parts = job.parts.iter().copied();
+                    self.batch.pour(owner, parts, core::iter::once(home));
+                }
+            }
         }
         self.copy();
     }

@@ -132,7 +132,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         // What is to be pinned, unless something else is to be done first.
         let before = self.maps.len();
         let mut pieces = 0_usize;
-        for part in job.pieces() {
+        job.pieces().for_each(|part| {
             pieces = pieces.saturating_add(1);
             if let End::Guest { domain, gref, .. } = part.at {
                 self.maps.push(Map {
@@ -142,7 +142,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                     result: Err(GrantStatus::GeneralError),
                 });
             }
-        }
+        });
         let pins = self.maps.len().saturating_sub(before);
         let is_scattered = pieces > info.max_segments.into();
         let is_soft = (is_blank || is_scattered) && !job.is_soft;
@@ -184,7 +184,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             };
             self.segments.clear();
             let mut pins = job.pins.iter();
-            for Part { at, bytes } in job.pieces() {
+            job.pieces().for_each(|Part { at, bytes }| {
                 let (address, offset) = match at {
                     End::Guest { offset, .. } => (pins.next().map(|pin| pin.address), offset),
                     End::Pool(page, offset) => (Some(self.machine.page_address(page)), offset),
@@ -192,12 +192,12 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                     End::Zeros => (None, 0),
                 };
                 // All pages of guests' were pinned.
-                let Some(BusAddress(page)) = address else { continue };
+                let Some(BusAddress(page)) = address else { return };
                 self.segments.push(Segment {
                     address: BusAddress(page.saturating_add(offset.into())),
                     bytes: u32::try_from(bytes).unwrap_or(0),
                 });
-            }
+            });
             match self.nic.send(Tag(index), &self.segments, &offload(job)) {
                 Ok(()) => {
                     job.is_sent = true;
