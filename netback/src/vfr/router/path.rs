@@ -76,6 +76,7 @@ struct Path {
 /// The paths that are remembered.
 #[derive(Debug)]
 pub(super) struct Paths {
+    /// None, until there is one.
     all: Vec<Option<Path>>,
     epoch: u64,
     /// Nobody outside knows what falls together.
@@ -85,7 +86,7 @@ pub(super) struct Paths {
 impl Paths {
     pub(super) fn new([secret, _]: [u64; 2]) -> Self {
         Self {
-            all: alloc::vec![None; COUNT],
+            all: Vec::new(),
             epoch: 0,
             secret,
         }
@@ -279,6 +280,7 @@ impl Vfr {
             addresses: checksum::difference(old.0, new.0),
             ports: checksum::difference(old.1, new.1),
         };
+        self.paths.all.resize(COUNT, None);
         if let Some(place) = self.paths.all.get_mut(index) {
             *place = Some(path);
         }
