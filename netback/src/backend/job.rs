@@ -7,7 +7,6 @@ use bulkhead_backend::pins::Pin;
 use bulkhead_devices::nic::Ip;
 use bulkhead_ring::descriptor::Ticket;
 
-use super::LEAST_SEGMENT;
 use crate::counters::Loss;
 use crate::machine::{BufferId, End, PAGE, PageId};
 use crate::vfr::packet::{IpLayout, Layout, TCP, UDP};
@@ -16,6 +15,8 @@ use crate::vfr::packet::{IpLayout, Layout, TCP, UDP};
 pub(super) const HEADER: usize = 256;
 /// Bytes of private memory that a job has: its frame's beginning, and behind it what a device has put elsewhere of pages that continue a frame.
 const ROOM: usize = 512;
+/// The least bytes of data in a segment, as small as Linux makes them.
+const LEAST_SEGMENT: u16 = 48;
 /// How many jobs share a buffer.
 pub(super) const JOBS_OF_BUFFER: u32 = 8;
 

@@ -9,7 +9,7 @@ use bulkhead_devices::nic::{
 };
 use bulkhead_ring::SharedPage;
 
-use super::job::{Job, Origin, Part, Segments, Sum};
+use super::job::{HEADER, Job, Origin, Part, Segments, Sum};
 use super::{BackEnd, Flaw, Health, vif_in};
 use crate::counters::{Fault, Loss, add};
 use crate::machine::{End, Machine, PAGE, PageId};
@@ -326,7 +326,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             return;
         }
         let Some(job) = self.jobs.get(index) else { return };
-        let mut seen = [0; super::HEADER];
+        let mut seen = [0; HEADER];
         let kept = job.copied.min(job.length).min(seen.len());
         let (buffer, offset) = job.home;
         let seen = seen.get_mut(..kept).unwrap_or_default();

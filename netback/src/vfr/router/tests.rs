@@ -7,9 +7,12 @@ mod why;
 
 use super::*;
 use crate::vfr::checksum;
+use crate::vfr::flow::{Flow, Key, Progress};
 use crate::vfr::made;
-use crate::vfr::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, TCP, UDP, parse, tcp_flags};
-use crate::vfr::rules;
+use crate::vfr::packet::{
+    About, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMP6, Ip, TCP, Transport, UDP, parse, tcp_flags,
+};
+use crate::vfr::rules::{self, Name};
 use crate::vfr::testing::{self, Random, icmp, ip, tcp, udp};
 use tcp_flags::{ACK, SYN};
 
