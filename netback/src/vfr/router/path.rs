@@ -79,7 +79,7 @@ pub(super) struct Paths {
     /// None, until there is one.
     all: Vec<Option<Path>>,
     epoch: u64,
-    /// Nobody outside knows what falls together.
+    /// It makes it hard to find out what falls together.
     secret: u64,
 }
 
