@@ -1,7 +1,8 @@
 //! What a frame of 1514 bytes costs in the back-end, over a machine and a NIC that do nothing: `cargo run --release -p bulkhead-netback --example backend_cost`.
 //!
 //! It is the time of the front-end's halves of the rings, of the VFR and of the back-end's rounds together, for rounds of 1 frame and of 32; and
-//! how many calls of the machine a frame takes.
+//! how many calls of the machine a frame takes. Arguments: how many frames, and one case alone, such as `BetweenCopy32`. What of it is whose, `valgrind
+//! --tool=callgrind` tells.
 
 #![expect(clippy::arithmetic_side_effects, reason = "an example fails by panicking")]
 
@@ -27,8 +28,6 @@ use bulkhead_ring::descriptor::{Front, Protocol};
 use bulkhead_ring::testing::Page;
 
 type Failure = Box<dyn std::error::Error>;
-
-const FRAMES: u32 = 1_000_000;
 
 /// A machine where everything succeeds and nothing is done, but that the beginning of every frame is the same.
 struct Nothing {
@@ -186,7 +185,7 @@ enum Way {
     Between,
 }
 
-fn measure(way: Way, mode: Mode, depth: u32) -> Result<(f64, f64), Failure> {
+fn measure(way: Way, mode: Mode, depth: u32, frames: u32) -> Result<(f64, f64), Failure> {
     let outside = Host {
         mac: VFR_MAC,
         address: [192, 0, 2, 1],
@@ -269,7 +268,7 @@ fn measure(way: Way, mode: Mode, depth: u32) -> Result<(f64, f64), Failure> {
 
     let calls = back.totals().calls();
     let begin = Instant::now();
-    for _ in 0..FRAMES / depth {
+    for _ in 0..frames / depth {
         match way {
             Way::ToWire | Way::Between => run_one(&mut back, sender, depth)?,
             Way::FromWire => arrive(&mut back, 1514, depth),
@@ -288,16 +287,16 @@ fn measure(way: Way, mode: Mode, depth: u32) -> Result<(f64, f64), Failure> {
         }
         let _ = receiver.receive.push();
     }
-    let time = begin.elapsed().as_secs_f64() * 1e9 / f64::from(FRAMES);
+    let time = begin.elapsed().as_secs_f64() * 1e9 / f64::from(frames);
     let counted = match way {
         Way::ToWire => back.totals().to_wire,
         Way::FromWire | Way::Between => back.counters(receiver.id).ok_or("a guest")?.received,
     };
-    if counted < u64::from(FRAMES / depth * depth) {
+    if counted < u64::from(frames / depth * depth) {
         return Err(format!("{counted} frames arrived: {}", back.totals().from_wire).into());
     }
     let calls = back.totals().calls().saturating_sub(calls);
-    Ok((time, f64::from(u32::try_from(calls)?) / f64::from(FRAMES)))
+    Ok((time, f64::from(u32::try_from(calls)?) / f64::from(frames)))
 }
 
 fn arrive(back: &mut BackEnd<Instantly, Nothing, Page>, bytes: u32, count: u32) {
@@ -335,6 +334,9 @@ fn run_one(
 }
 
 fn main() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let frames = arguments.next().map_or(Ok(1_000_000), |count| count.parse())?;
+    let only = arguments.next();
     for (way, mode) in [
         (Way::ToWire, Mode::Copy),
         (Way::FromWire, Mode::Copy),
@@ -343,7 +345,13 @@ fn main() -> Result<(), Failure> {
         (Way::Between, Mode::Flip),
     ] {
         for depth in [1, 32] {
-            let (time, calls) = measure(way, mode, depth)?;
+            if only
+                .as_ref()
+                .is_some_and(|only| *only != format!("{way:?}{mode:?}{depth}"))
+            {
+                continue;
+            }
+            let (time, calls) = measure(way, mode, depth, frames)?;
             println!(
                 "{way:?}, {mode:?}, {depth:2} frames a round: {time:.0} ns and {calls:.2} calls a frame"
             );

@@ -597,6 +597,39 @@ fn a_capture_has_what_comes_from_a_port_as_it_came_and_what_goes_there_as_it_goe
 }
 
 #[test]
+fn a_capture_of_a_vif_ends_with_it_and_has_nothing_of_one_that_gets_its_number() {
+    let mut world = World::new(NIC);
+    let (own, other) = (world.add(Mode::Copy), world.add(Mode::Copy));
+    world.settle();
+    let to = world.host(other);
+    let (_, port, id) = world.guests[own];
+    let vif = world.back.start_capture(Tap::Port(port), 60).unwrap();
+    let others = world
+        .back
+        .start_capture(Tap::Port(world.guests[other].1), 60)
+        .unwrap();
+    assert!(world.guest(own).post_data(&to, 1, 100, true));
+    world.guest(own).step();
+    world.settle();
+    world.back.disconnect(id);
+    assert!(world.back.is_capturing(vif));
+    assert!(world.back.vfr_mut().remove_vif(port));
+    // Another guest, by the same number.
+    let next = world.add(Mode::Copy);
+    assert_eq!(world.guests[next].1, port);
+    world.settle();
+    assert!(world.guest(next).post_data(&to, 2, 100, true));
+    world.guest(next).step();
+    world.settle();
+    // What was captured before can still be taken.
+    assert!(!world.back.is_capturing(vif) && world.back.is_capturing(others));
+    assert_eq!(std::iter::from_fn(|| world.back.captured(vif)).count(), 1);
+    assert_eq!(std::iter::from_fn(|| world.back.captured(others)).count(), 2);
+    assert_eq!(world.back.stop_capture(vif), 0);
+    assert!(!world.back.is_capturing(vif));
+}
+
+#[test]
 fn frames_of_the_vfrs_own_go_to_any_port() {
     let mut world = World::new(NIC);
     let guest = world.add(Mode::Flip);
@@ -646,7 +679,15 @@ fn a_packet_that_a_rule_wants_logged_is_told_and_too_many_are_counted() {
         .iter()
         .filter(|event| matches!(event, Event::Log(_)))
         .count();
-    assert_eq!((logged, world.events.last()), (32, Some(&Event::NotLogged(8))));
+    assert_eq!((logged, world.events.len()), (32, 32));
+    // How many were too many is told a second later, and the back-end wants to be woken for it.
+    world.now = world.deadline.unwrap();
+    assert_eq!(world.now, 2_000_000_000);
+    world.serve();
+    assert_eq!(
+        (world.events.len(), world.events.last()),
+        (33, Some(&Event::NotLogged(8)))
+    );
     let Event::Log(Logged { from, fate, rule, .. }) = world.events[0] else {
         panic!("{:?}", world.events[0]);
     };
@@ -654,6 +695,39 @@ fn a_packet_that_a_rule_wants_logged_is_told_and_too_many_are_counted() {
         (from, fate, rule),
         (PortId(1), Fate::Drop(Reason::Rule), Some((NetworkId(0), 0)))
     );
+}
+
+#[test]
+fn a_flood_of_packets_to_be_logged_is_told_at_a_rate_however_many_rounds_there_are() {
+    let mut world = World::new(NIC);
+    let (from, to) = (world.add(Mode::Copy), world.add(Mode::Copy));
+    world.settle();
+    let rules = rules::parse("drop log").unwrap();
+    world.back.vfr_mut().set_rules(NetworkId(0), rules).unwrap();
+    let host = world.host(to);
+    // 10 packets each 10 ms, for 10 seconds.
+    for number in 0..10_000 {
+        assert!(world.guest(from).post_data(&host, number, 100, true));
+        if number % 10 == 9 {
+            world.guest(from).step();
+            world.settle();
+            world.now += 10_000_000;
+        }
+    }
+    world.now += 1_000_000_000;
+    world.serve();
+    let (mut told, mut missed) = (0, Vec::new());
+    for event in &world.events {
+        if let Event::NotLogged(more) = event {
+            missed.push(*more);
+        } else {
+            assert!(matches!(event, Event::Log(_)), "{event:?}");
+            told += 1;
+        }
+    }
+    assert!((32 + 319..=32 + 320).contains(&told), "{told}");
+    assert_eq!(told + missed.iter().sum::<u64>(), 10_000);
+    assert!((9..=11).contains(&missed.len()), "{missed:?}");
 }
 
 #[test]

@@ -4,9 +4,21 @@ use alloc::vec::Vec;
 
 use bulkhead_abi::grant::GrantStatus;
 
-use super::job::{Part, forward};
+use super::job::{Job, Part, forward};
 use crate::counters::{Totals, add};
 use crate::machine::{Copy, End, Machine, PAGE};
+
+/// What comes behind so many bytes of a part: its rest, or the next.
+fn rest(part: Part, bytes: usize, next: &mut impl Iterator<Item = Part>) -> Option<Part> {
+    if part.bytes > bytes {
+        Some(Part {
+            at: forward(part.at, bytes),
+            bytes: part.bytes.saturating_sub(bytes),
+        })
+    } else {
+        next.next()
+    }
+}
 
 /// Copies, and whom each is for.
 #[derive(Debug)]
@@ -21,6 +33,10 @@ impl<T: core::marker::Copy> Batch<T> {
             copies: Vec::new(),
             owners: Vec::new(),
         }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.copies.is_empty()
     }
 
     pub(super) fn push(&mut self, owner: T, from: End, to: End, bytes: usize) {
@@ -43,20 +59,28 @@ impl<T: core::marker::Copy> Batch<T> {
         mut pieces: impl Iterator<Item = Part>,
         mut places: impl Iterator<Item = Part>,
     ) {
-        let (mut from, mut to) = (pieces.next(), places.next());
-        while let (Some(piece), Some(place)) = (&mut from, &mut to) {
-            let bytes = piece.bytes.min(place.bytes);
-            self.push(owner, piece.at, place.at, bytes);
-            for part in [&mut *piece, &mut *place] {
-                part.at = forward(part.at, bytes);
-                part.bytes = part.bytes.saturating_sub(bytes);
-            }
-            if piece.bytes == 0 {
-                from = pieces.next();
-            }
-            if place.bytes == 0 {
-                to = places.next();
-            }
+        let (Some(mut from), Some(mut to)) = (pieces.next(), places.next()) else {
+            return;
+        };
+        loop {
+            let bytes = from.bytes.min(to.bytes);
+            self.push(owner, from.at, to.at, bytes);
+            let (next_from, next_to) = (rest(from, bytes, &mut pieces), rest(to, bytes, &mut places));
+            let (Some(next_from), Some(next_to)) = (next_from, next_to) else {
+                return;
+            };
+            (from, to) = (next_from, next_to);
+        }
+    }
+
+    /// Copies a job's frame to one place, where there is room for it.
+    pub(super) fn gather(&mut self, owner: T, job: &Job, to: End) {
+        let home = job.beginning();
+        self.push(owner, home.at, to, home.bytes);
+        let mut to = forward(to, home.bytes);
+        for piece in job.rest() {
+            self.push(owner, piece.at, to, piece.bytes);
+            to = forward(to, piece.bytes);
         }
     }
 
@@ -73,16 +97,15 @@ impl<T: core::marker::Copy> Batch<T> {
         totals: &mut Totals,
         mut failed: impl FnMut(T, &Copy, GrantStatus),
     ) {
-        if self.copies.is_empty() {
-            return;
-        }
         machine.copy(&mut self.copies);
         add(&mut totals.copies.0, 1);
         add(&mut totals.copies.1, self.copies.len() as u64);
-        for (copy, owner) in self.copies.drain(..).zip(self.owners.drain(..)) {
+        for (copy, owner) in self.copies.iter().zip(&self.owners) {
             if let Err(status) = copy.result {
-                failed(owner, &copy, status);
+                failed(*owner, copy, status);
             }
         }
+        self.copies.clear();
+        self.owners.clear();
     }
 }

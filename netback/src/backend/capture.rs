@@ -17,9 +17,17 @@ const MAX_FRAMES: usize = 512;
 struct Capture {
     id: CaptureId,
     tap: Tap,
+    /// The serial number of the port that it listens to, while that is there.
+    serial: Option<u64>,
     snap: usize,
     frames: VecDeque<Captured>,
     lost: u64,
+}
+
+impl Capture {
+    fn is_listening(&self) -> bool {
+        self.serial.is_some() || self.tap == Tap::Mirror
+    }
 }
 
 /// All captures.
@@ -30,7 +38,7 @@ pub(super) struct Captures {
 }
 
 impl Captures {
-    pub(super) fn start(&mut self, tap: Tap, snap: usize) -> Option<CaptureId> {
+    pub(super) fn start(&mut self, tap: Tap, serial: Option<u64>, snap: usize) -> Option<CaptureId> {
         if self.all.len() >= MAX_CAPTURES {
             return None;
         }
@@ -39,6 +47,7 @@ impl Captures {
         self.all.push(Capture {
             id,
             tap,
+            serial,
             snap: snap.min(MAX_SNAP),
             frames: VecDeque::new(),
             lost: 0,
@@ -56,6 +65,21 @@ impl Captures {
         place.map_or(0, |place| self.all.swap_remove(place).lost)
     }
 
+    /// Ends the taps on ports that are not what they were, of which `serial` says what they are: another may have the number.
+    pub(super) fn end_gone(&mut self, serial: impl Fn(PortId) -> Option<u64>) {
+        for capture in &mut self.all {
+            if let Tap::Port(port) = capture.tap {
+                capture.serial = capture.serial.filter(|own| serial(port) == Some(*own));
+            }
+        }
+    }
+
+    /// Whether it is there and what it listens to is, too.
+    pub(super) fn is_listening(&self, id: CaptureId) -> bool {
+        let capture = self.all.iter().find(|capture| capture.id == id);
+        capture.is_some_and(Capture::is_listening)
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -71,7 +95,8 @@ impl Captures {
     }
 
     fn tell(&mut self, tap: Tap, now: u64, is_from: bool, length: usize, bytes: &[u8]) {
-        for capture in self.all.iter_mut().filter(|capture| capture.tap == tap) {
+        let taps = self.all.iter_mut();
+        for capture in taps.filter(|capture| capture.tap == tap && capture.is_listening()) {
             if capture.frames.len() >= MAX_FRAMES {
                 add(&mut capture.lost, 1);
                 continue;
@@ -92,8 +117,8 @@ mod tests {
     #[test]
     fn a_capture_that_nobody_takes_from_loses_what_comes_later_and_counts_it() {
         let mut captures = Captures::default();
-        let port = captures.start(Tap::Port(PortId(3)), 4).unwrap();
-        let mirror = captures.start(Tap::Mirror, 1000).unwrap();
+        let port = captures.start(Tap::Port(PortId(3)), Some(1), 4).unwrap();
+        let mirror = captures.start(Tap::Mirror, None, 1000).unwrap();
         for now in 0..600 {
             captures.see(now, PortId(3), now % 2 == 0, 60, &[7; 60]);
             captures.see(now, PortId(4), true, 60, &[8; 60]);
@@ -107,6 +132,6 @@ mod tests {
         assert_eq!(captures.stop(port), 600 - MAX_FRAMES as u64);
         assert_eq!(captures.take(mirror).unwrap().bytes(), [9; 256]);
         assert_eq!((captures.take(mirror), captures.stop(port)), (None, 0));
-        assert!((1..17).all(|_| captures.start(Tap::Mirror, 0).is_some() || captures.all.len() == 16));
+        assert!((1..17).all(|_| captures.start(Tap::Mirror, None, 0).is_some() || captures.all.len() == 16));
     }
 }

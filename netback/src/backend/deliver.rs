@@ -16,7 +16,6 @@ use crate::counters::{Fault, Loss, add};
 use crate::machine::{Copy, End, Flip, Machine, PAGE, PageId};
 use crate::negotiation::Mode;
 use crate::vfr::classify::PortId;
-use crate::vfr::packet::What;
 
 /// A frame on its way into slots of a receiving ring.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let (Some(job), Some(vif)) = (self.jobs.get(index), vif_in(&mut self.places, place)) else {
             return;
         };
-        let is_v6 = matches!(job.packet.map(|packet| packet.what), Some(What::Ip(ip)) if ip.source.is_ipv6());
+        let is_v6 = job.ip().is_some_and(|ip| ip.is_ipv6);
         let takes_blank = takes(&vif.features, is_v6);
         let takes_segments = match job.segments {
             None => true,
@@ -169,13 +168,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 self.batch
                     .clear_around(owner, End::Pool(page, 0), slot.offset, end);
             }
-            let (buffer, offset) = job.home;
-            let header = Part {
-                at: End::Buffer(buffer, offset),
-                bytes: job.split,
-            };
-            self.batch
-                .pour(owner, core::iter::once(header), job.parts.iter().copied());
+            let header = core::iter::once(job.beginning());
+            self.batch.pour(owner, header, job.parts.iter().copied());
             return;
         }
         let mut left = job.length;
@@ -183,7 +177,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let (domain, mode) = (vif.domain, vif.mode);
         let batch = &mut self.batch;
         let mut tail = None;
-        let places = slots.map_while(|slot| {
+        let mut places = slots.map_while(|slot| {
             slot.bytes = left.min(PAGE);
             left = left.saturating_sub(slot.bytes);
             let at = match mode {
@@ -204,11 +198,17 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 bytes: slot.bytes,
             })
         });
-        batch.pour(owner, job.pieces(), places);
+        if job.length <= PAGE {
+            if let Some(place) = places.next() {
+                batch.gather(owner, job, place.at);
+            }
+        } else {
+            batch.pour(owner, job.pieces(), places);
+        }
         if let Some((page, bytes)) = tail {
             batch.clear_around(owner, page, 0, bytes);
         }
-        let headers = job.packet.map_or(job.length, |packet| packet.headers);
+        let headers = job.layout.map_or(job.length, |layout| layout.headers);
         add(
             &mut vif.counters.copied,
             job.length.saturating_sub(headers) as u64,
@@ -253,6 +253,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Exchanges the pages that become guests', and answers the slots that they go into.
     pub(super) fn exchange(&mut self) {
+        if self.deliveries.is_empty() {
+            return;
+        }
         for delivery in self
             .deliveries
             .iter()

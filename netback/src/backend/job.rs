@@ -7,15 +7,16 @@ use bulkhead_backend::pins::Pin;
 use bulkhead_devices::nic::Ip;
 use bulkhead_ring::descriptor::Ticket;
 
-use super::LEAST_SEGMENT;
 use crate::counters::Loss;
 use crate::machine::{BufferId, End, PAGE, PageId};
-use crate::vfr::packet::{self, Packet, Transport, What};
+use crate::vfr::packet::{IpLayout, Layout, TCP, UDP};
 
 /// Bytes of a frame's beginning that are copied into private memory, at most; headers have to fit.
 pub(super) const HEADER: usize = 256;
 /// Bytes of private memory that a job has: its frame's beginning, and behind it what a device has put elsewhere of pages that continue a frame.
 const ROOM: usize = 512;
+/// The least bytes of data in a segment, as small as Linux makes them.
+const LEAST_SEGMENT: u16 = 48;
 /// How many jobs share a buffer.
 pub(super) const JOBS_OF_BUFFER: u32 = 8;
 
@@ -91,7 +92,7 @@ pub(super) struct Job {
     pub(super) pins: Vec<Pin>,
     pub(super) sum: Sum,
     pub(super) segments: Option<Segments>,
-    pub(super) packet: Option<Packet>,
+    pub(super) layout: Option<Layout>,
     /// What its sender is answered.
     pub(super) answer: Status,
     /// What it cost its sender when it was taken.
@@ -124,7 +125,7 @@ impl Job {
             pins: Vec::new(),
             sum: Sum::Whole,
             segments: None,
-            packet: None,
+            layout: None,
             answer: Status::Okay,
             cost: 0,
             is_sent: false,
@@ -141,7 +142,7 @@ impl Job {
         self.origin = origin;
         self.home = self.room;
         (self.length, self.copied, self.split, self.cost) = (0, 0, 0, 0);
-        (self.sum, self.segments, self.packet) = (Sum::Whole, None, None);
+        (self.sum, self.segments, self.layout) = (Sum::Whole, None, None);
         self.answer = Status::Okay;
         (self.is_sent, self.is_soft) = (false, false);
     }
@@ -158,13 +159,22 @@ impl Job {
 
     /// Where its bytes lie, of which the beginning is the private copy.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Part> {
+        let home = Some(self.beginning()).filter(|part| part.bytes > 0);
+        home.into_iter().chain(self.rest())
+    }
+
+    /// The private copy of its beginning.
+    pub(super) fn beginning(&self) -> Part {
         let (buffer, offset) = self.home;
-        let home = Part {
+        Part {
             at: End::Buffer(buffer, offset),
             bytes: self.split,
-        };
-        let rest = cut(self.parts.iter().copied(), self.split, self.length);
-        core::iter::once(home).filter(|part| part.bytes > 0).chain(rest)
+        }
+    }
+
+    /// Where the bytes behind that lie.
+    pub(super) fn rest(&self) -> impl Iterator<Item = Part> {
+        cut(self.parts.iter().copied(), self.split, self.length)
     }
 
     /// Bytes that do not come from the private copy.
@@ -172,15 +182,18 @@ impl Job {
         self.length.saturating_sub(self.split)
     }
 
+    /// Where the parts of its packet lie, if it is an IP packet that has been decided over.
+    pub(super) fn ip(&self) -> Option<IpLayout> {
+        self.layout?.ip
+    }
+
     /// Where the checksum of TCP or UDP is: what is summed begins at the first, and the second is how far behind that it is.
     pub(super) fn checksum(&self) -> Option<(usize, usize)> {
-        let What::Ip(ip) = self.packet?.what else {
-            return None;
-        };
-        match ip.transport {
-            Transport::Tcp { .. } => Some((ip.transport_at, 16)),
-            Transport::Udp { .. } => Some((ip.transport_at, 6)),
-            Transport::Icmp { .. } | Transport::Other | Transport::Fragment => None,
+        let ip = self.ip()?;
+        match ip.protocol {
+            TCP => Some((ip.transport_at, 16)),
+            UDP => Some((ip.transport_at, 6)),
+            _ => None,
         }
     }
 
@@ -188,13 +201,7 @@ impl Job {
     /// cover it.
     pub(super) fn admit(&mut self) -> Result<(), Loss> {
         if self.sum == Sum::Blank {
-            let Some((
-                Packet {
-                    what: What::Ip(ip), ..
-                },
-                _,
-            )) = self.packet.zip(self.checksum())
-            else {
+            let Some((ip, _)) = self.ip().zip(self.checksum()) else {
                 return Err(Loss::Blank);
             };
             self.length = self.length.min(ip.end);
@@ -216,15 +223,9 @@ impl Job {
 
     /// Over which IP it is TCP, and where its data begin.
     pub(super) fn tcp(&self) -> Option<(Ip, usize)> {
-        let Packet { headers, what, .. } = self.packet?;
-        match what {
-            What::Ip(packet::Ip {
-                source,
-                transport: Transport::Tcp { .. },
-                ..
-            }) => Some((if source.is_ipv4() { Ip::V4 } else { Ip::V6 }, headers)),
-            What::Ip(_) | What::Arp(_) => None,
-        }
+        let headers = self.layout?.headers;
+        let ip = self.ip().filter(|ip| ip.protocol == TCP)?;
+        Some((if ip.is_ipv6 { Ip::V6 } else { Ip::V4 }, headers))
     }
 }
 

@@ -40,200 +40,48 @@
 
 mod batch;
 mod capture;
+mod decide;
 mod deliver;
+mod finish;
 mod job;
+mod log;
 mod pool;
+mod records;
 mod share;
 mod soft;
 mod transmit;
+mod turns;
 mod vif;
 mod wire;
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::fmt;
 
-use bulkhead_abi::DomId;
-use bulkhead_abi::netif::{Status, TxResponse};
 use bulkhead_backend::pins::{Map, Pin};
 use bulkhead_devices::nic::{Nic, Segment};
 use bulkhead_ring::SharedPage;
-use bulkhead_ring::descriptor::{Notify, RingError};
 
-use crate::counters::{Counters, Fault, Loss, Totals, add};
-use crate::machine::{End, Flip, Machine, PAGE, PageId};
-use crate::negotiation::{Features, Mode, Offer};
+use crate::counters::{Counters, Loss, Totals};
+use crate::machine::{Flip, Machine, PAGE, PageId};
+use crate::negotiation::{Features, Offer};
 use crate::pcap::Captured;
-use crate::vfr::classify::{NetworkId, PortId};
-use crate::vfr::nat::Checksum;
-use crate::vfr::packet::Packet;
-use crate::vfr::router::{Fate, UPLINK, Vfr};
+use crate::vfr::classify::PortId;
+use crate::vfr::router::{UPLINK, Vfr};
 use batch::Batch;
 use capture::Captures;
 use deliver::{Delivery, Taken};
-use job::{HEADER, JOBS_OF_BUFFER, Jobs, Origin, Part, Sum};
+use job::{JOBS_OF_BUFFER, Jobs};
+use log::Log;
 use pool::Pool;
-use share::{QUANTUM, UNDER_WAY, cost};
+pub use records::{
+    CaptureId, Channel, ConnectError, Connection, Event, Flaw, Idle, Logged, Rest, Tap, VifId,
+};
 use vif::Vif;
 
 /// The most frames that are under way.
 const MAX_JOBS: u32 = 512;
-/// The most frames that are taken from rings in a round, and bytes of them.
-const FRAMES: usize = 128;
-const BYTES: usize = 512 << 10;
-/// Jobs that frames from rings leave for others.
-const RESERVED: usize = wire::FRAMES + 16;
 /// The most frames of the VFR's own that wait, and that are sent in a round.
 const MADE: usize = 256;
-/// The most packets that are told in the log between two calls of [`BackEnd::events`].
-const LOGGED: u64 = 32;
-/// The least bytes of data in a segment, as small as Linux makes them.
-const LEAST_SEGMENT: u16 = 48;
-
-/// A front-end that is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VifId {
-    place: u32,
-    /// How many were in this place before.
-    generation: u32,
-}
-
-/// What a front-end is connected with.
-#[derive(Debug)]
-pub struct Connection<P> {
-    /// Its domain.
-    pub domain: DomId,
-    /// The VFR's port that it is; not the uplink.
-    pub port: PortId,
-    /// The page of the ring of frames that it sends.
-    pub transmit: P,
-    /// The page of the ring of frames that it receives.
-    pub receive: P,
-    /// Each ring has an event channel of its own.
-    pub is_split: bool,
-    /// How it receives.
-    pub mode: Mode,
-    /// What it takes.
-    pub features: Features,
-    /// How many bytes a second it may send; 0 for as many as it can.
-    pub rate: u64,
-}
-
-/// Why a front-end is not connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectError {
-    /// The ring of frames that it sends is none.
-    Transmit(RingError),
-    /// The ring of frames that it receives is none.
-    Receive(RingError),
-    /// The VFR has no such port for a VIF.
-    Port(PortId),
-    /// The port has a front-end already, of this domain.
-    Taken(DomId),
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Transmit(error) => write!(f, "the sending ring: {error}"),
-            Self::Receive(error) => write!(f, "the receiving ring: {error}"),
-            Self::Port(PortId(port)) => write!(f, "port {port} should be one that the VFR has for a VIF"),
-            Self::Taken(domain) => write!(f, "{domain} has the port already"),
-        }
-    }
-}
-
-impl core::error::Error for ConnectError {}
-
-/// An event channel of a front-end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// That of both rings, where they have one.
-    Both,
-    /// That of the sending ring.
-    Transmit,
-    /// That of the receiving ring.
-    Receive,
-}
-
-/// What others have to know after a round.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The front-end is to be notified. There is one of these at most for each of its channels in a round.
-    Notify(VifId, Channel),
-    /// The first fault of its kind. If it is [`Fault::Producer`], the front-end is not served any more.
-    Fault(VifId, Fault),
-    /// The front-end is gone, and nothing of it is in use any more. This is what was done for it.
-    Closed(VifId, Counters),
-    /// The first flaw of its kind.
-    Flaw(Flaw),
-    /// A rule wants the packet told in the log.
-    Log(Logged),
-    /// So many packets more that rules want told in the log, which would be too many to tell.
-    NotLogged(u64),
-}
-
-/// A packet that a rule wants told in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Logged {
-    /// Where it came from.
-    pub from: PortId,
-    /// What it says, before anything was changed.
-    pub packet: Packet,
-    /// What became of it.
-    pub fate: Fate,
-    /// The network whose rules decided, and the rule, counted from 0.
-    pub rule: Option<(NetworkId, usize)>,
-}
-
-/// What no guest can bring about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// The NIC does not work any more: what was taken to be sent is not answered, and nothing is received by it.
-    Broken,
-    /// The driver says that something has happened to what it was not given.
-    Unasked(u32),
-    /// The hypervisor refused to take so many pins of guests' pages back.
-    Unmap(usize),
-    /// The hypervisor refused to pin this page of the pool, or to unpin it: it is not used any more.
-    Page(PageId),
-}
-
-/// Whether another round is due at once.
-#[must_use = "who sleeps when there is work is not woken"]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    /// There is more to do.
-    Again,
-    /// Not before a port is raised, or the NIC's interrupt, or it is this time (ns), if one is told.
-    Sleep(Option<u64>),
-}
-
-/// What is in nobody's use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Idle {
-    /// How many more frames can be under way, and how many can be at most.
-    pub jobs: (usize, usize),
-    /// Buffers for what no device does.
-    pub buffers: usize,
-    /// Pages of the pool, but for those that the NIC has to receive into.
-    pub pages: usize,
-    /// Those.
-    pub posted: usize,
-}
-
-/// What a capture listens to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tap {
-    /// All frames from and to a port: those that come from it as they come, those that go to it as they go.
-    Port(PortId),
-    /// The packets that rules mirror, as they come.
-    Mirror,
-}
-
-/// A capture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CaptureId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
@@ -277,8 +125,7 @@ pub struct BackEnd<N, M, P> {
     captures: Captures,
     totals: Totals,
     events: Vec<Event>,
-    /// Since events were taken last.
-    logged: u64,
+    log: Log,
     flaws: [u64; 4],
     /// VIFs that may have something to send, in the order of their turns.
     turns: VecDeque<u32>,
@@ -299,8 +146,8 @@ pub struct BackEnd<N, M, P> {
     soft: Vec<(u32, PortId)>,
     flips: Vec<Flip>,
     pages: Vec<PageId>,
-    /// Jobs for the wire: without pins, and with them.
-    sending: Vec<u32>,
+    /// Jobs for the wire: without pins, and how many of `maps` are theirs; and with them.
+    sending: Vec<(u32, usize)>,
     waiting: VecDeque<u32>,
     maps: Vec<Map>,
     segments: Vec<Segment>,
@@ -308,6 +155,8 @@ pub struct BackEnd<N, M, P> {
     pins: Vec<Pin>,
     touched: Vec<u32>,
     leaving: Vec<u32>,
+    /// For the copy of a frame's beginning that is decided over: as much as there may be.
+    room: Vec<u8>,
 }
 
 impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
@@ -327,7 +176,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             captures: Captures::default(),
             totals: Totals::default(),
             events: Vec::new(),
-            logged: 0,
+            log: Log::default(),
             flaws: [0; 4],
             turns: VecDeque::new(),
             held: Vec::new(),
@@ -349,6 +198,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             pins: Vec::new(),
             touched: Vec::new(),
             leaving: Vec::new(),
+            room: alloc::vec![0; PAGE],
             nic,
             machine,
             vfr,
@@ -494,6 +344,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     /// Does what there is to do, once around, at this time (ns).
     pub fn round(&mut self, now: u64) -> Rest {
         self.now = now;
+        self.captures.end_gone(|port| self.vfr.serial(port));
         self.complete();
         self.take();
         self.look();
@@ -503,26 +354,32 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.exchange();
         self.drive();
         self.finish();
+        self.events.extend(self.log.missed(now).map(Event::NotLogged));
         self.rest()
     }
 
     /// What happened in the rounds since this was called last.
     pub fn events(&mut self) -> impl Iterator<Item = Event> {
-        let more = core::mem::take(&mut self.logged).saturating_sub(LOGGED);
-        if more > 0 {
-            self.events.push(Event::NotLogged(more));
-        }
         self.events.drain(..)
     }
 
     /// Begins a capture that keeps at most `snap` bytes of a frame, [`MAX_SNAP`](crate::pcap::MAX_SNAP) at most; `None` if there are as many as there may be.
     pub fn start_capture(&mut self, tap: Tap, snap: usize) -> Option<CaptureId> {
-        self.captures.start(tap, snap)
+        let serial = match tap {
+            Tap::Port(port) => self.vfr.serial(port),
+            Tap::Mirror => None,
+        };
+        self.captures.start(tap, serial, snap)
     }
 
     /// The oldest frame of a capture that was not taken.
     pub fn captured(&mut self, id: CaptureId) -> Option<Captured> {
         self.captures.take(id)
+    }
+
+    /// Whether a capture can still get frames: one of a VIF ends with that.
+    pub fn is_capturing(&self, id: CaptureId) -> bool {
+        self.captures.is_listening(id)
     }
 
     /// Ends a capture, or does nothing if there is none such. Says how many frames it has lost, because nobody took them.
@@ -535,17 +392,6 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.ports.get(usize::from(port.0)).copied().flatten()
     }
 
-    /// A VIF may have something to send.
-    fn list(&mut self, place: u32) {
-        let vif = vif_in(&mut self.places, place);
-        if let Some(vif) = vif.filter(|vif| !vif.is_held)
-            && !core::mem::replace(&mut vif.is_listed, true)
-        {
-            vif.is_blocked = false;
-            self.turns.push_back(place);
-        }
-    }
-
     /// A VIF has answers to publish, or is to be notified.
     fn touch(&mut self, place: u32) {
         if let Some(vif) = vif_in(&mut self.places, place)
@@ -553,517 +399,6 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         {
             self.touched.push(place);
         }
-    }
-
-    /// Takes frames from the rings of front-ends, in turns.
-    fn take(&mut self) {
-        let now = self.now;
-        let mut due = core::mem::take(&mut self.held);
-        due.retain(|(at, place)| {
-            let is_due = *at <= now;
-            if is_due && let Some(vif) = vif_in(&mut self.places, *place) {
-                vif.is_held = false;
-                self.list(*place);
-            }
-            !is_due
-        });
-        self.held = due;
-        let busy = self.places.iter().filter_map(|place| place.vif.as_ref());
-        let busy = busy.filter(|vif| vif.is_busy()).count().max(1);
-        let most_bytes = UNDER_WAY.checked_div(busy).unwrap_or(0);
-        let most_jobs = self
-            .jobs
-            .count()
-            .saturating_sub(RESERVED)
-            .checked_div(busy)
-            .unwrap_or(0);
-        let most = (most_jobs.max(1), most_bytes.max(1));
-        // Each frame may need a buffer, if the NIC completes no checksums.
-        let most_frames = match self.nic.info().offloads.checksum {
-            true => FRAMES,
-            false => FRAMES.min(self.pool.buffers_left()),
-        };
-        let mut room = (most_frames, BYTES);
-        while room.0 > 0
-            && room.1 > 0
-            && self.has_jobs()
-            && let Some(place) = self.turns.pop_front()
-        {
-            if let Some(vif) = vif_in(&mut self.places, place) {
-                vif.is_listed = false;
-                vif.deficit = vif.deficit.saturating_add(QUANTUM).min(QUANTUM);
-            }
-            self.turn(place, most, &mut room);
-        }
-    }
-
-    /// Whether there is a job for a frame from a ring.
-    fn has_jobs(&self) -> bool {
-        self.jobs.left() > RESERVED.min(self.jobs.count() / 2)
-    }
-
-    /// A VIF's turn. It has no more than so many jobs and bytes under way.
-    fn turn(&mut self, place: u32, most: (usize, usize), room: &mut (usize, usize)) {
-        loop {
-            let has_jobs = self.has_jobs();
-            let Some(vif) = vif_in(&mut self.places, place).filter(|vif| !vif.is_deaf && !vif.is_leaving)
-            else {
-                return;
-            };
-            if vif.jobs >= most.0 || vif.under_way >= most.1 {
-                vif.is_blocked = true;
-                return;
-            }
-            if let Some(at) = vif.rate.wait(self.now) {
-                add(&mut vif.counters.held, 1);
-                vif.is_held = true;
-                self.held.push((at, place));
-                return;
-            }
-            let is_out = room.0 == 0 || room.1 == 0 || !has_jobs;
-            if vif.deficit <= 0 || is_out {
-                return self.list(place);
-            }
-            match vif.transmit.take() {
-                Ok(Some((ticket, slot))) => {
-                    if !vif.assembly.take(ticket, &slot) {
-                        continue;
-                    }
-                }
-                Ok(None) => {
-                    vif.deficit = 0;
-                    self.looked.push(place);
-                    return;
-                }
-                Err(error) => return self.fault(place, Fault::Producer(error)),
-            }
-            let Some((index, job)) = self.jobs.open(Origin::Vif(place)) else {
-                return;
-            };
-            let finished = vif.assembly.finish(job, vif.domain, &self.offered);
-            job.cost = cost(job.length);
-            vif.jobs = vif.jobs.saturating_add(1);
-            vif.under_way = vif.under_way.saturating_add(job.cost);
-            vif.deficit = vif.deficit.saturating_sub_unsigned(job.cost as u64);
-            vif.rate.pay(job.length, self.now);
-            *room = (room.0.saturating_sub(1), room.1.saturating_sub(job.cost));
-            match finished {
-                Ok(()) => {
-                    add(&mut vif.counters.sent, 1);
-                    add(&mut vif.counters.sent_bytes, job.length as u64);
-                    self.fresh.push(index);
-                }
-                Err(loss) => self.lose(index, loss, None),
-            }
-        }
-    }
-
-    /// Copies the beginnings of frames.
-    fn look(&mut self) {
-        for index in &self.fresh {
-            let Some(job) = self.jobs.get_mut(*index) else {
-                continue;
-            };
-            job.copied = job.length.min(HEADER);
-            let (buffer, offset) = job.home;
-            let home = Part {
-                at: End::Buffer(buffer, offset),
-                bytes: job.copied,
-            };
-            self.batch.pour(
-                Owner::Head(*index),
-                job.parts.iter().copied(),
-                core::iter::once(home),
-            );
-        }
-        self.copy();
-    }
-
-    /// Has more of a frame copied, whose data a service of the VFR wants to see.
-    fn look_further(&mut self, index: u32, bytes: usize) {
-        let Some(job) = self.jobs.get_mut(index) else {
-            return;
-        };
-        let is_enough = bytes <= PAGE && job.copied < bytes && bytes <= job.length;
-        if !is_enough || self.pool.take_buffers(1, &mut job.buffers).is_none() {
-            return self.lose(index, Loss::NoMemory, None);
-        }
-        if let Some(buffer) = job.buffers.last().copied() {
-            (job.home, job.copied) = ((buffer, 0), bytes);
-            let home = Part {
-                at: End::Buffer(buffer, 0),
-                bytes,
-            };
-            self.batch.pour(
-                Owner::Head(index),
-                job.parts.iter().copied(),
-                core::iter::once(home),
-            );
-            self.fresh.push(index);
-        }
-    }
-
-    /// Makes the copies that were asked for.
-    fn copy(&mut self) {
-        let Self {
-            batch,
-            machine,
-            totals,
-            ..
-        } = self;
-        let mut failed = Vec::new();
-        batch.run(machine, totals, |owner, copy, status| {
-            failed.push((owner, *copy, status))
-        });
-        for (owner, copy, status) in failed {
-            match owner {
-                Owner::Head(index) | Owner::Soft(index) => {
-                    let origin = self.jobs.get(index).map(|job| job.origin);
-                    if let (Some(Origin::Vif(place)), End::Guest { gref, .. }) = (origin, copy.from) {
-                        self.fault(place, Fault::Grant { gref, status });
-                    }
-                    let is_known = self.jobs.get(index).is_some_and(|job| job.length == 0);
-                    if !is_known {
-                        self.lose(index, Loss::Grant, None);
-                    }
-                    // Nothing more is to be done with it.
-                    if let Some(job) = self.jobs.get_mut(index) {
-                        job.length = 0;
-                    }
-                }
-                Owner::Delivery(number) => self.fail(number, &copy, status),
-            }
-        }
-    }
-
-    /// Has the VFR decide over all frames that were copied; over a few a second time, when more of them is.
-    fn decide(&mut self) {
-        let mut fresh = core::mem::take(&mut self.fresh);
-        while !fresh.is_empty() {
-            for index in fresh.drain(..) {
-                match self.jobs.get(index).map(|job| (job.length, job.copied)) {
-                    None | Some((0, _)) => {}
-                    Some((_, copied)) if copied <= HEADER => self.judge::<HEADER>(index),
-                    Some(_) => self.judge::<PAGE>(index),
-                }
-            }
-            if !self.fresh.is_empty() {
-                self.copy();
-            }
-            core::mem::swap(&mut fresh, &mut self.fresh);
-        }
-        self.fresh = fresh;
-    }
-
-    /// Has the VFR decide over a frame, of which no more than `ROOM` bytes were copied.
-    fn judge<const ROOM: usize>(&mut self, index: u32) {
-        let Some(job) = self.jobs.get_mut(index) else {
-            return;
-        };
-        let mut room = [0; ROOM];
-        let Some(header) = room.get_mut(..job.copied) else {
-            return;
-        };
-        let (buffer, offset) = job.home;
-        self.machine.read(buffer, offset.into(), header);
-        let from = match job.origin {
-            Origin::Vif(place) => match vif_in(&mut self.places, place) {
-                Some(vif) => vif.port,
-                None => return,
-            },
-            Origin::Wire | Origin::Made => UPLINK,
-        };
-        let is_watched = !self.captures.is_empty();
-        let before = is_watched.then_some(room);
-        let before = before.as_ref().and_then(|before| before.get(..job.copied));
-        // Not again, if it is looked at further.
-        if job.copied <= HEADER {
-            add(&mut self.totals.frames, 1);
-            if let Some(before) = before {
-                self.captures.see(self.now, from, true, job.length, before);
-            }
-        }
-        let Some(header) = room.get_mut(..job.copied) else {
-            return;
-        };
-        let checksum = match job.sum {
-            Sum::Blank => Checksum::ToComplete,
-            Sum::Whole | Sum::Checked => Checksum::Whole,
-        };
-        let outcome = self.vfr.handle(from, header, job.length, checksum, self.now);
-        if let Some(packet) = outcome.packet.filter(|_| outcome.log) {
-            self.logged = self.logged.saturating_add(1);
-            if self.logged <= LOGGED {
-                let (fate, rule) = (outcome.fate, outcome.rule);
-                self.events.push(Event::Log(Logged {
-                    from,
-                    packet,
-                    fate,
-                    rule,
-                }));
-            }
-        }
-        if let Some(before) = before.filter(|_| outcome.mirror) {
-            self.captures.mirror(self.now, job.length, before);
-        }
-        job.packet = outcome.packet;
-        let to = match outcome.fate {
-            Fate::Forward(to) => to,
-            Fate::Taken => return self.end(index, Status::Okay),
-            Fate::More(bytes) => return self.look_further(index, bytes),
-            Fate::Drop(_) => return self.end(index, Status::Dropped),
-        };
-        job.split = match outcome.packet {
-            Some(packet) if job.copied < job.length => packet.headers.min(job.copied),
-            Some(_) | None => job.copied,
-        };
-        let header = header.get(..job.split).unwrap_or_default();
-        self.machine.write(buffer, offset.into(), header);
-        match job.admit() {
-            Ok(()) => self.deliver(index, to),
-            Err(loss) => self.lose(index, loss, None),
-        }
-    }
-
-    /// Takes what the VFR has made, as much as there is room for: the rest waits there.
-    fn take_made(&mut self) {
-        while self.made.len() < MADE
-            && let Some(made) = self.vfr.next_made()
-        {
-            self.made.push_back(made);
-        }
-    }
-
-    /// Sends the frames that the VFR has made.
-    fn deliver_made(&mut self) {
-        self.take_made();
-        for _ in 0..self.made.len() {
-            let Some((to, frame)) = self.made.pop_front() else {
-                return;
-            };
-            let Some((index, job)) = self.jobs.open(Origin::Made) else {
-                self.totals.lose(Loss::NoMemory);
-                continue;
-            };
-            (job.length, job.copied, job.split) = (frame.len(), frame.len(), frame.len());
-            let is_large = frame.len() > HEADER;
-            if is_large && (frame.len() > PAGE || self.pool.take_buffers(1, &mut job.buffers).is_none()) {
-                self.lose(index, Loss::NoMemory, None);
-                continue;
-            }
-            if let Some(buffer) = job.buffers.last() {
-                job.home = (*buffer, 0);
-            }
-            let (buffer, offset) = job.home;
-            self.machine.write(buffer, offset.into(), &frame);
-            add(&mut self.totals.frames, 1);
-            self.deliver(index, to);
-        }
-    }
-
-    /// A frame is lost: by the fault of this receiver, or else by its own.
-    fn lose(&mut self, index: u32, loss: Loss, receiver: Option<u32>) {
-        let origin = self.jobs.get(index).map(|job| job.origin);
-        if let Some(vif) = receiver.and_then(|place| vif_in(&mut self.places, place)) {
-            vif.counters.lose_received(loss);
-        } else {
-            match origin {
-                Some(Origin::Vif(place)) if loss.is_fault() => self.fault(place, Fault::Frame(loss)),
-                Some(Origin::Vif(place)) => {
-                    if let Some(vif) = vif_in(&mut self.places, place) {
-                        vif.counters.lose_sent(loss);
-                    }
-                }
-                Some(Origin::Wire | Origin::Made) | None => self.totals.lose(loss),
-            }
-        }
-        let is_fault = loss.is_fault() && receiver.is_none();
-        self.end(index, if is_fault { Status::Error } else { Status::Dropped });
-    }
-
-    /// A job has come to its end.
-    fn end(&mut self, index: u32, answer: Status) {
-        if let Some(job) = self.jobs.get_mut(index) {
-            job.answer = answer;
-            self.done.push(index);
-        }
-    }
-
-    /// Counts a fault, and tells of it if it is the first of its kind.
-    fn fault(&mut self, place: u32, why: Fault) {
-        let Some(Place {
-            generation,
-            vif: Some(vif),
-        }) = self.places.get_mut(place as usize)
-        else {
-            return;
-        };
-        vif.is_deaf |= matches!(why, Fault::Producer(_));
-        if vif.counters.fault(&why) {
-            let generation = *generation;
-            self.events.push(Event::Fault(VifId { place, generation }, why));
-        }
-    }
-
-    /// Counts a flaw, and tells of it if it is the first of its kind.
-    fn flaw(&mut self, flaw: Flaw) {
-        let kind = match flaw {
-            Flaw::Broken => {
-                self.health = Health::Broken;
-                0
-            }
-            Flaw::Unasked(_) => 1,
-            Flaw::Unmap(_) => 2,
-            Flaw::Page(_) => 3,
-        };
-        if let Some(count) = self.flaws.get_mut::<usize>(kind) {
-            add(count, 1);
-            if *count == 1 {
-                self.events.push(Event::Flaw(flaw));
-            }
-        }
-    }
-
-    /// Takes what jobs hold that have come to their end.
-    fn release(&mut self) {
-        for index in &self.done {
-            if let Some(job) = self.jobs.get_mut(*index) {
-                self.pins.append(&mut job.pins);
-                self.pool.ready.append(&mut job.pages);
-                self.pool.give_buffers(&mut job.buffers);
-            }
-        }
-    }
-
-    /// Gives back what jobs hold that have come to their end, then answers, and tells those who are to be told.
-    fn finish(&mut self) {
-        self.release();
-        if !self.pins.is_empty() {
-            add(&mut self.totals.unmaps.0, 1);
-            add(&mut self.totals.unmaps.1, self.pins.len() as u64);
-            let refused = self.machine.unmap(&self.pins);
-            self.pins.clear();
-            if refused > 0 {
-                self.flaw(Flaw::Unmap(refused));
-            }
-        }
-        if !self.done.is_empty() {
-            add(&mut self.totals.rounds, 1);
-        }
-        // The lists are kept for their memory: nothing is put to them meanwhile.
-        let mut done = core::mem::take(&mut self.done);
-        done.drain(..).for_each(|index| self.answer(index));
-        self.done = done;
-        let mut touched = core::mem::take(&mut self.touched);
-        touched.drain(..).for_each(|place| self.publish(place));
-        self.touched = touched;
-        self.close();
-    }
-
-    /// Answers the slots of a job that has come to its end.
-    fn answer(&mut self, index: u32) {
-        let Some(job) = self.jobs.get_mut(index) else {
-            return;
-        };
-        let (origin, cost, status) = (job.origin, job.cost, job.answer);
-        if let Origin::Vif(place) = origin
-            && let Some(vif) = vif_in(&mut self.places, place)
-        {
-            for slot in job.slots.drain(..) {
-                let status = if slot.is_extra { Status::Null } else { status };
-                let response = TxResponse {
-                    id: slot.id,
-                    status: status.raw(),
-                };
-                vif.transmit.complete(slot.ticket, response);
-            }
-            vif.jobs = vif.jobs.saturating_sub(1);
-            vif.under_way = vif.under_way.saturating_sub(cost);
-            let is_blocked = vif.is_blocked;
-            self.touch(place);
-            if is_blocked {
-                self.list(place);
-            }
-        }
-        self.jobs.close(index);
-    }
-
-    /// Publishes a VIF's answers, and has it notified.
-    fn publish(&mut self, place: u32) {
-        let Some(Place {
-            generation,
-            vif: Some(vif),
-        }) = self.places.get_mut(place as usize)
-        else {
-            return;
-        };
-        vif.is_touched = false;
-        vif.notify.0 |= vif.transmit.publish() == Notify::Yes;
-        vif.publish_received();
-        let generation = *generation;
-        let id = VifId { place, generation };
-        let channels = match core::mem::take(&mut vif.notify) {
-            (false, false) => [None, None],
-            _ if !vif.is_split => [Some(Channel::Both), None],
-            (transmit, receive) => [
-                transmit.then_some(Channel::Transmit),
-                receive.then_some(Channel::Receive),
-            ],
-        };
-        for channel in channels.into_iter().flatten() {
-            add(&mut self.totals.notifications, 1);
-            self.events.push(Event::Notify(id, channel));
-        }
-    }
-
-    /// Ends front-ends that go and have nothing under way.
-    fn close(&mut self) {
-        let mut leaving = core::mem::take(&mut self.leaving);
-        leaving.retain(|index| {
-            let Some(place) = self.places.get_mut(*index as usize) else {
-                return false;
-            };
-            let Some(vif) = place.vif.take_if(|vif| vif.jobs == 0) else {
-                return true;
-            };
-            let id = VifId {
-                place: *index,
-                generation: place.generation,
-            };
-            place.generation = place.generation.wrapping_add(1);
-            self.turns.retain(|other| other != index);
-            self.looked.retain(|other| other != index);
-            self.held.retain(|(_, other)| other != index);
-            self.events.push(Event::Closed(id, vif.counters));
-            false
-        });
-        self.leaving = leaving;
-    }
-
-    /// Whether everybody who has something for us will say so.
-    fn rest(&mut self) -> Rest {
-        let mut looked = core::mem::take(&mut self.looked);
-        for place in looked.drain(..) {
-            let Some(vif) = vif_in(&mut self.places, place).filter(|vif| !vif.is_deaf && !vif.is_leaving)
-            else {
-                continue;
-            };
-            match vif.transmit.may_sleep() {
-                Ok(true) => {}
-                Ok(false) => self.list(place),
-                Err(error) => self.fault(place, Fault::Producer(error)),
-            }
-        }
-        self.looked = looked;
-        // When there is no job or buffer left for frames from rings, the NIC has them.
-        let can_take = self.has_jobs() && (self.nic.info().offloads.checksum || self.pool.buffers_left() > 0);
-        let due = self.vfr.tick(self.now);
-        self.take_made();
-        let is_more = !self.made.is_empty() || can_take && !self.turns.is_empty();
-        if is_more || self.health == Health::Well && !self.nic.may_sleep() {
-            return Rest::Again;
-        }
-        Rest::Sleep(self.held.iter().map(|(at, _)| *at).chain(due).min())
     }
 }
 

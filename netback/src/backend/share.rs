@@ -50,6 +50,9 @@ impl Rate {
 
     /// So many bytes were sent.
     pub(super) fn pay(&mut self, bytes: usize, now: u64) {
+        if self.rate == 0 {
+            return;
+        }
         self.paid = self.paid.max(now).saturating_add(self.time(bytes as u64));
     }
 }

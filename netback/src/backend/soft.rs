@@ -1,7 +1,6 @@
 //! What no device does for a frame: completing its checksum, and cutting it into segments.
 
 use alloc::vec::Vec;
-use core::net::IpAddr;
 
 use bulkhead_abi::netif::Status;
 use bulkhead_devices::nic::Nic;
@@ -14,7 +13,7 @@ use crate::counters::{Loss, add};
 use crate::machine::{End, Machine, PAGE};
 use crate::vfr::checksum;
 use crate::vfr::classify::PortId;
-use crate::vfr::packet::{ETHERNET, Ip, TCP, What, tcp_flags};
+use crate::vfr::packet::{ETHERNET, IpLayout, TCP, tcp_flags};
 use crate::vfr::router::UPLINK;
 
 impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
@@ -70,12 +69,12 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             let Some(job) = self.jobs.get_mut(index) else {
                 continue;
             };
-            let Some(What::Ip(ip)) = job.packet.map(|packet| packet.what) else {
+            let Some(ip) = job.ip() else {
                 self.lose(index, Loss::Blank, None);
                 continue;
             };
             let takes_blank = match features {
-                Some(features) => takes(&features, ip.source.is_ipv6()),
+                Some(features) => takes(&features, ip.is_ipv6),
                 None => self.nic.info().offloads.checksum,
             };
             match job.segments {
@@ -109,7 +108,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     }
 
     /// Cuts a frame that is all in private memory into segments, and sends these on. They are gone when the frame is.
-    fn cut(&mut self, index: u32, to: PortId, segments: Segments, ip: &Ip, takes_blank: bool) {
+    fn cut(&mut self, index: u32, to: PortId, segments: Segments, ip: &IpLayout, takes_blank: bool) {
         let Some(job) = self.jobs.get(index) else { return };
         let Some((_, headers)) = job.tcp() else { return };
         let mut header = [0; HEADER];
@@ -120,7 +119,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.machine.read(buffer, offset.into(), header);
         let length = job.length;
         let parts: Vec<Part> = job.parts.clone();
-        let packet = job.packet;
+        let layout = job.layout;
         let mut from = headers;
         while from < length {
             let end = from.saturating_add(segments.size.into()).min(length);
@@ -142,7 +141,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             );
             let (buffer, offset) = job.home;
             self.machine.write(buffer, offset.into(), own);
-            job.packet = packet;
+            job.layout = layout;
             (job.copied, job.split) = (headers, headers);
             job.length = headers.saturating_add(end).saturating_sub(from);
             job.parts.push(Part {
@@ -194,50 +193,32 @@ fn sum<M: Machine>(machine: &M, job: &Job, start: usize) -> u16 {
 }
 
 /// Makes the headers of a frame those of a segment with `bytes` bytes of its data, from `from` on. Its checksum is that of the pseudo-header.
-fn change(header: &mut [u8], ip: &Ip, from: usize, size: u16, bytes: usize, is_last: bool) {
+fn change(header: &mut [u8], ip: &IpLayout, from: usize, size: u16, bytes: usize, is_last: bool) {
     let low = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     let headers = header.len();
     let transport = headers.saturating_sub(ip.transport_at).saturating_add(bytes);
-    let mut put = |at: usize, field: &[u8]| {
-        let end = at.saturating_add(field.len());
-        if let Some(place) = header.get_mut(at..end) {
-            place.copy_from_slice(field);
-        }
+    let addresses = if ip.is_ipv6 {
+        let payload = headers
+            .saturating_add(bytes)
+            .saturating_sub(ETHERNET)
+            .saturating_sub(40);
+        put(header, ETHERNET.saturating_add(4), &low(payload).to_be_bytes());
+        ETHERNET.saturating_add(8)..ETHERNET.saturating_add(40)
+    } else {
+        let total = ip.transport_at.saturating_sub(ETHERNET).saturating_add(transport);
+        put(header, ETHERNET.saturating_add(2), &low(total).to_be_bytes());
+        put(header, ETHERNET.saturating_add(10), &[0, 0]);
+        ETHERNET.saturating_add(12)..ETHERNET.saturating_add(20)
     };
-    let mut pseudo = Vec::new();
-    match (ip.source, ip.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let total = ip.transport_at.saturating_sub(ETHERNET).saturating_add(transport);
-            put(ETHERNET.saturating_add(2), &low(total).to_be_bytes());
-            put(ETHERNET.saturating_add(10), &[0, 0]);
-            pseudo.extend(source.octets());
-            pseudo.extend(destination.octets());
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let payload = headers
-                .saturating_add(bytes)
-                .saturating_sub(ETHERNET)
-                .saturating_sub(40);
-            put(ETHERNET.saturating_add(4), &low(payload).to_be_bytes());
-            pseudo.extend(source.octets());
-            pseudo.extend(destination.octets());
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {}
-    }
-    pseudo.extend([0, TCP]);
-    pseudo.extend(low(transport).to_be_bytes());
-    let pseudo = !checksum::of(&[&pseudo]);
+    let length = low(transport).to_be_bytes();
+    let addresses = header.get(addresses).unwrap_or_default();
+    let pseudo = !checksum::of(&[addresses, &[0, TCP], &length]);
     let tcp = ip.transport_at;
-    put(tcp.saturating_add(16), &pseudo.to_be_bytes());
+    put(header, tcp.saturating_add(16), &pseudo.to_be_bytes());
     let sequence = header.get(tcp.saturating_add(4)..).and_then(<[u8]>::first_chunk);
     let sequence = sequence.map_or(0, |bytes| u32::from_be_bytes(*bytes));
     let sequence = sequence.wrapping_add(u32::try_from(from).unwrap_or(0));
-    if let Some(place) = header
-        .get_mut(tcp.saturating_add(4)..)
-        .and_then(<[u8]>::first_chunk_mut)
-    {
-        *place = sequence.to_be_bytes();
-    }
+    put(header, tcp.saturating_add(4), &sequence.to_be_bytes());
     if let Some(flags) = header.get_mut(tcp.saturating_add(13)) {
         /// The sender has slowed down: to be said once.
         const CWR: u8 = 0x80;
@@ -248,25 +229,22 @@ fn change(header: &mut [u8], ip: &Ip, from: usize, size: u16, bytes: usize, is_l
             *flags &= !CWR;
         }
     }
-    if ip.source.is_ipv4() {
+    if !ip.is_ipv6 {
         let identification = header
             .get(ETHERNET.saturating_add(4)..)
             .and_then(<[u8]>::first_chunk);
         let identification = identification.map_or(0, |bytes| u16::from_be_bytes(*bytes));
         let number = from.checked_div(size.into()).unwrap_or(0);
         let identification = identification.wrapping_add(low(number));
-        if let Some(place) = header
-            .get_mut(ETHERNET.saturating_add(4)..)
-            .and_then(<[u8]>::first_chunk_mut)
-        {
-            *place = identification.to_be_bytes();
-        }
+        put(header, ETHERNET.saturating_add(4), &identification.to_be_bytes());
         let sum = checksum::of(&[header.get(ETHERNET..tcp).unwrap_or_default()]);
-        if let Some(place) = header
-            .get_mut(ETHERNET.saturating_add(10)..)
-            .and_then(<[u8]>::first_chunk_mut)
-        {
-            *place = sum.to_be_bytes();
-        }
+        put(header, ETHERNET.saturating_add(10), &sum.to_be_bytes());
+    }
+}
+
+fn put(header: &mut [u8], at: usize, field: &[u8]) {
+    let place = header.get_mut(at..at.saturating_add(field.len()));
+    if let Some(place) = place {
+        place.copy_from_slice(field);
     }
 }

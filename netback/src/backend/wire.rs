@@ -9,7 +9,7 @@ use bulkhead_devices::nic::{
 };
 use bulkhead_ring::SharedPage;
 
-use super::job::{Job, Origin, Part, Segments, Sum};
+use super::job::{HEADER, Job, Origin, Part, Segments, Sum};
 use super::{BackEnd, Flaw, Health, vif_in};
 use crate::counters::{Fault, Loss, add};
 use crate::machine::{End, Machine, PAGE, PageId};
@@ -127,22 +127,37 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     fn send_out(&mut self, index: u32) {
         let Some(job) = self.jobs.get(index) else { return };
         let info = self.nic.info();
-        let pieces = job.pieces().count();
         let is_long = job.segments.is_none() && job.length > info.max_frame() as usize;
         let is_blank = job.sum == Sum::Blank && !info.offloads.checksum;
+        // What is to be pinned, unless something else is to be done first.
+        let before = self.maps.len();
+        let mut pieces = 0_usize;
+        job.pieces().for_each(|part| {
+            pieces = pieces.saturating_add(1);
+            if let End::Guest { domain, gref, .. } = part.at {
+                self.maps.push(Map {
+                    domain,
+                    gref,
+                    rights: Rights::Read,
+                    result: Err(GrantStatus::GeneralError),
+                });
+            }
+        });
+        let pins = self.maps.len().saturating_sub(before);
         let is_scattered = pieces > info.max_segments.into();
-        if is_long {
-            return self.lose(index, Loss::TooLong, None);
-        }
-        if (is_blank || is_scattered) && !job.is_soft {
-            return self.soften(index, UPLINK);
-        }
-        if self.health == Health::Broken && !matches!(job.origin, Origin::Vif(_)) {
-            // Nobody does it again.
-            return self.lose(index, Loss::Device, None);
+        let is_soft = (is_blank || is_scattered) && !job.is_soft;
+        // Nobody does it again.
+        let is_lost = self.health == Health::Broken && !matches!(job.origin, Origin::Vif(_));
+        if is_long || is_soft || is_lost {
+            self.maps.truncate(before);
+            return match (is_long, is_soft) {
+                (true, _) => self.lose(index, Loss::TooLong, None),
+                (false, true) => self.soften(index, UPLINK),
+                (false, false) => self.lose(index, Loss::Device, None),
+            };
         }
         self.watch(index, UPLINK);
-        self.sending.push(index);
+        self.sending.push((index, pins));
     }
 
     /// Pins the pages of frames for the wire, hands the NIC what it takes, and gives it pages to receive into.
@@ -169,7 +184,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             };
             self.segments.clear();
             let mut pins = job.pins.iter();
-            for Part { at, bytes } in job.pieces() {
+            job.pieces().for_each(|Part { at, bytes }| {
                 let (address, offset) = match at {
                     End::Guest { offset, .. } => (pins.next().map(|pin| pin.address), offset),
                     End::Pool(page, offset) => (Some(self.machine.page_address(page)), offset),
@@ -177,12 +192,12 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                     End::Zeros => (None, 0),
                 };
                 // All pages of guests' were pinned.
-                let Some(BusAddress(page)) = address else { continue };
+                let Some(BusAddress(page)) = address else { return };
                 self.segments.push(Segment {
                     address: BusAddress(page.saturating_add(offset.into())),
                     bytes: u32::try_from(bytes).unwrap_or(0),
                 });
-            }
+            });
             match self.nic.send(Tag(index), &self.segments, &offload(job)) {
                 Ok(()) => {
                     job.is_sent = true;
@@ -203,20 +218,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
 
     /// Pins the pages of frames for the wire, by one call.
     fn pin(&mut self) {
-        for index in &self.sending {
-            let Some(job) = self.jobs.get(*index) else {
-                continue;
-            };
-            for part in job.pieces() {
-                if let End::Guest { domain, gref, .. } = part.at {
-                    self.maps.push(Map {
-                        domain,
-                        gref,
-                        rights: Rights::Read,
-                        result: Err(GrantStatus::GeneralError),
-                    });
-                }
-            }
+        if self.sending.is_empty() {
+            return;
         }
         if !self.maps.is_empty() {
             self.machine.map(&mut self.maps);
@@ -226,14 +229,10 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let maps = core::mem::take(&mut self.maps);
         let mut results = maps.iter();
         let mut sending = core::mem::take(&mut self.sending);
-        for index in sending.drain(..) {
+        for (index, count) in sending.drain(..) {
             let Some(job) = self.jobs.get_mut(index) else {
                 continue;
             };
-            let count = job
-                .pieces()
-                .filter(|part| matches!(part.at, End::Guest { .. }))
-                .count();
             let mut wrong = None;
             for Map { gref, result, .. } in results.by_ref().take(count) {
                 match *result {
@@ -266,6 +265,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let info = self.nic.info();
         let (front, depth) = (info.front, usize::from(info.receive_depth));
         let wanted = self.pool.wanted(depth).saturating_sub(self.pool.count);
+        if wanted == 0 {
+            return false;
+        }
         let missing = wanted.saturating_sub(self.pool.ready.len());
         let first = self.pool.spare.len().saturating_sub(missing);
         self.pages.extend(self.pool.spare.drain(first..));
@@ -324,7 +326,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             return;
         }
         let Some(job) = self.jobs.get(index) else { return };
-        let mut seen = [0; super::HEADER];
+        let mut seen = [0; HEADER];
         let kept = job.copied.min(job.length).min(seen.len());
         let (buffer, offset) = job.home;
         let seen = seen.get_mut(..kept).unwrap_or_default();

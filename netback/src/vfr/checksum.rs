@@ -1,32 +1,48 @@
 //! The Internet checksum (RFC 1071), and its update where fields change (RFC 1624).
 
 /// The folded one's complement sum of 16-bit words; an odd last byte counts as if a zero followed it.
+#[inline]
 fn sum(bytes: &[u8], start: u64) -> u16 {
-    // Two words at once: the fold adds the high one to the low one.
-    let (pairs, rest) = bytes.as_chunks::<4>();
-    let total = pairs.iter().fold(start, |total, pair| {
-        total.saturating_add(u32::from_be_bytes(*pair).into())
-    });
+    // Four words at once, as the machine has them: a sum of words with their bytes swapped is the sum with its bytes swapped (RFC 1071, 2).
+    let (fours, rest) = bytes.as_chunks::<8>();
+    let (pairs, rest) = rest.as_chunks::<4>();
     let mut last = [0; 4];
     for (place, byte) in last.iter_mut().zip(rest) {
         *place = *byte;
     }
-    fold(total.saturating_add(u32::from_be_bytes(last).into()))
+    let fours = fours.iter().map(|four| u64::from_ne_bytes(*four));
+    let pairs = pairs.iter().chain([&last]);
+    let all = fours.chain(pairs.map(|pair| u32::from_ne_bytes(*pair).into()));
+    let total = all.fold(0_u64, |total, words| {
+        let (total, carry) = total.overflowing_add(words);
+        // What has just wrapped has room for the carry.
+        total.wrapping_add(carry.into())
+    });
+    fold(start.saturating_add(u16::from_be(fold(total)).into()))
 }
 
-fn fold(mut total: u64) -> u16 {
-    loop {
-        match u16::try_from(total) {
-            Ok(sum) => return sum,
-            Err(_) => total = (total & 0xffff).saturating_add(total >> 16),
-        }
-    }
+const fn fold(total: u64) -> u16 {
+    // 33 bits, 18, 17, 16.
+    let total = (total & 0xffff_ffff).wrapping_add(total >> 32);
+    let total = (total & 0xffff).wrapping_add(total >> 16);
+    let total = (total & 0xffff).wrapping_add(total >> 16);
+    let total = (total & 0xffff).wrapping_add(total >> 16);
+    total as u16
 }
 
 /// The checksum of `parts` one after the other, of which each but the last has an even length.
 #[must_use]
+#[inline]
 pub fn of(parts: &[&[u8]]) -> u16 {
     !parts.iter().fold(0, |total, part| sum(part, u64::from(total)))
+}
+
+/// As [`of`] an IPv4 header without options.
+#[must_use]
+pub fn of_header(header: &[u8; 20]) -> u16 {
+    let (words, _) = header.as_chunks::<4>();
+    let words = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
+    !u16::from_be(fold(words.fold(0, u64::saturating_add)))
 }
 
 /// The checksum after bytes that it covers were `old` and are `new`: both begin at an even place and have the same even length.
@@ -38,6 +54,29 @@ pub fn update(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
     // added where the RFC would add an even multiple of it, and both vanish in the folding.
     let without = u64::from(!checksum).saturating_add(u64::from(!sum(old, 0)));
     !sum(new, without)
+}
+
+/// What the change of bytes adds to a sum that covers them; nothing if they are the same, and never nothing if they are not and the new ones are not all zero. Both
+/// begin at an even place and have the same even length.
+#[must_use]
+pub fn difference(old: &[u8], new: &[u8]) -> u16 {
+    if old == new { 0 } else { !update(0xffff, old, new) }
+}
+
+/// Two differences together.
+#[must_use]
+pub fn plus(one: u16, other: u16) -> u16 {
+    fold(u64::from(one).saturating_add(other.into()))
+}
+
+/// The checksum after a change of this difference, as [`update`] has it; the same if there is none.
+#[must_use]
+pub fn add(checksum: u16, difference: u16) -> u16 {
+    if difference == 0 {
+        checksum
+    } else {
+        !plus(!checksum, difference)
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +105,7 @@ mod tests {
             // Without this all bytes could be zero, whose checksum has two forms.
             bytes[19] |= 1;
             let before = of(&[&bytes]);
+            prop_assert_eq!(of_header(bytes.first_chunk().unwrap()), of(&[&bytes[..20]]));
             let at = at * 2;
             let place = at..at + new.len();
             let old = bytes[place.clone()].to_vec();

@@ -219,6 +219,15 @@ impl Progress {
         self.patience() / GRACE
     }
 
+    /// Whether [`Self::next`] of a packet is the same again, of TCP of one without SYN, FIN and RST: most are like that.
+    const fn stays(self, direction: Direction, is_tcp: bool) -> bool {
+        match (self, is_tcp) {
+            (Self::Established | Self::Closing(_), true) | (Self::Answered, false) => true,
+            (Self::Unanswered, false) => matches!(direction, Direction::Original),
+            _ => false,
+        }
+    }
+
     /// Whether a first packet may begin a flow anew in this one's place.
     #[must_use]
     pub const fn is_over(self) -> bool {
@@ -301,9 +310,20 @@ impl Flow {
     }
 }
 
-/// A flow's place in the table.
+/// A flow's place in the table. It means no other flow when that one has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowId(u32);
+pub struct FlowId {
+    place: u32,
+    /// How many were in this place before.
+    turn: u32,
+}
+
+/// A place for a flow.
+#[derive(Debug, Default)]
+struct Slot {
+    turn: u32,
+    flow: Option<Flow>,
+}
 
 #[derive(Clone, Debug)]
 struct Keyed([u64; 2]);
@@ -320,9 +340,9 @@ impl BuildHasher for Keyed {
 /// The flow table, with the uplink's ports that its flows hold.
 #[derive(Debug)]
 pub struct Flows {
-    slots: Vec<Option<Flow>>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
-    places: HashMap<Key, (u32, Direction), Keyed>,
+    places: HashMap<Key, (FlowId, Direction), Keyed>,
     shares: BTreeMap<(PortId, bool), u32>,
     ports: Ports,
     share: u32,
@@ -364,7 +384,7 @@ impl Flows {
 
     /// All flows.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.slots.iter().flatten()
+        self.slots.iter().filter_map(|slot| slot.flow.as_ref())
     }
 
     /// The uplink's ports.
@@ -374,8 +394,7 @@ impl Flows {
 
     /// The flow that packets of `key` belong to at `now` (ns), and which way they go.
     pub fn find(&mut self, key: &Key, now: u64) -> Option<(FlowId, Direction)> {
-        let &(place, direction) = self.places.get(key)?;
-        let id = FlowId(place);
+        let &(id, direction) = self.places.get(key)?;
         if self.get(id)?.until <= now {
             self.end(id);
             return None;
@@ -386,20 +405,21 @@ impl Flows {
     /// As [`Self::find`], with nothing changed.
     #[must_use]
     pub fn peek(&self, key: &Key, now: u64) -> Option<(FlowId, Direction)> {
-        let &(place, direction) = self.places.get(key)?;
-        let id = FlowId(place);
+        let &(id, direction) = self.places.get(key)?;
         (self.get(id)?.until > now).then_some((id, direction))
     }
 
     /// A flow, if it is there.
     #[must_use]
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.slots.get(id.0 as usize)?.as_ref()
+        let slot = self.slots.get(id.place as usize)?;
+        slot.flow.as_ref().filter(|_| slot.turn == id.turn)
     }
 
     /// A flow, to be changed in what is no key.
     pub(super) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.slots.get_mut(id.0 as usize)?.as_mut()
+        let slot = self.slots.get_mut(id.place as usize)?;
+        slot.flow.as_mut().filter(|_| slot.turn == id.turn)
     }
 
     /// Counts a packet of a flow at `now` (ns).
@@ -429,10 +449,28 @@ impl Flows {
         Ok(())
     }
 
+    /// Counts a packet of a flow at `now` (ns), as [`Self::find`] and [`Self::step`] would, if nothing comes of it but that the flow is kept for longer; of TCP
+    /// it has neither SYN, FIN nor RST. Otherwise nothing has changed.
+    pub(super) fn go_on(&mut self, id: FlowId, direction: Direction, is_tcp: bool, now: u64) -> bool {
+        let has_book = self.book.is_some();
+        let flow = self.get_mut(id);
+        let Some(flow) = flow.filter(|flow| flow.until > now && flow.progress.stays(direction, is_tcp))
+        else {
+            return false;
+        };
+        let patience = flow.progress.patience();
+        let until = now.saturating_add(patience);
+        if has_book && until.saturating_sub(flow.written.until) > patience / GRACE {
+            return false;
+        }
+        flow.until = until;
+        true
+    }
+
     /// Writes a flow down, if there is something to write to.
     fn keep(&mut self, id: FlowId) {
-        let flow = self.slots.get_mut(id.0 as usize).and_then(Option::as_mut);
-        if let (Some(flow), Some(book)) = (flow, &mut self.book) {
+        let slot = self.slots.get_mut(id.place as usize);
+        if let (Some(flow), Some(book)) = (slot.and_then(|slot| slot.flow.as_mut()), &mut self.book) {
             let is_uplink = |side| side == Side::Uplink;
             let kept = Kept::of(flow, is_uplink(flow.facts.from), is_uplink(flow.facts.to));
             flow.written = book.keep(kept, flow.written);
@@ -470,22 +508,24 @@ impl Flows {
                     self.release(&flow);
                     return Err(Reason::FlowTable);
                 };
-                self.slots.push(None);
+                self.slots.push(Slot::default());
                 place
             }
         };
-        self.places.insert(flow.original, (place, Direction::Original));
-        self.places.insert(flow.reply, (place, Direction::Reply));
+        let turn = self.slots.get(place as usize).map_or(0, |slot| slot.turn);
+        let id = FlowId { place, turn };
+        self.places.insert(flow.original, (id, Direction::Original));
+        self.places.insert(flow.reply, (id, Direction::Reply));
         let used = self.shares.entry(flow.owner).or_default();
         *used = used.saturating_add(1);
         let is_written = flow.written.slot.is_some();
         if let Some(slot) = self.slots.get_mut(place as usize) {
-            *slot = Some(flow);
+            slot.flow = Some(flow);
         }
         if !is_written {
-            self.keep(FlowId(place));
+            self.keep(id);
         }
-        Ok(FlowId(place))
+        Ok(id)
     }
 
     /// Whether a flow may begin that no other one stands in the way of.
@@ -523,9 +563,12 @@ impl Flows {
 
     /// Ends a flow.
     pub fn end(&mut self, id: FlowId) {
-        let Some(flow) = self.slots.get_mut(id.0 as usize).and_then(Option::take) else {
+        let slot = self.slots.get_mut(id.place as usize);
+        let Some(slot) = slot.filter(|slot| slot.turn == id.turn) else {
             return;
         };
+        let Some(flow) = slot.flow.take() else { return };
+        slot.turn = slot.turn.wrapping_add(1);
         self.places.remove(&flow.original);
         self.places.remove(&flow.reply);
         if let Some(used) = self.shares.get_mut(&flow.owner) {
@@ -538,18 +581,26 @@ impl Flows {
         if let (Some(slot), Some(book)) = (flow.written.slot, &mut self.book) {
             book.clear(slot);
         }
-        self.free.push(id.0);
+        self.free.push(id.place);
     }
 
     /// Ends those flows of which `ends` holds.
     pub fn end_where(&mut self, ends: impl Fn(&Flow) -> bool) {
         for place in 0..self.slots.len() {
-            if let Ok(id) = u32::try_from(place).map(FlowId)
-                && self.get(id).is_some_and(&ends)
-            {
+            if let Some(id) = self.at(place).filter(|id| self.get(*id).is_some_and(&ends)) {
                 self.end(id);
             }
         }
+    }
+
+    /// The flow in a place, if there is one.
+    fn at(&self, place: usize) -> Option<FlowId> {
+        let slot = self.slots.get(place).filter(|slot| slot.flow.is_some())?;
+        let place = u32::try_from(place).ok()?;
+        Some(FlowId {
+            place,
+            turn: slot.turn,
+        })
     }
 
     /// Ends flows whose time has come at `now` (ns), among the next `count` slots.
@@ -558,9 +609,9 @@ impl Flows {
             if self.hand >= self.slots.len() {
                 self.hand = 0;
             }
-            let over = matches!(self.slots.get(self.hand), Some(Some(flow)) if flow.until <= now);
-            if over && let Ok(place) = u32::try_from(self.hand) {
-                self.end(FlowId(place));
+            let id = self.at(self.hand);
+            if let Some(id) = id.filter(|id| self.get(*id).is_some_and(|flow| flow.until <= now)) {
+                self.end(id);
             }
             self.hand = self.hand.saturating_add(1);
         }
@@ -584,13 +635,12 @@ impl Flows {
         let mut held: BTreeMap<PortId, u32> = BTreeMap::new();
         let mut shares: BTreeMap<(PortId, bool), u32> = BTreeMap::new();
         let plus = |count: &mut u32| *count = count.saturating_add(1);
-        for (place, flow) in (0..).zip(&self.slots) {
-            let Some(flow) = flow else { continue };
-            assert_eq!(
-                self.places.get(&flow.original),
-                Some(&(place, Direction::Original))
-            );
-            assert_eq!(self.places.get(&flow.reply), Some(&(place, Direction::Reply)));
+        for place in 0..self.slots.len() {
+            let Some((id, flow)) = self.at(place).and_then(|id| Some((id, self.get(id)?))) else {
+                continue;
+            };
+            assert_eq!(self.places.get(&flow.original), Some(&(id, Direction::Original)));
+            assert_eq!(self.places.get(&flow.reply), Some(&(id, Direction::Reply)));
             plus(shares.entry(flow.owner).or_default());
             if flow.nat.is_some() {
                 plus(held.entry(flow.from).or_default());

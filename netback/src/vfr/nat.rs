@@ -158,6 +158,9 @@ fn change<const N: usize>(header: &mut [u8], at: usize, new: [u8; N], sums: &[Su
     };
     let mut old = new;
     place.swap_with_slice(&mut old);
+    if old == new {
+        return;
+    }
     for sum in sums {
         let (Sum::Plain(at) | Sum::Pseudo(at) | Sum::Udp(at)) = *sum;
         let Some(before) = get(header, at).map(u16::from_be_bytes) else {

@@ -105,6 +105,47 @@ pub struct Packet {
     pub what: What,
 }
 
+/// Where the parts of a frame lie, for whoever carries it. No translation changes that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// As [`Packet::headers`].
+    pub headers: usize,
+    /// Where those of an IP packet lie.
+    pub ip: Option<IpLayout>,
+}
+
+/// Where the parts of an IP packet lie in its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpLayout {
+    /// Which version it is of.
+    pub is_ipv6: bool,
+    /// As [`Ip::protocol`].
+    pub protocol: u8,
+    /// As [`Ip::transport_at`].
+    pub transport_at: usize,
+    /// As [`Ip::end`].
+    pub end: usize,
+}
+
+impl Packet {
+    /// Where its parts lie.
+    #[must_use]
+    pub const fn layout(&self) -> Layout {
+        Layout {
+            headers: self.headers,
+            ip: match &self.what {
+                What::Arp(_) => None,
+                What::Ip(ip) => Some(IpLayout {
+                    is_ipv6: ip.source.is_ipv6(),
+                    protocol: ip.protocol,
+                    transport_at: ip.transport_at,
+                    end: ip.end,
+                }),
+            },
+        }
+    }
+}
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {

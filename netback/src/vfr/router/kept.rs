@@ -48,6 +48,7 @@ impl Vfr {
     /// is held against the rules; counters go on when the same rules are set.
     pub fn adopt(&mut self, ledger: Box<dyn Ledger>, now: u64) {
         self.now = now;
+        self.changed();
         let (mut book, found) = Book::open(ledger);
         let mut flows: BTreeMap<Key, (usize, Kept)> = BTreeMap::new();
         self.left.until = now.saturating_add(WAIT);

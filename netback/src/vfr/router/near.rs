@@ -66,6 +66,9 @@ impl Vfr {
         if let Some(neighbour) = self.neighbours.get_mut(&address)
             && !mac.is_group()
         {
+            if !matches!(neighbour, Neighbour::Known(known, ..) if *known == mac) {
+                self.paths.forget();
+            }
             *neighbour = Neighbour::Known(mac, now, now);
             self.send_unsent(now);
         }
@@ -150,6 +153,14 @@ impl Vfr {
             }
         }
         Err(Reason::Unresolved)
+    }
+
+    /// Until when [`Self::resolve`] says the same of an address again, and does nothing besides.
+    pub(super) fn resolved_until(&self, destination: IpAddr) -> Option<u64> {
+        match self.neighbours.get(&self.next_host(destination).ok()?)? {
+            Neighbour::Known(_, at, _) => Some(at.saturating_add(NEIGHBOUR_AGE)),
+            Neighbour::Asked(_) => None,
+        }
     }
 
     /// Who is next on the uplink towards an address.

@@ -6,6 +6,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use siphasher::sip::SipHasher13;
 
+use super::ip::set_macs;
 use super::{Fate, Frame, Refused, UPLINK, Uplink, Vfr, Vif, Way, link_local};
 use crate::services::dhcp::{self, CLIENT_PORT, LEASE_TIME, Lease, Offer, SERVER_PORT};
 use crate::services::dhcp_client::{Change, Client};
@@ -13,9 +14,10 @@ use crate::services::dns::{self, Asker, Failure};
 use crate::services::ra::{self, Advertisement};
 use crate::vfr::checksum;
 use crate::vfr::classify::PortId;
+use crate::vfr::flow::Key;
 use crate::vfr::made;
-use crate::vfr::nat::Checksum;
-use crate::vfr::packet::{ETHERNET, Ip, Mac, TCP, Transport, UDP};
+use crate::vfr::nat::{self, Checksum};
+use crate::vfr::packet::{About, ETHERNET, Ip, Mac, TCP, Transport, UDP};
 use crate::vfr::reason::Reason;
 
 /// The longest frame that a service reads.
@@ -83,6 +85,7 @@ impl Vfr {
             resolvers: resolvers.clone(),
         }))?;
         let transaction = u32::try_from(self.random() >> 32).unwrap_or_default();
+        self.changed();
         self.client = Some((Client::new(mac, transaction), resolvers));
         Ok(())
     }
@@ -286,6 +289,28 @@ impl Vfr {
             | Transport::Other
             | Transport::Fragment => Self::ping(own, frame, ip),
         }
+    }
+
+    /// The gateway answers who pings it: the frame goes back as the answer.
+    fn ping(own: Mac, frame: &mut Frame<'_>, ip: &Ip) -> Result<Fate, Reason> {
+        let Transport::Icmp {
+            about: About::EchoRequest(identifier),
+            ..
+        } = ip.transport
+        else {
+            return Err(Reason::Gateway);
+        };
+        let answer = Key {
+            protocol: ip.protocol,
+            source: ip.destination,
+            source_port: 0,
+            destination: ip.source,
+            destination_port: identifier,
+        };
+        nat::translate(frame.header, ip, &answer, frame.checksum);
+        nat::retype(frame.header, ip, if ip.source.is_ipv4() { 0 } else { 129 });
+        set_macs(frame.header, (own, frame.packet.source_mac));
+        Ok(Fate::Forward(frame.from))
     }
 
     /// A guest's question for a name.

@@ -39,6 +39,7 @@ impl Vfr {
     /// [`Refused`]; nothing has changed then.
     pub fn set_uplink(&mut self, uplink: Option<Uplink>) -> Result<(), Refused> {
         self.put_uplink(uplink)?;
+        self.changed();
         self.client = None;
         self.uplink_refused = None;
         Ok(())
@@ -52,6 +53,7 @@ impl Vfr {
         if self.uplink == uplink {
             return Ok(());
         }
+        self.changed();
         let carries = |uplink: &Option<Uplink>| uplink.as_ref().map(|own| (own.mac, own.addresses.clone()));
         if carries(&self.uplink) != carries(&uplink) {
             self.neighbours.clear();
@@ -215,7 +217,8 @@ impl Vfr {
             self.homes.insert(address, id);
         }
         if let Some(place) = self.ports.get_mut(usize::from(id.0)) {
-            *place = Some(Port::new(Some(vif)));
+            self.vifs_added = self.vifs_added.saturating_add(1);
+            *place = Some(Port::new(self.vifs_added, Some(vif)));
         }
         self.find_names();
         self.claim();
@@ -256,8 +259,15 @@ impl Vfr {
         Ok(())
     }
 
-    /// Finds out anew whom the names in rules mean. Flows are not asked again: that somebody comes or goes means nothing to others' flows.
+    /// Something was changed that packets are decided by, or that is done in time.
+    pub(super) const fn changed(&mut self) {
+        self.paths.forget();
+        self.quiet = None;
+    }
+
+    /// Finds out anew whom the names in rules mean, after any change of networks, VIFs or rules. Flows are not asked again: that somebody comes or goes means nothing to others' flows.
     fn find_names(&mut self) {
+        self.changed();
         let mut nets = core::mem::take(&mut self.nets);
         let names: alloc::collections::BTreeMap<Name, Named> = nets
             .iter()

@@ -1,14 +1,18 @@
 mod kept;
 mod matrix;
+mod path;
 mod services;
 mod setup;
 mod why;
 
 use super::*;
 use crate::vfr::checksum;
+use crate::vfr::flow::{Flow, Key, Progress};
 use crate::vfr::made;
-use crate::vfr::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, TCP, UDP, parse, tcp_flags};
-use crate::vfr::rules;
+use crate::vfr::packet::{
+    About, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMP6, Ip, TCP, Transport, UDP, parse, tcp_flags,
+};
+use crate::vfr::rules::{self, Name};
 use crate::vfr::testing::{self, Random, icmp, ip, tcp, udp};
 use tcp_flags::{ACK, SYN};
 
@@ -131,7 +135,7 @@ fn handle(vfr: &mut Vfr, port: PortId, frame: &mut [u8], now: u64) -> Seen {
     Seen {
         fate: outcome.fate,
         made,
-        log: outcome.log,
+        log: outcome.log.is_some(),
         mirror: outcome.mirror,
     }
 }
@@ -529,6 +533,54 @@ fn guests_of_one_network_talk_directly_and_by_its_rules() {
         &tcp(1025, 5432, SYN, b""),
     );
     assert_eq!(fate(&mut vfr, DB, other).0, Fate::Drop(Reason::NoRule));
+}
+
+#[test]
+fn who_knows_an_old_mac_of_a_neighbour_reaches_the_one_who_has_the_address_now() {
+    let mut vfr = vfr("accept tcp from web to db\naccept udp from web to db", "accept");
+    let syn = tcp(1025, 5432, SYN, b"");
+    let (_, first) = fate(
+        &mut vfr,
+        WEB,
+        framed((MACS[1], MACS[2]), "10.0.0.2", "10.0.0.3", TCP, &syn),
+    );
+    assert_eq!(first[..6], MACS[2].0);
+    let next = Vif {
+        name: name("db"),
+        network: RED,
+        mac: mac(9),
+        addresses: vec![ip("10.0.0.3"), ip("fd00::3")],
+        mtu: 0,
+    };
+    assert!(vfr.remove_vif(DB));
+    assert_eq!(vfr.add_vif(next), Ok(DB));
+    for _ in 0..2 {
+        let old = framed((MACS[1], MACS[2]), "10.0.0.2", "10.0.0.3", TCP, &syn);
+        let (fate, frame) = fate(&mut vfr, WEB, old.clone());
+        assert_eq!((fate, &frame[..6]), (Fate::Forward(DB), &mac(9).0[..]));
+        // Nothing else was changed: nobody was on the way.
+        assert_eq!(frame[6..], old[6..]);
+    }
+    let data = udp(1025, 53, b"data");
+    let old = framed((MACS[1], MACS[2]), "fd00::2", "fd00::3", UDP, &data);
+    let (reached, frame) = fate(&mut vfr, WEB, old);
+    assert_eq!((reached, &frame[..6]), (Fate::Forward(DB), &mac(9).0[..]));
+    // Others are still reached by the gateway alone, and nobody sends as somebody else.
+    vfr.set_rules(RED, rules::parse("accept").unwrap()).unwrap();
+    for (port, macs, from, to, reason) in [
+        (WEB, (MACS[1], MACS[2]), "10.0.0.2", "10.0.1.2", Reason::NotForUs),
+        (DB, (MACS[2], MACS[1]), "10.0.0.3", "10.0.0.2", Reason::SpoofedMac),
+        (
+            DB,
+            (mac(9), MACS[1]),
+            "10.0.0.4",
+            "10.0.0.2",
+            Reason::SpoofedAddress,
+        ),
+    ] {
+        let frame = framed(macs, from, to, UDP, &data);
+        assert_eq!(fate(&mut vfr, port, frame).0, Fate::Drop(reason), "{from} {to}");
+    }
 }
 
 #[test]
