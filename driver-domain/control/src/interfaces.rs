@@ -424,13 +424,7 @@ fn row(record: &Record, vif: &Vif, state: Option<u8>) -> VifRow {
         address6: vif.ip6.map(|(ip6, _)| ip6.to_string()),
         state: state.into(),
         rate: vif.rate,
-        sent_frames: None,
-        sent_bytes: None,
-        received_frames: None,
-        received_bytes: None,
-        flips: None,
-        copied_bytes: None,
-        drops: None,
+        ..VifRow::default()
     }
 }
 
