@@ -150,8 +150,6 @@ pub(crate) fn follow(control: &Control, before: &Config) {
         let driver = domain_of(control, &config, network);
         let is_same = old.as_ref().is_some_and(|old| {
             let (mut old, mut new) = (old.without_rules(), network.without_rules());
-            // Where they stand in the file says nothing.
-            (old.name, old.subnet) = (network.name.clone(), network.subnet);
             (new.driver, old.driver) = (None, None);
             old == new
         });
