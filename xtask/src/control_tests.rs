@@ -340,6 +340,42 @@ const LINUX_STEPS: &[Step] = &[
     expect("@bulkhead {\"event\":\"result\",\"outcome\":\"passed\""),
 ];
 
+/// The same kernel without a first process: it waits for a disk, and does what the shell asks of it.
+const WAITING_LINUX: &str = r#"
+[[guest]]
+name = "guest"
+kernel = "vmlinuz"
+memory = "256M"
+command-line = "console=hvc0 root=/dev/xvda rootwait"
+console = "print"
+"#;
+
+const WAITING_LINUX_STEPS: &[Step] = &[
+    expect("(guest) *Waiting for root device /dev/xvda"),
+    typed("store read /local/domain/1/control/feature-poweroff\n"),
+    expect("/control/feature-poweroff = 1"),
+    typed("store read /local/domain/1/control/feature-reboot\n"),
+    expect("/control/feature-reboot = 1"),
+    // The balloon is slower than the shell; `top` shows it each second.
+    typed("memory guest 128M\n"),
+    typed("top\n"),
+    expect("guest*1*128M"),
+    typed("q"),
+    typed("memory\n"),
+    expect("guest*1*128M*128M*128M"),
+    typed("memory guest 256M\n"),
+    typed("top\n"),
+    expect("guest*1*256M"),
+    typed("q"),
+    typed("reboot guest\n"),
+    expect("\"event\":\"shutdown\",\"domain\":\"guest\"*\"reason\":\"reboot\""),
+    expect("\"event\":\"started\",\"domain\":\"guest\""),
+    expect("(guest) *Waiting for root device /dev/xvda"),
+    typed("shutdown guest --wait\n"),
+    expect("\"event\":\"shutdown\",\"domain\":\"guest\"*\"reason\":\"poweroff\""),
+    OFF,
+];
+
 /// A control domain that crashes, beside one that runs on.
 const WITHOUT_CONTROL: &[Domain<'static>] = &[
     Domain::new("control", "crash").command_line("null"),
@@ -359,6 +395,16 @@ const fn linux() -> MachineTest {
         config: LINUX,
         images: &[VMLINUZ],
         ramdisks: &[Ramdisk::Init("linux-init")],
+    };
+    made.memory("1G").limit(Duration::from_secs(180))
+}
+
+const fn waiting_linux() -> MachineTest {
+    let mut made = control("control-linux-asked", WAITING_LINUX, WAITING_LINUX_STEPS);
+    made.scenario.offer = Offer {
+        config: WAITING_LINUX,
+        images: &[VMLINUZ],
+        ramdisks: &[],
     };
     made.memory("1G").limit(Duration::from_secs(180))
 }
@@ -452,6 +498,7 @@ const TABLE: &[MachineTest] = &[
     control("control-spooler", SPOOLER, SPOOLER_STEPS),
     headless("control-store", SUITE).checks(9),
     linux(),
+    waiting_linux(),
     test("control-gone", WITHOUT_CONTROL)
         .words(&[])
         .steps(&[

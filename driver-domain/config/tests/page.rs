@@ -135,7 +135,7 @@ fn limits_are_as_the_page_has_them() {
     assert!(PAGE.contains(&format!("1 to {MAX_PARTITION_NAME} characters")));
     says("network", format!("at most {MAX_LIST}"));
     let network = rows("network");
-    for reserved in NetworkName::RESERVED {
+    for reserved in NetworkName::RESERVED.into_iter().chain(NetworkName::COMMANDS) {
         assert!(network["name"][0].contains(&format!("`{reserved}`")));
     }
     let [shortest, longest] = Subnet::LENGTHS;

@@ -3,6 +3,7 @@
 use alloc::{format, rc::Rc, string::String, vec::Vec};
 
 use bulkhead_config::{Action, Config, Cpus, Driver, Guest, Memory, Network, Problems, World};
+use bulkhead_control::{networks::Vif, vbds::Vbd};
 use bulkhead_runtime::{
     DomId, Failure, ShutdownReason, console,
     control::{self, LogReader},
@@ -18,7 +19,7 @@ use embassy_time::{Duration, Timer, with_timeout};
 use crate::{
     Control, Listed,
     archive::read_whole,
-    disks, drivers,
+    devices, disks, drivers,
     guests::{Asked, Phase, Record},
     interfaces, life, listing, net,
     service::MAX_LISTED,
@@ -141,7 +142,7 @@ async fn execute(control: &'static Control, command: Command) -> Done {
             force,
         } => {
             let (record, _) = no_driver(guest(control, &domain)?)?;
-            return disks::detach(control, &record, &device, force).await;
+            return devices::detach::<Vbd>(control, &record, device, force).await;
         }
         Command::NetList { json } => {
             terminal
@@ -177,7 +178,7 @@ async fn execute(control: &'static Control, command: Command) -> Done {
             force,
         } => {
             let (record, _) = no_driver(guest(control, &domain)?)?;
-            return interfaces::detach(control, &record, number, force).await;
+            return devices::detach::<Vif>(control, &record, number, force).await;
         }
         Command::Capture {
             vif,

@@ -123,6 +123,7 @@ fn write_in(store: &mut Store, tx: Tx, facts: &Facts<'_>) -> Result<(), StoreErr
         ("device", ""),
         ("device/vif", ""),
         ("device/vbd", ""),
+        ("device/suspend", ""),
         ("control", ""),
         ("control/platform-feature-multiprocessor-suspend", "1"),
         ("control/platform-feature-xs_reset_watches", "1"),
@@ -144,6 +145,7 @@ fn write_in(store: &mut Store, tx: Tx, facts: &Facts<'_>) -> Result<(), StoreErr
         of_guest(&format!("cpu/{vcpu}/availability"), "online", Told)?;
     }
     for key in [
+        "device/suspend/event-channel",
         "control/shutdown",
         "control/sysrq",
         "control/feature-poweroff",
@@ -242,8 +244,12 @@ mod tests {
             ("/memory/static-max", "524288", "n0,r5,"),
             ("/device/vbd", "", "n0,r5,"),
             ("/control", "", "n0,r5,"),
+            ("/device/suspend/event-channel", "", "n5,"),
             ("/control/shutdown", "", "n5,"),
+            ("/control/sysrq", "", "n5,"),
             ("/control/feature-poweroff", "", "n5,"),
+            ("/control/feature-reboot", "", "n5,"),
+            ("/control/feature-suspend", "", "n5,"),
             ("/store/ring-ref", "4660", "n0,r5,"),
             ("/store/port", "1", "n0,r5,"),
             ("/console/port", "2", "n0,r5,"),
@@ -298,6 +304,6 @@ mod tests {
     fn what_is_the_guests_counts_for_its_quota() {
         let mut store = Store::new();
         write(&mut store, &facts()).unwrap();
-        assert_eq!(store.nodes_of(GUEST), 11);
+        assert_eq!(store.nodes_of(GUEST), 12);
     }
 }

@@ -10,9 +10,11 @@ use bulkhead_control::{
 };
 use bulkhead_runtime::{DomId, Errno, Failure, control, domains, time::Instant};
 use bulkhead_shell::show::{DriverDevice, DriverRow, DriverState, Drivers, FunctionRow};
+use embassy_time::with_deadline;
 
 use crate::{
     Control,
+    devices::{PATIENCE, until},
     guests::{DriverPart, Phase, Record},
     life,
 };
@@ -258,4 +260,22 @@ pub(crate) fn failure(control: &Control, record: &Record) -> Option<String> {
         Readiness::Failed(why) => Some(why),
         Readiness::Starting | Readiness::Ready => None,
     }
+}
+
+/// Waits until a driver is ready or will not be soon, or the `deadline` has come. One that was started long ago is not waited for.
+pub(crate) async fn await_settled(control: &Control, record: &Record, deadline: Instant) {
+    let Some(part) = &record.driver else { return };
+    let is_settled = || match state(control, record) {
+        DriverState::Starting | DriverState::Pausing => None,
+        DriverState::Ready
+        | DriverState::Failed
+        | DriverState::Held
+        | DriverState::Ended
+        | DriverState::Absent => Some(()),
+    };
+    let started = record.resident.borrow().as_ref().map(|resident| resident.started);
+    let deadline = started.map_or(deadline, |started| deadline.min(started.saturating_add(PATIENCE)));
+    let path = format!("/local/domain/{}/driver", part.domain().raw());
+    // What has become of it is looked at in any case.
+    let _ = with_deadline(deadline, until(control, &path, is_settled)).await;
 }

@@ -1,12 +1,13 @@
-//! Guests' interfaces: given addresses, offered to both ends, and withdrawn; and what drivers are told of networks.
+//! Guests' interfaces: given addresses; and what drivers are told of networks.
 
 use alloc::{format, rc::Rc, string::String, string::ToString, vec::Vec};
+use core::{cell::RefCell, fmt::Display};
 
 use bulkhead_abi::xenstore::StoreError;
-use bulkhead_config::{self as config, Config, Network, Rules, Vifs};
+use bulkhead_config::{self as config, Config, Guest, Network, Rules, Vifs};
 use bulkhead_control::{
     networks::{self, STATE_PAGES, Used, Vif},
-    offers::{self, Device as _, state},
+    offers::state,
 };
 use bulkhead_runtime::{
     DomId,
@@ -16,18 +17,46 @@ use bulkhead_runtime::{
 };
 use bulkhead_shell::show::{NetworkRow, VifRow};
 use bulkhead_xenstore::Store;
-use embassy_time::{Duration, with_deadline, with_timeout};
+use embassy_time::{Duration, with_timeout};
 
 use crate::{
     Control, asking,
-    disks::{PATIENCE, await_driver, until},
+    devices::{self, Kept, PATIENCE, until},
+    drivers,
     guests::Record,
 };
 
-/// How long a guest may take to let go of an interface.
-const DETACHING: Duration = Duration::from_secs(10);
 /// How long a driver may take to use other rules.
 const APPLYING: Duration = Duration::from_secs(10);
+
+impl Kept for Vif {
+    const NOUN: &'static str = "interface";
+    const LIST: &'static str = "net vifs";
+    const DETACH: &'static str = "net detach";
+
+    fn of(record: &Record) -> &RefCell<Vec<Self>> {
+        &record.vifs
+    }
+
+    fn name(&self) -> impl Display {
+        self.number
+    }
+
+    fn give(&mut self, guest: DomId) {
+        self.guest = guest;
+    }
+
+    fn unwant(&self, guest: &mut Guest) {
+        let mut vifs = guest.networks.to_vec();
+        let is_own = |wanted: &config::Vif| wanted.network.as_str() == self.network;
+        if let Some(place) = vifs.iter().position(is_own) {
+            vifs.remove(place);
+        }
+        if let Ok(vifs) = Vifs::new(vifs) {
+            guest.networks = vifs.into();
+        }
+    }
+}
 
 /// The record of the driver that serves a network.
 fn driver_of(control: &Control, config: &Config, network: &Network) -> Option<Rc<Record>> {
@@ -121,8 +150,6 @@ pub(crate) fn follow(control: &Control, before: &Config) {
         let driver = domain_of(control, &config, network);
         let is_same = old.as_ref().is_some_and(|old| {
             let (mut old, mut new) = (old.without_rules(), network.without_rules());
-            // Where they stand in the file says nothing.
-            (old.name, old.subnet) = (network.name.clone(), network.subnet);
             (new.driver, old.driver) = (None, None);
             old == new
         });
@@ -224,7 +251,9 @@ fn used(control: &Control, config: &Config, but: &str) -> Used {
 }
 
 /// Finds addresses for an interface of a guest.
-fn allot(control: &Control, record: &Record, wanted: &config::Vif, number: u32) -> Result<Vif, String> {
+fn allot(control: &Control, record: &Record, wanted: &config::Vif) -> Result<Vif, String> {
+    let number = networks::free_number(&record.vifs.borrow())
+        .ok_or_else(|| format!("{} has as many interfaces as it can have", record.name))?;
     let config = control.config.borrow();
     let network = find(&config, wanted.network.as_str())?;
     let used = used(control, &config, &record.name);
@@ -245,7 +274,7 @@ fn allot(control: &Control, record: &Record, wanted: &config::Vif, number: u32) 
 ///
 /// # Errors
 ///
-/// In a sentence; nothing is kept then.
+/// In a sentence.
 pub(crate) async fn reserve(control: &Control, record: &Record) -> Result<(), String> {
     let wanted = record.wanted.borrow().networks.clone();
     let deadline = Instant::now().saturating_add(PATIENCE);
@@ -256,100 +285,13 @@ pub(crate) async fn reserve(control: &Control, record: &Record) -> Result<(), St
             driver_of(control, &config, &network)
         };
         if let Some(driver) = driver {
-            await_driver(control, &driver, deadline).await;
+            drivers::await_settled(control, &driver, deadline).await;
         }
     }
-    record.vifs.take();
-    for (number, vif) in (0..).zip(wanted.iter()) {
-        match allot(control, record, vif, number) {
-            Ok(vif) => record.vifs.borrow_mut().push(vif),
-            Err(error) => {
-                record.vifs.take();
-                return Err(error);
-            }
-        }
+    for vif in wanted.iter() {
+        let vif = allot(control, record, vif)?;
+        record.vifs.borrow_mut().push(vif);
     }
-    Ok(())
-}
-
-/// Offers a guest's new domain its interfaces, and waits until their drivers wait for it, but not for ever.
-///
-/// # Errors
-///
-/// In a sentence.
-pub(crate) async fn offer(control: &Control, record: &Record, guest: DomId) -> Result<(), String> {
-    let vifs = {
-        let mut vifs = record.vifs.borrow_mut();
-        vifs.iter_mut().for_each(|vif| vif.guest = guest);
-        vifs.clone()
-    };
-    for vif in &vifs {
-        offer_one(control, vif)?;
-    }
-    let deadline = Instant::now().saturating_add(PATIENCE);
-    for vif in &vifs {
-        let is_served = || {
-            let state = control
-                .store
-                .act(control, |store| offers::back_end_state(store, vif));
-            let is_gone = record.id() != Some(guest);
-            (is_gone || state.is_some_and(|state| state > state::INITIALISING)).then_some(())
-        };
-        let served = with_deadline(deadline, until(control, &vif.back_end(), is_served)).await;
-        if served.is_err() {
-            control.tell(&format!(
-                "{}: its interface in {} is not served yet; it starts without",
-                record.name, vif.network
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn offer_one(control: &Control, vif: &Vif) -> Result<(), String> {
-    control
-        .store
-        .act(control, |store| offers::offer(store, vif))
-        .map_err(|error| format!("xenstore refuses its interface in {}: {error}", vif.network))
-}
-
-/// Offers the interfaces that guests have of a driver to its new domain.
-pub(crate) fn offer_again(control: &Control, store: &mut Store, driver: DomId) {
-    for record in control.guests.all() {
-        for vif in record.vifs.borrow().iter() {
-            // One that is being made has none yet.
-            if vif.driver != driver || vif.guest.is_reserved() {
-                continue;
-            }
-            match offers::offer_again(store, vif) {
-                // It does not want it any more.
-                Ok(()) | Err(StoreError::NoEnt) => {}
-                Err(error) => log::error!("{} is not in {}: {error}", record.name, vif.network),
-            }
-        }
-    }
-}
-
-/// Takes all interfaces from a guest whose domain ends.
-pub(crate) fn withdraw(control: &Control, record: &Record) {
-    for vif in record.vifs.take() {
-        take_away(control, &vif);
-    }
-}
-
-fn take_away(control: &Control, vif: &Vif) {
-    if let Err(error) = control.store.act(control, |store| offers::remove(store, vif)) {
-        log::error!(
-            "xenstore keeps an interface of domain {}: {error}",
-            vif.guest.raw()
-        );
-    }
-}
-
-/// The guest's interfaces as it is to have them.
-fn set_wanted(record: &Record, vifs: Vec<config::Vif>) -> Result<(), String> {
-    let vifs = Vifs::new(vifs).map_err(|should| format!("the interfaces of {} {should}", record.name))?;
-    record.wanted.borrow_mut().networks = vifs.into();
     Ok(())
 }
 
@@ -365,82 +307,25 @@ pub(crate) fn attach(
     words: &str,
 ) -> Result<String, String> {
     let wanted = config::Vif::parse(words).map_err(|should| format!("the interface {should}"))?;
-    let number = networks::free_number(&record.vifs.borrow())
-        .ok_or_else(|| format!("{} has as many interfaces as it can have", record.name))?;
     let vif = Vif {
         guest,
-        ..allot(control, record, &wanted, number)?
+        ..allot(control, record, &wanted)?
     };
     let mut vifs = record.wanted.borrow().networks.to_vec();
     vifs.push(wanted);
-    set_wanted(record, vifs)?;
-    offer_one(control, &vif)?;
+    let vifs = Vifs::new(vifs).map_err(|should| format!("the interfaces of {} {should}", record.name))?;
+    devices::offer_one(control, &vif)?;
     let told = format!(
-        "{} has interface {number} in {}: {}, {}",
+        "{} has interface {} in {}: {}, {}",
         record.name,
+        vif.number,
         vif.network,
         vif.mac,
         vif.addresses()
     );
     record.vifs.borrow_mut().push(vif);
+    record.wanted.borrow_mut().networks = vifs.into();
     Ok(told)
-}
-
-/// Takes an interface from a guest: when the guest has let go of it or, by `force`, at once.
-///
-/// # Errors
-///
-/// In a sentence: also if the guest does not let go. It can then be done again.
-pub(crate) async fn detach(
-    control: &Control,
-    record: &Record,
-    number: u32,
-    force: bool,
-) -> Result<(), String> {
-    let place = || {
-        let vifs = record.vifs.borrow();
-        vifs.iter().position(|vif| vif.number == number)
-    };
-    let missing = || {
-        format!(
-            "{} has no interface {number}; `net vifs` shows who has which",
-            record.name
-        )
-    };
-    let vif = place().and_then(|place| record.vifs.borrow().get(place).cloned());
-    let vif = vif.ok_or_else(missing)?;
-    if !force {
-        let closing = control.store.act(control, |store| offers::close(store, &vif));
-        // Without an end of its own, the driver has let go.
-        if closing.is_ok() {
-            let is_closed = || {
-                let state = control
-                    .store
-                    .act(control, |store| offers::back_end_state(store, &vif));
-                state.is_none_or(|state| state == state::CLOSED).then_some(())
-            };
-            let closed = with_timeout(DETACHING, until(control, &vif.back_end(), is_closed)).await;
-            if closed.is_err() {
-                return Err(format!(
-                    "{} has not let go of interface {number} yet; `net detach {} {number}` looks again, and with --force does not wait",
-                    record.name, record.name
-                ));
-            }
-        }
-    }
-    // It may have ended meanwhile, and others may have done the same.
-    let place = place().filter(|&place| record.vifs.borrow().get(place) == Some(&vif));
-    let place = place.ok_or_else(missing)?;
-    record.vifs.borrow_mut().remove(place);
-    take_away(control, &vif);
-    let mut vifs = record.wanted.borrow().networks.to_vec();
-    if let Some(place) = vifs
-        .iter()
-        .position(|wanted| wanted.network.as_str() == vif.network)
-    {
-        vifs.remove(place);
-    }
-    set_wanted(record, vifs)
 }
 
 /// The networks.
@@ -489,9 +374,7 @@ pub(crate) async fn vifs(control: &Control, network: Option<&str>) -> Result<Vec
     for record in control.guests.all() {
         for vif in record.vifs.borrow().iter() {
             if network.is_none_or(|network| vif.network == network) {
-                let state = control
-                    .store
-                    .act(control, |store| offers::back_end_state(store, vif));
+                let state = devices::state_of(control, vif);
                 rows.push((vif.driver, row(&record, vif, state)));
             }
         }
@@ -539,13 +422,7 @@ fn row(record: &Record, vif: &Vif, state: Option<u8>) -> VifRow {
         address6: vif.ip6.map(|(ip6, _)| ip6.to_string()),
         state: state.into(),
         rate: vif.rate,
-        sent_frames: None,
-        sent_bytes: None,
-        received_frames: None,
-        received_bytes: None,
-        flips: None,
-        copied_bytes: None,
-        drops: None,
+        ..VifRow::default()
     }
 }
 

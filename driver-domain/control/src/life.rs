@@ -19,7 +19,7 @@ use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use embassy_time::{Duration, Timer};
 
 use crate::{
-    Control, disks,
+    Control, devices, disks,
     guests::{Phase, Record, Resident},
     interfaces, make,
 };
@@ -89,11 +89,7 @@ pub(crate) async fn start(control: &'static Control, wanted: Guest) -> Result<Do
         .spawner
         .spawn(serve_console(control, Rc::clone(&record), Rc::clone(&resident)));
     control.spawner.spawn(serve_store(control, Rc::clone(&resident)));
-    if let Err(error) = interfaces::offer(control, &record, id).await {
-        end(control, &record, &resident, Phase::Idle);
-        return Err(format!("{name}: {error}"));
-    }
-    if let Err(error) = disks::offer(control, &record, id).await {
+    if let Err(error) = devices::offer(control, &record, id).await {
         end(control, &record, &resident, Phase::Idle);
         return Err(format!("{name}: {error}"));
     }
@@ -154,8 +150,7 @@ pub(crate) fn end(control: &Control, record: &Record, resident: &Rc<Resident>, t
         .guest_at_once(id, &record.name, is_printed(record), printed);
     resident.let_go();
     control.terminal.with(|session| session.forget(id.raw()));
-    disks::withdraw(control, record);
-    interfaces::withdraw(control, record);
+    devices::withdraw(control, record);
     control.store.forget(control, id, record.driver.is_some());
     if let Err(error) = domains::destroy(id) {
         log::error!(

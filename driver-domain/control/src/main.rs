@@ -21,6 +21,7 @@ mod archive;
 mod asking;
 mod changes;
 mod command;
+mod devices;
 mod disks;
 mod drivers;
 mod guests;

@@ -52,13 +52,6 @@ pub(crate) async fn rules(control: &Control, name: &str, is_json: bool) -> Done 
     Ok(())
 }
 
-/// The rules of a network, as text.
-fn written(control: &Control, name: &str) -> Result<Vec<String>, String> {
-    let network = interfaces::find(&control.config.borrow(), name)?;
-    let lines = network.rules().lines().filter_map(|(_, rule)| rule.ok());
-    Ok(lines.map(|rule| rule.to_string()).collect())
-}
-
 /// Reads a rule as it was typed.
 fn read(rule: &str) -> Result<String, String> {
     let rule =
@@ -68,21 +61,21 @@ fn read(rule: &str) -> Result<String, String> {
 
 /// Adds a rule in a place, counted from 1, or behind the others.
 pub(crate) async fn add_rule(control: &Control, name: &str, at: Option<u32>, rule: &str) -> Done {
-    let mut rules = written(control, name)?;
+    let network = interfaces::find(&control.config.borrow(), name)?;
+    let count = network.rules().lines().count();
     let place = match at {
-        None => rules.len(),
-        Some(at) => place(at, rules.len().saturating_add(1), name)?,
+        None => count,
+        Some(at) => place(at, count.saturating_add(1), name)?,
     };
-    rules.insert(place, read(rule)?);
-    interfaces::set_rules(control, name, &rules.join("\n")).await
+    let rules = network.rules().with(place, &read(rule)?);
+    interfaces::set_rules(control, name, &rules).await
 }
 
 /// Removes a rule.
 pub(crate) async fn delete_rule(control: &Control, name: &str, number: u32) -> Done {
-    let mut rules = written(control, name)?;
-    let place = place(number, rules.len(), name)?;
-    rules.remove(place);
-    interfaces::set_rules(control, name, &rules.join("\n")).await
+    let network = interfaces::find(&control.config.borrow(), name)?;
+    let place = place(number, network.rules().lines().count(), name)?;
+    interfaces::set_rules(control, name, &network.rules().without(place)).await
 }
 
 /// Gives a network these rules in the place of its own.

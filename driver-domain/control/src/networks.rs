@@ -52,7 +52,7 @@ pub struct Vif {
     pub gateway: Ipv4Addr,
     /// Its IPv6 address, and the VFR's.
     pub ip6: Option<(Ipv6Addr, Ipv6Addr)>,
-    /// How many bytes a second it may send, and receive; 0: as many as it can.
+    /// How many bytes a second it may send; 0: as many as it can.
     pub rate: u64,
     /// How long its packets may be.
     pub mtu: u32,

@@ -24,7 +24,7 @@ use bulkhead_xenstore::{Path, Place, Store, Tx};
 use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 
 use crate::{
-    Control, disks,
+    Control, devices,
     guests::{Record, Resident},
     interfaces,
 };
@@ -98,8 +98,7 @@ impl Service {
                 store.set_service(resident.id);
                 served::prepare(&mut store, resident.id).map_err(|error| format!("{error}"))?;
                 interfaces::set_up(control, &mut store, record).map_err(|error| format!("{error}"))?;
-                disks::offer_again(control, &mut store, resident.id);
-                interfaces::offer_again(control, &mut store, resident.id);
+                devices::offer_again(control, &mut store, resident.id);
             }
             store.introduce(resident.id).map_err(|error| format!("{error}"))?;
         }

@@ -17,8 +17,10 @@ use bulkhead_abi::DomId;
 use bulkhead_abi::blkif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
-use bulkhead_frontend::directory::{first_device, number, own_number, reach, set_state, state_of, text};
-use bulkhead_frontend::{Access, BadKey, ConnectError, Domain, Port};
+use bulkhead_frontend::directory::{
+    first_device, meet, number, own, own_number, publish, reach, set_state, text,
+};
+use bulkhead_frontend::{ConnectError, Domain, Port, ring_page};
 use bulkhead_ring::descriptor::{Front, MAX_PAGES};
 use embassy_sync::blocking_mutex::raw::RawMutex;
 
@@ -110,27 +112,12 @@ pub async fn agree<D: Domain, M: RawMutex>(
     options: Options,
     domain: impl FnOnce(DomId) -> D,
 ) -> Result<Agreement<D>, ConnectError> {
-    let backend = text(client, frontend, key::BACKEND).await?;
-    let backend = backend.ok_or(ConnectError::FrontEnd(BadKey {
-        key: key::BACKEND,
-        value: None,
-    }))?;
+    let backend = own(client, frontend, key::BACKEND, |text| Some(String::from(text))).await?;
     let peer = own_number(client, frontend, key::BACKEND_ID).await?;
     let device: u32 = own_number(client, frontend, key::VIRTUAL_DEVICE).await?;
     let [low, high, ..] = device.to_le_bytes();
     let domain = domain(DomId::new(peer));
-    let state = format!("{backend}/{}", key::STATE);
-    let mut changes = client.watch(&state).await?;
-    // Somebody had the disk before: it is begun again.
-    let is_again = state_of(client, frontend).await? == XenbusState::Closed;
-    if is_again {
-        set_state(client, frontend, XenbusState::Initialising).await?;
-    }
-    let is_there = |state| {
-        use XenbusState::{Connected, InitWait, Initialised};
-        matches!(state, InitWait | Initialised | Connected)
-    };
-    reach(client, &backend, &mut changes, is_there, is_again).await?;
+    let mut changes = meet(client, frontend, &backend).await?;
 
     let order = number(client, &backend, key::MAX_RING_PAGE_ORDER).await?;
     let order = order
@@ -161,26 +148,11 @@ pub async fn agree<D: Domain, M: RawMutex>(
         u8::from(options.is_persistent).to_string(),
     );
     nodes.insert(key::STATE.into(), XenbusState::Initialised.raw().to_string());
-    client
-        .transaction(async |inside| {
-            for (name, value) in &nodes {
-                inside
-                    .write(&format!("{frontend}/{name}"), value.as_bytes())
-                    .await?;
-            }
-            Ok(())
-        })
-        .await?;
+    publish(client, frontend, &nodes).await?;
 
     let properties = async {
-        reach(
-            client,
-            &backend,
-            &mut changes,
-            |state| state == XenbusState::Connected,
-            false,
-        )
-        .await?;
+        let is_connected = |state| state == XenbusState::Connected;
+        reach(client, &backend, &mut changes, is_connected, false).await?;
         let properties = properties(client, &backend, options.is_persistent).await?;
         set_state(client, frontend, XenbusState::Connected).await?;
         Ok(properties)
@@ -215,9 +187,7 @@ fn link<D: Domain>(
 ) -> Result<Link<D>, ConnectError> {
     let mut ring = Vec::with_capacity(pages);
     for index in 0..pages {
-        let page = domain.page().ok_or(ConnectError::NoMemory)?;
-        let granted = domain.grant(page, Access::ReadWrite);
-        let grant = granted.map_err(|_| ConnectError::NoMemory)?;
+        let grant = ring_page(domain)?;
         let name = if pages > 1 {
             format!("{place}{}{index}", key::RING_REF)
         } else {

@@ -12,7 +12,7 @@ use core::task::{Context, Poll};
 use bulkhead_abi::blkif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
-use bulkhead_frontend::directory::{number, set_state, state_of};
+use bulkhead_frontend::directory::{close, number, state_of};
 use bulkhead_frontend::{Domain, Port};
 use bulkhead_ring::descriptor::Notify;
 use embassy_futures::select::{Either, select};
@@ -269,20 +269,7 @@ impl<D: Domain> Disk<D> {
     /// If xenstore does not answer as it should.
     pub async fn close<M: RawMutex>(&self, client: &Client<M>) -> Result<(), client::Error> {
         self.fail(Broken::Closed);
-        let state = format!("{}/{}", self.backend, key::STATE);
-        let mut changes = client.watch(&state).await?;
-        set_state(client, &self.frontend, XenbusState::Closing).await?;
-        loop {
-            let state = state_of(client, &self.backend).await?;
-            if matches!(
-                state,
-                XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown
-            ) {
-                break;
-            }
-            changes.next().await?;
-        }
-        set_state(client, &self.frontend, XenbusState::Closed).await
+        close(client, &self.frontend, &self.backend).await
     }
 
     fn fail(&self, broken: Broken) {

@@ -301,19 +301,9 @@ impl<D: Domain> Queue<D> {
     ///
     /// [`Broken`] if the disk is; all orders have failed then.
     pub fn step(&mut self) -> Result<Notify, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        loop {
-            let answered = match self.front.take() {
-                Ok(Some(response)) => self.answer(response),
-                Ok(None) => break,
-                Err(error) => Err(error.into()),
-            };
-            if let Err(broken) = answered {
-                self.fail(broken);
-                return Err(broken);
-            }
+        self.broken.map_or(Ok(()), Err)?;
+        while let Some(response) = self.front.take().map_err(|error| self.fail(error.into()))? {
+            self.answer(response).map_err(|broken| self.fail(broken))?;
         }
         let before = self.posted;
         while let Some(&index) = self.backlog.front() {
@@ -336,20 +326,14 @@ impl<D: Domain> Queue<D> {
     ///
     /// [`Broken`] if the disk is; all orders have failed then.
     pub fn may_sleep(&mut self) -> Result<bool, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        self.front.may_sleep().map_err(|error| {
-            let broken = error.into();
-            self.fail(broken);
-            broken
-        })
+        self.broken.map_or(Ok(()), Err)?;
+        self.front.may_sleep().map_err(|error| self.fail(error.into()))
     }
 
-    /// Gives the disk up: all orders fail, now and later. Pages that the back-end could use do not come back to who ordered.
-    pub fn fail(&mut self, broken: Broken) {
+    /// Gives the disk up: all orders fail, now and later. Pages that the back-end could use do not come back to who ordered. Returns why.
+    pub fn fail(&mut self, broken: Broken) -> Broken {
         if self.broken.is_some() {
-            return;
+            return broken;
         }
         self.broken = Some(broken);
         self.backlog.clear();
@@ -367,6 +351,7 @@ impl<D: Domain> Queue<D> {
             }
         }
         self.flights = Slab::new();
+        broken
     }
 
     /// No more of an order is posted. When nothing of it is outstanding either, it is done.

@@ -1,7 +1,10 @@
 //! The two directories of a connection: states, numbers, words.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
+use core::fmt::Display;
+use core::str::FromStr;
 
 use bulkhead_abi::xenstore::{StoreError, XenbusState};
 use bulkhead_bus::client::{self, Client, Watch};
@@ -36,19 +39,103 @@ pub async fn reach<M: RawMutex>(
     }
 }
 
-/// A number in the front-end's directory.
+/// Waits until the back-end can be agreed with; if somebody had the device before, it is begun again. Tells of changes of the back-end's state from
+/// then on.
 ///
 /// # Errors
 ///
-/// If it is missing or says none, or xenstore does not answer as it should.
-pub async fn own_number<M: RawMutex, N: core::str::FromStr>(
+/// As [`reach`].
+pub async fn meet<'a, M: RawMutex>(
+    client: &'a Client<M>,
+    frontend: &str,
+    backend: &str,
+) -> Result<Watch<'a, M>, ConnectError> {
+    let mut changes = client.watch(&format!("{backend}/{STATE}")).await?;
+    let is_again = state_of(client, frontend).await? == XenbusState::Closed;
+    if is_again {
+        set_state(client, frontend, XenbusState::Initialising).await?;
+    }
+    let is_there = |state| {
+        use XenbusState::{Connected, InitWait, Initialised};
+        matches!(state, InitWait | Initialised | Connected)
+    };
+    reach(client, backend, &mut changes, is_there, is_again).await?;
+    Ok(changes)
+}
+
+/// Writes nodes of the front-end's directory, all at once.
+///
+/// # Errors
+///
+/// If xenstore does not answer as it should.
+pub async fn publish<M: RawMutex>(
+    client: &Client<M>,
+    frontend: &str,
+    nodes: &BTreeMap<impl Display, impl Display>,
+) -> Result<(), client::Error> {
+    client
+        .transaction(async |inside| {
+            for (name, value) in nodes {
+                let path = format!("{frontend}/{name}");
+                inside.write(&path, value.to_string().as_bytes()).await?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Closes the front-end's end when the back-end has closed its own.
+///
+/// # Errors
+///
+/// If xenstore does not answer as it should.
+pub async fn close<M: RawMutex>(
+    client: &Client<M>,
+    frontend: &str,
+    backend: &str,
+) -> Result<(), client::Error> {
+    let mut changes = client.watch(&format!("{backend}/{STATE}")).await?;
+    set_state(client, frontend, XenbusState::Closing).await?;
+    loop {
+        let state = state_of(client, backend).await?;
+        if matches!(
+            state,
+            XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown
+        ) {
+            break;
+        }
+        changes.next().await?;
+    }
+    set_state(client, frontend, XenbusState::Closed).await
+}
+
+/// What a node of the front-end's directory says, as `read` understands it.
+///
+/// # Errors
+///
+/// If it is missing or says nothing of the kind, or xenstore does not answer as it should.
+pub async fn own<M: RawMutex, T>(
+    client: &Client<M>,
+    frontend: &str,
+    key: &'static str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, ConnectError> {
+    let value = text(client, frontend, key).await?;
+    let read = value.as_deref().and_then(read);
+    read.ok_or(ConnectError::FrontEnd(BadKey { key, value }))
+}
+
+/// A number there.
+///
+/// # Errors
+///
+/// As [`own`].
+pub async fn own_number<M: RawMutex, N: FromStr>(
     client: &Client<M>,
     frontend: &str,
     key: &'static str,
 ) -> Result<N, ConnectError> {
-    let value = text(client, frontend, key).await?;
-    let number = value.as_deref().and_then(|value| value.parse().ok());
-    number.ok_or(ConnectError::FrontEnd(BadKey { key, value }))
+    own(client, frontend, key, |value| value.parse().ok()).await
 }
 
 /// The state of one end; one that is not there, or is none, is unknown.
@@ -75,7 +162,7 @@ pub async fn set_state<M: RawMutex>(
     directory: &str,
     state: XenbusState,
 ) -> Result<(), client::Error> {
-    let path = format!("{directory}/{}", STATE);
+    let path = format!("{directory}/{STATE}");
     client.write(&path, state.raw().to_string().as_bytes()).await
 }
 

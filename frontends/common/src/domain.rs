@@ -4,6 +4,8 @@ use core::fmt;
 
 use bulkhead_ring::SharedPage;
 
+use crate::error::ConnectError;
+
 /// What a back-end may do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -44,6 +46,18 @@ pub trait Domain: Clone + fmt::Debug {
 
     /// Opens a port, or `None` if there are no more.
     fn port(&self) -> Option<Self::Port>;
+}
+
+/// A page of a ring: the back-end may read and write it.
+///
+/// # Errors
+///
+/// [`ConnectError::NoMemory`].
+pub fn ring_page<D: Domain>(domain: &D) -> Result<D::Grant, ConnectError> {
+    let page = domain.page().ok_or(ConnectError::NoMemory)?;
+    domain
+        .grant(page, Access::ReadWrite)
+        .map_err(|_| ConnectError::NoMemory)
 }
 
 /// A domain whose pages the back-end can have in exchange for its own.

@@ -17,6 +17,6 @@ mod guest;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use domain::{Access, Domain, Flips, Port, Withdrawn};
+pub use domain::{Access, Domain, Flips, Port, Withdrawn, ring_page};
 pub use error::{BadKey, ConnectError};
 pub use guest::Peer;

@@ -8,15 +8,14 @@
 //! | | 4: it has them |
 
 use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::netif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
-use bulkhead_frontend::directory::{first_device, number, own_number, reach, set_state, state_of, text};
-use bulkhead_frontend::{Access, BadKey, ConnectError, Domain, Flips, Port};
+use bulkhead_frontend::directory::{first_device, meet, number, own, own_number, publish, reach, set_state};
+use bulkhead_frontend::{BadKey, ConnectError, Domain, Flips, Port, ring_page};
 use bulkhead_ring::descriptor::{Front, Protocol};
 use embassy_sync::blocking_mutex::raw::RawMutex;
 
@@ -118,33 +117,15 @@ pub async fn agree<D: Flips, M: RawMutex>(
     options: Options,
     domain: impl FnOnce(DomId) -> D,
 ) -> Result<Agreement<D>, ConnectError> {
-    let own = async |key| Ok::<_, ConnectError>((key, text(client, frontend, key).await?));
-    let (key, value) = own(key::BACKEND).await?;
-    let backend = value.ok_or(ConnectError::FrontEnd(BadKey { key, value: None }))?;
-    let (key, value) = own(key::MAC).await?;
-    let mac = value.as_deref().and_then(address);
-    let mac = mac.ok_or(ConnectError::FrontEnd(BadKey { key, value }))?;
-    let mtu = match own(key::MTU).await? {
-        (_, None) => DEFAULT_MTU,
-        (key, value) => {
-            let mtu = value.as_deref().and_then(|mtu| mtu.parse().ok());
-            mtu.ok_or(ConnectError::FrontEnd(BadKey { key, value }))?
-        }
+    let backend = own(client, frontend, key::BACKEND, |text| Some(String::from(text))).await?;
+    let mac = own(client, frontend, key::MAC, address).await?;
+    let mtu = match own_number(client, frontend, key::MTU).await {
+        Err(ConnectError::FrontEnd(BadKey { value: None, .. })) => DEFAULT_MTU,
+        mtu => mtu?,
     };
     let peer = own_number(client, frontend, key::BACKEND_ID).await?;
     let domain = domain(DomId::new(peer));
-
-    let mut changes = client.watch(&format!("{backend}/{}", key::STATE)).await?;
-    // Somebody had the interface before: it is begun again.
-    let is_again = state_of(client, frontend).await? == XenbusState::Closed;
-    if is_again {
-        set_state(client, frontend, XenbusState::Initialising).await?;
-    }
-    let is_there = |state| {
-        use XenbusState::{Connected, InitWait, Initialised};
-        matches!(state, InitWait | Initialised | Connected)
-    };
-    reach(client, &backend, &mut changes, is_there, is_again).await?;
+    let mut changes = meet(client, frontend, &backend).await?;
 
     let mut flags = BTreeMap::new();
     for key in KEYS
@@ -181,16 +162,7 @@ pub async fn agree<D: Flips, M: RawMutex>(
     ];
     nodes.extend(own_flags.map(|(key, is_set)| (key, u32::from(is_set))));
     nodes.insert(key::STATE, XenbusState::Connected.raw());
-    client
-        .transaction(async |inside| {
-            for (name, value) in &nodes {
-                inside
-                    .write(&format!("{frontend}/{name}"), value.to_string().as_bytes())
-                    .await?;
-            }
-            Ok(())
-        })
-        .await?;
+    publish(client, frontend, &nodes).await?;
     let is_connected = |state| state == XenbusState::Connected;
     if let Err(error) = reach(client, &backend, &mut changes, is_connected, false).await {
         // The back-end is to let go of the rings, which are given up here. If it cannot be told, that is not what went wrong first.
@@ -222,9 +194,7 @@ fn ring<D: Domain, K: Protocol>(
     key: &'static str,
     nodes: &mut Nodes,
 ) -> Result<Front<D::Grant, K>, ConnectError> {
-    let page = domain.page().ok_or(ConnectError::NoMemory)?;
-    let granted = domain.grant(page, Access::ReadWrite);
-    let grant = granted.map_err(|_| ConnectError::NoMemory)?;
+    let grant = ring_page(domain)?;
     nodes.insert(key, domain.reference(&grant));
     Ok(Front::new(alloc::vec![grant])?)
 }

@@ -11,7 +11,7 @@ use core::task::{Context, Poll, Waker};
 use bulkhead_abi::netif::key;
 use bulkhead_abi::xenstore::XenbusState;
 use bulkhead_bus::client::{self, Client};
-use bulkhead_frontend::directory::{set_state, state_of};
+use bulkhead_frontend::directory::{close, state_of};
 use bulkhead_frontend::{Flips, Port};
 use bulkhead_ring::descriptor::Notify;
 use embassy_futures::select::{Either, select};
@@ -300,18 +300,6 @@ impl<D: Flips> Interface<D> {
     /// If xenstore does not answer as it should.
     pub async fn close<M: RawMutex>(&self, client: &Client<M>) -> Result<(), client::Error> {
         self.fail(Broken::Closed);
-        let mut changes = client.watch(&format!("{}/{}", self.backend, key::STATE)).await?;
-        set_state(client, &self.frontend, XenbusState::Closing).await?;
-        loop {
-            let state = state_of(client, &self.backend).await?;
-            if matches!(
-                state,
-                XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown
-            ) {
-                break;
-            }
-            changes.next().await?;
-        }
-        set_state(client, &self.frontend, XenbusState::Closed).await
+        close(client, &self.frontend, &self.backend).await
     }
 }

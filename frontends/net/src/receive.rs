@@ -176,19 +176,9 @@ impl<D: Flips> Receive<D> {
     ///
     /// [`Broken`] if the interface is. Frames that came before can still be taken.
     pub fn step(&mut self) -> Result<Notify, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        loop {
-            let taken = match self.front.take() {
-                Ok(Some(slot)) => self.answer(slot),
-                Ok(None) => break,
-                Err(error) => Err(error.into()),
-            };
-            if let Err(broken) = taken {
-                self.fail(broken);
-                return Err(broken);
-            }
+        self.broken.map_or(Ok(()), Err)?;
+        while let Some(slot) = self.front.take().map_err(|error| self.fail(error.into()))? {
+            self.answer(slot).map_err(|broken| self.fail(broken))?;
         }
         let mut is_posted = false;
         while self.posted.len().saturating_add(self.full) < self.front.size() as usize {
@@ -206,21 +196,16 @@ impl<D: Flips> Receive<D> {
     ///
     /// [`Broken`] if the interface is.
     pub fn may_sleep(&mut self) -> Result<bool, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        self.front.may_sleep().map_err(|error| {
-            let broken = error.into();
-            self.fail(broken);
-            broken
-        })
+        self.broken.map_or(Ok(()), Err)?;
+        self.front.may_sleep().map_err(|error| self.fail(error.into()))
     }
 
-    /// Gives the ring up. Pages that the back-end uses now are lost.
-    pub fn fail(&mut self, broken: Broken) {
+    /// Gives the ring up. Pages that the back-end uses now are lost. Returns why.
+    pub fn fail(&mut self, broken: Broken) -> Broken {
         self.broken.get_or_insert(broken);
         self.posted.clear();
         self.partial = Partial::new(&self.pool);
+        broken
     }
 
     /// Posts a page, if there is one to be had. There is room.

@@ -215,19 +215,9 @@ impl<D: Domain> Transmit<D> {
     ///
     /// [`Broken`] if the interface is.
     pub fn step(&mut self) -> Result<Notify, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        loop {
-            let answered = match self.front.take() {
-                Ok(Some(response)) => self.answer(response),
-                Ok(None) => break,
-                Err(error) => Err(error.into()),
-            };
-            if let Err(broken) = answered {
-                self.fail(broken);
-                return Err(broken);
-            }
+        self.broken.map_or(Ok(()), Err)?;
+        while let Some(response) = self.front.take().map_err(|error| self.fail(error.into()))? {
+            self.answer(response).map_err(|broken| self.fail(broken))?;
         }
         Ok(if core::mem::take(&mut self.is_unpushed) {
             self.front.push()
@@ -242,20 +232,15 @@ impl<D: Domain> Transmit<D> {
     ///
     /// [`Broken`] if the interface is.
     pub fn may_sleep(&mut self) -> Result<bool, Broken> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
-        }
-        self.front.may_sleep().map_err(|error| {
-            let broken = error.into();
-            self.fail(broken);
-            broken
-        })
+        self.broken.map_or(Ok(()), Err)?;
+        self.front.may_sleep().map_err(|error| self.fail(error.into()))
     }
 
-    /// Gives the ring up. Pages that the back-end uses now are lost.
-    pub fn fail(&mut self, broken: Broken) {
+    /// Gives the ring up. Pages that the back-end uses now are lost. Returns why.
+    pub fn fail(&mut self, broken: Broken) -> Broken {
         self.broken.get_or_insert(broken);
         self.flights.clear();
+        broken
     }
 
     /// Takes an answer for what it claims to be.

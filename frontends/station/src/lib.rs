@@ -1,9 +1,10 @@
-//! A Rust guest's place on a network, as its xenstore keys have it.
+//! What Rust guests are made of: xenstore, the first disk, a place on a network, and what tools have in common.
 //!
 //! - [`store`] connects to xenstore.
 //! - [`Station::start`] connects the first interface, and sets a TCP/IP stack up over it: by the addresses that stand beside the interface in xenstore, or else by DHCP.
 //! - [`Disk`] is the guest's first disk, as a [`Store`] of files.
 //! - [`asked_to_end`] waits for the operator's word.
+//! - [`orders`] reads the words of a tool's command line, and [`rogue`] is for tools that break protocols.
 //!
 //! All of them are leaked: they are there for as long as the guest is.
 
@@ -13,6 +14,8 @@
 extern crate alloc;
 
 mod disk;
+pub mod orders;
+pub mod rogue;
 mod settings;
 
 use alloc::boxed::Box;

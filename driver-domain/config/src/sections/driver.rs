@@ -122,30 +122,16 @@ impl Driver {
     fn settings(&self) -> Settings {
         let usual = Self::new(self.name.clone(), self.kernel.clone(), self.devices.clone());
         let mut settings = Settings::default();
-        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
-        say("name", &self.name.as_str(), Form::Quoted, false);
-        let kernel = self.kernel.as_str();
-        say("kernel", &kernel, Form::Quoted, kernel == KERNEL);
-        let is_usual = self.command_line == usual.command_line;
-        say(
-            "command-line",
-            &self.command_line.as_str(),
-            Form::Quoted,
-            is_usual,
-        );
-        say("memory", &*self.memory, Form::Quoted, self.memory == usual.memory);
-        say("devices", &*self.devices, Form::List, false);
+        settings.say("name", Form::Quoted, &self.name.as_str());
+        settings.say_unusual("kernel", Form::Quoted, &self.kernel.as_str(), &KERNEL);
+        let (line, usual_line) = (self.command_line.as_str(), usual.command_line.as_str());
+        settings.say_unusual("command-line", Form::Quoted, &line, &usual_line);
+        settings.say_unusual("memory", Form::Quoted, &self.memory, &usual.memory);
+        settings.say("devices", Form::List, &self.devices);
         self.say_uplink(&mut settings);
-        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
-        say("weight", &self.weight, Form::Plain, self.weight == usual.weight);
-        say(
-            "console",
-            &self.console,
-            Form::Quoted,
-            self.console == usual.console,
-        );
-        let is_usual = self.on_crash == usual.on_crash;
-        say("on-crash", &self.on_crash, Form::Quoted, is_usual);
+        settings.say_unusual("weight", Form::Plain, &self.weight, &usual.weight);
+        settings.say_unusual("console", Form::Quoted, &self.console, &usual.console);
+        settings.say_unusual("on-crash", Form::Quoted, &self.on_crash, &usual.on_crash);
         settings
     }
 }

@@ -287,43 +287,25 @@ impl Guest {
     fn settings(&self) -> Settings {
         let usual = Self::new(self.name.clone(), self.kernel.clone(), self.memory);
         let mut settings = Settings::default();
-        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
-        say("name", &self.name.as_str(), Form::Quoted, false);
-        say("kernel", &self.kernel.as_str(), Form::Quoted, false);
+        settings.say("name", Form::Quoted, &self.name.as_str());
+        settings.say("kernel", Form::Quoted, &self.kernel.as_str());
         if let Some(ramdisk) = &self.ramdisk {
-            say("ramdisk", &ramdisk.as_str(), Form::Quoted, false);
+            settings.say("ramdisk", Form::Quoted, &ramdisk.as_str());
         }
-        let is_usual = self.command_line == usual.command_line;
-        say(
-            "command-line",
-            &self.command_line.as_str(),
-            Form::Quoted,
-            is_usual,
-        );
-        say("memory", &*self.memory, Form::Quoted, false);
-        let is_usual = self.max_memory == usual.max_memory;
-        say("max-memory", &*self.max_memory, Form::Quoted, is_usual);
-        say("vcpus", &self.vcpus, Form::Plain, self.vcpus == usual.vcpus);
-        say("weight", &self.weight, Form::Plain, self.weight == usual.weight);
-        say("cpus", &*self.cpus, Form::Quoted, self.cpus == usual.cpus);
-        say("disk", &*self.disks, Form::List, self.disks == usual.disks);
-        let is_usual = self.networks == usual.networks;
-        say("network", &*self.networks, Form::Groups, is_usual);
-        say(
-            "console",
-            &self.console,
-            Form::Quoted,
-            self.console == usual.console,
-        );
-        let is_usual = self.autostart == usual.autostart;
-        say("autostart", &self.autostart, Form::Plain, is_usual);
-        for (key, action, usual) in [
-            ("on-poweroff", self.on_poweroff, usual.on_poweroff),
-            ("on-reboot", self.on_reboot, usual.on_reboot),
-            ("on-crash", self.on_crash, usual.on_crash),
-        ] {
-            say(key, &action, Form::Quoted, action == usual);
-        }
+        let (line, usual_line) = (self.command_line.as_str(), usual.command_line.as_str());
+        settings.say_unusual("command-line", Form::Quoted, &line, &usual_line);
+        settings.say("memory", Form::Quoted, &self.memory);
+        settings.say_unusual("max-memory", Form::Quoted, &self.max_memory, &usual.max_memory);
+        settings.say_unusual("vcpus", Form::Plain, &self.vcpus, &usual.vcpus);
+        settings.say_unusual("weight", Form::Plain, &self.weight, &usual.weight);
+        settings.say_unusual("cpus", Form::Quoted, &self.cpus, &usual.cpus);
+        settings.say_unusual("disk", Form::List, &self.disks, &usual.disks);
+        settings.say_unusual("network", Form::Groups, &self.networks, &usual.networks);
+        settings.say_unusual("console", Form::Quoted, &self.console, &usual.console);
+        settings.say_unusual("autostart", Form::Plain, &self.autostart, &usual.autostart);
+        settings.say_unusual("on-poweroff", Form::Quoted, &self.on_poweroff, &usual.on_poweroff);
+        settings.say_unusual("on-reboot", Form::Quoted, &self.on_reboot, &usual.on_reboot);
+        settings.say_unusual("on-crash", Form::Quoted, &self.on_crash, &usual.on_crash);
         settings
     }
 

@@ -244,10 +244,21 @@ pub(crate) enum Form {
 }
 
 impl Settings {
+    /// Adds a key.
+    pub(crate) fn say(&mut self, key: &'static str, form: Form, word: &dyn fmt::Display) {
+        self.0.push((key, word.to_string(), form));
+    }
+
     /// Adds a key, unless its word is the usual one.
-    pub(crate) fn say(&mut self, key: &'static str, word: &dyn fmt::Display, form: Form, is_usual: bool) {
-        if !is_usual {
-            self.0.push((key, word.to_string(), form));
+    pub(crate) fn say_unusual<T: fmt::Display + PartialEq>(
+        &mut self,
+        key: &'static str,
+        form: Form,
+        word: &T,
+        usual: &T,
+    ) {
+        if word != usual {
+            self.say(key, form, word);
         }
     }
 

@@ -195,18 +195,17 @@ impl Network {
     fn settings(&self) -> Settings {
         let usual = Self::new(self.name.clone(), self.subnet);
         let mut settings = Settings::default();
-        let mut say = |key, word: &dyn fmt::Display, form, is_usual| settings.say(key, word, form, is_usual);
-        say("name", &self.name.as_str(), Form::Quoted, false);
+        settings.say("name", Form::Quoted, &self.name.as_str());
         if let Some(driver) = &self.driver {
-            say("driver", &driver.as_str(), Form::Quoted, false);
+            settings.say("driver", Form::Quoted, &driver.as_str());
         }
-        say("subnet", &*self.subnet, Form::Quoted, false);
+        settings.say("subnet", Form::Quoted, &self.subnet);
         if let Some(subnet) = &self.subnet6 {
-            say("subnet6", &**subnet, Form::Quoted, false);
+            settings.say("subnet6", Form::Quoted, subnet);
         }
-        say("dhcp", &self.dhcp, Form::Plain, self.dhcp == usual.dhcp);
-        say("uplink", &self.uplink, Form::Quoted, self.uplink == usual.uplink);
-        say("rules", &self.rules, Form::Lines, self.rules == usual.rules);
+        settings.say_unusual("dhcp", Form::Plain, &self.dhcp, &usual.dhcp);
+        settings.say_unusual("uplink", Form::Quoted, &self.uplink, &usual.uplink);
+        settings.say_unusual("rules", Form::Lines, &self.rules, &usual.rules);
         settings
     }
 }
@@ -365,15 +364,10 @@ impl Driver {
             UplinkAddress::Dhcp => Form::Quoted,
             UplinkAddress::Fixed(_) => Form::List,
         };
-        let is_usual = *self.uplink_address == UplinkAddress::Dhcp;
-        settings.say("uplink-address", &*self.uplink_address, form, is_usual);
-        for (key, addresses) in [
-            ("uplink-router", &self.uplink_router),
-            ("uplink-dns", &self.uplink_dns),
-        ] {
-            let addresses: &Addresses = addresses;
-            settings.say(key, addresses, Form::List, addresses.is_empty());
-        }
+        let (none, usual) = (Addresses::default().into(), UplinkAddress::Dhcp.into());
+        settings.say_unusual("uplink-address", form, &self.uplink_address, &usual);
+        settings.say_unusual("uplink-router", Form::List, &self.uplink_router, &none);
+        settings.say_unusual("uplink-dns", Form::List, &self.uplink_dns, &none);
     }
 }
 

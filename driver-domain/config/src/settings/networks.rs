@@ -12,13 +12,17 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::ops::Deref;
 
-/// The name of a network: a domain's name without `.`, since it is the name of a node in xenstore; and not what rules call something else.
+/// The name of a network: a domain's name without `.`, since it is the name of a node in xenstore; and not what rules or commands call something
+/// else.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkName(String);
 
 impl NetworkName {
     /// What rules call something else.
     pub const RESERVED: [&'static str; 2] = ["any", "uplink"];
+
+    /// What follows `net rules` on the shell and is no network.
+    pub const COMMANDS: [&'static str; 3] = ["add", "delete", "set"];
 
     /// What the name of the node with a network's rules ends with.
     const RULES: &'static str = "-rules";
@@ -38,6 +42,11 @@ impl Setting for NetworkName {
         }
         if Self::RESERVED.contains(&name.as_str()) {
             return should("be another name: rules mean something else by it");
+        }
+        if Self::COMMANDS.contains(&name.as_str()) {
+            return should(format!(
+                "be another name: `net rules {name}` is a command of the shell"
+            ));
         }
         if name.ends_with(Self::RULES) {
             return should("not end in \"-rules\": so the place of a network's rules is called");
@@ -297,6 +306,28 @@ impl Rules {
         })
     }
 
+    /// All that is written with a rule more, behind as many as `place`: what stands before the next stays with that.
+    #[must_use]
+    pub fn with(&self, place: usize, rule: &str) -> String {
+        let behind = place.checked_sub(1).map_or(0, |last| self.line_of(last));
+        let lines = self.0.lines();
+        let before = lines.clone().take(behind);
+        joined(before.chain([rule]).chain(lines.skip(behind)))
+    }
+
+    /// All that is written but the rule in this place, from 0: what stands before it stays.
+    #[must_use]
+    pub fn without(&self, place: usize) -> String {
+        let line = self.line_of(place);
+        let others = (1..).zip(self.0.lines()).filter(|(n, _)| *n != line);
+        joined(others.map(|(_, text)| text))
+    }
+
+    /// The number of the line of the rule in this place, from 0; past the last line, if there is none.
+    fn line_of(&self, place: usize) -> usize {
+        self.lines().nth(place).map_or(usize::MAX, |(line, _)| line)
+    }
+
     /// Each mistake, in the order of the lines.
     pub fn mistakes(&self) -> impl Iterator<Item = Mistake> {
         let too_many = self.lines().nth(MAX_RULES).map(|(line, _)| Mistake {
@@ -332,6 +363,11 @@ impl Rules {
     }
 }
 
+/// Lines that all end.
+fn joined<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// What a rule names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RuleName {
@@ -356,7 +392,7 @@ impl fmt::Display for Rules {
     }
 }
 
-/// How fast a VIF may be, in bits per second: written as `10M`, in powers of 1000. A multiple of 8.
+/// How fast a VIF may send, in bits per second: written as `10M`, in powers of 1000. A multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(u64);
 
@@ -420,7 +456,7 @@ pub struct Vif {
     pub ip: Option<Ipv4Addr>,
     /// Its IPv6 address, if one is wanted.
     pub ip6: Option<Ipv6Addr>,
-    /// How fast it may be, if that is limited.
+    /// How fast it may send, if that is limited.
     pub rate: Option<Rate>,
     /// How long its packets may be.
     pub mtu: Mtu,
@@ -763,6 +799,27 @@ mod tests {
             names,
             [(2, "red".into()), (2, "uplnk".into()), (5, "web.1".into())]
         );
+    }
+
+    #[test]
+    fn comments_stay_when_a_rule_comes_or_goes() {
+        let rules = Rules::new("# all\naccept\n\n# none\ndrop\n# end\n").unwrap();
+        assert_eq!(
+            rules.with(0, "nat"),
+            "nat\n# all\naccept\n\n# none\ndrop\n# end\n"
+        );
+        assert_eq!(
+            rules.with(1, "nat"),
+            "# all\naccept\nnat\n\n# none\ndrop\n# end\n"
+        );
+        assert_eq!(
+            rules.with(2, "nat"),
+            "# all\naccept\n\n# none\ndrop\nnat\n# end\n"
+        );
+        assert_eq!(rules.without(0), "# all\n\n# none\ndrop\n# end\n");
+        assert_eq!(rules.without(1), "# all\naccept\n\n# none\n# end\n");
+        assert_eq!(rules.without(2), rules.as_str());
+        assert_eq!(Rules::default().with(0, "drop"), "drop\n");
     }
 
     #[test]

@@ -636,7 +636,7 @@ pub const COMMANDS: &[Spec] = &[
         summary: "add a rule to a network's",
         help: "The rule is the rest of the line, as in bulkhead.toml. It comes last, or gets\n\
                the number after `at`, and those from there on the next. It holds at once,\n\
-               for connections that there are too.\n\
+               for connections that there are too. Comments stay where they are.\n\
                Example: net rules add red at 1 accept tcp from uplink port 8080 to web port 80",
         build: |given| {
             Ok(Command::NetRulesAdd {
@@ -651,7 +651,7 @@ pub const COMMANDS: &[Spec] = &[
         args: &[NETWORK, Arg::One(Kind::Number)],
         flags: &[],
         summary: "remove a rule of a network's",
-        help: "N is its number in `net rules`. Those behind it get lower ones.\n\
+        help: "N is its number in `net rules`. Those behind it get lower ones. Comments stay.\n\
                Example: net rules delete red 3",
         build: |given| {
             Ok(Command::NetRulesDelete {
@@ -666,7 +666,7 @@ pub const COMMANDS: &[Spec] = &[
         flags: &[],
         summary: "give a network other rules",
         help: "The rules are the rest of the line, with semicolons between. All that there\n\
-               were are gone. Without any, the network accepts nothing.\n\
+               were are gone, with their comments. Without any, the network accepts nothing.\n\
                Example: net rules set red accept from red to uplink; drop log",
         build: |given| {
             Ok(Command::NetRulesSet {
@@ -742,8 +742,8 @@ pub const COMMANDS: &[Spec] = &[
         args: &[NAME, Arg::One(Kind::Vif)],
         flags: &[],
         summary: "give a guest an interface in a network",
-        help: "Keys are those of bulkhead.toml: mac=, ip=, ip6=, rate= (bits per second with\n\
-               k, M or G), mtu=. What is not said is chosen.\n\
+        help: "Keys are those of bulkhead.toml: mac=, ip=, ip6=, rate= (what it may send, in\n\
+               bits per second with k, M or G), mtu=. What is not said is chosen.\n\
                Example: net attach web red,ip=10.10.1.9,rate=10M",
         build: |given| {
             Ok(Command::NetAttach {

@@ -2,7 +2,7 @@
 
 use super::table::{COMMANDS, XL_NAMES};
 use super::*;
-use bulkhead_config::Setting as _;
+use bulkhead_config::{NetworkName, Setting as _};
 use proptest::prelude::*;
 
 fn name(name: &str) -> DomainName {
@@ -772,6 +772,15 @@ fn listing() -> String {
         text.push_str(&format!("\n```text\n{example}\n```\n\n"));
     }
     text
+}
+
+#[test]
+fn what_follows_the_name_of_a_command_is_no_network() {
+    let rules = COMMANDS
+        .iter()
+        .filter_map(|spec| spec.name.strip_prefix("net rules "));
+    let rules: Vec<&str> = rules.collect();
+    assert_eq!(rules, NetworkName::COMMANDS);
 }
 
 fn sentence(text: &str) -> String {

@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::table::{Side, Table};
+use super::table::{Side, Table, table};
 use super::{Show, units};
 
 /// What a driver does.
@@ -174,28 +174,25 @@ pub struct DiskUser {
 
 impl Show for [DiskRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("Driver", Side::Left),
-            ("Disk", Side::Left),
-            ("Size", Side::Right),
-            ("Used by", Side::Left),
-        ]);
-        for row in self {
-            let users = row.users.iter();
-            let users: Vec<String> = users
-                .map(|user| format!("{} as {} {}", user.guest, user.device, user.right))
-                .chain(row.error.clone())
-                .collect();
-            table.row([
-                row.name.clone(),
-                row.driver.clone(),
-                row.address.clone(),
-                units::size(row.sectors.saturating_mul(512)),
-                users.join(", "),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("Driver", Side::Left, |row| row.driver.clone()),
+                ("Disk", Side::Left, |row| row.address.clone()),
+                ("Size", Side::Right, |row| {
+                    units::size(row.sectors.saturating_mul(512))
+                }),
+                ("Used by", Side::Left, |row| {
+                    let users = row.users.iter();
+                    let users: Vec<String> = users
+                        .map(|user| format!("{} as {} {}", user.guest, user.device, user.right))
+                        .chain(row.error.clone())
+                        .collect();
+                    users.join(", ")
+                }),
+            ],
+        )
     }
 }
 
@@ -216,22 +213,17 @@ pub struct FunctionRow {
 
 impl Show for [FunctionRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Address", Side::Left),
-            ("Class", Side::Left),
-            ("ID", Side::Left),
-            ("Interrupt", Side::Left),
-            ("Driver", Side::Left),
-        ]);
-        for row in self {
-            table.row([
-                row.address.clone(),
-                row.class.clone(),
-                row.id.clone(),
-                row.interrupt.clone(),
-                row.owner.clone().unwrap_or_else(|| "-".into()),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("Address", Side::Left, |row| row.address.clone()),
+                ("Class", Side::Left, |row| row.class.clone()),
+                ("ID", Side::Left, |row| row.id.clone()),
+                ("Interrupt", Side::Left, |row| row.interrupt.clone()),
+                ("Driver", Side::Left, |row| {
+                    row.owner.clone().unwrap_or_else(|| "-".into())
+                }),
+            ],
+        )
     }
 }

@@ -4,7 +4,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use serde::Serialize;
 
-use super::table::{Side, Table};
+use super::table::{Side, table};
 use super::{Show, units};
 
 /// A network.
@@ -32,33 +32,30 @@ pub struct NetworkRow {
 
 impl Show for [NetworkRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("Subnet", Side::Left),
-            ("Gateway", Side::Left),
-            ("Uplink", Side::Left),
-            ("Driver", Side::Left),
-            ("DHCP", Side::Left),
-            ("VIFs", Side::Left),
-        ]);
-        for row in self {
-            let in_it: Vec<String> = row.vifs.iter().chain(&row.error).cloned().collect();
-            table.row([
-                row.name.clone(),
-                both(&row.subnet, row.subnet6.as_deref()),
-                row.gateway.clone(),
-                row.uplink.clone(),
-                row.driver.clone(),
-                String::from(if row.dhcp { "yes" } else { "no" }),
-                in_it.join(", "),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("Subnet", Side::Left, |row| {
+                    both(&row.subnet, row.subnet6.as_deref())
+                }),
+                ("Gateway", Side::Left, |row| row.gateway.clone()),
+                ("Uplink", Side::Left, |row| row.uplink.clone()),
+                ("Driver", Side::Left, |row| row.driver.clone()),
+                ("DHCP", Side::Left, |row| {
+                    String::from(if row.dhcp { "yes" } else { "no" })
+                }),
+                ("VIFs", Side::Left, |row| {
+                    let in_it: Vec<String> = row.vifs.iter().chain(&row.error).cloned().collect();
+                    in_it.join(", ")
+                }),
+            ],
+        )
     }
 }
 
 /// A guest's interface. What it has carried is known if its driver says so; sent and received are as the guest sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VifRow {
     /// What rules call it.
     pub name: String,
@@ -96,44 +93,30 @@ pub struct VifRow {
 
 impl Show for [VifRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("N", Side::Right),
-            ("Network", Side::Left),
-            ("MAC", Side::Left),
-            ("Address", Side::Left),
-            ("State", Side::Left),
-            ("Rate", Side::Right),
-            ("Sent", Side::Right),
-            ("Bytes", Side::Right),
-            ("Received", Side::Right),
-            ("Bytes", Side::Right),
-            ("Flips", Side::Right),
-            ("Copied", Side::Right),
-            ("Drops", Side::Right),
-        ]);
-        for row in self {
-            table.row([
-                row.name.clone(),
-                format!("{}", row.number),
-                row.network.clone(),
-                row.mac.clone(),
-                both(&row.address, row.address6.as_deref()),
-                row.state.clone(),
-                match row.rate {
+        table(
+            self,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("N", Side::Right, |row| format!("{}", row.number)),
+                ("Network", Side::Left, |row| row.network.clone()),
+                ("MAC", Side::Left, |row| row.mac.clone()),
+                ("Address", Side::Left, |row| {
+                    both(&row.address, row.address6.as_deref())
+                }),
+                ("State", Side::Left, |row| row.state.clone()),
+                ("Rate", Side::Right, |row| match row.rate {
                     0 => String::from("-"),
                     rate => units::rate(rate),
-                },
-                count(row.sent_frames),
-                size(row.sent_bytes),
-                count(row.received_frames),
-                size(row.received_bytes),
-                count(row.flips),
-                size(row.copied_bytes),
-                count(row.drops),
-            ]);
-        }
-        table.text()
+                }),
+                ("Sent", Side::Right, |row| count(row.sent_frames)),
+                ("Bytes", Side::Right, |row| size(row.sent_bytes)),
+                ("Received", Side::Right, |row| count(row.received_frames)),
+                ("Bytes", Side::Right, |row| size(row.received_bytes)),
+                ("Flips", Side::Right, |row| count(row.flips)),
+                ("Copied", Side::Right, |row| size(row.copied_bytes)),
+                ("Drops", Side::Right, |row| count(row.drops)),
+            ],
+        )
     }
 }
 
@@ -152,21 +135,15 @@ pub struct RuleRow {
 
 impl Show for [RuleRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("N", Side::Right),
-            ("Packets", Side::Right),
-            ("Bytes", Side::Right),
-            ("Rule", Side::Left),
-        ]);
-        for row in self {
-            table.row([
-                format!("{}", row.number),
-                count(row.packets),
-                size(row.bytes),
-                row.rule.clone(),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("N", Side::Right, |row| format!("{}", row.number)),
+                ("Packets", Side::Right, |row| count(row.packets)),
+                ("Bytes", Side::Right, |row| size(row.bytes)),
+                ("Rule", Side::Left, |row| row.rule.clone()),
+            ],
+        )
     }
 }
 

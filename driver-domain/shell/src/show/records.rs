@@ -6,7 +6,7 @@ use core::fmt;
 use bulkhead_config::Cpus;
 use serde::{Serialize, Serializer};
 
-use super::table::{Side, Table};
+use super::table::{Side, table};
 use super::{Show, units};
 use crate::event::Reason;
 
@@ -75,27 +75,18 @@ pub struct DomainRow {
 
 impl Show for [DomainRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("ID", Side::Right),
-            ("Mem", Side::Right),
-            ("VCPUs", Side::Right),
-            ("State", Side::Left),
-            ("Weight", Side::Right),
-            ("Time(s)", Side::Right),
-        ]);
-        for row in self {
-            table.row([
-                row.name.clone(),
-                format!("{}", row.id),
-                units::size(row.memory),
-                format!("{}", row.vcpus),
-                format!("{}", row.state),
-                format!("{}", row.weight),
-                units::seconds(row.cpu_ns),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("ID", Side::Right, |row| format!("{}", row.id)),
+                ("Mem", Side::Right, |row| units::size(row.memory)),
+                ("VCPUs", Side::Right, |row| format!("{}", row.vcpus)),
+                ("State", Side::Left, |row| format!("{}", row.state)),
+                ("Weight", Side::Right, |row| format!("{}", row.weight)),
+                ("Time(s)", Side::Right, |row| units::seconds(row.cpu_ns)),
+            ],
+        )
     }
 }
 
@@ -222,27 +213,18 @@ pub struct ScheduleRow {
 
 impl Show for [ScheduleRow] {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("ID", Side::Right),
-            ("Weight", Side::Right),
-            ("Warp", Side::Right),
-            ("Limit", Side::Right),
-            ("Unwarp", Side::Right),
-            ("CPUs", Side::Left),
-        ]);
-        for row in self {
-            table.row([
-                row.name.clone(),
-                format!("{}", row.id),
-                format!("{}", row.weight),
-                units::exact_time(row.warp_ns),
-                units::exact_time(row.warp_limit_ns),
-                units::exact_time(row.unwarp_ns),
-                format!("{}", row.cpus),
-            ]);
-        }
-        table.text()
+        table(
+            self,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("ID", Side::Right, |row| format!("{}", row.id)),
+                ("Weight", Side::Right, |row| format!("{}", row.weight)),
+                ("Warp", Side::Right, |row| units::exact_time(row.warp_ns)),
+                ("Limit", Side::Right, |row| units::exact_time(row.warp_limit_ns)),
+                ("Unwarp", Side::Right, |row| units::exact_time(row.unwarp_ns)),
+                ("CPUs", Side::Left, |row| format!("{}", row.cpus)),
+            ],
+        )
     }
 }
 
@@ -274,24 +256,20 @@ pub struct MemoryRow {
 
 impl Show for Memory {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("ID", Side::Right),
-            ("Mem", Side::Right),
-            ("Target", Side::Right),
-            ("Limit", Side::Right),
-        ]);
-        for row in &self.domains {
-            table.row([
-                row.name.clone(),
-                format!("{}", row.id),
-                units::size(row.memory),
-                row.target.map_or_else(|| String::from("-"), units::size),
-                units::size(row.limit),
-            ]);
-        }
+        let domains = table(
+            &self.domains,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("ID", Side::Right, |row| format!("{}", row.id)),
+                ("Mem", Side::Right, |row| units::size(row.memory)),
+                ("Target", Side::Right, |row| {
+                    row.target.map_or_else(|| String::from("-"), units::size)
+                }),
+                ("Limit", Side::Right, |row| units::size(row.limit)),
+            ],
+        );
         let (free, total) = (units::size(self.free), units::size(self.total));
-        format!("{free} of {total} free\n\n{}", table.text())
+        format!("{free} of {total} free\n\n{}", domains)
     }
 }
 

@@ -11,6 +11,19 @@ pub(super) enum Side {
     Right,
 }
 
+/// A column: what it is called, to which side its text goes, and what it says of a row.
+pub(super) type Column<T> = (&'static str, Side, fn(&T) -> String);
+
+/// A table with a line for each of `rows`.
+pub(super) fn table<T>(rows: &[T], columns: &[Column<T>]) -> String {
+    let heads: Vec<_> = columns.iter().map(|&(name, side, _)| (name, side)).collect();
+    let mut table = Table::new(&heads);
+    for row in rows {
+        table.row(columns.iter().map(|(_, _, cell)| cell(row)));
+    }
+    table.text()
+}
+
 /// Rows of cells below a header.
 #[derive(Debug)]
 pub(super) struct Table {

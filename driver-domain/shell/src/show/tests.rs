@@ -391,13 +391,7 @@ fn interfaces_are_listed_with_what_they_have_carried_as_far_as_it_is_known() {
         address6: None,
         state: "waiting".into(),
         rate: 0,
-        sent_frames: None,
-        sent_bytes: None,
-        received_frames: None,
-        received_bytes: None,
-        flips: None,
-        copied_bytes: None,
-        drops: None,
+        ..VifRow::default()
     };
     let busy = VifRow {
         name: "web.1".into(),

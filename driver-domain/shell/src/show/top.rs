@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 use serde::Serialize;
 
-use super::table::{Side, Table};
+use super::table::{Side, table};
 use super::{Show, State, units};
 
 /// What the domains had used at one time.
@@ -131,32 +131,22 @@ fn permille(part: u64, whole: u64) -> u32 {
 
 impl Show for Top {
     fn text(&self) -> String {
-        let mut table = Table::new(&[
-            ("Name", Side::Left),
-            ("ID", Side::Right),
-            ("State", Side::Left),
-            ("VCPUs", Side::Right),
-            ("Mem", Side::Right),
-            ("CPU%", Side::Right),
-            ("User%", Side::Right),
-            ("Kernel%", Side::Right),
-            ("Hyp%", Side::Right),
-        ]);
-        for row in &self.domains {
-            table.row([
-                row.name.clone(),
-                alloc::format!("{}", row.id),
-                alloc::format!("{}", row.state),
-                alloc::format!("{}", row.vcpus),
-                units::size(row.memory),
-                units::percent(row.cpu_permille),
-                units::percent(row.user_permille),
-                units::percent(row.kernel_permille),
-                units::percent(row.hypervisor_permille),
-            ]);
-        }
+        let domains = table(
+            &self.domains,
+            &[
+                ("Name", Side::Left, |row| row.name.clone()),
+                ("ID", Side::Right, |row| alloc::format!("{}", row.id)),
+                ("State", Side::Left, |row| alloc::format!("{}", row.state)),
+                ("VCPUs", Side::Right, |row| alloc::format!("{}", row.vcpus)),
+                ("Mem", Side::Right, |row| units::size(row.memory)),
+                ("CPU%", Side::Right, |row| units::percent(row.cpu_permille)),
+                ("User%", Side::Right, |row| units::percent(row.user_permille)),
+                ("Kernel%", Side::Right, |row| units::percent(row.kernel_permille)),
+                ("Hyp%", Side::Right, |row| units::percent(row.hypervisor_permille)),
+            ],
+        );
         let cpus = if self.cpus == 1 { "CPU" } else { "CPUs" };
         let all = units::percent(self.total_permille);
-        alloc::format!("{} {cpus}, {all} % of one used\n\n{}", self.cpus, table.text())
+        alloc::format!("{} {cpus}, {all} % of one used\n\n{}", self.cpus, domains)
     }
 }

@@ -1,12 +1,11 @@
 //! A front-end that breaks the protocol. What a back-end owes to it: an answer to every request, an error to every one that may not be done,
 //! and no service any more when the index cannot be. What it owes to others, others see.
 
-use alloc::{boxed::Box, format, string::String, string::ToString, vec::Vec};
+use alloc::{format, string::String, string::ToString, vec::Vec};
 
 use bulkhead_abi::{
     Buffered,
-    blkif::{MAX_SEGMENTS, Operation, Request, SECTOR_SIZE, Segment, Slot, Status, key},
-    xenstore::XenbusState,
+    blkif::{MAX_SEGMENTS, Operation, Request, SECTOR_SIZE, Segment, Slot, Status},
 };
 use bulkhead_blkfront::{self as blkfront, Access, Blkif, Domain, Link, Options, Peer, Properties};
 use bulkhead_ring::{
@@ -21,15 +20,16 @@ use bulkhead_runtime::{
     report::Checks,
     time::{Duration, Instant, with_timeout},
 };
+use bulkhead_station::{
+    Client,
+    rogue::{Kept, Rogue, closing},
+};
 use guest_disk::{
     orders::{Mode, Orders},
     rubbish::{self, Kind, Right},
 };
 
-use crate::{
-    Client, Outcome,
-    rogue::{Kept, Rogue},
-};
+use crate::Outcome;
 
 /// How long an answer may take that must come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -323,20 +323,7 @@ impl Attack {
         let index = self.header.load(REQ_PROD);
         self.header.store(REQ_PROD, index.wrapping_add(by));
         let _ = self.port.notify();
-        let state = format!("{}/{}", self.backend, key::STATE);
-        let closing = async {
-            let mut changes = client.watch(&state).await.ok()?;
-            loop {
-                let raw = client.read(&state).await.ok()?;
-                let raw = core::str::from_utf8(&raw).ok()?.parse().ok()?;
-                let state = XenbusState::from_raw(raw)?;
-                if matches!(state, XenbusState::Closing | XenbusState::Closed) {
-                    return Some(state);
-                }
-                changes.next().await.ok()?;
-            }
-        };
-        if let Ok(Some(state)) = with_timeout(MISCHIEF, Box::pin(closing)).await {
+        if let Some(state) = closing(client, &self.backend, MISCHIEF).await {
             println!("disk: hostile: the back-end is {state}");
             return Ok(());
         }

@@ -8,28 +8,20 @@ extern crate alloc;
 mod contents;
 mod hostile;
 mod load;
-mod rogue;
 
 use alloc::{boxed::Box, format, string::String, string::ToString};
 use core::cell::Cell;
 
 use bulkhead_blkfront::{self as blkfront, Broken, Options, Peer, Properties};
-use bulkhead_bus::client::{Error, RingTransport};
-use bulkhead_ring::{End, Role};
 use bulkhead_runtime::{
-    Environment, ShutdownReason, Spawner,
-    event::Port,
-    println,
+    Environment, ShutdownReason, Spawner, println,
     report::Checks,
     time::{Duration, with_timeout},
 };
-use embassy_sync::blocking_mutex::raw::NoopRawMutex;
+use bulkhead_station::{asked_to_end, store};
 use guest_disk::orders::{Orders, Verb};
 
 bulkhead_runtime::entry!(async main);
-
-/// The connection to xenstore.
-type Client = bulkhead_bus::client::Client<NoopRawMutex>;
 
 /// The disk.
 type Disk = blkfront::Disk<Peer>;
@@ -48,20 +40,19 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
             return ShutdownReason::Crash;
         }
     };
-    let Some((page, port)) = environment.store() else {
+    let Some(client) = store(environment, spawner) else {
         println!("disk: nobody serves xenstore");
         return ShutdownReason::Crash;
     };
-    let client: &'static Client = Box::leak(Box::new(Client::new()));
-    spawner.spawn(async move {
-        let end = End::new(Role::StoreGuest, page);
-        let broken = client.run(RingTransport::new(end, Notified(port))).await;
-        println!("disk: xenstore is gone: {broken}");
-    });
     let stop: &'static Cell<bool> = Box::leak(Box::new(Cell::new(false)));
     spawner.spawn(async move {
-        if let Err(error) = await_the_word(client, stop).await {
-            println!("disk: cannot hear when to end: {error}");
+        match asked_to_end(client).await {
+            // What has an end of its own goes on until then.
+            Ok(()) => {
+                println!("disk: is asked to end");
+                stop.set(true);
+            }
+            Err(error) => println!("disk: cannot hear when to end: {error}"),
         }
     });
     let mut checks = Checks::new();
@@ -149,33 +140,4 @@ fn tell(directory: &str, disk: &Disk) {
         discard.is_some(),
         disk.queues()
     );
-}
-
-/// The event channel as the client wants it.
-struct Notified(Port);
-
-impl bulkhead_bus::client::Port for Notified {
-    fn notify(&mut self) {
-        // There is nobody to be told that it failed.
-        let _ = self.0.notify();
-    }
-
-    fn notified(&mut self) -> impl Future<Output = ()> {
-        self.0.wait()
-    }
-}
-
-/// Sets `stop` when the domain is asked to end. What has an end of its own goes on until then.
-async fn await_the_word(client: &Client, stop: &Cell<bool>) -> Result<(), Error> {
-    client.write("control/feature-poweroff", b"1").await?;
-    let mut asked = client.watch("control/shutdown").await?;
-    loop {
-        asked.next().await?;
-        if client.read("control/shutdown").await? == b"poweroff" {
-            // The answer is that the word is taken away.
-            client.write("control/shutdown", b"").await?;
-            println!("disk: is asked to end");
-            stop.set(true);
-        }
-    }
 }

@@ -2,11 +2,10 @@
 //!
 //! `do=` names what to do, one after the other with commas; the other words say how. `frontends/README.md` lists them.
 
-use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
 use bulkhead_abi::blkif::SECTOR_SIZE;
+use bulkhead_station::orders::{Unclear, in_range, name_of, named};
 
 /// Something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +75,7 @@ impl Mode {
     /// Its word.
     #[must_use]
     pub fn name(self) -> &'static str {
-        name_of(&MODES, self)
+        name_of(&MODES, &self)
     }
 }
 
@@ -84,13 +83,8 @@ impl Verb {
     /// Its word.
     #[must_use]
     pub fn name(self) -> &'static str {
-        name_of(&VERBS, self)
+        name_of(&VERBS, &self)
     }
-}
-
-fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], wanted: T) -> &'static str {
-    let found = names.iter().find(|(_, value)| *value == wanted);
-    found.map_or("?", |(name, _)| name)
 }
 
 /// What to do, and how.
@@ -213,49 +207,6 @@ impl Orders {
 /// Bytes of a MiB.
 const MIB: u64 = 1 << 20;
 const SECTORS_PER_MIB: u64 = MIB / SECTOR_SIZE as u64;
-
-/// What a word stands for.
-fn named<T: Copy>(key: &str, word: &str, names: &[(&str, T)]) -> Result<T, Unclear> {
-    let known = names.iter().find(|(name, _)| *name == word);
-    let value = known.map(|(_, value)| *value);
-    value.ok_or_else(|| {
-        let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-        Unclear::new(key, word, &names.join(", "))
-    })
-}
-
-fn in_range(key: &str, value: &str, range: core::ops::RangeInclusive<u32>) -> Result<u32, Unclear> {
-    let number = value.parse().ok().filter(|number| range.contains(number));
-    number.ok_or_else(|| {
-        let right = alloc::format!("a number from {} to {}", range.start(), range.end());
-        Unclear::new(key, value, &right)
-    })
-}
-
-/// A word of the command line that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unclear {
-    key: String,
-    value: String,
-    right: String,
-}
-
-impl Unclear {
-    fn new(key: &str, value: &str, right: &str) -> Self {
-        Self {
-            key: key.into(),
-            value: value.into(),
-            right: right.into(),
-        }
-    }
-}
-
-impl fmt::Display for Unclear {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, value, right } = self;
-        write!(f, "{key}={value} is not right; it may be {right}")
-    }
-}
 
 #[cfg(test)]
 mod tests {

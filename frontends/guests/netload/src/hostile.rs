@@ -3,13 +3,11 @@
 //!
 //! Before and after it asks for the gateway's hardware address by a right frame, and tells whether it is answered.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use bulkhead_abi::netif::{RING_SLOTS, RxRequest, RxResponse, Status, TX_MORE_DATA, TxRequest, TxSlot, key};
-use bulkhead_abi::xenstore::XenbusState;
+use bulkhead_abi::netif::{RING_SLOTS, RxRequest, RxResponse, Status, TX_MORE_DATA, TxRequest, TxSlot};
 use bulkhead_frontend::{Access, Domain as _, Peer};
 use bulkhead_netfront::{self as netfront, Agreement, Options, Rx, Tx};
 use bulkhead_ring::SharedPage as _;
@@ -20,11 +18,10 @@ use bulkhead_runtime::report::Checks;
 use bulkhead_runtime::time::{Duration, Instant, with_timeout};
 use bulkhead_runtime::{ShutdownReason, println};
 use bulkhead_stack::frames::{EVERYBODY, Ends};
+use bulkhead_station::rogue::{Kept, Rogue, closing};
 use bulkhead_station::{Client, stated};
 use guest_netload::orders::Mode;
 use guest_netload::rubbish::{Case, Right};
-
-use crate::rogue::{Kept, Rogue};
 
 /// What was done, or why it was not.
 type Outcome = Result<(), String>;
@@ -452,22 +449,9 @@ impl Attack {
         let index = self.header.load(REQ_PROD);
         self.header.store(REQ_PROD, index.wrapping_add(by));
         let _ = self.port.notify();
-        let state = format!("{}/{}", self.backend, key::STATE);
-        let closing = async {
-            let mut changes = client.watch(&state).await.ok()?;
-            loop {
-                let raw = client.read(&state).await.ok()?;
-                let raw = core::str::from_utf8(&raw).ok()?.parse().ok()?;
-                let state = XenbusState::from_raw(raw)?;
-                if matches!(state, XenbusState::Closing | XenbusState::Closed) {
-                    return Some(state);
-                }
-                changes.next().await.ok()?;
-            }
-        };
-        match with_timeout(A_WHILE, Box::pin(closing)).await {
-            Ok(Some(state)) => println!("netload: hostile: the back-end is {state}"),
-            Ok(None) | Err(_) => println!("netload: hostile: the back-end says nothing"),
+        match closing(client, &self.backend, A_WHILE).await {
+            Some(state) => println!("netload: hostile: the back-end is {state}"),
+            None => println!("netload: hostile: the back-end says nothing"),
         }
         // It must not go on as if nothing had been.
         self.header.store(REQ_PROD, index);

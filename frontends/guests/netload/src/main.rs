@@ -7,7 +7,6 @@ extern crate alloc;
 
 mod bench;
 mod hostile;
-mod rogue;
 
 use alloc::boxed::Box;
 use alloc::format;

@@ -2,11 +2,11 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
-use core::str::FromStr;
+use core::num::NonZeroU16;
 
 use bulkhead_stack::http::Url;
 use bulkhead_stack::smoltcp::wire::IpEndpoint;
+use bulkhead_station::orders::{Unclear, name_of, named, parsed};
 
 /// Something that goes on until the guest is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,7 @@ impl Mode {
     /// Its word.
     #[must_use]
     pub fn name(self) -> &'static str {
-        let found = MODES.iter().find(|(_, mode)| *mode == self);
-        found.map_or("?", |(name, _)| name)
+        name_of(&MODES, &self)
     }
 }
 
@@ -226,28 +225,23 @@ impl Orders {
                 "udp-echo" => orders.services.push(Service::UdpEcho(port(key, value)?)),
                 "udp-sink" => orders.services.push(Service::UdpSink(port(key, value)?)),
                 "speed" => orders.services.push(Service::Speed(port(key, value)?)),
-                "mtu" => orders.mtu = number(key, value, "a number of bytes")?,
+                "mtu" => orders.mtu = parsed(key, value, "a number of bytes")?,
                 "label" => orders.label = value.into(),
                 "measure" => {
                     let all: Option<_> = value.split(',').map(Measure::parse).collect();
                     let right = "ping, tcp-out:SIZE, tcp-in:SIZE, udp-out:SIZE or udp-in:SIZE, or several with commas";
                     orders.measures = all.ok_or_else(|| Unclear::new(key, value, right))?;
                 }
-                "bytes" => orders.bytes = number(key, value, "a number")?,
-                "count" => orders.count = number(key, value, "a number")?,
-                "size" => orders.size = number(key, value, "a number of bytes")?,
-                "rate" => orders.rate = number(key, value, "a number a second")?,
-                "seconds" => orders.seconds = number(key, value, "a number")?,
+                "bytes" => orders.bytes = parsed(key, value, "a number")?,
+                "count" => orders.count = parsed(key, value, "a number")?,
+                "size" => orders.size = parsed(key, value, "a number of bytes")?,
+                "rate" => orders.rate = parsed(key, value, "a number a second")?,
+                "seconds" => orders.seconds = parsed(key, value, "a number")?,
                 "crc" => {
                     let crc = u32::from_str_radix(value, 16);
                     orders.crc = Some(crc.map_err(|_| Unclear::new(key, value, "a hexadecimal number"))?);
                 }
-                "hostile" => {
-                    let known = MODES.iter().find(|(name, _)| *name == value);
-                    let names: Vec<_> = MODES.iter().map(|(name, _)| *name).collect();
-                    let (_, mode) = known.ok_or_else(|| Unclear::new(key, value, &names.join(", ")))?;
-                    orders.hostile = Some(*mode);
-                }
+                "hostile" => orders.hostile = Some(named(key, value, &MODES)?),
                 _ => {
                     let (name, hope) = match key.strip_prefix("no-") {
                         Some(name) => (name, Hope::Nothing),
@@ -267,13 +261,13 @@ impl Orders {
 fn task(name: &str, value: &str) -> Result<Option<Task>, Unclear> {
     let endpoint = || {
         let right = "ADDRESS:PORT, or [ADDRESS]:PORT";
-        let endpoint = number::<IpEndpoint>(name, value, right)?;
+        let endpoint = parsed::<IpEndpoint>(name, value, right)?;
         Some(endpoint)
             .filter(|endpoint| endpoint.port != 0)
             .ok_or_else(|| Unclear::new(name, value, right))
     };
     Ok(Some(match name {
-        "fetch" => Task::Fetch(number(name, value, "http://HOST:PORT/PATH")?),
+        "fetch" => Task::Fetch(parsed(name, value, "http://HOST:PORT/PATH")?),
         "tcp-send" => Task::TcpSend(endpoint()?),
         "udp-send" => Task::UdpSend(endpoint()?),
         "ping" => Task::Ping(value.into()),
@@ -284,40 +278,8 @@ fn task(name: &str, value: &str) -> Result<Option<Task>, Unclear> {
 }
 
 fn port(key: &str, value: &str) -> Result<u16, Unclear> {
-    let right = "a port from 1 to 65535";
-    match number(key, value, right)? {
-        0 => Err(Unclear::new(key, value, right)),
-        port => Ok(port),
-    }
-}
-
-fn number<T: FromStr>(key: &str, value: &str, right: &str) -> Result<T, Unclear> {
-    value.parse().map_err(|_| Unclear::new(key, value, right))
-}
-
-/// A word of the command line that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unclear {
-    key: String,
-    value: String,
-    right: String,
-}
-
-impl Unclear {
-    fn new(key: &str, value: &str, right: &str) -> Self {
-        Self {
-            key: key.into(),
-            value: value.into(),
-            right: right.into(),
-        }
-    }
-}
-
-impl fmt::Display for Unclear {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, value, right } = self;
-        write!(f, "{key}={value} is not right; it may be {right}")
-    }
+    let port: NonZeroU16 = parsed(key, value, "a port from 1 to 65535")?;
+    Ok(port.get())
 }
 
 #[cfg(test)]
