@@ -737,7 +737,7 @@ fn crowd() -> MachineTest {
                 peer.say(&format!("RESULT peer-pings {all}"));
                 // Some still fetch their page, and a full queue loses frames.
                 ensure!(
-                    all.micros.len() >= PINGS as usize * GUESTS * 99 / 100,
+                    all.micros.len() >= PINGS as usize * GUESTS * 95 / 100,
                     "pings are lost: {all}"
                 );
                 peer.passed("peer-pings-all-at-once");

@@ -269,6 +269,10 @@ async fn stream(
             return Ok(None);
         }
         if bytes.is_empty() {
+            if !server.is_capturing(*id) {
+                // What was captured is gone.
+                return Ok(Some(String::new()));
+            }
             let news = select(rounds.wait(), answer.question.next()).await;
             if matches!(news, Either::Second(_)) && !answer.is_wanted().await? {
                 return Ok(None);

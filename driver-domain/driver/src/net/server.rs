@@ -262,6 +262,11 @@ impl NetServer {
         self.back_end.borrow_mut().captured(id)
     }
 
+    /// Whether there is more to come of a capture: that of a VIF ends with it.
+    pub(crate) fn is_capturing(&self, id: CaptureId) -> bool {
+        self.back_end.borrow().is_capturing(id)
+    }
+
     /// Ends a capture.
     pub(crate) fn stop_capture(&self, id: CaptureId) {
         self.back_end.borrow_mut().stop_capture(id);
