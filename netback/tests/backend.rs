@@ -9,7 +9,7 @@ use bulkhead_netback::testing::{ALL, Guest, NIC, VFR_MAC, WIRE_MAC, World};
 use bulkhead_netback::vfr::classify::{NetworkId, PortId};
 use bulkhead_netback::vfr::packet::tcp_flags;
 use bulkhead_netback::vfr::reason::Reason;
-use bulkhead_netback::vfr::router::Fate;
+use bulkhead_netback::vfr::router::{Fate, Network, Way};
 use bulkhead_netback::vfr::rules;
 use bulkhead_netfront::{self as front, Offload};
 
@@ -243,6 +243,73 @@ fn tcp_is_cut_for_a_guest_that_takes_no_more_than_the_mtu() {
             world.check_rest();
         }
     }
+}
+
+#[test]
+fn tcp_that_is_cut_behind_nat_has_the_checksums_of_the_address_that_it_arrives_with() {
+    let info = NicInfo {
+        front: 12,
+        has_large_frames: true,
+        ..NIC
+    };
+    let mut world = World::new(info);
+    let guest = world.add_with(Mode::Copy, Features::default(), 0);
+    let vfr = world.back.vfr_mut();
+    let (id, network) = vfr.networks().next().unwrap();
+    let behind = Network {
+        uplink: Way::Nat,
+        ..network.clone()
+    };
+    vfr.change_network(id, behind).unwrap();
+    let open = rules::parse("accept nat from red to uplink").unwrap();
+    vfr.set_rules(id, open).unwrap();
+    world.settle();
+    world.meet(guest);
+    let (own, outside) = (world.host(guest), world.outside());
+    let syn = frames::tcp(&own, &outside, 100, tcp_flags::SYN, &[], false);
+    assert!(world.guest(guest).post(&syn, Offload::default()));
+    world.guest(guest).step();
+    world.serve();
+    world.machine.transmit_all();
+    let (syn, _) = world.machine.state_mut().wire.pop().unwrap();
+    world.settle();
+    let from = Host {
+        mac: WIRE_MAC,
+        ..outside
+    };
+    let seen = Host {
+        mac: NIC.mac,
+        address: syn[26..30].try_into().unwrap(),
+        port: u16::from_be_bytes([syn[34], syn[35]]),
+    };
+    assert_ne!(seen.address, own.address);
+    let said = |segmentation| nic::Offload {
+        checksum: nic::Checksum::Partial {
+            start: 34,
+            offset: 16,
+        },
+        segmentation,
+    };
+    let answer = frames::tcp(&from, &seen, 100, tcp_flags::SYN | tcp_flags::ACK, &[], true);
+    assert!(world.machine.arrive(&answer, 4084, said(None)));
+    world.settle();
+    world.guest(guest).frames.clear();
+    let data = frames::data(3, 30_000);
+    let frame = frames::tcp(&from, &seen, 101, tcp_flags::ACK, &data, true);
+    let cut = nic::Segmentation {
+        ip: nic::Ip::V4,
+        size: 1448,
+        headers: 0,
+    };
+    assert!(world.machine.arrive(&frame, 4084, said(Some(cut))));
+    world.settle();
+    let pieces = core::mem::take(&mut world.guest(guest).frames);
+    assert_eq!(pieces.len(), 30_000_usize.div_ceil(1448));
+    for (piece, _) in pieces {
+        assert_eq!(piece[30..34], own.address);
+        assert!(frames::is_right(&piece, false));
+    }
+    world.check_rest();
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn service_domains() -> Bench {
 name = "io"
 devices = ["00:03.0", "00:04.0"]
 memory = "8M"
-command-line = "measure"
+command-line = "timed"
 console = "print"
 "#;
     let mut made = bench(

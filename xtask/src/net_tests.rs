@@ -475,6 +475,115 @@ console = "print"
     net("net-dhcp-dns", IMAGES, config, PEER, STEPS)
 }
 
+/// Guests whose addresses the outside reaches by IPv6, as far as rules let it.
+fn ipv6() -> MachineTest {
+    let rules = "\
+accept from red to uplink\n\
+accept tcp from uplink to web port 80\n\
+accept icmp6 from uplink to web";
+    let ask = "fetch=http://[2001:db8::1]/bytes/100000 ping=2001:db8::1 udp-send=[2001:db8::1]:7";
+    let config = kept(&[
+        DRIVER,
+        &network("red", 1, "routed", rules).replace("fd00:1::", "2001:db8:1::"),
+        &guest("web", "httpd", "red,ip6=2001:db8:1::9", ""),
+        &guest("shut", "netload", "red,ip6=2001:db8:1::a", "serve answer"),
+        &guest("asker", "netload", "red", ask),
+    ]);
+    const STEPS: &[Step] = &[
+        Step::ExpectAll(&[
+            READY,
+            Pattern("(shut) netload: ready"),
+            Pattern("(asker) CHECK net-fetch ok"),
+            Pattern("(asker) CHECK net-ping ok"),
+            Pattern("(asker) RESULT net-udp-send sent=10 came=10"),
+            Pattern("(peer) CHECK peer-reaches-what-is-open ok"),
+            Pattern("(peer) CHECK peer-reaches-nothing-else ok"),
+        ]),
+        OFF,
+    ];
+    const PEER: Outside = Outside {
+        host: || Host {
+            gateways: vec![IpAddress::v6(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5)],
+            ..Host::outside()
+        },
+        work: |peer| {
+            serving(peer, async {
+                const SIZE: u64 = 100_000;
+                let stack = peer.stack();
+                let guest = |last| IpAddress::v6(0x2001, 0xdb8, 1, 0, 0, 0, 0, last);
+                let (web, shut) = (guest(9), guest(0xa));
+                let open = IpEndpoint::new(web, 80);
+                drop(retry(stack, PATIENCE, async || Tcp::connect(stack, open).await).await?);
+                let url = format!("http://[{web}]/bytes/{SIZE}").parse()?;
+                let fetched = fetch(stack, &url, |_| ()).await?;
+                ensure!(fetched.crc32 == pattern(SIZE), "what came is {fetched}");
+                let pings = Pinger::new(stack)?.ping(web, 3, 1000).await?;
+                ensure!(pings.micros.len() == 3, "pings are lost: {pings}");
+                peer.passed("peer-reaches-what-is-open");
+                for other in [IpEndpoint::new(web, 81), IpEndpoint::new(shut, 80)] {
+                    let limit = StackDuration::from_secs(3);
+                    let reached = within(stack, limit, Tcp::connect(stack, other)).await;
+                    ensure!(reached.is_err(), "{other} is reached");
+                }
+                let pings = Pinger::new(stack)?.ping(shut, 1, 56).await?;
+                ensure!(pings.micros.is_empty(), "{shut} answers");
+                peer.passed("peer-reaches-nothing-else");
+                Ok(())
+            })
+        },
+    };
+    net("net-ipv6", IMAGES, config, PEER, STEPS)
+}
+
+/// A driver is made anew three times while one guest is downloaded from, and another downloads by flips: both go on, and all arrives.
+fn restart() -> MachineTest {
+    const SIZE: u64 = 32 << 20;
+    const RESTARTED: &[Step] = &[typed("driver restart io\n"), expect("(io)*: a NIC, by ")];
+    let rules = "accept nat from red to uplink\naccept tcp from uplink port 80 to web port 80";
+    let line = format!(
+        "flip fetch=http://192.0.2.1/bytes/{BULK} crc={:08x}",
+        pattern(BULK)
+    );
+    let config = kept(&[
+        DRIVER,
+        &network("red", 1, "nat", rules),
+        // So slow that there is time.
+        &guest("web", "httpd", "red,rate=24M", ""),
+        &guest("load", "netload", "red", &line),
+    ]);
+    let mut steps = vec![Step::ExpectAll(&[READY, Pattern("(peer) CHECK peer-begins ok")])];
+    steps.extend(RESTARTED.repeat(3));
+    steps.extend([
+        Step::ExpectAll(&[
+            Pattern("(peer) CHECK peer-has-all ok"),
+            Pattern("(load) CHECK net-fetch ok"),
+            Pattern("(load) CHECK net-closes ok"),
+        ]),
+        OFF,
+    ]);
+    const PEER: Outside = Outside {
+        host: Host::outside,
+        work: |peer| {
+            with_services(peer, async {
+                served(peer, 80).await?;
+                let url = format!("http://{UPLINK}/bytes/{SIZE}").parse()?;
+                let has_begun = Cell::new(false);
+                let fetched = fetch(peer.stack(), &url, |_| {
+                    if !has_begun.replace(true) {
+                        peer.passed("peer-begins");
+                    }
+                });
+                let fetched = fetched.await?;
+                ensure!(fetched.crc32 == pattern(SIZE), "what came is {fetched}");
+                peer.say(&format!("RESULT peer-fetch {fetched}"));
+                peer.passed("peer-has-all");
+                Ok(())
+            })
+        },
+    };
+    net("net-restart", IMAGES, config, PEER, steps.leak()).limit(Duration::from_secs(180))
+}
+
 /// How guests misbehave.
 const MODES: [&str; 12] = [
     "rubbish",
@@ -808,6 +917,8 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
         hostile(),
         reload(),
         capture(),
+        ipv6(),
+        restart(),
         crowd(),
     ]
 });

@@ -1,8 +1,8 @@
 //! The driver domain's program: it drives the devices that are its own, and serves them to guests.
 //!
 //! Its command line says which devices, a word `device=ADDRESS` each, and with `persistent` guests are offered to use the same grants for their
-//! disks again and again, so that their pages stay pinned; with `measure` each disk is [measured](block::measure) before it is served, and what is done for each VIF is told when it goes. What becomes of
-//! devices it tells in xenstore ([`report`]), as `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`connection`]).
+//! disks again and again, so that their pages stay pinned; with `measure` each disk is [measured](block::measure) before it is served, and what is done for each VIF is told when it goes; with `timed` it
+//! tells how long the machine took to come so far. What becomes of devices it tells in xenstore ([`report`]), as `driver-domain/docs/control.md` has it; which guests it is to serve it finds there too ([`connection`]).
 //! It holds no policy, and nothing that it could not lose: the control domain makes it anew at any time, and it goes on in the guests' rings where it was.
 //!
 //! Everything here is wiring. Devices are driven by the crates in `driver-domain/devices`, and guests are served by `bulkhead-blkback` and
@@ -94,7 +94,7 @@ async fn main(environment: &'static Environment, spawner: Spawner) -> ShutdownRe
             Err(_) => log::error!("{address} is no address of a device; one is 00:04.0"),
         }
     }
-    if is_measured {
+    if environment.command_line().has("timed") {
         println!("BENCH reset-to-driver-ready {} cycles", read_tsc());
         println!("BENCH clock-to-driver-ready {} ns", Instant::now().as_nanos());
     }

@@ -65,7 +65,7 @@ reasons! {
     SpoofedMac "spoofed-mac" "the source MAC is not the VIF's",
     SpoofedAddress "spoofed-address" "the source is not an address of the VIF",
     SpoofedArp "spoofed-arp" "the sender in the ARP packet is not the VIF",
-    SpoofedInside "spoofed-inside" "the source is one of the inside, or no host's, and came from outside",
+    SpoofedInside "spoofed-inside" "the source is one of the inside, or no host's, or one of the wire alone, and came from outside",
     NotForUs "not-for-us" "the destination MAC is not the one that the destination is reached by",
     Neighbour "neighbour" "the question or news about a neighbour is none of the VFR's, or malformed",
     Group "group" "the destination is a group or everybody",

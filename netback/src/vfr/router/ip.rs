@@ -31,7 +31,11 @@ impl Vfr {
         }
         match self.vif(frame.from) {
             Some(vif) if !vif.addresses.contains(&ip.source) => return Err(Reason::SpoofedAddress),
-            None if !is_hosts(ip.source) || self.is_inside(ip.source) || self.is_own(UPLINK, ip.source) => {
+            None if !is_hosts(ip.source)
+                || is_of_link(ip.source)
+                || self.is_inside(ip.source)
+                || self.is_own(UPLINK, ip.source) =>
+            {
                 return Err(Reason::SpoofedInside);
             }
             Some(_) | None => {}
@@ -43,8 +47,7 @@ impl Vfr {
         if is_group || frame.packet.destination_mac.is_group() {
             return Err(Reason::Group);
         }
-        let is_link_local = matches!(ip.destination, IpAddr::V6(address) if address.is_unicast_link_local());
-        if !is_hosts(ip.destination) || is_link_local {
+        if !is_hosts(ip.destination) || is_of_link(ip.destination) {
             return Err(Reason::Martian);
         }
         if frame.from != UPLINK && self.is_own(frame.from, ip.destination) {
@@ -380,4 +383,9 @@ fn send(frame: &mut Frame<'_>, ip: &Ip, exit: &Exit) -> Fate {
     }
     set_macs(frame.header, exit.macs);
     Fate::Forward(exit.to)
+}
+
+/// Whether an address means somebody on its own link alone (RFC 4291, 2.5.6): no router hands on what is from it or for it.
+const fn is_of_link(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

@@ -348,6 +348,13 @@ fn nobody_sends_as_somebody_else() {
         ),
         (
             UPLINK,
+            (ROUTER_MAC, MACS[0]),
+            "fe80::9",
+            "fd00::2",
+            Reason::SpoofedInside,
+        ),
+        (
+            UPLINK,
             (ROUTER_MAC, mac(9)),
             "192.0.2.1",
             "10.0.0.2",
