@@ -14,9 +14,9 @@ use crate::console::{Pattern, Step};
 use crate::control_tests::{OFF, control, typed};
 use crate::disks::{Controller, Disk};
 use crate::linux::VMLINUZ;
-use crate::machine_tests::{MachineTest, Outside, Remains, expect};
+use crate::machine_tests::{InFull, MachineTest, Outside, Remains, expect};
 use crate::net_tests::{self, BULK, fetch_pattern, kept, network, pattern, served, with_services};
-use crate::peer::Host;
+use crate::peer::{Host, services};
 use crate::project::spelled;
 use crate::qemu::Nic;
 
@@ -25,7 +25,7 @@ fn linux(name: &'static str, config: &'static str, steps: Vec<Step>) -> MachineT
     let mut made = control(name, config, steps.leak());
     made.scenario.offer.images = &[VMLINUZ, "driver"];
     made.scenario.offer.ramdisks = &[Ramdisk::LinuxSystem];
-    made.memory("1G").limit(Duration::from_secs(300))
+    made.memory("1G").limit(Duration::from_secs(180))
 }
 
 /// A Linux guest called `web`, with these lines of configuration and words on its command line besides.
@@ -61,8 +61,16 @@ const VBD_CHECKS: [&str; 7] = [
     "(web) CHECK work-is-done ok",
 ];
 
-/// A file system on a VBD, made, filled and checked by a guest with so many vCPUs, which asks its driver for what `words` say, and gets what `told` has.
-fn vbd(name: &'static str, vcpus: u32, driver: &str, words: &str, told: &[&'static str]) -> MachineTest {
+/// A file system on a VBD, made, filled and checked by a guest with so many vCPUs, whose front-end is told `words`. It
+/// says `told` of what it gets, and has written `keys`.
+fn vbd(
+    name: &'static str,
+    vcpus: u32,
+    driver: &str,
+    words: &str,
+    told: [&'static str; 2],
+    keys: &[&'static str],
+) -> MachineTest {
     const DISKS: &[Disk<'static>] = &[Disk::new(Controller::Virtio, &[("web-data", 128)])];
     let config = kept(&[
         &format!(
@@ -81,12 +89,19 @@ console = "print"
     ]);
     let mut patterns = VBD_CHECKS.to_vec();
     patterns.extend([
-        "\"event\":\"control-ready\"",
+        "state = 4",
         "\"event\":\"destroyed\",\"domain\":\"web\"",
         "served d1: ",
     ]);
-    patterns.extend(told);
-    let mut made = linux(name, config, vec![all_of(&patterns), OFF]);
+    patterns.extend(keys);
+    let steps = vec![
+        // The guest may be faster than the control domain.
+        all_of(&["\"event\":\"control-ready\"", told[0], told[1]]),
+        typed("store ls /local/domain/1/device/vbd/51712\n"),
+        all_of(&patterns),
+        OFF,
+    ];
+    let mut made = linux(name, config, steps);
     made.scenario.disks = DISKS;
     made.holds = Some(vbd_holds);
     made
@@ -184,6 +199,8 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
     patterns.extend(told);
     let steps = vec![
         all_of(&patterns),
+        typed("store ls /local/domain/1/device/vif/0\n"),
+        expect("state = 4"),
         typed("shutdown web --wait\n"),
         expect("\"event\":\"destroyed\",\"domain\":\"web\""),
         OFF,
@@ -194,10 +211,115 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
     made
 }
 
+/// A driver domain with both kinds of devices.
+const BOTH: &str = r#"
+[[driver]]
+name = "io"
+devices = ["block", "net"]
+uplink-address = ["192.0.2.5/24"]
+uplink-router = ["192.0.2.1"]
+console = "print"
+"#;
+
+/// A guest of so many vCPUs on so many CPUs uses a disk and a network, is started anew, gives memory away and gets it back, and ends, all as it is asked to.
+fn life(name: &'static str, vcpus: u32, cpus: u32) -> MachineTest {
+    const DISKS: &[Disk<'static>] = &[Disk::new(Controller::Virtio, &[("web-data", 64)])];
+    const CHECKS: [&str; 5] = [
+        "(web) CHECK both-disk ok",
+        "(web) CHECK both-dhcp ok",
+        "(web) CHECK both-pings ok",
+        "(web) CHECK both-cpus ok",
+        "(web) both: is here",
+    ];
+    let config = kept(&[
+        BOTH,
+        &network("red", 1, "nat", "accept nat from red to uplink"),
+        &guest(
+            &format!("vcpus = {vcpus}\ndisk = [\"web-data:rw\"]\nnetwork = [\"red\"]"),
+            &format!("work=both cpus={vcpus}"),
+        ),
+    ]);
+    let mut first = CHECKS.to_vec();
+    first.push("\"event\":\"control-ready\"");
+    let steps = vec![
+        all_of(&first),
+        typed("reboot web\n"),
+        expect("\"event\":\"shutdown\",\"domain\":\"web\"*\"reason\":\"reboot\""),
+        all_of(&CHECKS),
+        typed("memory web 192M\n"),
+        expect("(web) both: has 196608 KiB"),
+        typed("memory\n"),
+        expect("web*192M*192M*192M"),
+        typed("memory web 256M\n"),
+        expect("(web) both: has 262144 KiB"),
+        typed("shutdown web --wait\n"),
+        expect("\"event\":\"shutdown\",\"domain\":\"web\"*\"reason\":\"poweroff\""),
+        expect("\"event\":\"destroyed\",\"domain\":\"web\""),
+        OFF,
+    ];
+    let mut made = linux(name, config, steps).cpus(cpus);
+    made.scenario.disks = DISKS;
+    made.scenario.machine.nic = Nic::Virtio;
+    made
+}
+
+/// A guest's clock goes as the host's does, to 50 ppm over a minute.
+fn clock() -> MachineTest {
+    const PEER: Outside = Outside {
+        host: Host::outside,
+        work: |peer| peer.stay(services::clock(peer.stack())),
+    };
+    let config = kept(&[
+        net_tests::DRIVER,
+        &network("red", 1, "nat", "accept nat from red to uplink"),
+        &guest("network = [\"red\"]", "work=clock peer=192.0.2.1"),
+    ]);
+    let steps = vec![
+        all_of(&[
+            "\"event\":\"control-ready\"",
+            "(web) CHECK clock-keeps-time ok",
+            "\"event\":\"destroyed\",\"domain\":\"web\"",
+        ]),
+        OFF,
+    ];
+    let mut made = linux("linux-clock", config, steps);
+    made.scenario.machine.nic = Nic::Virtio;
+    made.peer = Some(PEER);
+    made
+}
+
 static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
     vec![
-        vbd("linux-vbd", 1, "", "", &["RESULT vbd queues=1 "]),
+        vbd(
+            "linux-vbd",
+            1,
+            "",
+            "",
+            [
+                "persistent grants: disabled; indirect descriptors: enabled",
+                "RESULT vbd queues=1 tags=32 max-kib=128 segments=32 cache=write-back",
+            ],
+            &["51712/ring-ref = "],
+        ),
+        vbd(
+            "linux-vbd-persistent",
+            2,
+            "persistent",
+            "xen_blkfront.max_ring_page_order=2",
+            [
+                "persistent grants: enabled; indirect descriptors: enabled",
+                "RESULT vbd queues=2 tags=128 ",
+            ],
+            &["51712/queue-1/ring-ref3 = "],
+        ),
         vif("linux-vif", 1, "", &["RESULT vif tx-per-frame="]),
+        life("linux-life", 2, 2),
+        life("linux-life-one-cpu", 2, 1).in_full(InFull::OnlyThere),
+        life("linux-life-one", 1, 1).in_full(InFull::OnlyThere),
+        life("linux-life-one-on-two", 1, 2).in_full(InFull::OnlyThere),
+        life("linux-life-four", 4, 2),
+        life("linux-life-four-one-cpu", 4, 1).in_full(InFull::OnlyThere),
+        clock(),
     ]
 });
 

@@ -19,11 +19,14 @@ const PACKAGES: &[&str] = &[
     "busybox-static",
     "e2fsprogs",
     "libblkid1",
+    "libbsd0",
     "libc6",
     "libcom-err2",
     "libext2fs2",
+    "libmd0",
     "libss2",
     "libuuid1",
+    "rdate",
 ];
 
 /// Where guests have libraries; packages have them there, or in the same below `usr`.

@@ -17,6 +17,8 @@ const INIT: &str = include_str!("system/init.sh");
 
 /// What the first process can be told to run, and what that uses.
 const WORK: &[(&str, &str)] = &[
+    ("both", include_str!("system/both.sh")),
+    ("clock", include_str!("system/clock.sh")),
     ("dhcp", include_str!("system/dhcp.sh")),
     ("lib", include_str!("system/lib.sh")),
     ("vbd", include_str!("system/vbd.sh")),
@@ -24,7 +26,7 @@ const WORK: &[(&str, &str)] = &[
 ];
 
 /// Programs besides busybox.
-const PROGRAMS: &[&str] = &["sbin/mke2fs", "sbin/e2fsck"];
+const PROGRAMS: &[&str] = &["sbin/mke2fs", "sbin/e2fsck", "usr/sbin/rdate"];
 
 /// The ramdisk.
 ///
