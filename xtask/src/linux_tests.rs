@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::bootlist::Ramdisk;
 use crate::console::{Pattern, Step};
-use crate::control_tests::{OFF, control, typed};
-use crate::disks::{Controller, Disk};
-use crate::linux::VMLINUZ;
+use crate::control_tests::{HEADLESS, OFF, control, typed};
+use crate::disks::{Controller, Disk, Through};
+use crate::linux::{VMLINUZ, reference};
 use crate::machine_tests::{InFull, MachineTest, Outside, Remains, expect};
 use crate::net_tests::{self, BULK, fetch_pattern, kept, network, pattern, served, with_services};
 use crate::peer::{Host, services};
@@ -104,6 +104,28 @@ console = "print"
     let mut made = linux(name, config, steps);
     made.scenario.disks = DISKS;
     made.holds = Some(vbd_holds);
+    made
+}
+
+/// The same, while the guest's driver is made anew three times: the guest finds nothing wrong.
+fn restart() -> MachineTest {
+    // So slow that the guest is busy for seconds.
+    const DISKS: &[Disk<'static>] =
+        &[Disk::new(Controller::Virtio, &[("web-data", 128)]).through(Through::Rate(12 << 20))];
+    let mut made = vbd(
+        "linux-vbd-restart",
+        2,
+        "",
+        "",
+        ["RESULT vbd", "CHECK vbd-mounts ok"],
+        &[],
+    );
+    let restart = [typed("driver restart io\n"), expect("(io)*: 130 MiB, by ")];
+    let mut steps = made.expected.script.steps.to_vec();
+    let first = steps.drain(..1);
+    let steps = [first.collect(), restart.repeat(3), steps].concat();
+    made = made.steps(steps.leak());
+    made.scenario.disks = DISKS;
     made
 }
 
@@ -288,6 +310,37 @@ fn clock() -> MachineTest {
     made
 }
 
+/// What the kernel logs is what it logs on Xen, but for what is known to differ.
+fn log() -> MachineTest {
+    const DISKS: &[Disk<'static>] = &[Disk::new(Controller::Virtio, &[("web-data", 64)])];
+    let config = kept(&[
+        BOTH,
+        &network("red", 1, "nat", ""),
+        &guest("vcpus = 2\ndisk = [\"web-data:rw\"]\nnetwork = [\"red\"]", "")
+            .replace("\"web\"", "\"guest\"")
+            .replace("console=hvc0 ", reference::COMMAND_LINE),
+    ]);
+    let steps = vec![all_of(&[
+        "both: is here",
+        "@bulkhead {\"event\":\"result\",\"outcome\":\"passed\"",
+    ])];
+    let mut made = linux("linux-log", config, steps);
+    // Whole: what is printed beside an operator can have gaps.
+    made.scenario.domains = HEADLESS;
+    made.scenario.disks = DISKS;
+    made.scenario.machine.nic = Nic::Virtio;
+    made.holds = Some(|remains| {
+        let differences = reference::differences(&reference::of_guest(remains.lines));
+        ensure!(
+            differences.is_empty(),
+            "it differs from Xen's:\n{}",
+            differences.join("\n")
+        );
+        Ok(())
+    });
+    made
+}
+
 static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
     vec![
         vbd(
@@ -312,6 +365,7 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
             ],
             &["51712/queue-1/ring-ref3 = "],
         ),
+        restart(),
         vif("linux-vif", 1, "", &["RESULT vif tx-per-frame="]),
         life("linux-life", 2, 2),
         life("linux-life-one-cpu", 2, 1).in_full(InFull::OnlyThere),
@@ -320,6 +374,7 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
         life("linux-life-four", 4, 2),
         life("linux-life-four-one-cpu", 4, 1).in_full(InFull::OnlyThere),
         clock(),
+        log(),
     ]
 });
 

@@ -12,6 +12,7 @@ pub(crate) mod initramfs;
 mod kallsyms;
 mod modules;
 mod programs;
+pub(crate) mod reference;
 pub(crate) mod system;
 
 use std::error::Error;
@@ -62,7 +63,7 @@ pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
         symbols: file("sym"),
         modules,
     };
-    // These are written last: where they are, all is.
+    // Written last: where it is, all is.
     let is_there = file("sym").is_file() && file("vmlinuz").is_file();
     if let Some(modules) = Modules::at(file("modules")).filter(|_| is_there) {
         return Ok(built(modules));

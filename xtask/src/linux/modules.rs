@@ -11,11 +11,44 @@ use anyhow::{Context, Result, ensure};
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
 
-/// What guests need: disks, networks, and a file system. ext4 asks for `crc32c` by that name, which nothing says that could be followed.
-pub(super) const WANTED: &[&str] = &["crc32c_generic", "ext4", "xen_blkfront", "xen_netfront"];
+/// What a kernel is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A guest.
+    Guest,
+    /// The control domain of a Xen.
+    XensControl,
+}
 
-/// The file beside the modules that has their names, each after those that it needs.
-const ORDER: &str = "order";
+impl Role {
+    const ALL: [Self; 2] = [Self::Guest, Self::XensControl];
+
+    /// The modules for it.
+    const fn modules(self) -> &'static [&'static str] {
+        match self {
+            // Disks, networks, and a file system. ext4 asks for `crc32c` by that name, which nothing says that could be followed.
+            Self::Guest => &["crc32c_generic", "ext4", "xen_blkfront", "xen_netfront"],
+            Self::XensControl => &[
+                "loop",
+                "xen_blkback",
+                "xen_evtchn",
+                "xen_gntalloc",
+                "xen_gntdev",
+                "xen_netback",
+                "xen_privcmd",
+                "xenfs",
+            ],
+        }
+    }
+
+    /// The file beside the modules that has the names of these, each after those that it needs.
+    const fn list(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::XensControl => "control",
+        }
+    }
+}
 
 /// Modules as they lie on the host.
 #[derive(Clone, Debug)]
@@ -24,12 +57,15 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Those in `directory`, if [`WANTED`] are there.
+    /// Those in `directory`, if all are there.
     pub(super) fn at(directory: PathBuf) -> Option<Self> {
         let modules = Self { directory };
-        let names = modules.names().ok()?;
-        let is_there = |wanted: &&str| names.iter().any(|name| name == *wanted);
-        WANTED.iter().all(is_there).then_some(modules)
+        let is_there = |role: Role| {
+            let names = modules.names(role).unwrap_or_default();
+            let mut wanted = role.modules().iter();
+            wanted.all(|wanted| names.iter().any(|name| name == wanted))
+        };
+        Role::ALL.into_iter().all(is_there).then_some(modules)
     }
 
     /// Copies those that are needed from the `tree` of an unpacked package to `directory`.
@@ -46,23 +82,25 @@ impl Modules {
                 .with_context(|| format!("there is no module {name}"))?;
             fs::read(path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let order = in_order(WANTED, |name| needs(&read(name)?))?;
         fs::create_dir_all(directory)?;
-        for name in &order {
-            fs::write(directory.join(format!("{name}.ko")), read(name)?)?;
+        for role in Role::ALL {
+            let order = in_order(role.modules(), |name| needs(&read(name)?))?;
+            for name in &order {
+                fs::write(directory.join(format!("{name}.ko")), read(name)?)?;
+            }
+            // Written last: where it is, all is.
+            fs::write(directory.join(role.list()), order.join("\n"))?;
         }
-        // Written last: where it is, all is.
-        fs::write(directory.join(ORDER), order.join("\n"))?;
         Ok(())
     }
 
-    /// Their names, each after those that it needs.
+    /// The names of those for `role`, each after those that it needs.
     ///
     /// # Errors
     ///
     /// If they cannot be read.
-    pub(super) fn names(&self) -> Result<Vec<String>> {
-        let order = fs::read_to_string(self.directory.join(ORDER));
+    pub(super) fn names(&self, role: Role) -> Result<Vec<String>> {
+        let order = fs::read_to_string(self.directory.join(role.list()));
         let order = order.with_context(|| format!("cannot read modules in {}", self.directory.display()))?;
         Ok(order.lines().map(str::to_owned).collect())
     }

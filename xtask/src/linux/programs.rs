@@ -14,20 +14,76 @@ use elf::endian::LittleEndian;
 use super::{Unavailable, unpacked_packages};
 use crate::project::Project;
 
-/// The packages: programs, and libraries of theirs.
-const PACKAGES: &[&str] = &[
-    "busybox-static",
-    "e2fsprogs",
-    "libblkid1",
-    "libbsd0",
-    "libc6",
-    "libcom-err2",
-    "libext2fs2",
-    "libmd0",
-    "libss2",
-    "libuuid1",
-    "rdate",
-];
+/// Some packages: programs, and libraries of theirs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packages {
+    /// What they are called together.
+    pub(super) name: &'static str,
+    pub(super) packages: &'static [&'static str],
+    /// What for.
+    pub(super) purpose: &'static str,
+}
+
+/// Those of guests.
+pub(super) const GUEST: Packages = Packages {
+    name: "programs",
+    packages: &[
+        "busybox-static",
+        "e2fsprogs",
+        "libblkid1",
+        "libbsd0",
+        "libc6",
+        "libcom-err2",
+        "libext2fs2",
+        "libmd0",
+        "libss2",
+        "libuuid1",
+        "rdate",
+    ],
+    purpose: "Linux guests run them",
+};
+
+/// Xen, and what its control domain runs beside what guests have.
+pub(super) const XEN: Packages = Packages {
+    name: "xen",
+    packages: &[
+        "libc6",
+        "libgcc-s1",
+        "liblzma5",
+        "libncurses6",
+        "libnl-3-200",
+        "libnl-route-3-200",
+        "libtinfo6",
+        "libuuid1",
+        "libxencall1",
+        "libxendevicemodel1",
+        "libxenevtchn1",
+        "libxenforeignmemory1",
+        "libxengnttab1",
+        "libxenhypfs1",
+        "libxenmisc4.17",
+        "libxenstore4",
+        "libxentoolcore1",
+        "libxentoollog1",
+        "libyajl2",
+        "libzstd1",
+        "libbz2-1.0",
+        "liblzo2-2",
+        "libsystemd0",
+        "libgcrypt20",
+        "liblz4-1",
+        "libcap2",
+        "libgpg-error0",
+        "libaio1",
+        "libfdt1",
+        "libargon2-1",
+        "zlib1g",
+        "xen-hypervisor-4.17-amd64",
+        "xen-utils-4.17",
+        "xenstore-utils",
+    ],
+    purpose: "the log of a Linux guest of Xen is compared with ours",
+};
 
 /// Where guests have libraries; packages have them there, or in the same below `usr`.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
@@ -50,19 +106,22 @@ impl Programs {
     /// # Errors
     ///
     /// [`Unavailable`] if they cannot be had here.
-    pub(super) fn get(project: &Project) -> Result<Self> {
+    pub(super) fn get(project: &Project, packages: Packages) -> Result<Self> {
+        let Packages {
+            name,
+            packages,
+            purpose,
+            ..
+        } = packages;
         let directory = project.target("linux")?;
-        let tree = directory.join("programs");
-        let list = directory.join("programs.list");
-        let wanted = PACKAGES.join("\n");
+        let tree = directory.join(name);
+        let list = directory.join(format!("{name}.list"));
+        let wanted = packages.join("\n");
         if fs::read_to_string(&list).is_ok_and(|found| found == wanted) {
             return Ok(Self { tree });
         }
-        println!(
-            "set-up: downloads {} (Linux guests run them)",
-            PACKAGES.join(", ")
-        );
-        unpacked_packages(project, &directory, PACKAGES, &tree)
+        println!("set-up: downloads {} ({purpose})", packages.join(", "));
+        unpacked_packages(project, &directory, packages, &tree)
             .map_err(|error| Unavailable(format!("{error:#}")))?;
         // Written last: where it is, all is.
         fs::write(&list, wanted).with_context(|| format!("cannot write {}", list.display()))?;

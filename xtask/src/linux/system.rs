@@ -1,12 +1,13 @@
 //! A small system for Linux guests, as a ramdisk: the distribution's busybox and programs for ext4, the kernel's modules, and scripts of ours.
 //!
-//! Its `/init` loads the modules and runs what the kernel's command line says: `work=NAME` means [`WORK`]'s script of that name. Words for a
+//! Its `/init` loads the modules and runs what the kernel's command line says: `work=NAME` means [`WORK`]'s script of that name, and without it there is a shell. Words for a
 //! module stand there as for a kernel that has it built in, such as `xen_blkfront.max_queues=2`.
 
 use anyhow::Result;
 
 use super::initramfs::Archive;
-use super::programs::Programs;
+use super::modules::Role;
+use super::programs::{self, Programs};
 use crate::project::Project;
 
 /// The ramdisk's name in the boot archive.
@@ -20,9 +21,12 @@ const WORK: &[(&str, &str)] = &[
     ("both", include_str!("system/both.sh")),
     ("clock", include_str!("system/clock.sh")),
     ("dhcp", include_str!("system/dhcp.sh")),
+    ("hotplug", include_str!("system/hotplug.sh")),
     ("lib", include_str!("system/lib.sh")),
+    ("shell", include_str!("system/shell.sh")),
     ("vbd", include_str!("system/vbd.sh")),
     ("vif", include_str!("system/vif.sh")),
+    ("xen", include_str!("system/xen.sh")),
 ];
 
 /// Programs besides busybox.
@@ -34,8 +38,13 @@ const PROGRAMS: &[&str] = &["sbin/mke2fs", "sbin/e2fsck", "usr/sbin/rdate"];
 ///
 /// [`Unavailable`](super::Unavailable) if kernel or programs cannot be had here.
 pub(crate) fn ramdisk(project: &Project) -> Result<Vec<u8>> {
+    Ok(archive(project, Role::Guest)?.finish())
+}
+
+/// The same while it is being made, with the modules for `role`.
+pub(super) fn archive(project: &Project, role: Role) -> Result<Archive> {
     let modules = super::kernel(project)?.modules;
-    let programs = Programs::get(project)?;
+    let programs = Programs::get(project, programs::GUEST)?;
     let mut archive = Archive::default();
     archive.program("init", INIT.as_bytes());
     archive.program("bin/busybox", &programs.file("bin/busybox")?);
@@ -47,10 +56,10 @@ pub(crate) fn ramdisk(project: &Project) -> Result<Vec<u8>> {
     for (name, script) in WORK {
         archive.program(&format!("work/{name}"), script.as_bytes());
     }
-    let names = modules.names()?;
+    let names = modules.names(role)?;
     for name in &names {
         archive.plain(&format!("lib/modules/{name}.ko"), &modules.content(name)?);
     }
     archive.plain("lib/modules/order", names.join("\n").as_bytes());
-    Ok(archive.finish())
+    Ok(archive)
 }

@@ -7,7 +7,7 @@
 offset() {
     for _ in 1 2 3 4 5 6 7 8 9; do
         # shellcheck disable=SC2154
-        /usr/sbin/rdate -n -p -v "$peer" 2>&1 | tee /dev/stderr | sed -n 's/.* by \([-0-9.]*\) seconds.*/\1/p'
+        /usr/sbin/rdate -4 -n -o 123 -p -v "$peer" 2>&1 | tee -a /tmp/answers | sed -n 's/.* by \([-0-9.]*\) seconds.*/\1/p'
     done | sort -n | sed -n 5p | awk '{ printf "%d", $1 * 1000000 }'
 }
 
@@ -18,6 +18,7 @@ begun=$(cut -d . -f 1 /proc/uptime)
 sleep 60
 second=$(offset)
 took=$(($(cut -d . -f 1 /proc/uptime) - begun))
+sed "s/^/clock: /" /tmp/answers
 echo "RESULT clock first=$first second=$second seconds=$took source=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 within() {
     drift=$((second - first))

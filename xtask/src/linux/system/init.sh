@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first process: makes the system usable, loads the kernel's modules, and does what the command line says (work=NAME).
+# The first process: makes the system usable, loads the kernel's modules, and does what the command line says (work=NAME), or else gives a shell.
 
 /bin/busybox mkdir -p /bin /dev /mnt /proc /sbin /sys /tmp
 /bin/busybox mount -t devtmpfs dev /dev
@@ -21,14 +21,12 @@ while read -r module || [ -n "$module" ]; do
     insmod "/lib/modules/$module.ko" $words || echo "CHECK init-loads-$module FAILED: insmod"
 done </lib/modules/order
 
-# What is printed here stands between the kernel's lines, and never within one.
 # shellcheck disable=SC2154
-if [ -x "/work/$work" ] && [ -n "$work" ]; then
+if [ -x "/work/${work:=shell}" ]; then
     "/work/$work"
     echo "CHECK work-is-done ok"
 else
-    echo "system: is here"
-    exec setsid cttyhack sh
+    echo "CHECK init-knows-$work FAILED: there is no such script"
 fi
 # By its path: busybox' shell has one of its own.
 exec /sbin/poweroff
