@@ -112,18 +112,16 @@ fn restart() -> MachineTest {
     // So slow that the guest is busy for seconds.
     const DISKS: &[Disk<'static>] =
         &[Disk::new(Controller::Virtio, &[("web-data", 128)]).through(Through::Rate(12 << 20))];
-    let mut made = vbd(
-        "linux-vbd-restart",
-        2,
-        "",
-        "",
-        ["RESULT vbd", "CHECK vbd-mounts ok"],
-        &[],
-    );
+    let mut made = vbd("linux-vbd-restart", 2, "", "", [""; 2], &[]);
+    let (before, after) = VBD_CHECKS.split_at(2);
+    let first = [before, &["\"event\":\"control-ready\""]].concat();
+    let last = [
+        after,
+        &["\"event\":\"destroyed\",\"domain\":\"web\"", "served d1: "],
+    ]
+    .concat();
     let restart = [typed("driver restart io\n"), expect("(io)*: 130 MiB, by ")];
-    let mut steps = made.expected.script.steps.to_vec();
-    let first = steps.drain(..1);
-    let steps = [first.collect(), restart.repeat(3), steps].concat();
+    let steps = [vec![all_of(&first)], restart.repeat(3), vec![all_of(&last), OFF]].concat();
     made = made.steps(steps.leak());
     made.scenario.disks = DISKS;
     made
@@ -230,6 +228,51 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
     let mut made = linux(name, config, steps);
     made.scenario.machine.nic = Nic::Virtio;
     made.peer = Some(PEER);
+    made
+}
+
+/// Two Linux guests on different networks, and a guest in Rust beside each: all fetch from those that they may.
+fn neighbours() -> MachineTest {
+    const BYTES: u64 = 16 << 20;
+    let crc = pattern(BYTES);
+    let red = "accept from red to red\naccept tcp from red to blue port 80";
+    let blue = "accept tcp from red to blue port 80\nreject";
+    let here =
+        |name: &str, lines: &str, words: &str| guest(lines, words).replace("\"web\"", &format!("\"{name}\""));
+    let config = kept(&[
+        net_tests::DRIVER,
+        &network("red", 1, "nat", red),
+        &network("blue", 2, "nat", blue),
+        &here(
+            "a",
+            "network = [\"red\"]",
+            &format!(
+                "work=neighbour linux=http://10.10.2.2 rust=http://10.10.2.3 bytes={BYTES} crc={crc:08x}"
+            ),
+        ),
+        &here("b", "network = [\"blue\"]", "work=neighbour"),
+        &net_tests::guest("web", "httpd", "blue", ""),
+    ]);
+    let steps = vec![
+        all_of(&[
+            "\"event\":\"control-ready\"",
+            "(a) CHECK neighbour-dhcp ok",
+            "(b) CHECK neighbour-dhcp ok",
+            "(a) CHECK neighbour-fetches-from-linux ok",
+            "(a) CHECK neighbour-fetches-from-rust ok",
+        ]),
+        typed(
+            "create load kernel=netload memory=16M network=red console=print \
+             \"command-line=fetch=http://10.10.1.2/data fetch=http://10.10.2.2/data\"\n",
+        ),
+        expect("(load) CHECK net-fetch ok"),
+        expect("(load) CHECK net-fetch ok"),
+        expect("\"event\":\"destroyed\",\"domain\":\"load\""),
+        OFF,
+    ];
+    let mut made = linux("linux-neighbours", config, steps);
+    made.scenario.offer.images = &[VMLINUZ, "driver", "httpd", "netload"];
+    made.scenario.machine.nic = Nic::Virtio;
     made
 }
 
@@ -373,6 +416,7 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
         life("linux-life-one-on-two", 1, 2).in_full(InFull::OnlyThere),
         life("linux-life-four", 4, 2),
         life("linux-life-four-one-cpu", 4, 1).in_full(InFull::OnlyThere),
+        neighbours(),
         clock(),
         log(),
     ]

@@ -23,6 +23,7 @@ const WORK: &[(&str, &str)] = &[
     ("dhcp", include_str!("system/dhcp.sh")),
     ("hotplug", include_str!("system/hotplug.sh")),
     ("lib", include_str!("system/lib.sh")),
+    ("neighbour", include_str!("system/neighbour.sh")),
     ("shell", include_str!("system/shell.sh")),
     ("vbd", include_str!("system/vbd.sh")),
     ("vif", include_str!("system/vif.sh")),
