@@ -210,3 +210,24 @@ fn answer(names: &Names, question: &[u8]) -> Option<Vec<u8>> {
 fn heapless_list<const N: usize>(server: Ipv4Addr) -> Option<heapless::Vec<Ipv4Addr, N>> {
     heapless::Vec::from_slice(&[server]).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_the_time_is_answered_in_its_version_and_with_its_own_time() {
+        let mut question = [0; 48];
+        question[0] = 4 << 3 | 3;
+        question[40..].copy_from_slice(b"asked at");
+        // 1970-01-02, and half a second.
+        let answer = time_at(Duration::from_millis(86_400_500), &question).unwrap();
+        assert_eq!(answer.len(), 48);
+        assert_eq!(answer[0], 4 << 3 | 4);
+        assert_eq!(&answer[24..32], b"asked at");
+        let seconds = 2_208_988_800_u32 + 86_400;
+        assert_eq!(answer[40..44], seconds.to_be_bytes());
+        assert_eq!(answer[44..], [0x80, 0, 0, 0]);
+        assert_eq!(time_at(Duration::ZERO, &question[1..]), None);
+    }
+}
