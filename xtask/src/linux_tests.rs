@@ -15,17 +15,20 @@ use crate::control_tests::{HEADLESS, OFF, control, typed};
 use crate::disks::{Controller, Disk, Through};
 use crate::linux::{VMLINUZ, reference};
 use crate::machine_tests::{InFull, MachineTest, Outside, Remains, expect};
-use crate::net_tests::{self, BULK, fetch_pattern, kept, network, pattern, served, with_services};
+use crate::net_tests::{self, BULK, fetch_pattern, kept, network, pattern, served_within, with_services};
 use crate::peer::{Host, services};
 use crate::project::spelled;
 use crate::qemu::Nic;
+
+/// How long a test may take: several times what it takes on an idle machine. The guest's start is most of it.
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A test of what the control domain makes of `config`, with Debian's kernel and the small system to be had.
 fn linux(name: &'static str, config: &'static str, steps: Vec<Step>) -> MachineTest {
     let mut made = control(name, config, steps.leak());
     made.scenario.offer.images = &[VMLINUZ, "driver"];
     made.scenario.offer.ramdisks = &[Ramdisk::LinuxSystem];
-    made.memory("1G").limit(Duration::from_secs(180))
+    made.memory("1G").limit(LIMIT)
 }
 
 /// A Linux guest called `web`, with these lines of configuration and words on its command line besides.
@@ -108,7 +111,7 @@ console = "print"
 }
 
 /// The same, while the guest's driver is made anew three times: the guest finds nothing wrong.
-fn restart() -> MachineTest {
+fn vbd_restart() -> MachineTest {
     // So slow that the guest is busy for seconds.
     const DISKS: &[Disk<'static>] =
         &[Disk::new(Controller::Virtio, &[("web-data", 128)]).through(Through::Rate(12 << 20))];
@@ -196,7 +199,7 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
         host: Host::outside,
         work: |peer| {
             with_services(peer, async {
-                served(peer, 80).await?;
+                served_within(peer, 80, LIMIT).await?;
                 let fetched = fetch_pattern(peer, 80, BULK).await?;
                 peer.say(&format!("RESULT peer-fetch {fetched}"));
                 peer.passed("peer-fetches");
@@ -229,6 +232,22 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
     made.scenario.machine.nic = Nic::Virtio;
     made.peer = Some(PEER);
     made
+}
+
+/// The same, while the guest's driver is made anew twice: the download from it, one connection, goes on.
+fn vif_restart() -> MachineTest {
+    let restart = [typed("driver restart io\n"), expect("(io)*: a NIC, by ")];
+    let steps = [
+        vec![all_of(&["\"event\":\"control-ready\"", "(web) vif: serves"])],
+        restart.repeat(2),
+        vec![
+            expect("(peer) CHECK peer-fetches ok"),
+            typed("shutdown web --wait\n"),
+            expect("\"event\":\"destroyed\",\"domain\":\"web\""),
+            OFF,
+        ],
+    ];
+    vif("linux-vif-restart", 2, "", &[]).steps(steps.concat().leak())
 }
 
 /// Two Linux guests on different networks, and a guest in Rust beside each: all fetch from those that they may.
@@ -408,8 +427,9 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
             ],
             &["51712/queue-1/ring-ref3 = "],
         ),
-        restart(),
+        vbd_restart(),
         vif("linux-vif", 1, "", &["RESULT vif tx-per-frame="]),
+        vif_restart(),
         life("linux-life", 2, 2),
         life("linux-life-one-cpu", 2, 1).in_full(InFull::OnlyThere),
         life("linux-life-one", 1, 1).in_full(InFull::OnlyThere),

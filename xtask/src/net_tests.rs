@@ -79,7 +79,7 @@ const RAW_PEER: Outside = Outside {
 };
 
 /// How long something may take that depends on the machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The driver domain with the NIC, on the peer's network.
 pub(crate) const DRIVER: &str = r#"
@@ -152,8 +152,13 @@ pub(crate) async fn fetch_pattern(peer: &Peer, port: u16, bytes: u64) -> Result<
 }
 
 /// Waits until a port of the machine's uplink is served.
-pub(crate) async fn served(peer: &Peer, port: u16) -> Result<()> {
-    retry(peer.stack(), PATIENCE, async || {
+async fn served(peer: &Peer, port: u16) -> Result<()> {
+    served_within(peer, port, PATIENCE).await
+}
+
+/// The same, for as long as it may take.
+pub(crate) async fn served_within(peer: &Peer, port: u16, limit: Duration) -> Result<()> {
+    retry(peer.stack(), limit, async || {
         Tcp::connect(peer.stack(), IpEndpoint::new(UPLINK_ADDRESS, port)).await
     })
     .await
