@@ -97,7 +97,6 @@ impl Programs {
             name,
             packages,
             purpose,
-            ..
         } = packages;
         let directory = project.target("linux")?;
         let tree = directory.join(name);
