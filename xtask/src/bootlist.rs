@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 
+use crate::linux::system;
+
 /// One domain of a machine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Domain<'a> {
@@ -37,6 +39,8 @@ pub(crate) enum Ramdisk<'a> {
     None,
     /// An archive with this image as the first process of a Linux guest.
     Init(&'a str),
+    /// [The small system of a Linux guest](crate::linux::system).
+    LinuxSystem,
     /// This file of the boot archive.
     File(&'a str),
 }
@@ -112,7 +116,7 @@ impl<'a> Domain<'a> {
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
         let ramdisk = match self.ramdisk {
-            Ramdisk::None => None,
+            Ramdisk::None | Ramdisk::LinuxSystem => None,
             Ramdisk::Init(name) | Ramdisk::File(name) => Some(name),
         };
         for word in [self.name, self.kernel].into_iter().chain(ramdisk) {
@@ -135,6 +139,7 @@ impl<'a> Domain<'a> {
         match self.ramdisk {
             Ramdisk::None => {}
             Ramdisk::Init(program) => write!(line, " ramdisk={program}.cpio")?,
+            Ramdisk::LinuxSystem => write!(line, " ramdisk={}", system::NAME)?,
             Ramdisk::File(name) => write!(line, " ramdisk={name}")?,
         }
         if self.vcpus != 1 {

@@ -179,6 +179,10 @@ impl<'a> Workshop<'a> {
                 let content = initramfs::with_init(&read(&program.stripped)?);
                 Some((format!("{}.cpio", program.name), content))
             }
+            Ramdisk::LinuxSystem => {
+                let content = linux::system::ramdisk(self.project)?;
+                Some((linux::system::NAME.to_owned(), content))
+            }
             Ramdisk::File(name) => {
                 let path = self.ramdisks.get(name);
                 let path = path.with_context(|| format!("there is no ramdisk `{name}`"))?;

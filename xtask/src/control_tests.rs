@@ -26,7 +26,7 @@ pub(crate) const CONTROL: &[Domain<'static>] = &[Domain::new("control", "control
     .command_line("events")];
 
 /// The same without an operator, for the guest `guest`.
-const HEADLESS: &[Domain<'static>] = &[Domain::new("control", "control")
+pub(crate) const HEADLESS: &[Domain<'static>] = &[Domain::new("control", "control")
     .memory("32M")
     .command_line("headless=guest")];
 

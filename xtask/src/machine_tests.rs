@@ -19,6 +19,7 @@ use crate::disk_tests;
 use crate::disks::{DiskImage, Drive};
 use crate::iommu_tests::IOMMU_TESTS;
 use crate::linux::LINUX;
+use crate::linux_tests;
 use crate::loader::Loader;
 use crate::net_tests;
 use crate::peer::{Host, Peer};
@@ -244,6 +245,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static MachineTest> {
         .chain(control_tests::all())
         .chain(disk_tests::all())
         .chain(net_tests::all())
+        .chain(linux_tests::all())
 }
 
 pub(crate) const fn expect(text: &'static str) -> Step {

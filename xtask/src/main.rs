@@ -28,6 +28,7 @@ mod images;
 mod iommu_tests;
 mod licences;
 mod linux;
+mod linux_tests;
 mod loader;
 mod machine_tests;
 mod names;
@@ -69,6 +70,8 @@ enum Verb {
     Test(test::Arguments),
     /// Measure: print a table, and write JSON to target/bench/.
     Bench(bench::Arguments),
+    /// Boot Debian's kernel as a guest of Xen 4.17, and keep its log to compare ours with.
+    XenLog,
     /// Fuzz the hypervisor's core, with a nightly compiler.
     Fuzz(fuzz::Arguments),
 }
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(&project, &arguments),
         Verb::Test(arguments) => test::test(&project, &arguments),
         Verb::Bench(arguments) => bench::bench(&project, &arguments),
+        Verb::XenLog => linux::reference::make(&project),
         Verb::Fuzz(arguments) => fuzz::fuzz(&project, &arguments),
     };
     outcome.unwrap_or_else(|error| {

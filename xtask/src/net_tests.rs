@@ -93,7 +93,7 @@ console = "print"
 "#;
 
 /// What it is to the peer.
-const UPLINK: &str = "192.0.2.5";
+pub(crate) const UPLINK: &str = "192.0.2.5";
 const UPLINK_ADDRESS: IpAddress = IpAddress::v4(192, 0, 2, 5);
 
 /// A network.
@@ -128,7 +128,7 @@ console = "print"
 }
 
 /// The checksum of so many bytes of the pattern.
-fn pattern(bytes: u64) -> u32 {
+pub(crate) fn pattern(bytes: u64) -> u32 {
     embassy_futures::block_on(Bytes::checksum(bytes))
 }
 
@@ -142,7 +142,7 @@ const IMAGES: &[&str] = &["driver", "httpd", "netload"];
 const READY: Pattern = Pattern("\"event\":\"control-ready\"");
 
 /// Fetches so many bytes of the pattern from a port of the machine's uplink, and compares their checksum.
-async fn fetch_pattern(peer: &Peer, port: u16, bytes: u64) -> Result<Download> {
+pub(crate) async fn fetch_pattern(peer: &Peer, port: u16, bytes: u64) -> Result<Download> {
     let url = format!("http://{UPLINK}:{port}/bytes/{bytes}").parse()?;
     let fetched = fetch(peer.stack(), &url, |_| ()).await?;
     let right = (200, bytes, pattern(bytes));
@@ -153,7 +153,12 @@ async fn fetch_pattern(peer: &Peer, port: u16, bytes: u64) -> Result<Download> {
 
 /// Waits until a port of the machine's uplink is served.
 async fn served(peer: &Peer, port: u16) -> Result<()> {
-    retry(peer.stack(), PATIENCE, async || {
+    served_within(peer, port, PATIENCE).await
+}
+
+/// The same, for as long as it may take.
+pub(crate) async fn served_within(peer: &Peer, port: u16, limit: Duration) -> Result<()> {
+    retry(peer.stack(), limit, async || {
         Tcp::connect(peer.stack(), IpEndpoint::new(UPLINK_ADDRESS, port)).await
     })
     .await
@@ -201,7 +206,7 @@ fn nothing_leaks(peer: &Peer) -> Result<()> {
 }
 
 /// The peer that serves, does this, and goes on serving until the machine ends. Nothing comes out that should not.
-fn with_services(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<()> {
+pub(crate) fn with_services(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<()> {
     serving(peer, work)?;
     nothing_leaks(peer)
 }
@@ -221,7 +226,7 @@ fn serving(peer: &Peer, work: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 /// What is moved in each direction.
-const BULK: u64 = 64 << 20;
+pub(crate) const BULK: u64 = 64 << 20;
 
 /// 64 MiB out of one guest, and 64 MiB into another and out of it, all with their checksums.
 fn http(name: &'static str, flip: &str, holds: fn(&mut Remains<'_>) -> Result<()>) -> MachineTest {

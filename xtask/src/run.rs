@@ -22,11 +22,11 @@ use crate::build::{self, Profile, Workshop};
 use crate::disks::{self, Controller, DEFAULT_PARTITIONS, DiskImage, Drive, Through};
 use crate::foreign::{self, Foreign};
 use crate::images::Images;
-use crate::linux::VMLINUZ;
+use crate::linux::{self, Unavailable, VMLINUZ};
 use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Cable, Clock, Console, Ending, Forward, MICROVM, Machine, Nic, Protocol};
-use crate::scenario::{self, EXAMPLE, Offer, Scenario};
+use crate::scenario::{self, EXAMPLE, LINUX_EXAMPLE, Offer, Scenario};
 use crate::setup::{self, Need};
 
 /// The arguments of `cargo xtask run`.
@@ -214,6 +214,20 @@ fn opened(config: &str) -> BTreeSet<Forward> {
     opened.collect()
 }
 
+/// Whether Debian's kernel and what its guest runs can be had; if not, says why.
+fn has_linux(project: &Project) -> Result<bool> {
+    match linux::system::ramdisk(project) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.downcast_ref::<Unavailable>() {
+            Some(why) => {
+                eprintln!("The machine has no Linux guest: {why}");
+                Ok(false)
+            }
+            None => Err(error),
+        },
+    }
+}
+
 /// The exit status for a time that was over.
 const TIMED_OUT: u8 = 2;
 
@@ -227,7 +241,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
     let images = Images::of(&project.metadata(None)?);
     let mut workshop = Workshop::new(project, &images, Profile::Release);
     let (domains, memory, config);
-    let (operators, archive_images, archive_files);
+    let (operators, archive_images, archive_files, with_linux);
     let scenario = if arguments.foreign.is_given() {
         let files = arguments.foreign.bring(project, &mut workshop)?;
         (domains, memory, config) = (
@@ -263,6 +277,21 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
                 ramdisks: &archive_files,
             },
             ..Scenario::new("config", EXAMPLE.domains)
+        }
+    } else if arguments.scenario == EXAMPLE.name && has_linux(project)? {
+        with_linux = [EXAMPLE.offer.config, LINUX_EXAMPLE].concat();
+        archive_images = [EXAMPLE.offer.images, &[VMLINUZ]].concat();
+        Scenario {
+            machine: Machine {
+                memory: "1G",
+                ..EXAMPLE.machine
+            },
+            offer: Offer {
+                config: &with_linux,
+                images: &archive_images,
+                ramdisks: &[Ramdisk::LinuxSystem],
+            },
+            ..EXAMPLE
         }
     } else {
         scenario::named(&arguments.scenario)?

@@ -85,6 +85,20 @@ pub(crate) const EXAMPLE: Scenario<'static> = Scenario {
     ..Scenario::new("example", &[Domain::new("control", "control").memory("32M")])
 };
 
+/// The guest that the example machine has besides where Debian's kernel can be had. It is started by its name: it takes longer than all others together.
+pub(crate) const LINUX_EXAMPLE: &str = r#"
+# Debian's kernel with a small system: `create linux`, and then `console linux`.
+[[guest]]
+name = "linux"
+kernel = "vmlinuz"
+ramdisk = "linux-system.cpio"
+command-line = "console=hvc0 quiet"
+memory = "256M"
+vcpus = 2
+network = ["red"]
+autostart = false
+"#;
+
 /// Every scenario.
 fn all() -> impl Iterator<Item = Scenario<'static>> {
     let tests = machine_tests::all().map(|test| test.scenario);
@@ -122,6 +136,13 @@ mod tests {
             let entries: Vec<_> = boot_list::parse(&list).map(Result::unwrap).collect();
             assert_eq!(entries.len(), scenario.domains.len());
         }
+    }
+
+    #[test]
+    fn the_example_with_linux_is_right() {
+        let config = [EXAMPLE.offer.config, LINUX_EXAMPLE].concat();
+        let config = bulkhead_config::parse(config.as_bytes()).unwrap();
+        assert!(config.guests().iter().any(|guest| guest.name.as_str() == "linux"));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) enum Need {
     Mtools,
     /// UEFI for machines in QEMU.
     Ovmf,
+    /// What checks and reads ext4 file systems from outside of a machine.
+    Ext4,
     /// The C headers of the guest ABI, which ours is compared with.
     XenHeaders,
 }
@@ -50,6 +52,7 @@ impl Need {
             Self::Xorriso => "xorriso, package xorriso (it writes discs)",
             Self::Mtools => "mtools, package mtools (it writes what UEFI reads of discs)",
             Self::Ovmf => "OVMF.fd, package ovmf (it is UEFI for QEMU)",
+            Self::Ext4 => "e2fsck and debugfs, package e2fsprogs (disks of Linux guests are looked at)",
             Self::XenHeaders => "xen/xen.h, package libxen-dev (the guest ABI is compared with it)",
         }
     }
@@ -62,6 +65,7 @@ impl Need {
             Self::Xorriso => &["xorriso"],
             Self::Mtools => &["mtools"],
             Self::Ovmf => &["ovmf"],
+            Self::Ext4 => &["e2fsprogs"],
             Self::XenHeaders => &["libxen-dev"],
             Self::BareMetalTarget | Self::LlvmTools | Self::Rustfmt | Self::Clippy => &[],
         }
@@ -82,6 +86,9 @@ impl Need {
             Self::Xorriso => answers(Command::new("xorriso").arg("-version")),
             Self::Mtools => answers(Command::new("mtools").arg("--version")),
             Self::Ovmf => ovmf().is_some(),
+            Self::Ext4 => ["/usr/sbin", "/sbin"]
+                .iter()
+                .any(|place| Path::new(place).join("debugfs").is_file()),
             Self::XenHeaders => Path::new("/usr/include/xen/xen.h").is_file(),
         }
     }

@@ -95,6 +95,9 @@ pub enum Phase {
     Connected,
     /// It was connected, and ends.
     Closing,
+    /// Nothing is in use any more. The front-end is still closing: it has to see that we are, too, before it says that it is closed. Linux, powered
+    /// off, waits five seconds for that, and would miss it if the state went on at once.
+    Ended,
     /// It does not serve, until the front-end begins anew.
     Closed,
 }
@@ -173,7 +176,11 @@ pub fn step(offer: impl FnOnce() -> Vec<(&'static str, String)>, phase: Phase, s
         (Phase::Connected, Seen::Front(X::Initialising | X::Closing | X::Closed | X::Unknown)) => {
             then(Action::Disconnect, go(Phase::Closing, X::Closing))
         }
-        (Phase::Closing, Seen::Disconnected) => go(Phase::Closed, X::Closed),
+        (Phase::Closing, Seen::Disconnected) => Step {
+            phase: Phase::Ended,
+            ..stay
+        },
+        (Phase::Ended, Seen::Front(front)) if front != X::Closing => go(Phase::Closed, X::Closed),
         (Phase::New | Phase::Waiting, Seen::Front(X::Closing | X::Closed)) => go(Phase::Closed, X::Closed),
         (
             Phase::New
@@ -181,6 +188,7 @@ pub fn step(offer: impl FnOnce() -> Vec<(&'static str, String)>, phase: Phase, s
             | Phase::Connecting
             | Phase::Connected
             | Phase::Closing
+            | Phase::Ended
             | Phase::Closed,
             Seen::Front(_) | Seen::Connected | Seen::Refused | Seen::Disconnected,
         ) => stay,

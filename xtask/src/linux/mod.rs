@@ -2,7 +2,7 @@
 //!
 //! Nothing is installed: the package is downloaded by `apt-get download` and unpacked below `target/linux/`, once for
 //! each version. What boots is the distributor's `vmlinuz`, or the `vmlinux` inside of
-//! it, byte for byte.
+//! it, byte for byte. Its [`modules`] come from the same package, and the [`programs`] of a guest from others; [`system`] makes a ramdisk of them.
 //!
 //! [`boot_image`] is pure and finds that `vmlinux`; [`kallsyms`] reads the names of its functions, of which the package has no
 //! other list.
@@ -10,6 +10,10 @@
 pub(crate) mod boot_image;
 pub(crate) mod initramfs;
 mod kallsyms;
+mod modules;
+mod programs;
+pub(crate) mod reference;
+pub(crate) mod system;
 
 use std::error::Error;
 use std::fmt;
@@ -21,6 +25,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::build::Built;
 use crate::project::{Project, output_of, spelled};
+use modules::Modules;
 
 /// What a domain has for its kernel if that is to be Debian's.
 pub(crate) const LINUX: &str = "linux";
@@ -52,18 +57,27 @@ pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
     let directory = project.target("linux")?;
     let package = current_package().map_err(|error| Unavailable(format!("{error:#}")))?;
     let file = |suffix: &str| directory.join(format!("{package}.{suffix}"));
-    let built = Kernel {
+    let built = |modules| Kernel {
         packed: file("vmlinuz"),
         elf: file("elf"),
         symbols: file("sym"),
+        modules,
     };
-    // These are written last: where they are, all is.
-    if !built.symbols.is_file() || !built.packed.is_file() {
-        let tree = directory.join(&package);
-        download(project, &directory, &package, &tree).map_err(|error| Unavailable(format!("{error:#}")))?;
-        unpack(&tree, &built).with_context(|| format!("in package {package}"))?;
-        fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    // Written last: where it is, all is.
+    let is_there = file("sym").is_file() && file("vmlinuz").is_file();
+    if let Some(modules) = Modules::at(file("modules")).filter(|_| is_there) {
+        return Ok(built(modules));
     }
+    let tree = directory.join(&package);
+    println!("set-up: downloads {package} (machines boot its kernel)");
+    unpacked_packages(project, &directory, &[&package], &tree)
+        .map_err(|error| Unavailable(format!("{error:#}")))?;
+    let told = || format!("in package {package}");
+    Modules::take(&tree, &file("modules")).with_context(told)?;
+    let modules = Modules::at(file("modules")).with_context(told)?;
+    let built = built(modules);
+    unpack(&tree, &built).with_context(told)?;
+    fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
     Ok(built)
 }
 
@@ -75,6 +89,7 @@ pub(crate) struct Kernel {
     /// The ELF file in it.
     elf: PathBuf,
     symbols: PathBuf,
+    modules: Modules,
 }
 
 impl Kernel {
@@ -114,20 +129,26 @@ fn first_dependency(text: &str) -> Option<&str> {
         .map(str::trim)
 }
 
-/// Downloads `package` and unpacks it into `tree`.
-fn download(project: &Project, directory: &Path, package: &str, tree: &Path) -> Result<()> {
-    println!("set-up: downloads {package} (machines boot its kernel)");
+/// Downloads `packages` and unpacks them into `tree`, which is made anew.
+fn unpacked_packages(project: &Project, directory: &Path, packages: &[&str], tree: &Path) -> Result<()> {
+    if tree.exists() {
+        fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    }
     quietly(
         project
             .tool("apt-get")
-            .args(["--quiet", "download", package])
+            .args(["--quiet", "download"])
+            .args(packages)
             .current_dir(directory),
     )?;
-    let archive = only_file(directory, |name| {
-        name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
-    })?;
-    quietly(project.tool("dpkg-deb").arg("--extract").arg(&archive).arg(tree))?;
-    fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))
+    for package in packages {
+        let archive = only_file(directory, |name| {
+            name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+        })?;
+        quietly(project.tool("dpkg-deb").arg("--extract").arg(&archive).arg(tree))?;
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+    }
+    Ok(())
 }
 
 /// Takes the kernel and its functions' names out of the unpacked package `tree`.

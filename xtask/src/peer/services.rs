@@ -1,6 +1,7 @@
 //! What there is on an uplink: somebody who gives addresses (DHCP, RFC 2131) and somebody who knows names (DNS, RFC 1035).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use bulkhead_stack::smoltcp::wire::{
@@ -14,6 +15,8 @@ use super::Outside;
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 const DNS: u16 = 53;
+/// RFC 4330, section 4.
+const NTP: u16 = 123;
 
 /// What the first who asks is given; nobody else is given anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,42 @@ fn offer(lease: &Lease, holder: &mut Option<EthernetAddress>, request: &[u8]) ->
     servers.dns_servers = list.take();
     let mut answer = vec![0; servers.buffer_len()];
     servers.emit(&mut DhcpPacket::new_unchecked(&mut answer)).ok()?;
+    Some(answer)
+}
+
+/// Tells the host's time to who asks (SNTP, RFC 4330), without end.
+///
+/// # Errors
+///
+/// If the port cannot be had.
+pub(crate) async fn clock(stack: &Stack<Outside>) -> Result<()> {
+    let socket = Udp::bind(stack, NTP)?;
+    let mut buffer = vec![0; 2048];
+    loop {
+        let (count, from) = socket.receive(&mut buffer).await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if let Some(answer) = time_at(now, buffer.get(..count).unwrap_or_default()) {
+            socket.send(&answer, from.endpoint).await?;
+        }
+    }
+}
+
+/// The answer to a question for the time, `now` being the time since 1970.
+fn time_at(now: Duration, question: &[u8]) -> Option<Vec<u8>> {
+    /// From 1900 to 1970.
+    const EPOCHS_APART: u64 = 2_208_988_800;
+    const SERVER: u8 = 4;
+    let question: &[u8; 48] = question.first_chunk()?;
+    // Era 0 ends in 2036, and its seconds begin anew.
+    let seconds = (now.as_secs().wrapping_add(EPOCHS_APART) & u64::from(u32::MAX)) << 32;
+    let fraction = (u64::from(now.subsec_nanos()) << 32).checked_div(1_000_000_000)?;
+    let time = (seconds | fraction).to_be_bytes();
+    let version = question[0] & 0x38;
+    // Stratum 1, a precision of a microsecond, no delay and no dispersion, a clock of its own.
+    let mut answer = vec![version | SERVER, 1, question[2], 0xec, 0, 0, 0, 0, 0, 0, 0, 0];
+    answer.extend(b"LOCL");
+    // When it was set, what the asker sent as its own time, when that came, when this goes.
+    answer.extend([time, *question.last_chunk()?, time, time].as_flattened());
     Some(answer)
 }
 
@@ -170,4 +209,25 @@ fn answer(names: &Names, question: &[u8]) -> Option<Vec<u8>> {
 /// The list that smoltcp wants.
 fn heapless_list<const N: usize>(server: Ipv4Addr) -> Option<heapless::Vec<Ipv4Addr, N>> {
     heapless::Vec::from_slice(&[server]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_for_the_time_is_answered_in_its_version_and_with_its_own_time() {
+        let mut question = [0; 48];
+        question[0] = 4 << 3 | 3;
+        question[40..].copy_from_slice(b"asked at");
+        // 1970-01-02, and half a second.
+        let answer = time_at(Duration::from_millis(86_400_500), &question).unwrap();
+        assert_eq!(answer.len(), 48);
+        assert_eq!(answer[0], 4 << 3 | 4);
+        assert_eq!(&answer[24..32], b"asked at");
+        let seconds = 2_208_988_800_u32 + 86_400;
+        assert_eq!(answer[40..44], seconds.to_be_bytes());
+        assert_eq!(answer[44..], [0x80, 0, 0, 0]);
+        assert_eq!(time_at(Duration::ZERO, &question[1..]), None);
+    }
 }

@@ -40,6 +40,7 @@ const NEEDS: &[Need] = &[
     Need::Rustfmt,
     Need::Clippy,
     Need::Qemu,
+    Need::Ext4,
 ];
 
 /// Runs the tests that the arguments select.

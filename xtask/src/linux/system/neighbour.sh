@@ -1,0 +1,32 @@
+#!/bin/busybox sh
+# Serves a file by HTTP, /data, with its checksum, /crc; and fetches what others serve: another such guest's (linux=URL), and so many bytes (bytes=N)
+# with a checksum (crc=CRC32) of a guest in Rust (rust=URL). Stays until the domain is asked to end.
+
+. /work/lib
+
+# shellcheck disable=SC2154
+fetches_from_linux() {
+    wget -q -O /tmp/data "$linux/data" && [ "$(crc32 </tmp/data)" = "$(wget -q -O - "$linux/crc")" ]
+}
+
+# shellcheck disable=SC2154
+fetches_from_rust() {
+    [ "$(wget -q -O - "$rust/bytes/$bytes" | crc32)" = "$crc" ]
+}
+
+await test -e /sys/class/net/eth0
+check neighbour-dhcp udhcpc -i eth0 -n -q -t 10 -s /work/dhcp
+mkdir /tmp/www
+dd if=/dev/urandom of=/tmp/www/data bs=64k count=256 2>/dev/null
+crc32 </tmp/www/data >/tmp/www/crc
+httpd -h /tmp/www -p 80
+echo "neighbour: serves"
+if [ -n "$linux" ]; then
+    is_up() {
+        wget -q -O /dev/null "$linux/crc"
+    }
+    await is_up || await is_up || await is_up
+    check neighbour-fetches-from-linux fetches_from_linux
+    check neighbour-fetches-from-rust fetches_from_rust
+fi
+exec sleep 1000
