@@ -230,6 +230,8 @@ fn a_device_is_served_from_its_offer_to_its_end() {
                 Some("1")
             );
             machine.write(&format!("{THEIRS}/state"), "5");
+            machine.reach("5").await;
+            machine.write(&format!("{THEIRS}/state"), "6");
             machine.reach("6").await;
             assert_eq!(device.disconnected.get(), 9);
             machine.remove();
