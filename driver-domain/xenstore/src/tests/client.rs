@@ -296,7 +296,7 @@ fn more_transactions_than_a_domain_may_have_open_take_turns() {
         matches!(select(add(), waits).await, Either::First(()))
     };
     let all = join_array::<_, 30>(std::array::from_fn(|_| add()));
-    let some = join_array::<_, 30>(std::array::from_fn(|number| give_up(number)));
+    let some = join_array::<_, 30>(std::array::from_fn(give_up));
     let done = machine.run(async {
         let (_, given_up) = join(all, some).await;
         30 + given_up.iter().filter(|is_done| **is_done).count()
