@@ -121,7 +121,7 @@ fn datagram(source: u16, to: [u8; 4]) -> Vec<u8> {
         &[high, low, 0, 53, 0x05, 0xc8, 0, 0],
     ];
     let mut frame = head.concat();
-    let sum = bulkhead_netback::vfr::checksum::of(&[frame.get(14..34).unwrap()]);
+    let sum = bulkhead_checksum::of(&[frame.get(14..34).unwrap()]);
     frame.splice(24..26, sum.to_be_bytes());
     frame
 }

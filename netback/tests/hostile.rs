@@ -105,7 +105,7 @@ fn each_field_that_is_wrong_is_answered_with_an_error_by_its_reason() {
             frame = frames::udp(&from, &to, &[8; 56], true);
             frame[23] = 1;
             frame[24..26].fill(0);
-            let sum = bulkhead_netback::vfr::checksum::of(&[&frame[14..34]]);
+            let sum = bulkhead_checksum::of(&[&frame[14..34]]);
             frame[24..26].copy_from_slice(&sum.to_be_bytes());
             frame[34..38].copy_from_slice(&[8, 0, 0, 0]);
         }

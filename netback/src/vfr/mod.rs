@@ -1,7 +1,6 @@
 //! The virtual firewall-router: decides over a private copy of a frame's headers; it never sees payload.
 //!
 //! - [`packet`]: what the headers say, and where their parts lie.
-//! - [`checksum`]: checksums that follow changed fields.
 //! - [`reason`]: why frames are dropped, with a counter each.
 //! - [`rules`]: what an operator wants of it, one line each.
 //! - [`classify`]: a list of rules, ready to decide over packets; with a [`bucket`] for rates.
@@ -15,7 +14,7 @@
 //! Time is an argument wherever it matters, in nanoseconds from any beginning that does not change.
 
 pub mod bucket;
-pub mod checksum;
+pub(crate) use bulkhead_checksum as checksum;
 pub mod classify;
 pub mod flow;
 pub mod ledger;

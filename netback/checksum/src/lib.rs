@@ -1,4 +1,9 @@
 //! The Internet checksum (RFC 1071), and its update where fields change (RFC 1624).
+//!
+//! The firewall-router keeps it right in packets that it changes, and the front-end for smoltcp counts it: smoltcp's own goes by two bytes.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
 
 /// The folded one's complement sum of 16-bit words; an odd last byte counts as if a zero followed it.
 #[inline]
@@ -80,6 +85,7 @@ pub fn add(checksum: u16, difference: u16) -> u16 {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
