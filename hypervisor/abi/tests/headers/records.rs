@@ -130,7 +130,7 @@ ours {
         vcpu::SelectorSlot,
         // Bulkhead's own interface.
         control::DomainTimes, control::ReadTrace, control::TraceRecord, control::Schedule, control::DomainRef, control::DomainInfo, control::CreateDomain, control::SetLimit, control::CopyMemory, control::VcpuState, control::AssignDevice, control::MachineInfo, control::ReadFile, control::ReadLog, grant::Flip,
-        control::KeepExtent, control::ExtentRef, control::FunctionFaults, extension::DmaRange,
+        control::KeepExtent, control::ExtentRef, control::FunctionFaults, extension::DmaRange, extension::VcpuCosts,
 }
 }
 
