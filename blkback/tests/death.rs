@@ -7,9 +7,6 @@
     reason = "a test fails by panicking"
 )]
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use bulkhead_abi::DomId;
 use bulkhead_abi::grant::GrantStatus;
 use bulkhead_blkback::backend::{BackEnd, Connection, Event, Rest};
@@ -18,59 +15,17 @@ use bulkhead_blkback::testing::{Dice, Guest, Machine, geometry};
 use bulkhead_blkback::vbd::{Access, Extent, Vbd};
 use bulkhead_blkback::wire::Layout;
 use bulkhead_devices::disk::{Completion, Disk, Geometry, Operation, Refused, Tag};
-use bulkhead_ring::SharedPage;
-use bulkhead_ring::testing::Page;
+use bulkhead_ring::testing::{Life, MortalPage};
 
 /// How many requests a history has.
 const REQUESTS: u64 = 12;
 const SECTORS: u64 = 128;
 
-/// How much longer a back-end lives.
+/// The machine that a back-end has; nothing happens when its life is over.
 #[derive(Clone, Debug)]
-struct Life(Rc<Cell<u64>>);
+struct Mortal(Machine, Life);
 
-impl Life {
-    fn step(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
-        left > 0
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.get() == 0
-    }
-}
-
-/// What a back-end does it with; nothing arrives when its life is over.
-#[derive(Clone, Debug)]
-struct Mortal<T>(T, Life);
-
-impl SharedPage for Mortal<Page> {
-    fn load(&self, offset: usize) -> u32 {
-        self.0.load(offset)
-    }
-
-    fn store(&self, offset: usize, value: u32) {
-        if self.1.step() {
-            self.0.store(offset, value);
-        }
-    }
-
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        self.0.read(offset, to);
-    }
-
-    /// A copy can end in the middle.
-    fn write(&self, offset: usize, from: &[u8]) {
-        for (at, part) in (0..).step_by(4).zip(from.chunks(4)) {
-            if self.1.step() {
-                self.0.write(offset + at, part);
-            }
-        }
-    }
-}
-
-impl Disk for Mortal<Machine> {
+impl Disk for Mortal {
     fn geometry(&self) -> &Geometry {
         self.0.geometry()
     }
@@ -97,7 +52,7 @@ impl Disk for Mortal<Machine> {
     }
 }
 
-impl Grants for Mortal<Machine> {
+impl Grants for Mortal {
     fn map(&mut self, maps: &mut [Map]) {
         if self.1.step() {
             self.0.map(maps);
@@ -161,7 +116,10 @@ impl World {
             domain: DomId::new(1),
             vbd: Vbd::new(&[extent], Access::ReadWrite, 1024, 512).unwrap(),
             layout: Layout::X86_64,
-            rings: vec![vec![Mortal(self.guest.rings[0].pages[0].clone(), life.clone())]],
+            rings: vec![vec![MortalPage(
+                self.guest.rings[0].pages[0].clone(),
+                life.clone(),
+            )]],
             is_persistent: self.guest.is_persistent,
         };
         let id = back.connect(connection).unwrap();
@@ -205,7 +163,7 @@ fn history(seed: u64, lives: &[u64]) -> bool {
     let mut world = World::new(seed);
     let mut all_died = true;
     for steps in lives {
-        let life = Life(Rc::new(Cell::new(*steps)));
+        let life = Life::of(*steps);
         world.back_runs(&life);
         all_died &= life.is_over();
         // The law of a domain's end: nothing of its devices is under way afterwards, and its pins are gone.
@@ -214,7 +172,7 @@ fn history(seed: u64, lives: &[u64]) -> bool {
             world.guest_runs();
         }
     }
-    world.back_runs(&Life(Rc::new(Cell::new(u64::MAX))));
+    world.back_runs(&Life::of(u64::MAX));
     assert_eq!(
         world.guest.outstanding(),
         0,

@@ -7,9 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use bulkhead_backend::pins::{Map, Pin};
 use bulkhead_devices::BusAddress;
@@ -18,60 +16,19 @@ use bulkhead_netback::backend::{BackEnd, Channel, Event, Rest};
 use bulkhead_netback::machine::{self, BufferId, Copy, Flip, PageId};
 use bulkhead_netback::negotiation::Mode;
 use bulkhead_netback::testing::frames::{self, Host};
-use bulkhead_netback::testing::{ALL, Dice, Guest, Machine, NIC, Page, VFR_MAC, WIRE_MAC, add_port, vfr};
+use bulkhead_netback::testing::{ALL, Dice, Guest, Machine, NIC, VFR_MAC, WIRE_MAC, add_port, vfr};
 use bulkhead_netback::vfr::classify::PortId;
 use bulkhead_netfront::{Checksum, Offload};
-use bulkhead_ring::SharedPage;
+use bulkhead_ring::testing::{Life, MortalPage};
 
 /// How many frames each guest sends, and gets by the wire.
 const FRAMES: u32 = 5;
 
-/// How much longer a back-end lives.
+/// The machine that a back-end has; nothing happens when its life is over.
 #[derive(Clone, Debug)]
-struct Life(Rc<Cell<u64>>);
+struct Mortal(Machine, Life);
 
-impl Life {
-    fn step(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
-        left > 0
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.get() == 0
-    }
-}
-
-/// What a back-end does it with; nothing arrives when its life is over.
-#[derive(Clone, Debug)]
-struct Mortal<T>(T, Life);
-
-impl SharedPage for Mortal<Page> {
-    fn load(&self, offset: usize) -> u32 {
-        self.0.load(offset)
-    }
-
-    fn store(&self, offset: usize, value: u32) {
-        if self.1.step() {
-            self.0.store(offset, value);
-        }
-    }
-
-    fn read(&self, offset: usize, to: &mut [u8]) {
-        self.0.read(offset, to);
-    }
-
-    /// A copy can end in the middle.
-    fn write(&self, offset: usize, from: &[u8]) {
-        for (at, part) in (0..).step_by(4).zip(from.chunks(4)) {
-            if self.1.step() {
-                self.0.write(offset + at, part);
-            }
-        }
-    }
-}
-
-impl machine::Machine for Mortal<Machine> {
+impl machine::Machine for Mortal {
     fn pages(&self) -> u32 {
         self.0.pages()
     }
@@ -146,7 +103,7 @@ impl machine::Machine for Mortal<Machine> {
     }
 }
 
-impl Nic for Mortal<Machine> {
+impl Nic for Mortal {
     fn info(&self) -> &NicInfo {
         self.0.info()
     }
@@ -285,7 +242,7 @@ impl World {
             .iter()
             .zip(ports)
             .map(|(guest, port)| {
-                back.connect(guest.connection(port, |page| Mortal(page, life.clone())))
+                back.connect(guest.connection(port, |page| MortalPage(page, life.clone())))
                     .unwrap()
             })
             .collect();
@@ -325,7 +282,7 @@ fn history(seed: u64, modes: [Mode; 2], lives: &[u64]) -> bool {
     let mut world = World::new(seed, modes);
     let mut all_died = true;
     for steps in lives {
-        let life = Life(Rc::new(Cell::new(*steps)));
+        let life = Life::of(*steps);
         world.serve(&life);
         all_died &= life.is_over();
         if !life.is_over() {
@@ -337,7 +294,7 @@ fn history(seed: u64, modes: [Mode; 2], lives: &[u64]) -> bool {
         }
     }
     if all_died {
-        world.serve(&Life(Rc::new(Cell::new(u64::MAX))));
+        world.serve(&Life::of(u64::MAX));
     }
     assert_eq!(world.machine.pinned(), 0);
     for guest in &mut world.guests {

@@ -1,27 +1,16 @@
 //! Guests' devices in a real store: what a back-end says in a directory, and in whose.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::cell::Cell;
 
 use bulkhead_abi::DomId;
 use bulkhead_backend::directory::{Directory, Front, Offered, Refusal, number};
 use bulkhead_backend::negotiation::{self, Phase, Seen, Step};
-use bulkhead_bus::client::{Client, Port, RingTransport};
-use bulkhead_ring::testing::Page;
-use bulkhead_ring::{End, Role};
+use bulkhead_xenstore::testing::Connected;
 use bulkhead_xenstore::{Access, Path, Perms, Place, Store, Tx};
 use embassy_futures::join::join;
-use embassy_futures::select::{Either, select};
-use embassy_futures::{block_on, yield_now};
+use embassy_futures::yield_now;
 use embassy_sync::blocking_mutex::raw::NoopRawMutex;
-use embassy_sync::signal::Signal;
 
 const DRIVER: DomId = DomId::new(1);
 const OURS: &str = "/local/domain/1/backend/vbd/7/0";
@@ -32,92 +21,31 @@ fn path(node: &str) -> Path {
     Path::parse(node.as_bytes(), DomId::new(0)).unwrap()
 }
 
-/// An event channel between the driver domain and the store's owner.
-#[derive(Default)]
-struct Channel {
-    to_driver: Signal<NoopRawMutex, ()>,
-    to_store: Signal<NoopRawMutex, ()>,
-}
-
-impl Port for &Channel {
-    fn notify(&mut self) {
-        self.to_store.signal(());
-    }
-
-    fn notified(&mut self) -> impl Future<Output = ()> {
-        self.to_driver.wait()
-    }
-}
-
 /// A driver domain's connection to the store, which control domain and guests change directly.
-struct Machine {
-    store: RefCell<Store>,
-    page: Page,
-    channel: Channel,
-    client: Client<NoopRawMutex>,
-}
+struct Machine(Connected);
 
 impl Machine {
     fn new() -> Self {
         let mut store = Store::new();
         store.introduce(DRIVER).unwrap();
-        let machine = Self {
-            store: RefCell::new(store),
-            page: Page::new(),
-            channel: Channel::default(),
-            client: Client::new(),
-        };
+        let machine = Self(Connected::new(store, DRIVER));
         machine.write("/local/domain/1/backend/vbd", "");
         machine
     }
 
-    async fn serve(&self) {
-        let mut end = End::new(Role::StoreServer, self.page.clone());
-        loop {
-            let mut moved = 0;
-            {
-                let mut store = self.store.borrow_mut();
-                let mut bytes = [0; 1024];
-                let room = end.room().unwrap();
-                let sent = store.take_output(DRIVER, &mut bytes[..room]);
-                assert_eq!(end.send(&bytes[..sent]), Ok(sent));
-                moved += sent;
-                if store.wants_input(DRIVER) {
-                    let received = end.receive(&mut bytes).unwrap();
-                    store.feed(DRIVER, &bytes[..received]);
-                    moved += received;
-                }
-            }
-            if moved > 0 {
-                self.channel.to_driver.signal(());
-                yield_now().await;
-            } else {
-                self.channel.to_store.wait().await;
-            }
-        }
-    }
-
-    fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        let transport = RingTransport::new(End::new(Role::StoreGuest, self.page.clone()), &self.channel);
-        match block_on(select(work, join(self.client.run(transport), self.serve()))) {
-            Either::First(done) => done,
-            Either::Second((broken, ())) => panic!("{broken}"),
-        }
-    }
-
     fn write(&self, node: &str, value: &str) {
         let path = path(node);
-        let mut store = self.store.borrow_mut();
+        let mut store = self.0.store.borrow_mut();
         store.write(Tx::NONE, &path, value.as_bytes()).unwrap();
         let perms = Perms::private(DRIVER).with(Access::Read, DomId::new(0));
         let place = Place::parse(node.as_bytes(), DomId::new(0)).unwrap();
         store.set_perms(Tx::NONE, &place, perms).unwrap();
-        self.channel.to_store.signal(());
+        self.0.look();
     }
 
     fn read(&self, node: &str) -> Option<String> {
         let path = path(node);
-        let value = self.store.borrow_mut().read(Tx::NONE, &path).ok()?;
+        let value = self.0.store.borrow_mut().read(Tx::NONE, &path).ok()?;
         Some(String::from_utf8(value.to_vec()).unwrap())
     }
 
@@ -135,9 +63,9 @@ impl Machine {
     fn remove(&self) {
         for node in [OURS, THEIRS] {
             let path = path(node);
-            self.store.borrow_mut().rm(Tx::NONE, &path).ok();
+            self.0.store.borrow_mut().rm(Tx::NONE, &path).ok();
         }
-        self.channel.to_store.signal(());
+        self.0.look();
     }
 
     /// The control domain makes the device with this number of sectors, for a guest 7.
@@ -151,7 +79,7 @@ impl Machine {
     }
 
     async fn open(&self) -> Option<Directory<'_, NoopRawMutex>> {
-        let opened = Directory::open(&self.client, OURS.into(), KEYS).await;
+        let opened = Directory::open(&self.0.client, OURS.into(), KEYS).await;
         opened.unwrap()
     }
 }
@@ -201,7 +129,7 @@ impl Offered<NoopRawMutex> for Device<'_> {
         assert_eq!(ring, self.connected.get());
         self.disconnected.set(ring);
         // Whoever waits sees the states in between.
-        self.machine.client.read(OURS).await.ok();
+        self.machine.0.client.read(OURS).await.ok();
     }
 }
 
@@ -217,7 +145,7 @@ fn a_device_is_served_from_its_offer_to_its_end() {
     let machine = Machine::new();
     machine.make("2048");
     let device = Device::new(&machine, &|| ());
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         assert_eq!(directory.told("extents", number::<u32>).unwrap(), 2048);
         let front = directory.front().unwrap();
@@ -246,7 +174,7 @@ fn a_directory_that_goes_ends_what_is_connected() {
     let machine = Machine::new();
     machine.make("2048");
     let device = Device::new(&machine, &|| ());
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         let front = directory.front().unwrap();
         let guest = async {
@@ -271,7 +199,7 @@ fn a_front_end_that_was_connected_to_a_predecessor_is_connected_before_anything_
     let is_said = || machine.read(&format!("{OURS}/feature-flush")).is_some();
     let before = || assert!(!is_said());
     let device = Device::new(&machine, &before);
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         let front = directory.front().unwrap();
         let guest = async {
@@ -291,7 +219,7 @@ fn who_comes_late_says_nothing_in_the_next_guests_directory() {
     let machine = Machine::new();
     machine.make("2048");
     let device = Device::new(&machine, &|| ());
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         let front = directory.front().unwrap();
         machine.make("4096");
@@ -314,7 +242,7 @@ fn a_ring_that_may_be_the_next_guests_is_not_served_by_what_was_told_of_the_last
         machine.write(&format!("{OURS}/state"), "2");
     };
     let device = Device::new(&machine, &replace);
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         let front = directory.front().unwrap();
         let (served, ()) = join(directory.serve(&device, &front), begin(&machine)).await;
@@ -329,7 +257,7 @@ fn a_ring_that_may_be_the_next_guests_is_not_served_by_what_was_told_of_the_last
 fn a_device_that_is_refused_says_why_and_ends_with_its_directory() {
     let machine = Machine::new();
     machine.make("2048");
-    machine.run(async {
+    machine.0.run(async {
         let mut directory = machine.open().await.unwrap();
         assert!(matches!(
             directory.told("mode", number::<u32>),
@@ -357,7 +285,7 @@ fn a_device_that_is_refused_says_why_and_ends_with_its_directory() {
 #[test]
 fn a_directory_that_is_being_made_is_waited_for_and_one_that_is_not_there_is_nothing() {
     let machine = Machine::new();
-    machine.run(async {
+    machine.0.run(async {
         assert!(machine.open().await.is_none());
         machine.write(&format!("{OURS}/extents"), "1");
         let made = async {

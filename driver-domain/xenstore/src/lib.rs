@@ -89,5 +89,7 @@ pub use store::{Action, Store};
 
 #[cfg(any(test, fuzzing))]
 mod invariants;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

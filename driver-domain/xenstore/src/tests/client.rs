@@ -1,113 +1,38 @@
 //! The client of the bus against the store, over ring pages, several tasks at once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::task::Poll;
 
 use bulkhead_abi::DomId;
 use bulkhead_abi::xenstore::{StoreError, ring};
-use bulkhead_bus::client::{Broken, Client, Error, Port, RingTransport};
-use bulkhead_ring::testing::Page;
+use bulkhead_bus::client::{Broken, Error, RingTransport};
 use bulkhead_ring::{End, IndexError, Role, SharedPage};
 use embassy_futures::join::{join, join_array, join3};
 use embassy_futures::select::{Either, select};
 use embassy_futures::{block_on, yield_now};
-use embassy_sync::blocking_mutex::raw::NoopRawMutex;
-use embassy_sync::signal::Signal;
 
 use super::{Net, path};
-use crate::{Access, Perms, Store, Tx};
-
-/// An event channel between a guest and the store's owner.
-#[derive(Default)]
-struct Channel {
-    to_guest: Signal<NoopRawMutex, ()>,
-    to_store: Signal<NoopRawMutex, ()>,
-}
-
-impl Port for &Channel {
-    fn notify(&mut self) {
-        self.to_store.signal(());
-    }
-
-    fn notified(&mut self) -> impl Future<Output = ()> {
-        self.to_guest.wait()
-    }
-}
-
-/// A guest, domain 1, and the store, which its owner shares with the test.
-struct Machine {
-    store: RefCell<Store>,
-    page: Page,
-    channel: Channel,
-    client: Client<NoopRawMutex>,
-    /// How often the owner moved bytes.
-    rounds: Cell<usize>,
-}
+use crate::testing::Connected;
+use crate::{Access, Perms, Tx};
 
 const GUEST: DomId = DomId::new(1);
 
-impl Machine {
-    fn new() -> Self {
-        Self {
-            store: RefCell::new(Net::new(&[1]).store),
-            page: Page::new(),
-            channel: Channel::default(),
-            client: Client::new(),
-            rounds: Cell::new(0),
-        }
-    }
+/// A guest, domain 1, and the store.
+fn connected() -> Connected {
+    Connected::new(Net::new(&[1]).store, GUEST)
+}
 
-    /// Plays the owner of the ring, as the crate's description has it.
-    async fn serve(&self) {
-        let mut end = End::new(Role::StoreServer, self.page.clone());
-        loop {
-            let mut moved = 0;
-            {
-                let mut store = self.store.borrow_mut();
-                let mut bytes = [0; 1024];
-                let room = end.room().unwrap();
-                let sent = store.take_output(GUEST, &mut bytes[..room]);
-                assert_eq!(end.send(&bytes[..sent]), Ok(sent));
-                moved += sent;
-                if store.wants_input(GUEST) {
-                    let received = end.receive(&mut bytes).unwrap();
-                    store.feed(GUEST, &bytes[..received]);
-                    moved += received;
-                }
-            }
-            if moved > 0 {
-                self.rounds.set(self.rounds.get() + 1);
-                self.channel.to_guest.signal(());
-                yield_now().await;
-            } else {
-                self.channel.to_store.wait().await;
-            }
-        }
-    }
-
-    /// Runs the guest's `work` beside the two that move bytes.
-    fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        let transport = RingTransport::new(End::new(Role::StoreGuest, self.page.clone()), &self.channel);
-        match block_on(select(work, join(self.client.run(transport), self.serve()))) {
-            Either::First(done) => done,
-            Either::Second((broken, ())) => panic!("{broken}"),
-        }
-    }
-
-    /// Domain 0 changes something, and the owner looks whom to tell.
-    fn write(&self, node: &str, value: &[u8]) {
-        self.store
-            .borrow_mut()
-            .write(Tx::NONE, &path(node), value)
-            .unwrap();
-        self.channel.to_store.signal(());
-    }
+/// Domain 0 changes something.
+fn write(machine: &Connected, node: &str, value: &[u8]) {
+    let mut store = machine.store.borrow_mut();
+    store.write(Tx::NONE, &path(node), value).unwrap();
+    machine.look();
 }
 
 #[test]
 fn a_guest_reads_and_writes() {
-    let machine = Machine::new();
+    let machine = connected();
     let client = &machine.client;
     machine.run(async {
         client.write("data/a", b"1").await.unwrap();
@@ -136,17 +61,17 @@ fn a_guest_reads_and_writes() {
 
 #[test]
 fn a_list_longer_than_a_message_comes_whole() {
-    let machine = Machine::new();
+    let machine = connected();
     let names: Vec<String> = (0..900).map(|number| format!("entry-{number:03}")).collect();
     for name in &names {
-        machine.write(&format!("/local/domain/1/data/{name}"), b"");
+        write(&machine, &format!("/local/domain/1/data/{name}"), b"");
     }
     assert_eq!(machine.run(machine.client.directory("data")).unwrap(), names);
 }
 
 #[test]
 fn one_task_waits_for_a_watch_while_others_ask() {
-    let machine = Machine::new();
+    let machine = connected();
     let client = &machine.client;
     let waits = async {
         let mut watch = client.watch("data").await.unwrap();
@@ -172,7 +97,7 @@ fn one_task_waits_for_a_watch_while_others_ask() {
 
 #[test]
 fn a_watch_sleeps_until_something_changes_and_ends_when_it_is_dropped() {
-    let machine = Machine::new();
+    let machine = connected();
     machine.run(async {
         let mut watch = machine.client.watch("data").await.unwrap();
         watch.next().await.unwrap();
@@ -180,7 +105,7 @@ fn a_watch_sleeps_until_something_changes_and_ends_when_it_is_dropped() {
         let is_early =
             std::future::poll_fn(|context| Poll::Ready(early.as_mut().poll(context).is_ready())).await;
         assert!(!is_early);
-        machine.write("/local/domain/1/data/x", b"");
+        write(&machine, "/local/domain/1/data/x", b"");
         assert_eq!(early.await.unwrap(), "data/x");
         drop(watch);
         machine.client.read("data").await.unwrap();
@@ -195,13 +120,13 @@ fn a_watch_sleeps_until_something_changes_and_ends_when_it_is_dropped() {
 
 #[test]
 fn a_transaction_is_done_again_until_nobody_disturbs_it() {
-    let machine = Machine::new();
-    machine.write("/local/domain/1/data/n", b"0");
+    let machine = connected();
+    write(&machine, "/local/domain/1/data/n", b"0");
     let mut tries = 0;
     let result = machine.run(machine.client.transaction(async |tx| {
         let value = tx.read("data/n").await?;
         if tries < 3 {
-            machine.write("/local/domain/1/data/n", &[b'1' + tries]);
+            write(&machine, "/local/domain/1/data/n", &[b'1' + tries]);
         }
         tries += 1;
         tx.write("data/copy", &value).await?;
@@ -217,7 +142,7 @@ fn a_transaction_is_done_again_until_nobody_disturbs_it() {
 
 #[test]
 fn a_transaction_that_fails_or_is_dropped_is_not_left_open() {
-    let machine = Machine::new();
+    let machine = connected();
     let client = &machine.client;
     machine.run(async {
         let failed = client.transaction(async |tx| {
@@ -252,7 +177,7 @@ fn a_transaction_that_fails_or_is_dropped_is_not_left_open() {
 
 #[test]
 fn a_store_that_lies_about_its_ring_breaks_the_client_and_wakes_who_waits() {
-    let machine = Machine::new();
+    let machine = connected();
     let transport = RingTransport::new(End::new(Role::StoreGuest, machine.page.clone()), &machine.channel);
     let lies = async {
         machine.channel.to_store.wait().await;
@@ -273,9 +198,9 @@ fn a_store_that_lies_about_its_ring_breaks_the_client_and_wakes_who_waits() {
 
 #[test]
 fn more_transactions_than_a_domain_may_have_open_take_turns() {
-    let machine = Machine::new();
+    let machine = connected();
     let client = &machine.client;
-    machine.write("/local/domain/1/data/n", b"0");
+    write(&machine, "/local/domain/1/data/n", b"0");
     let most = Cell::new(0);
     let add = async || {
         let added = client.transaction(async |tx| {
