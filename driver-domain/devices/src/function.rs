@@ -74,15 +74,27 @@ pub trait DmaMemory: fmt::Debug {
         BusAddress(self.address().0.wrapping_add(offset as u64))
     }
 
+    /// Loads some words of eight bytes, one after the other; zeros, if they are not all in the memory.
+    fn load_words(&self, offset: usize, to: &mut [[u8; 8]]) {
+        for (word, at) in to.iter_mut().zip((offset..).step_by(8)) {
+            *word = self.load64(at).to_le_bytes();
+        }
+    }
+
+    /// Stores some words of eight bytes, one after the other, which are all in the memory.
+    fn store_words(&self, offset: usize, from: &[[u8; 8]]) {
+        for (word, at) in from.iter().zip((offset..).step_by(8)) {
+            self.store64(at, u64::from_le_bytes(*word));
+        }
+    }
+
     /// Copies bytes out, none of which the device is writing.
     fn read(&self, offset: usize, to: &mut [u8]) {
         let (head, rest) = to.split_at_mut(before_words(offset, to.len()));
         let (words, tail) = rest.as_chunks_mut::<8>();
         let at_words = offset.wrapping_add(head.len());
         let at_tail = at_words.wrapping_add(words.as_flattened().len());
-        for (word, at) in words.iter_mut().zip((at_words..).step_by(8)) {
-            *word = self.load64(at).to_le_bytes();
-        }
+        self.load_words(at_words, words);
         for (bytes, at) in [(head, offset), (tail, at_tail)] {
             for (byte, at) in bytes.iter_mut().zip(at..) {
                 *byte = self.load8(at);
@@ -96,9 +108,7 @@ pub trait DmaMemory: fmt::Debug {
         let (words, tail) = rest.as_chunks::<8>();
         let at_words = offset.wrapping_add(head.len());
         let at_tail = at_words.wrapping_add(words.as_flattened().len());
-        for (word, at) in words.iter().zip((at_words..).step_by(8)) {
-            self.store64(at, u64::from_le_bytes(*word));
-        }
+        self.store_words(at_words, words);
         for (bytes, at) in [(head, offset), (tail, at_tail)] {
             for (byte, at) in bytes.iter().zip(at..) {
                 self.store8(at, *byte);

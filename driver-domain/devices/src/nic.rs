@@ -52,16 +52,12 @@ impl NicInfo {
         let fits = match offload.segmentation {
             None => bytes <= whole,
             Some(Segmentation { ip, size, headers }) => {
-                let is_known = match ip {
-                    Ip::V4 => self.offloads.tcp4,
-                    Ip::V6 => self.offloads.tcp6,
-                };
                 let (size, headers) = (u32::from(size), u32::from(headers));
                 let is_cut = size != 0 && headers < bytes && headers.saturating_add(size) <= whole;
                 // The checksum of each piece is another.
                 let has_checksum =
                     matches!(offload.checksum, Checksum::Partial { start, .. } if u32::from(start) < headers);
-                is_known && is_cut && has_checksum && bytes <= MAX_UNCUT
+                self.offloads.cuts(ip) && is_cut && has_checksum && bytes <= MAX_UNCUT
             }
         };
         let can_check = !matches!(offload.checksum, Checksum::Partial { .. }) || self.offloads.checksum;
@@ -107,6 +103,24 @@ pub struct Offloads {
     pub tcp4: bool,
     /// Cuts TCP over IPv6 into segments.
     pub tcp6: bool,
+}
+
+impl Offloads {
+    /// Whether it cuts TCP over this version of IP, whose checksums are then for it to complete.
+    #[must_use]
+    pub const fn cuts(self, ip: Ip) -> bool {
+        let is_known = match ip {
+            Ip::V4 => self.tcp4,
+            Ip::V6 => self.tcp6,
+        };
+        is_known && self.checksum
+    }
+
+    /// Whether nothing is left to be done for a frame that is sent.
+    #[must_use]
+    pub const fn are_all(self) -> bool {
+        self.cuts(Ip::V4) && self.cuts(Ip::V6)
+    }
 }
 
 /// What is said of a frame beside its bytes: to the device of one that is sent, and by it of one that is received.

@@ -1,5 +1,6 @@
 //! Memory that a device reaches.
 
+use core::slice;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bulkhead_abi::{
@@ -52,6 +53,16 @@ impl DeviceMemory {
             offset: u16::try_from(offset % PAGE_SIZE).ok()?,
         })
     }
+
+    /// So many words of eight bytes from `offset` on; none if it is no multiple of 8, or they are not all in the memory.
+    #[inline]
+    fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let place = self.memory.place(offset, size_of::<u64>(), count);
+        // SAFETY: aligned and all in the memory, which lives as long as `self` and is accessed by atomics alone.
+        place.map_or(&[], |place| unsafe {
+            slice::from_raw_parts(place.as_ptr().cast(), count)
+        })
+    }
 }
 
 impl Drop for DeviceMemory {
@@ -78,17 +89,33 @@ macro_rules! accesses {
                 self.memory.bytes()
             }
 
+            fn load_words(&self, offset: usize, to: &mut [[u8; 8]]) {
+                let words = self.words(offset, to.len());
+                if words.is_empty() {
+                    to.fill([0; 8]);
+                }
+                for (to, word) in to.iter_mut().zip(words) {
+                    *to = word.load(Ordering::Acquire).to_le_bytes();
+                }
+            }
+
+            fn store_words(&self, offset: usize, from: &[[u8; 8]]) {
+                for (from, word) in from.iter().zip(self.words(offset, from.len())) {
+                    word.store(u64::from_le_bytes(*from), Ordering::Release);
+                }
+            }
+
             $(
                 #[inline]
                 fn $load(&self, offset: usize) -> $int {
-                    let place = self.memory.place(offset, size_of::<$int>());
+                    let place = self.memory.place(offset, size_of::<$int>(), 1);
                     // SAFETY: aligned and in the piece, which lives as long as `self` and is accessed by atomics alone.
                     place.map_or(0, |place| unsafe { $atomic::from_ptr(place.as_ptr().cast()) }.load(Ordering::Acquire))
                 }
 
                 #[inline]
                 fn $store(&self, offset: usize, value: $int) {
-                    if let Some(place) = self.memory.place(offset, size_of::<$int>()) {
+                    if let Some(place) = self.memory.place(offset, size_of::<$int>(), 1) {
                         // SAFETY: as above.
                         unsafe { $atomic::from_ptr(place.as_ptr().cast()) }.store(value, Ordering::Release);
                     }

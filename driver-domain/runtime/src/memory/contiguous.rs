@@ -58,11 +58,12 @@ impl Contiguous {
         (Mfn::in_entry(self.maddr), pages_for(self.bytes) as u64)
     }
 
-    /// A pointer to `size` bytes from `offset` on, aligned to them; `None` if that is no multiple of `size`, or not all of it is in the piece.
+    /// A pointer to `count` pieces of `size` bytes from `offset` on, aligned to that; `None` if that is no multiple of `size`, or not all of it is in the
+    /// memory.
     ///
     /// It may be read and written as long as this lives, by accesses that allow for others' writing.
-    pub(crate) fn place(&self, offset: usize, size: usize) -> Option<NonNull<u8>> {
-        let end = offset.checked_add(size)?;
+    pub(crate) fn place(&self, offset: usize, size: usize, count: usize) -> Option<NonNull<u8>> {
+        let end = size.checked_mul(count)?.checked_add(offset)?;
         let fits = offset.is_multiple_of(size) && end <= self.bytes;
         fits.then(|| {
             let address = self.first.address().wrapping_add(offset);
