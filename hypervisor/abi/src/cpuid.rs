@@ -36,6 +36,10 @@ pub const LEAF_MAX: u32 = LEAF_PV;
 pub const FEATURES_ECX_PRESERVE_AD: u32 = 1 << 0;
 /// [`LEAF_TIME`] sub-leaf 0, eax: the TSC is emulated.
 pub const TIME_EAX_TSC_EMULATED: u32 = 1 << 0;
+/// The same: the TSCs of all CPUs show the same at any moment.
+pub const TIME_EAX_TSC_RELIABLE: u32 = 1 << 1;
+/// [`LEAF_TIME`] sub-leaf 0, ebx: guests read the TSC itself, and never another in its place. Linux uses it without the hypervisor's clock then, if it is invariant.
+pub const TIME_EBX_TSC_NATIVE: u32 = 2;
 /// [`LEAF_PV`], low byte of ebx: above this width Linux wants grant tables of version 2.
 pub const GRANT_V1_ADDRESS_BITS: u8 = 44;
 

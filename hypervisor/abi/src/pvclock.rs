@@ -42,6 +42,30 @@ pub struct TscScale {
 }
 
 impl TscScale {
+    /// How many thousand times a second the TSC ticks, rounded down; the most that there can be, if it is more.
+    #[must_use]
+    pub const fn khz(self) -> u32 {
+        const NS_PER_MS: u64 = 1_000_000;
+        // 2^52 at most, before the shift.
+        let unshifted = match (NS_PER_MS << 32).checked_div(self.mul as u64) {
+            Some(khz) => khz as u128,
+            None => return u32::MAX,
+        };
+        let distance = self.shift.unsigned_abs() as u32;
+        let khz = if self.shift < 0 {
+            unshifted.checked_shl(distance)
+        } else {
+            unshifted.checked_shr(distance)
+        };
+        match khz {
+            Some(khz) if khz <= u32::MAX as u128 => {
+                let [b0, b1, b2, b3, ..] = khz.to_le_bytes();
+                u32::from_le_bytes([b0, b1, b2, b3])
+            }
+            _ => u32::MAX,
+        }
+    }
+
     /// The scale of a TSC that ticks `hz` times a second, or `None` for 0.
     ///
     /// The shift brings the frequency into (10^9, 2 * 10^9], which keeps all 32 bits of the multiplier
@@ -87,6 +111,18 @@ impl TscScale {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_is_told_to_a_thousandth_of_a_second() {
+        for khz in [1000, 999_999, 1_000_000, 2_596_120, 3_700_001, 4_000_000] {
+            let told = TscScale::from_hz(u64::from(khz) * 1000).unwrap().khz();
+            assert!(told.abs_diff(khz) <= 1, "{khz}: {told}");
+        }
+        let largest = TscScale { mul: 1, shift: -128 };
+        assert_eq!(largest.khz(), u32::MAX);
+        assert_eq!(TscScale { mul: 0, shift: 0 }.khz(), u32::MAX);
+        assert_eq!(TscScale { mul: 1, shift: 127 }.khz(), 0);
+    }
 
     #[test]
     fn the_measured_scale_of_a_2_3_ghz_clock_is_reproduced() {

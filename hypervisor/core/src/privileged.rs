@@ -71,6 +71,11 @@ impl<M: Machine> Hypervisor<M> {
             kept_state: self.machine().kept_state(),
             xcr0: current.context.fpu.xcr0,
             cr4: current.context.cr4,
+            for_kernel: current.context.mode == Mode::Kernel,
+            stable_tsc: self
+                .machine()
+                .is_tsc_stable()
+                .then(|| self.machine().tsc_scale().khz()),
         };
         cpuid::answer(leaf, subleaf, self.machine().cpuid(leaf, subleaf), facts)
     }

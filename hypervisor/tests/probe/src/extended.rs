@@ -139,12 +139,15 @@ pub(crate) fn check(probe: &mut Probe) {
     processor_number(probe);
     base_instructions(probe);
     let [_, _, features, _] = forced_cpuid(1, 0);
-    probe.law("xsave-is-not-used-at-first", equal(features & USES_XSAVE, &0));
+    let has_xsave = features & HAS_XSAVE != 0;
+    probe.law(
+        "a-kernel-is-told-that-xsave-may-be-used",
+        equal(features & USES_XSAVE != 0, &has_xsave),
+    );
     probe.law(
         "xcr0-cannot-be-written-before-xsave-is-used",
         equal(xsetbv(0, 1, 0), &Some(Vector::InvalidOpcode)),
     );
-    let has_xsave = features & HAS_XSAVE != 0;
     let cr4 = change_cr4(true, OSXSAVE);
     let [_, _, features, _] = forced_cpuid(1, 0);
     let says = (cr4 & OSXSAVE != 0, features & USES_XSAVE != 0);

@@ -281,6 +281,8 @@ mod tests {
             kept_state,
             xcr0: xstate::X87,
             cr4: 0,
+            for_kernel: false,
+            stable_tsc: None,
         }
     }
 

@@ -8,8 +8,8 @@ mod features;
 
 use crate::policy::xstate;
 use bulkhead_abi::cpuid::{
-    FEATURES_ECX_PRESERVE_AD, HYPERVISOR_PRESENT, LEAF_BASE, LEAF_FEATURES, LEAF_MAX, LEAF_PV, LEAF_VERSION,
-    SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX,
+    FEATURES_ECX_PRESERVE_AD, HYPERVISOR_PRESENT, LEAF_BASE, LEAF_FEATURES, LEAF_MAX, LEAF_PV, LEAF_TIME,
+    LEAF_VERSION, SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX, TIME_EAX_TSC_RELIABLE, TIME_EBX_TSC_NATIVE,
 };
 use bulkhead_abi::msr::HYPERCALL_PAGE;
 use bulkhead_abi::version::REPORTED_VERSION;
@@ -28,6 +28,10 @@ pub struct Facts {
     pub xcr0: u64,
     /// The control register CR4 that the vCPU thinks it has.
     pub cr4: u64,
+    /// Whether it is the guest's kernel that asks, and none of its programs.
+    pub for_kernel: bool,
+    /// How fast the time-stamp counter is, in kHz, if it is stable: of one pace, and the same on all CPUs.
+    pub stable_tsc: Option<u32>,
 }
 
 /// CR4: the kernel uses XSAVE, and programs may.
@@ -49,7 +53,9 @@ pub fn answer(leaf: u32, subleaf: u32, hardware: Answer, facts: Facts) -> Answer
         0 => [eax.min(MAX), ebx, ecx, edx],
         // Of EBX, what a processor is called and the size of cache lines: how many there are, and which one runs, is nobody's business.
         1 => {
-            let osxsave = if facts.kept_state != 0 && facts.cr4 & CR4_OSXSAVE != 0 {
+            // Kernels are told that XSAVE is used before they do: Linux takes it for a promise that it may, and does without AVX otherwise.
+            let is_used = facts.for_kernel || facts.cr4 & CR4_OSXSAVE != 0;
+            let osxsave = if facts.kept_state != 0 && is_used {
                 LEAF_1_ECX_OSXSAVE
             } else {
                 0
@@ -71,6 +77,10 @@ pub fn answer(leaf: u32, subleaf: u32, hardware: Answer, facts: Facts) -> Answer
         LEAF_BASE => [LEAF_MAX, SIGNATURE_EBX, SIGNATURE_ECX, SIGNATURE_EDX],
         LEAF_VERSION => [REPORTED_VERSION, 0, 0, 0],
         LEAF_FEATURES => [1, HYPERCALL_PAGE, FEATURES_ECX_PRESERVE_AD, 0],
+        LEAF_TIME => match facts.stable_tsc.filter(|_| subleaf == 0) {
+            Some(khz) => [TIME_EAX_TSC_RELIABLE, TIME_EBX_TSC_NATIVE, khz, 0],
+            None => [0; 4],
+        },
         LEAF_PV => [0, facts.machine_address_bits.into(), 0, 0],
         0x8000_0000 => [eax.min(EXTENDED_MAX), ebx, ecx, edx],
         0x8000_0001 => [
@@ -81,7 +91,8 @@ pub fn answer(leaf: u32, subleaf: u32, hardware: Answer, facts: Facts) -> Answer
         ],
         // The name, and caches.
         0x8000_0002..=0x8000_0006 => hardware,
-        // Of power management.
+        // Of power management. What is known to be stable is as good, whatever the processor says of it.
+        0x8000_0007 if facts.stable_tsc.is_some() => [0, 0, 0, INVARIANT_TSC],
         0x8000_0007 => [0, 0, 0, edx & INVARIANT_TSC],
         // Sizes of addresses; how many cores there are is nobody's business.
         EXTENDED_MAX => [eax, 0, 0, 0],
@@ -98,6 +109,8 @@ mod tests {
         kept_state: 0,
         xcr0: xstate::X87,
         cr4: 0,
+        for_kernel: false,
+        stable_tsc: None,
     };
     /// A processor with AVX, and a guest that uses XSAVE.
     const WITH_AVX: Facts = Facts {
@@ -128,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_is_told_that_it_uses_xsave_when_it_does() {
+    fn a_program_is_told_that_its_kernel_uses_xsave_when_it_does() {
         let osxsave = |facts| answer(1, 0, ALL, facts)[2] & LEAF_1_ECX_OSXSAVE != 0;
         assert!(osxsave(WITH_AVX));
         assert!(!osxsave(Facts { cr4: 0, ..WITH_AVX }));
@@ -138,6 +151,34 @@ mod tests {
         }));
         assert_eq!(answer(0xd, 0, ALL, WITH_AVX), [7, 832, 832, 0]);
         assert_eq!(answer(0xd, 0, ALL, FACTS), [0; 4]);
+    }
+
+    /// Linux took the missing bit for a ban: no program of its had AVX.
+    #[test]
+    fn a_kernel_is_told_that_xsave_is_used_where_it_may_be() {
+        let osxsave = |kept_state| {
+            let facts = Facts {
+                kept_state,
+                for_kernel: true,
+                ..FACTS
+            };
+            answer(1, 0, ALL, facts)[2] & LEAF_1_ECX_OSXSAVE != 0
+        };
+        assert!(osxsave(7) && !osxsave(0));
+    }
+
+    /// With both, Linux takes the counter for its clock.
+    #[test]
+    fn a_stable_counter_is_told_as_one_that_is_invariant_and_read_natively() {
+        let stable = Facts {
+            stable_tsc: Some(2_596_120),
+            ..FACTS
+        };
+        assert_eq!(answer(0x4000_0003, 0, ALL, stable), [2, 2, 2_596_120, 0]);
+        assert_eq!(answer(0x4000_0003, 1, ALL, stable), [0; 4]);
+        assert_eq!(answer(0x8000_0007, 0, [0; 4], stable), [0, 0, 0, 1 << 8]);
+        assert_eq!(answer(0x4000_0003, 0, ALL, FACTS), [0; 4]);
+        assert_eq!(answer(0x8000_0007, 0, [0; 4], FACTS), [0; 4]);
     }
 
     #[test]
