@@ -1,7 +1,7 @@
 //! The machine tests of the control domain: guests that it makes of what lies in the boot archive, its shell, xenstore, and consoles.
 //!
 //! The shell is typed to as an operator would. Lines of guests stand after `(NAME) ` where their console is printed; without an operator
-//! (`headless=NAME`) that guest's console stands as it is.
+//! (`headless=NAME`) that guest's console stands by whole lines.
 
 use std::sync::LazyLock;
 use std::time::Duration;

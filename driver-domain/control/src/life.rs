@@ -210,6 +210,7 @@ async fn see_to_the_end(
 ) {
     // What it printed last.
     drain_console(control, &record, &resident).await;
+    control.terminal.end_line(&record.name);
     let (domain, id) = (record.name.clone(), resident.id.raw());
     control.terminal.event(&if reason == ShutdownReason::Crash {
         Event::Crashed { domain, id }

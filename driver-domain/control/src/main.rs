@@ -10,7 +10,7 @@
 //! | `once` | say who it is and power off |
 //! | `config=FILE` | another file of the boot archive than `bulkhead.toml` |
 //! | `events` | say what happens to domains, in lines for programs (`driver-domain/docs/events.md`) |
-//! | `headless=NAME` | no operator: show this guest's console as it is, and power the machine off when the guest has ended |
+//! | `headless=NAME` | no operator: show this guest's console by whole lines, and power the machine off when the guest has ended |
 
 #![no_std]
 #![no_main]

@@ -1,7 +1,7 @@
-//! The operator's terminal: the shell's session on the machine's console; or, without an operator, one guest's console as it is.
+//! The operator's terminal: the shell's session on the machine's console; or, without an operator, one guest's console by whole lines.
 
 use alloc::{rc::Rc, string::String, vec::Vec};
-use core::cell::{Cell, OnceCell, RefCell};
+use core::cell::{OnceCell, RefCell};
 
 use bulkhead_runtime::{
     DomId, Virq,
@@ -22,6 +22,9 @@ use embassy_sync::{blocking_mutex::raw::NoopRawMutex, signal::Signal};
 use embassy_time::{Duration, Timer};
 
 use crate::{Control, command, disks, guests::Record};
+
+/// Without an operator: how much of a guest's line is kept together, in bytes.
+const LINE_LIMIT: usize = 1024;
 
 /// What there is to be named on the command line.
 #[derive(Clone, Default)]
@@ -99,12 +102,12 @@ impl Names for Known {
 /// The terminal.
 pub(crate) struct Terminal {
     session: RefCell<Session<Known>>,
-    /// There is no operator: this guest's console is shown as it is, and nothing else but events.
+    /// There is no operator: this guest's console is shown by whole lines, and nothing else but events.
     pub(crate) headless: Option<String>,
     /// Whether events are shown.
     has_events: bool,
-    /// Without an operator: whether the guest has ended its line.
-    is_at_line_start: Cell<bool>,
+    /// Without an operator: what the guest has printed of a line that it has not ended.
+    begun: RefCell<Vec<u8>>,
     /// There may be output.
     poked: Signal<NoopRawMutex, ()>,
     /// The command that runs is to stop.
@@ -118,7 +121,7 @@ impl Terminal {
             session: RefCell::new(Session::new(known)),
             has_events: has_events || headless.is_some(),
             headless,
-            is_at_line_start: Cell::new(true),
+            begun: RefCell::default(),
             poked: Signal::new(),
             stop: Signal::new(),
         }
@@ -158,11 +161,7 @@ impl Terminal {
         if self.headless.is_some() {
             let mut line = event.line();
             line.push('\n');
-            if !self.is_at_line_start.get() {
-                console::write(b"\n");
-            }
             console::write(line.as_bytes());
-            self.is_at_line_start.set(true);
         } else {
             self.with(|session| session.event(event));
         }
@@ -184,11 +183,8 @@ impl Terminal {
     /// Shows of what a guest has printed as much as there is room for; returns how much that is.
     pub(crate) fn guest_at_once(&self, id: DomId, name: &str, is_printed: bool, bytes: &[u8]) -> usize {
         if let Some(shown) = &self.headless {
-            if shown == name
-                && let Some(last) = bytes.last()
-            {
-                console::write(bytes);
-                self.is_at_line_start.set(*last == b'\n');
+            if shown == name {
+                self.print_lines(bytes);
             }
             return bytes.len();
         }
@@ -197,6 +193,27 @@ impl Terminal {
             return bytes.len();
         }
         self.with(|session| session.guest(id.raw(), name, bytes))
+    }
+
+    /// Prints the lines that end in `bytes`. A Linux guest fills its ring by 16 bytes: what the hypervisor says meanwhile would stand in
+    /// the middle of a line.
+    fn print_lines(&self, bytes: &[u8]) {
+        let mut begun = self.begun.borrow_mut();
+        begun.extend_from_slice(bytes);
+        let ended = match begun.iter().rposition(|&byte| byte == b'\n') {
+            Some(newline) => newline.saturating_add(1),
+            None if begun.len() > LINE_LIMIT => begun.len(),
+            None => return,
+        };
+        console::write(begun.get(..ended).unwrap_or_default());
+        begun.drain(..ended);
+    }
+
+    /// Ends the line that the guest `name` has begun, for it will not.
+    pub(crate) fn end_line(&self, name: &str) {
+        if self.headless.as_deref() == Some(name) && !self.begun.borrow().is_empty() {
+            self.print_lines(b"\n");
+        }
     }
 
     /// Moves what is typed to the session and what it shows to the console, for ever.

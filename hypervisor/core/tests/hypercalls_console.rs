@@ -26,6 +26,12 @@ fn call(world: &World, op: ConsoleIoOp, count: u64, at: u64) -> Result<u64, Errn
 
 /// The guest writes `text` in one call. Returns what the operator sees.
 fn print(world: &World, text: &str) -> String {
+    write(world, text);
+    String::from_utf8(world.sim().take_console()).unwrap()
+}
+
+/// The guest writes `text` in one call.
+fn write(world: &World, text: &str) {
     for (at, byte) in (World::SCRATCH..).zip(text.bytes()) {
         world.write(0, at, &byte);
     }
@@ -33,7 +39,6 @@ fn print(world: &World, text: &str) -> String {
         call(world, ConsoleIoOp::Write, text.len() as u64, World::SCRATCH),
         Ok(0)
     );
-    String::from_utf8(world.sim().take_console()).unwrap()
 }
 
 #[test]
@@ -61,6 +66,22 @@ fn a_long_text_goes_out_in_several_goes_and_whole() {
     let world = world(0);
     let text = "0123456789".repeat(199);
     assert_eq!(print(&world, &text), text);
+}
+
+#[test]
+fn lines_stay_whole_where_a_long_text_is_cut() {
+    let world = world(0);
+    let line = |length: usize| format!("{}\n", "x".repeat(length));
+    let lines = [100, 100, 200, 0, 254, 255, 90, 250, 100].map(line);
+    write(&world, &lines.concat());
+    let pieces = world.sim().take_console_writes();
+    assert_eq!(pieces.concat(), lines.concat().as_bytes());
+    assert!(pieces.iter().all(|piece| piece.ends_with(b"\n")));
+
+    let long = line(700);
+    write(&world, &long);
+    let pieces = world.sim().take_console_writes();
+    assert_eq!(pieces.concat(), long.as_bytes(), "nothing to wait for");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::machine::Machine;
 use bulkhead_abi::Errno;
 use core::fmt::Write;
 
-/// How many bytes are copied at a time.
-const CHUNK: usize = 128;
+/// How many bytes are copied at a time. Lines of the hypervisor's own can come between two chunks; chunks end where lines end, so that
+/// shorter lines stay whole.
+const CHUNK: usize = 256;
 
 /// How many bytes one call writes before it is started again.
 const WRITE_BUDGET: u64 = 1024;
@@ -15,28 +16,30 @@ pub(super) fn write<M: Machine>(call: &mut Call<'_, M>) -> Answer {
     let [count, from] = [call.arg::<1>(), call.arg::<2>()];
     // A count is 32 bits, signed, in the ABI; less than nothing is nothing.
     let count = count & 0xffff_ffff;
-    let now = if count > i32::MAX as u64 {
-        0
-    } else {
-        count.min(WRITE_BUDGET)
-    };
+    let count = if count > i32::MAX as u64 { 0 } else { count };
     let mut done = 0;
-    while done < now {
+    // Two chunks in a row take more than one's worth of bytes, wherever lines end.
+    while done < count.min(WRITE_BUDGET) {
+        let rest = usize::try_from(count.saturating_sub(done)).unwrap_or(CHUNK);
         let mut buffer = [0; CHUNK];
-        let size = usize::try_from(now.saturating_sub(done))
-            .unwrap_or(CHUNK)
-            .min(CHUNK);
-        let chunk = buffer.get_mut(..size).ok_or(Errno::Fault)?;
+        let chunk = buffer.get_mut(..rest.min(CHUNK)).ok_or(Errno::Fault)?;
         call.read_bytes(from.wrapping_add(done), chunk)?;
-        print(call, chunk);
-        done = done.saturating_add(size as u64);
+        let whole = if rest > CHUNK { whole_lines(chunk) } else { chunk };
+        print(call, whole);
+        done = done.saturating_add(whole.len() as u64);
     }
-    if now < count && now != 0 {
-        call.regs.rsi = count.saturating_sub(now);
-        call.regs.rdx = from.wrapping_add(now);
+    if done < count {
+        call.regs.rsi = count.saturating_sub(done);
+        call.regs.rdx = from.wrapping_add(done);
         return Call::<M>::restart();
     }
     Ok(0)
+}
+
+/// The lines that end in `text`; all of it if none does.
+fn whole_lines(text: &[u8]) -> &[u8] {
+    let newline = text.iter().rposition(|&byte| byte == b'\n');
+    newline.map_or(text, |newline| text.split_at(newline.saturating_add(1)).0)
 }
 
 fn print<M: Machine>(call: &Call<'_, M>, text: &[u8]) {

@@ -516,7 +516,7 @@ impl Machine for Sim {
     }
 
     fn console_write(&self, bytes: &[u8]) {
-        self.state().console.extend_from_slice(bytes);
+        self.state().console.push(bytes.to_vec());
     }
 
     fn console_read(&self) -> Option<u8> {

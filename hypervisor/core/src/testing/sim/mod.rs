@@ -130,7 +130,7 @@ struct State {
     now: u64,
     passes_time: bool,
     has_direct_gates: bool,
-    console: Vec<u8>,
+    console: Vec<Vec<u8>>,
     typed: VecDeque<u8>,
     stopped: Option<Outcome>,
     trace: VecDeque<(CpuId, Trace, u64, u64)>,
@@ -439,6 +439,11 @@ impl Sim {
 
     /// What was written to the operator's line since this was last asked.
     pub fn take_console(&self) -> Vec<u8> {
+        self.take_console_writes().concat()
+    }
+
+    /// The same, in the pieces in which it was written: other lines can stand between two.
+    pub fn take_console_writes(&self) -> Vec<Vec<u8>> {
         core::mem::take(&mut self.state().console)
     }
 
