@@ -110,7 +110,7 @@ impl<M: Machine> Hypervisor<M> {
         };
         let explained = self
             .code(current, regs)
-            .and_then(|code| Faulted::decode(&code, regs, self.bases(), address));
+            .and_then(|code| Faulted::decode(&code, regs, || self.bases(), address));
         let write = match explained {
             Ok(Faulted::Write(write)) => write,
             Ok(Faulted::Copy(copy)) => {

@@ -39,7 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let fault = choices.any();
     let code = Code::new(RIP, code);
-    let write = match Faulted::decode(&code, &regs, bases, fault) {
+    let write = match Faulted::decode(&code, &regs, || bases, fault) {
         Ok(Faulted::Write(write)) => Some(write),
         Ok(Faulted::Copy(copy)) => Some(copy.with(choices.any())),
         Err(_) => None,

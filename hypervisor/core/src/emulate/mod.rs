@@ -21,6 +21,7 @@ mod flags;
 mod memory;
 mod operation;
 pub mod privileged;
+mod quick;
 mod register;
 mod retire;
 mod string;

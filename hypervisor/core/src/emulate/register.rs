@@ -103,7 +103,8 @@ impl Gpr {
     pub(super) const EDX: Self = Self::low_half(2);
     pub(super) const EBX: Self = Self::low_half(3);
 
-    const fn whole(number: u8) -> Self {
+    /// All of register `number`, 0 to 15, as instructions encode it.
+    pub(super) const fn whole(number: u8) -> Self {
         Self {
             number,
             part: Part::Qword,

@@ -19,6 +19,7 @@ use super::Refused;
 use super::code::Code;
 use super::memory::{Place, SegmentBases};
 use super::operation::{BitAction, Operation, Outcome};
+use super::quick;
 use super::register::{EdxEax, Gpr, Width};
 use super::retire::{After, Retirement};
 use super::string::{StringInstruction, Verb};
@@ -37,9 +38,9 @@ pub enum Faulted {
 /// A change to one aligned word of 8 bytes, and what it does to the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableWrite {
-    target: Target,
-    operation: Operation,
-    retirement: Retirement,
+    pub(super) target: Target,
+    pub(super) operation: Operation,
+    pub(super) retirement: Retirement,
 }
 
 /// A copy to one aligned word of 8 bytes, or to some of its bytes.
@@ -52,7 +53,7 @@ pub struct TableCopy {
 
 /// Some bytes of an aligned word of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Target {
+pub(super) struct Target {
     /// The word's linear address.
     word: u64,
     /// How far up in the word the operand begins, in bits.
@@ -63,13 +64,32 @@ struct Target {
 impl Faulted {
     /// Explains the instruction `code`, which took a page fault at the linear address `fault` as it wrote.
     ///
-    /// `regs` are the guest's as it was interrupted.
+    /// `regs` are the guest's as it was interrupted; `bases` is asked for those of its segments if they may matter, because to read them takes
+    /// long.
     ///
     /// # Errors
     ///
     /// [`Refused::NotEmulated`] if the instruction is not in the table above, if its operand does not contain `fault`, or
     /// if the operand lies in two words; [`Refused::Truncated`].
-    pub fn decode(code: &Code, regs: &Regs, bases: SegmentBases, fault: u64) -> Result<Self, Refused> {
+    pub fn decode(
+        code: &Code,
+        regs: &Regs,
+        bases: impl FnOnce() -> SegmentBases,
+        fault: u64,
+    ) -> Result<Self, Refused> {
+        match quick::explain(code, regs, fault) {
+            Some(write) => Ok(Self::Write(write)),
+            None => Self::decode_any(code, regs, bases(), fault),
+        }
+    }
+
+    /// The same by the decoder, whatever instruction it is.
+    pub(super) fn decode_any(
+        code: &Code,
+        regs: &Regs,
+        bases: SegmentBases,
+        fault: u64,
+    ) -> Result<Self, Refused> {
         let instruction = code.decode()?;
         let explained = match StringInstruction::new(&instruction) {
             Some(string) => explain_string(string, &instruction, regs, bases, fault),
@@ -138,7 +158,7 @@ impl TableCopy {
 
 impl Target {
     /// The `width` bytes at `address`; `None` if they are in two words, or `fault` is not one of them.
-    fn new(address: u64, width: Width, fault: u64) -> Option<Self> {
+    pub(super) fn new(address: u64, width: Width, fault: u64) -> Option<Self> {
         let bytes = u64::from(width.bytes());
         let start = address & 7;
         let is_within_word = start.checked_add(bytes)? <= 8;

@@ -216,7 +216,8 @@ mod tests {
     use crate::ids::CpuId;
     use crate::testing::{GuestSpec, SimConfig, World};
     use bulkhead_abi::grant::{GTF_ACCEPT_TRANSFER, GTF_FLIP, GrantEntry};
-    use bulkhead_abi::{DomId, Hypercall};
+    use bulkhead_abi::{DomId, Hypercall, pte};
+    use core::sync::atomic::Ordering;
 
     const PAGE: u64 = 700;
     const GREF: u32 = 8;
@@ -310,7 +311,10 @@ mod tests {
             .allocate(0, receiver.id, &mut receiver.memory.lock().frames)
             .unwrap();
         receiver.memory.lock().limit += 1;
-        // Half validated: the portion is over before the first entry.
+        // Half validated: the portion is over after the first entry. What is empty would be passed over at once.
+        for word in hv.machine().frame(table).iter() {
+            word.store(pte::WRITABLE, Ordering::Relaxed);
+        }
         let mut work = Work::portion();
         work.spend(u32::MAX);
         assert!(hv.memory.get_as(table, receiver.id, Kind::L2, &mut work).is_err());

@@ -4,19 +4,69 @@ use super::entry::{self, Level, is_present, is_writable};
 use super::{PagingError, Work};
 use crate::frames::words::{RefWord, TypeWord};
 use crate::frames::{Kind, Mfn, TypeError, TypePut};
-use crate::machine::{Flush, Machine};
+use crate::machine::{Flush, FrameWords, Machine};
 use crate::memory::Memory;
+use crate::sync::{AtomicU64, Ordering};
 use crate::vcpu::descriptors;
 use bulkhead_abi::DomId;
 use bulkhead_abi::layout;
 use bulkhead_abi::pte::ENTRIES;
-use core::sync::atomic::Ordering;
 
 /// What looking at a page of descriptors is worth, in entries.
 const DESCRIPTORS_WORTH: u32 = 128;
 
 /// What a flush of all TLBs is worth, in entries.
 const FLUSH_WORTH: u32 = 16;
+
+/// How many entries are looked at together, in search of some that lead anywhere: most tables are mostly empty. The hypervisor's own are in
+/// runs of their own.
+const RUN: usize = 8;
+
+/// How many empty runs are worth an entry that is looked at by itself.
+const RUNS_FOR_ONE: usize = 4;
+
+const _: () = assert!(layout::HYPERVISOR_L4_SLOTS.start().is_multiple_of(RUN));
+const _: () = assert!((*layout::HYPERVISOR_L4_SLOTS.end() + 1).is_multiple_of(RUN));
+
+/// Whether all of these are zero.
+#[inline(always)]
+fn is_empty(run: &[AtomicU64; RUN]) -> bool {
+    run.iter().fold(0, |all, word| all | word.load(Ordering::Relaxed)) == 0
+}
+
+/// How many entries of `table` of `level`, from `index` on, are in runs that are empty and are the guest's.
+#[inline(always)]
+fn empty_from(table: &FrameWords, level: Level, index: usize) -> usize {
+    if !index.is_multiple_of(RUN) {
+        return 0;
+    }
+    let own = layout::HYPERVISOR_L4_SLOTS;
+    let end = if level == Level::L4 && index <= *own.end() {
+        *own.start()
+    } else {
+        ENTRIES
+    };
+    let (runs, _) = table.get(index..end).unwrap_or_default().as_chunks();
+    let empty = runs.iter().take_while(|run| is_empty(run)).count();
+    empty.wrapping_mul(RUN)
+}
+
+/// How many of the first `count` entries of `table`, the last of them, are in runs that are empty.
+#[inline(always)]
+fn empty_before(table: &FrameWords, count: usize) -> usize {
+    if !count.is_multiple_of(RUN) {
+        return 0;
+    }
+    let (runs, _) = table.get(..count).unwrap_or_default().as_chunks();
+    let empty = runs.iter().rev().take_while(|run| is_empty(run)).count();
+    empty.wrapping_mul(RUN)
+}
+
+/// What it is worth to have found `entries` empty ones together.
+#[expect(clippy::cast_possible_truncation, reason = "a table has 512 entries")]
+const fn worth_of_empty(entries: usize) -> u32 {
+    entries.div_ceil(RUN * RUNS_FOR_ONE) as u32
+}
 
 impl<M: Machine> Memory<M> {
     /// Takes a reference to `mfn`, a frame of `owner`'s, and a use of it as `kind`; validates it if it must.
@@ -308,28 +358,36 @@ impl<M: Machine> Memory<M> {
         first: usize,
         work: &mut Work,
     ) -> Result<(), (PagingError, usize)> {
-        let table = self.machine.frame(mfn);
-        for (index, word) in table.iter().enumerate().skip(first) {
+        let frame = self.machine.frame(mfn);
+        let table: &FrameWords = &frame;
+        let mut index = first;
+        while index < ENTRIES {
             // At least one entry in every go, so that it gets further.
             if work.is_over() && index != first {
                 return Err((PagingError::Again, index));
             }
+            let empty = empty_from(table, level, index);
+            if empty != 0 {
+                work.spend(worth_of_empty(empty));
+                index = index.wrapping_add(empty);
+                continue;
+            }
+            let Some(word) = table.get(index) else { break };
             work.spend(1);
             if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
                 if !mutant!(GuestsOwnSlots) {
                     word.store(self.machine.hypervisor_slot(index), Ordering::Relaxed);
                 }
-                continue;
+            } else {
+                let adjusted = self
+                    .adjust(mfn, level, word.load(Ordering::Relaxed), owner, work)
+                    .map_err(|error| (error, index))?;
+                self.get_target_of(mfn, adjusted, owner, level, work)
+                    .map_err(|error| (error, index))?;
+                // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
+                word.store(adjusted, Ordering::Relaxed);
             }
-            let adjusted = match self.adjust(mfn, level, word.load(Ordering::Relaxed), owner, work) {
-                Ok(adjusted) => adjusted,
-                Err(error) => return Err((error, index)),
-            };
-            if let Err(error) = self.get_target_of(mfn, adjusted, owner, level, work) {
-                return Err((error, index));
-            }
-            // Nobody else writes here: the frame is typed as a table, and only validated ones are live.
-            word.store(adjusted, Ordering::Relaxed);
+            index = index.wrapping_add(1);
         }
         Ok(())
     }
@@ -385,16 +443,27 @@ impl<M: Machine> Memory<M> {
         (count, awaits_last): (usize, bool),
         work: &mut Work,
     ) -> Option<(usize, bool)> {
-        let table = self.machine.frame(mfn);
-        let held = table.get(..count).unwrap_or_default();
-        for (index, word) in held.iter().enumerate().rev() {
-            let through = index.wrapping_add(1);
-            let is_first = through == count;
+        let frame = self.machine.frame(mfn);
+        let table: &FrameWords = &frame;
+        let mut left = count;
+        while left > 0 {
+            let is_first = left == count;
             if work.is_over() && !is_first {
-                return Some((through, false));
+                return Some((left, false));
+            }
+            let empty = empty_before(table, left);
+            if empty != 0 {
+                work.spend(worth_of_empty(empty));
+                left = left.saturating_sub(empty);
+                continue;
             }
             work.spend(1);
-            if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&index) {
+            let through = left;
+            left = left.saturating_sub(1);
+            let Some(word) = table.get(left) else {
+                continue;
+            };
+            if level == Level::L4 && layout::HYPERVISOR_L4_SLOTS.contains(&left) {
                 continue;
             }
             let entry = word.load(Ordering::Relaxed);

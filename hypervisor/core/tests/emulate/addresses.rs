@@ -23,7 +23,7 @@ fn regs() -> Regs {
 fn check(text: &str, bytes: &[u8], address: u64) {
     let explain = |fault| {
         let bases = SegmentBases { fs: FS, gs: GS };
-        Faulted::decode(&Code::new(RIP, bytes), &regs(), bases, fault)
+        Faulted::decode(&Code::new(RIP, bytes), &regs(), || bases, fault)
     };
     let Ok(Faulted::Write(write)) = explain(address) else {
         panic!("{text}: not at {address:#x}")
@@ -60,7 +60,7 @@ fn the_source_of_a_copy_has_a_base() {
         let is_short = bytes[0] == 0x67;
         let fault = if is_short { 0x2000 } else { 0x1_0000_2000 };
         let bases = SegmentBases { fs: FS, gs: GS };
-        let faulted = Faulted::decode(&Code::new(RIP, bytes), &regs(), bases, fault);
+        let faulted = Faulted::decode(&Code::new(RIP, bytes), &regs(), || bases, fault);
         let Ok(Faulted::Copy(copy)) = faulted else {
             panic!("{bytes:x?}: {faulted:?}")
         };

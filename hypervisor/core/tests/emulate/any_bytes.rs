@@ -132,7 +132,7 @@ const ZERO: Regs = Regs {
 /// What `bytes` would do if they had faulted at `fault`, with registers of [`ZERO`].
 fn explain(bytes: &[u8], fault: i64) -> Result<Faulted, Refused> {
     let code = Code::new(RIP, bytes);
-    Faulted::decode(&code, &ZERO, SegmentBases::default(), fault.cast_unsigned())
+    Faulted::decode(&code, &ZERO, SegmentBases::default, fault.cast_unsigned())
 }
 
 /// All faults near zero that `bytes` may have caused, and what they would do.
@@ -172,7 +172,7 @@ proptest! {
         let is_short = matches!(forced, Err(Refused::Truncated { .. }));
         prop_assert!(!is_short || bytes.len() < 7);
         // That it hits a random address is unlikely; the next test has those that do.
-        let _ = Faulted::decode(&code, &regs, bases, fault);
+        let _ = Faulted::decode(&code, &regs, || bases, fault);
     }
 
     #[test]

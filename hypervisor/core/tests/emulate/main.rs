@@ -48,7 +48,7 @@ fn regs() -> Regs {
 
 /// Explains a write of `bytes` to `fault`, with [`regs`].
 fn faulted(bytes: &[u8], fault: u64) -> Result<Faulted, Refused> {
-    Faulted::decode(&Code::new(RIP, bytes), &regs(), SegmentBases::default(), fault)
+    Faulted::decode(&Code::new(RIP, bytes), &regs(), SegmentBases::default, fault)
 }
 
 /// The same for an instruction that is no copy.

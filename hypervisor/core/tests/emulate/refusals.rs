@@ -23,7 +23,7 @@ fn an_operand_in_two_words_is_refused() {
                 ..regs()
             };
             let bases = SegmentBases::default();
-            let explained = Faulted::decode(&Code::new(at.rip, bytes), &at, bases, at.rdi);
+            let explained = Faulted::decode(&Code::new(at.rip, bytes), &at, || bases, at.rdi);
             assert_eq!(explained.is_ok(), start + width <= 8, "{width} bytes at {start}");
         }
     }
@@ -80,7 +80,7 @@ fn writes_that_are_not_listed_are_refused() {
 fn a_repeated_store_with_nothing_left_to_store_is_refused() {
     let none = Regs { rcx: 0, ..regs() };
     let bases = SegmentBases::default();
-    let explain = |bytes: &[u8], at: &Regs| Faulted::decode(&Code::new(at.rip, bytes), at, bases, at.rdi);
+    let explain = |bytes: &[u8], at: &Regs| Faulted::decode(&Code::new(at.rip, bytes), at, || bases, at.rdi);
     assert_eq!(explain(&[0xf3, 0x48, 0xab], &none), REFUSED);
     assert!(explain(&[0x48, 0xab], &none).is_ok());
 }

@@ -21,7 +21,7 @@ fn a_guest_that_single_steps_is_told_after_a_page_table_write() {
     let mut regs = stepping();
     let code = Code::new(RIP, &[0x48, 0x89, 0x07]);
     let fault = regs.rdi;
-    let Ok(Faulted::Write(write)) = Faulted::decode(&code, &regs, SegmentBases::default(), fault) else {
+    let Ok(Faulted::Write(write)) = Faulted::decode(&code, &regs, SegmentBases::default, fault) else {
         panic!("not explained")
     };
     assert_eq!(write.finish(0, &mut regs), After::SingleStep);
@@ -35,7 +35,7 @@ fn each_iteration_of_a_repeated_store_is_a_step_and_a_breakpoint_strikes_once() 
     let mut regs = Regs { rcx: 2, ..stepping() };
     for (rcx, rip, rf) in [(1, RIP, RF), (0, RIP + 3, 0)] {
         let fault = regs.rdi;
-        let Ok(Faulted::Write(write)) = Faulted::decode(&code, &regs, SegmentBases::default(), fault) else {
+        let Ok(Faulted::Write(write)) = Faulted::decode(&code, &regs, SegmentBases::default, fault) else {
             panic!("not explained")
         };
         assert_eq!(write.finish(0, &mut regs), After::SingleStep);

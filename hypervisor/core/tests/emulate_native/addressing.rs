@@ -111,7 +111,7 @@ fn an_address_relative_to_rip_counts_from_the_instruction_s_end() {
         ..Regs::default()
     };
     let fault = CELL.as_ptr() as usize as u64;
-    let faulted = Faulted::decode(&form.fetched(), &regs, SegmentBases::default(), fault);
+    let faulted = Faulted::decode(&form.fetched(), &regs, SegmentBases::default, fault);
     let Ok(Faulted::Write(write)) = faulted else {
         panic!("{faulted:?}")
     };
@@ -147,7 +147,7 @@ fn an_absolute_address_of_64_bits_is_taken_as_it_is() {
         let faulted = Faulted::decode(
             &Code::new(regs.rip, &bytes),
             &regs,
-            SegmentBases::default(),
+            SegmentBases::default,
             address,
         );
         let Ok(Faulted::Write(write)) = faulted else {

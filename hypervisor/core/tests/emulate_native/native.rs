@@ -262,7 +262,7 @@ impl Arena {
     }
 
     fn decode(&self, form: Form, regs: &Regs, bases: SegmentBases, memory: &[u64], fault: u64) -> TableWrite {
-        match Faulted::decode(&form.fetched(), regs, bases, fault) {
+        match Faulted::decode(&form.fetched(), regs, || bases, fault) {
             Ok(Faulted::Write(write)) => write,
             Ok(Faulted::Copy(copy)) => {
                 let bytes = memory.iter().flat_map(|word| word.to_le_bytes());

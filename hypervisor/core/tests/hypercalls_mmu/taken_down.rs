@@ -1,6 +1,7 @@
 //! Trees of tables that are let go of: they are taken down before the call answers.
 
 use super::*;
+use std::sync::atomic::Ordering;
 
 /// A table of each level from page `first` on, each in the first and the last entry of the one above: what is dropped last is also what
 /// was left. The table of `bad_level`, if there is one, has a second entry that cannot be had.
@@ -13,6 +14,17 @@ fn tall_tree(mmu: &mut Mmu, first: u64, bad_level: Option<u64>) -> [Mfn; 4] {
         below = table.maddr() | RW;
         table
     })
+}
+
+/// Has something in every entry of these tables that leads nowhere: to look at each takes its time.
+fn fill(mmu: &Mmu, tables: &[Mfn]) {
+    const ELSEWHERE: u64 = pte::WRITABLE;
+    let machine = mmu.world.hv().memory().machine();
+    for &table in tables {
+        for word in machine.frame(table).iter() {
+            let _ = word.compare_exchange(0, ELSEWHERE, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Page `first` and those after it are ordinary pages, as the guest sees it.
@@ -101,6 +113,7 @@ fn what_a_half_done_table_awaits_may_become_a_root_and_is_left_alone() {
     let level2 = mmu.write_table(PAGE + 1, &[(0, level1.maddr() | RW)]);
     let level3 = mmu.write_table(PAGE + 2, &[(0, level2.maddr() | RW)]);
     let level4 = mmu.write_table(PAGE + 3, &[(0, level3.maddr() | RW)]);
+    fill(&mmu, &[level1, level2, level3, level4]);
     let is_half_done = |mmu: &Mmu, mfn| {
         let typing = mmu.world.hv().memory().frames().typing(mfn).unwrap();
         typing.is_partial()
@@ -135,6 +148,7 @@ fn what_a_half_done_table_awaits_may_become_a_root_and_is_left_alone() {
     mmu.update_va((PAGE + 2) * 4096, level3.maddr() | RW, 2).unwrap();
     let other3 = mmu.write_table(PAGE + 4, &[(0, level2.maddr() | RW)]);
     let root = mmu.write_table(PAGE + 2, &[(0, other3.maddr() | RW)]);
+    fill(&mmu, &[other3, root]);
     leave_half_taken_down(&mut mmu, PAGE + 2, root, other3);
 
     mmu.update_va((PAGE + 3) * 4096, level4.maddr() | RW, 2).unwrap();
@@ -162,6 +176,7 @@ fn a_refused_table_does_not_await_what_another_domain_left_half_done() {
     mmu.world.yield_now(0);
     let read_only = [PAGE * 4096, theirs.maddr() | RO, 2];
     mmu.world.call(0, Hypercall::UpdateVaMapping, &read_only).unwrap();
+    fill(&mmu, &[theirs]);
     let given_up = call(&mmu.world, &pin(MmuExtOp::PinL2Table, theirs), 1);
     assert_eq!(given_up, None, "it is more than one go");
     mmu.world.yield_now(0);
@@ -178,6 +193,7 @@ fn a_descriptor_table_that_was_a_large_tree_takes_several_goes() {
     let mut tables = vec![];
     for n in 0..8 {
         let level1 = mmu.write_table(PAGE + n, &[(0, page.maddr() | RO)]);
+        fill(&mmu, &[level1]);
         tables.push((n, level1.maddr() | RW));
     }
     let level2 = mmu.write_table(PAGE + 8, &tables);
