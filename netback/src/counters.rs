@@ -5,48 +5,25 @@ use core::fmt;
 use bulkhead_abi::grant::GrantStatus;
 use bulkhead_ring::descriptor::ProducerError;
 
-macro_rules! reasons {
-    ($($reason:ident $name:literal $sentence:literal,)*) => {
-        /// Why a frame was lost that no VFR has dropped. Those that a front-end is at fault for are answered with an error.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[repr(usize)]
-        pub enum Loss {
-            $(#[doc = $sentence] $reason,)*
-        }
-
-        impl Loss {
-            /// All, in the order in which they are counted.
-            pub const ALL: &[Self] = &[$(Self::$reason,)*];
-
-            /// The name that it has where counters are shown.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$reason => $name,)* }
-            }
-
-            /// What it means, as a sentence without its full stop.
-            #[must_use]
-            pub const fn sentence(self) -> &'static str {
-                match self { $(Self::$reason => $sentence,)* }
-            }
-        }
-    };
-}
+use crate::reasons::reasons;
 
 reasons! {
-    Slots "slots" "the frame has more slots than 18",
-    Extra "extra" "an extra is of a kind that was not offered, or one too many",
-    Sizes "sizes" "the sizes of a frame's parts contradict each other, or leave a page",
-    Segments "segments" "the frame is to be cut into segments, and is not TCP as it says, or they are too small or too large",
-    Blank "blank" "the checksum is to be completed of a frame that is neither TCP nor UDP",
-    Grant "grant" "a page of a frame that was sent cannot be used",
-    NoPage "no-page" "the receiver had not posted as many pages as the frame takes",
-    PostedGrant "posted-grant" "a page that the receiver had posted cannot be used",
-    TooLong "too-long" "the frame is longer than the receiver, or the wire, takes",
-    NoReceiver "no-receiver" "nobody is connected to the port that the frame goes to",
-    NoMemory "no-memory" "there was no private memory left for the frame",
-    Device "device" "the NIC could not send the frame",
-    Received "received" "the NIC received a frame in more pages than are taken",
+    /// Why a frame was lost that no VFR has dropped. Those that a front-end is at fault for are answered with an error.
+    pub enum Loss {
+        Slots "slots" "the frame has more slots than 18",
+        Extra "extra" "an extra is of a kind that was not offered, or one too many",
+        Sizes "sizes" "the sizes of a frame's parts contradict each other, or leave a page",
+        Segments "segments" "the frame is to be cut into segments, and is not TCP as it says, or they are too small or too large",
+        Blank "blank" "the checksum is to be completed of a frame that is neither TCP nor UDP",
+        Grant "grant" "a page of a frame that was sent cannot be used",
+        NoPage "no-page" "the receiver had not posted as many pages as the frame takes",
+        PostedGrant "posted-grant" "a page that the receiver had posted cannot be used",
+        TooLong "too-long" "the frame is longer than the receiver, or the wire, takes",
+        NoReceiver "no-receiver" "nobody is connected to the port that the frame goes to",
+        NoMemory "no-memory" "there was no private memory left for the frame",
+        Device "device" "the NIC could not send the frame",
+        Received "received" "the NIC received a frame in more pages than are taken",
+    }
 }
 
 impl Loss {

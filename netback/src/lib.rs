@@ -26,6 +26,7 @@ pub mod counters;
 pub mod machine;
 pub mod negotiation;
 pub mod pcap;
+mod reasons;
 pub mod services;
 #[cfg(feature = "testing")]
 pub mod testing;

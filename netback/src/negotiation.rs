@@ -11,7 +11,6 @@ use alloc::vec::Vec;
 use bulkhead_abi::netif::key;
 pub use bulkhead_backend::negotiation::{Action, Phase, PlanError, Seen, Step, state_of};
 use bulkhead_backend::negotiation::{needed, number};
-use bulkhead_devices::nic::NicInfo;
 
 /// What an end takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,48 +36,25 @@ pub enum Mode {
     Flip,
 }
 
-/// What a back-end offers a front-end.
+/// What a back-end offers a front-end: to send whatever there is, because what the NIC does not do is done by the back-end. Checksums over IPv4 it takes in
+/// any case: Linux does not ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// Pages are exchanged for a front-end that wants it.
     pub flip: bool,
-    /// What it takes. Checksums over IPv4 always: Linux does not ask.
-    pub features: Features,
 }
 
 impl Offer {
-    /// What can be offered with this NIC. Segments are cut by the NIC, and by nobody else, if they go out by it; checksums are completed in any case.
-    #[must_use]
-    pub const fn of(nic: &NicInfo, flip: bool) -> Self {
-        Self {
-            flip,
-            features: Features {
-                several_slots: true,
-                segments_v4: nic.offloads.tcp4 && nic.offloads.checksum,
-                segments_v6: nic.offloads.tcp6 && nic.offloads.checksum,
-                checksum_v4: true,
-                checksum_v6: true,
-            },
-        }
-    }
-
     /// All that the front-end has to know: each key with its value.
     #[must_use]
     pub fn keys(&self) -> Vec<(&'static str, String)> {
-        let Features {
-            several_slots,
-            segments_v4,
-            segments_v6,
-            checksum_v6,
-            ..
-        } = self.features;
         [
             (key::FEATURE_RX_COPY, true),
             (key::FEATURE_RX_FLIP, self.flip),
-            (key::FEATURE_SG, several_slots),
-            (key::FEATURE_GSO_TCPV4, segments_v4),
-            (key::FEATURE_GSO_TCPV6, segments_v6),
-            (key::FEATURE_IPV6_CSUM_OFFLOAD, checksum_v6),
+            (key::FEATURE_SG, true),
+            (key::FEATURE_GSO_TCPV4, true),
+            (key::FEATURE_GSO_TCPV6, true),
+            (key::FEATURE_IPV6_CSUM_OFFLOAD, true),
             (key::FEATURE_NO_CSUM_OFFLOAD, false),
             (key::FEATURE_SPLIT_EVENT_CHANNELS, true),
             (key::FEATURE_MULTICAST_CONTROL, false),

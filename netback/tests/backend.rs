@@ -1,6 +1,12 @@
 //! The back-end in a simulated machine, with guests that have the real front-end and check what they are given.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test fails by panicking"
+)]
 
-use bulkhead_devices::nic::{self, Failed, NicInfo, Tag};
+use bulkhead_devices::nic::{self, Failed, Nic, NicInfo, Tag};
 use bulkhead_netback::backend::{Event, Flaw, Logged, Tap};
 use bulkhead_netback::counters::{Loss, Totals};
 use bulkhead_netback::negotiation::{Features, Mode};
@@ -163,6 +169,44 @@ fn begin_tcp(world: &mut World, from: usize, to: usize) {
     world.guest(to).frames.clear();
 }
 
+/// Begins a connection of TCP from a guest to the wire. Both ends, as they are seen there.
+fn begin_tcp_outside(world: &mut World, guest: usize) -> (Host, Host) {
+    let (own, outside) = (world.host(guest), world.outside());
+    let syn = frames::tcp(&own, &outside, 100, tcp_flags::SYN, &[], false);
+    assert!(world.guest(guest).post(&syn, Offload::default()));
+    world.guest(guest).step();
+    world.serve();
+    world.machine.transmit_all();
+    let (syn, _) = world.machine.state_mut().wire.pop().unwrap();
+    world.settle();
+    let seen = Host {
+        mac: NIC.mac,
+        address: syn[26..30].try_into().unwrap(),
+        port: u16::from_be_bytes([syn[34], syn[35]]),
+    };
+    let from = Host {
+        mac: WIRE_MAC,
+        ..outside
+    };
+    let answer = frames::tcp(&from, &seen, 100, tcp_flags::SYN | tcp_flags::ACK, &[], false);
+    let part = 4096 - usize::from(world.back.nic().info().front);
+    assert!(world.machine.arrive(&answer, part, nic::Offload::default()));
+    world.settle();
+    world.guest(guest).frames.clear();
+    (seen, from)
+}
+
+/// What a device says of a frame with a blank checksum, and of one that it has put together.
+const fn said(segmentation: Option<nic::Segmentation>) -> nic::Offload {
+    nic::Offload {
+        checksum: nic::Checksum::Partial {
+            start: 34,
+            offset: 16,
+        },
+        segmentation,
+    }
+}
+
 const CUT: Offload = Offload {
     checksum: front::Checksum::Blank,
     segments: Some(front::Segments {
@@ -265,35 +309,9 @@ fn tcp_that_is_cut_behind_nat_has_the_checksums_of_the_address_that_it_arrives_w
     vfr.set_rules(id, open).unwrap();
     world.settle();
     world.meet(guest);
-    let (own, outside) = (world.host(guest), world.outside());
-    let syn = frames::tcp(&own, &outside, 100, tcp_flags::SYN, &[], false);
-    assert!(world.guest(guest).post(&syn, Offload::default()));
-    world.guest(guest).step();
-    world.serve();
-    world.machine.transmit_all();
-    let (syn, _) = world.machine.state_mut().wire.pop().unwrap();
-    world.settle();
-    let from = Host {
-        mac: WIRE_MAC,
-        ..outside
-    };
-    let seen = Host {
-        mac: NIC.mac,
-        address: syn[26..30].try_into().unwrap(),
-        port: u16::from_be_bytes([syn[34], syn[35]]),
-    };
+    let own = world.host(guest);
+    let (seen, from) = begin_tcp_outside(&mut world, guest);
     assert_ne!(seen.address, own.address);
-    let said = |segmentation| nic::Offload {
-        checksum: nic::Checksum::Partial {
-            start: 34,
-            offset: 16,
-        },
-        segmentation,
-    };
-    let answer = frames::tcp(&from, &seen, 100, tcp_flags::SYN | tcp_flags::ACK, &[], true);
-    assert!(world.machine.arrive(&answer, 4084, said(None)));
-    world.settle();
-    world.guest(guest).frames.clear();
     let data = frames::data(3, 30_000);
     let frame = frames::tcp(&from, &seen, 101, tcp_flags::ACK, &data, true);
     let cut = nic::Segmentation {
@@ -337,31 +355,15 @@ fn tcp_that_is_to_be_cut_goes_to_the_wire_as_it_is() {
     let guest = world.add(Mode::Flip);
     world.settle();
     world.meet(guest);
+    begin_tcp_outside(&mut world, guest);
     let (own, outside) = (world.host(guest), world.outside());
-    let send = |world: &mut World, flags, data: &[u8], offload| {
-        let frame = frames::tcp(&own, &outside, 100, flags, data, offload != Offload::default());
-        assert!(world.guest(guest).post(&frame, offload));
-        world.guest(guest).step();
-        world.serve();
-        world.machine.transmit_all();
-        world.machine.state_mut().wire.pop().unwrap()
-    };
-    send(&mut world, tcp_flags::SYN, &[], Offload::default());
-    let answer = frames::tcp(
-        &Host {
-            mac: WIRE_MAC,
-            ..outside
-        },
-        &Host { mac: NIC.mac, ..own },
-        100,
-        tcp_flags::SYN | tcp_flags::ACK,
-        &[],
-        false,
-    );
-    assert!(world.machine.arrive(&answer, 4096, nic::Offload::default()));
-    world.settle();
     let data = frames::data(3, 30_000);
-    let (frame, offload) = send(&mut world, tcp_flags::ACK, &data, CUT);
+    let frame = frames::tcp(&own, &outside, 100, tcp_flags::ACK, &data, true);
+    assert!(world.guest(guest).post(&frame, CUT));
+    world.guest(guest).step();
+    world.serve();
+    world.machine.transmit_all();
+    let (frame, offload) = world.machine.state_mut().wire.pop().unwrap();
     assert_eq!(frames::number(&frame[frames::TCP_HEADERS..]), 3);
     assert!(frames::is_right(&frame, true));
     let cut = nic::Segmentation {
@@ -381,6 +383,124 @@ fn tcp_that_is_to_be_cut_goes_to_the_wire_as_it_is() {
     world.check_rest();
 }
 
+/// Has the NIC send all that there is for it, and takes that from the wire.
+fn sent_out(world: &mut World) -> Vec<(Vec<u8>, nic::Offload)> {
+    world.serve();
+    while !world.machine.state_mut().sending.is_empty() {
+        world.machine.transmit_all();
+        world.serve();
+    }
+    core::mem::take(&mut world.machine.state_mut().wire)
+}
+
+/// What went to the wire is the same data in pieces, one after the other, each with right checksums.
+fn check_pieces(
+    pieces: &[(Vec<u8>, nic::Offload)],
+    size: usize,
+    sequence: u32,
+    takes_blank: bool,
+) -> Vec<u8> {
+    let mut found = Vec::new();
+    for (at, (piece, offload)) in pieces.iter().enumerate() {
+        let blank = Some(said(None)).filter(|_| takes_blank);
+        assert_eq!(*offload, blank.unwrap_or_default());
+        // The NIC completes those that are blank.
+        assert!(frames::is_right(piece, false), "piece {at}");
+        let begins = u32::from_be_bytes(piece[38..42].try_into().unwrap());
+        assert_eq!(begins, sequence + u32::try_from(found.len()).unwrap());
+        let data = &piece[frames::TCP_HEADERS..];
+        assert!(data.len() == size || at + 1 == pieces.len());
+        found.extend_from_slice(data);
+    }
+    found
+}
+
+#[test]
+fn tcp_is_cut_here_for_a_nic_that_does_not() {
+    for (checksum, mode) in [(true, Mode::Copy), (false, Mode::Copy), (false, Mode::Flip)] {
+        let offloads = nic::Offloads {
+            checksum,
+            ..nic::Offloads::default()
+        };
+        let mut world = World::new(NicInfo { offloads, ..NIC });
+        let guest = world.add(mode);
+        world.settle();
+        world.meet(guest);
+        begin_tcp_outside(&mut world, guest);
+        world.machine.state_mut().wire.clear();
+        let (own, outside) = (world.host(guest), world.outside());
+        let lengths = [1448, 1449, 30_001, 65_000, 65_000, 65_000];
+        let mut sequence = 101;
+        for (number, length) in (1..).zip(lengths) {
+            let data = frames::data(number, length);
+            let frame = frames::tcp(&own, &outside, sequence, tcp_flags::ACK, &data, true);
+            assert!(world.guest(guest).post(&frame, CUT));
+            world.guest(guest).step();
+            let pieces = sent_out(&mut world);
+            assert_eq!(pieces.len(), length.div_ceil(1448));
+            assert!(
+                check_pieces(&pieces, 1448, sequence, checksum) == data,
+                "{length}"
+            );
+            sequence += u32::try_from(length).unwrap();
+        }
+        world.settle();
+        let sent = world.guests[guest].0.transmit.sent();
+        assert_eq!((sent.frames, sent.errors), (1 + 6, 0));
+        world.check_rest();
+        assert_eq!(world.events, []);
+    }
+}
+
+/// More pieces than there are jobs: they go out as others come to their end, and nobody else waits for them.
+#[test]
+fn a_frame_of_very_small_segments_is_cut_bit_by_bit() {
+    let offloads = nic::Offloads::default();
+    let mut world = World::new(NicInfo { offloads, ..NIC });
+    let (greedy, from, to) = (
+        world.add(Mode::Copy),
+        world.add(Mode::Copy),
+        world.add(Mode::Copy),
+    );
+    world.settle();
+    world.meet(greedy);
+    begin_tcp_outside(&mut world, greedy);
+    world.machine.state_mut().wire.clear();
+    let (own, outside) = (world.host(greedy), world.outside());
+    let small = Offload {
+        segments: Some(front::Segments {
+            size: 48,
+            ip: front::Ip::V4,
+        }),
+        ..CUT
+    };
+    let data = frames::data(9, 60_000);
+    let frame = frames::tcp(&own, &outside, 101, tcp_flags::ACK, &data, true);
+    assert!(world.guest(greedy).post(&frame, small));
+    world.guest(greedy).step();
+    // The NIC is slow: what is to be cut waits.
+    for number in 0..20 {
+        let host = world.host(to);
+        assert!(world.guest(from).post_data(&host, number, 500, true));
+        world.guest(from).step();
+        world.serve();
+        world.guest(to).step();
+        assert_eq!(world.guests[to].0.numbers.len(), number as usize + 1);
+    }
+    assert_eq!(
+        world.guests[greedy].0.transmit.sent().frames,
+        1,
+        "not before all of it is gone"
+    );
+    let pieces = sent_out(&mut world);
+    assert_eq!(pieces.len(), 60_000 / 48);
+    assert!(check_pieces(&pieces, 48, 101, false) == data);
+    world.settle();
+    assert_eq!(world.guests[greedy].0.transmit.sent().frames, 2);
+    world.check_rest();
+    assert_eq!(world.events, []);
+}
+
 #[test]
 fn a_frame_that_the_nic_puts_together_reaches_a_guest_as_one() {
     for mode in MODES {
@@ -393,30 +513,7 @@ fn a_frame_that_the_nic_puts_together_reaches_a_guest_as_one() {
         let guest = world.add(mode);
         world.settle();
         world.meet(guest);
-        let own = world.host(guest);
-        let outside = world.outside();
-        let syn = frames::tcp(&own, &outside, 100, tcp_flags::SYN, &[], false);
-        assert!(world.guest(guest).post(&syn, Offload::default()));
-        world.guest(guest).step();
-        world.settle();
-        let (from, to) = (
-            Host {
-                mac: WIRE_MAC,
-                ..outside
-            },
-            Host { mac: NIC.mac, ..own },
-        );
-        let said = |segmentation| nic::Offload {
-            checksum: nic::Checksum::Partial {
-                start: 34,
-                offset: 16,
-            },
-            segmentation,
-        };
-        let syn = frames::tcp(&from, &to, 100, tcp_flags::SYN | tcp_flags::ACK, &[], true);
-        assert!(world.machine.arrive(&syn, 4084, said(None)));
-        world.settle();
-        world.guest(guest).frames.clear();
+        let (to, from) = begin_tcp_outside(&mut world, guest);
         for (number, length) in [(1, 5000), (2, 4030), (3, 4031), (4, 60_000)] {
             let data = frames::data(number, length);
             let frame = frames::tcp(&from, &to, 101, tcp_flags::ACK, &data, true);
@@ -544,23 +641,30 @@ fn pages_that_the_nic_reads_stay_pinned_until_it_has_sent_them_even_when_their_g
 
 #[test]
 fn when_the_nic_breaks_nothing_that_was_to_go_out_is_answered_and_guests_still_reach_each_other() {
-    let mut world = World::new(NIC);
-    let (guest, other) = (world.add(Mode::Copy), world.add(Mode::Flip));
-    world.settle();
-    world.meet(guest);
-    world.machine.state_mut().is_broken = true;
-    let (outside, host) = (world.outside(), world.host(guest));
-    let before = world.guests[guest].0.transmit.sent();
-    for number in 0..10 {
-        assert!(world.guest(guest).post_data(&outside, number, 1000, true));
-        assert!(world.guest(other).post_data(&host, number, 1000, true));
+    for offloads in [NIC.offloads, nic::Offloads::default()] {
+        let mut world = World::new(NicInfo { offloads, ..NIC });
+        let (guest, other) = (world.add(Mode::Copy), world.add(Mode::Flip));
+        world.settle();
+        world.meet(guest);
+        begin_tcp_outside(&mut world, guest);
+        world.machine.state_mut().is_broken = true;
+        let (outside, own) = (world.outside(), world.host(guest));
+        let before = world.guests[guest].0.transmit.sent();
+        for number in 0..10 {
+            let data = frames::data(number, 20_000);
+            let sequence = 101 + number * 20_000;
+            let frame = frames::tcp(&own, &outside, sequence, tcp_flags::ACK, &data, true);
+            assert!(world.guest(guest).post(&frame, CUT));
+            assert!(world.guest(guest).post_data(&outside, number, 1000, true));
+            assert!(world.guest(other).post_data(&own, number, 1000, true));
+            world.guest(guest).step();
+            world.guest(other).step();
+            world.settle();
+        }
+        assert_eq!(world.guests[guest].0.transmit.sent(), before);
+        assert_eq!(world.guests[guest].0.numbers.len(), 10);
+        assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
     }
-    world.guest(guest).step();
-    world.guest(other).step();
-    world.settle();
-    assert_eq!(world.guests[guest].0.transmit.sent(), before);
-    assert_eq!(world.guests[guest].0.numbers.len(), 10);
-    assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
 }
 
 #[test]

@@ -16,13 +16,14 @@ use proptest::prelude::*;
 prop_compose! {
     fn any_nic()(
         checksum: bool,
+        tcp4: bool,
         has_large_frames: bool,
         send_depth in 1_u16..80,
         receive_depth in 1_u16..80,
         max_segments in 1_u16..24,
     ) -> NicInfo {
         NicInfo {
-            offloads: Offloads { checksum, tcp4: checksum, tcp6: false },
+            offloads: Offloads { checksum, tcp4, tcp6: false },
             max_segments,
             send_depth,
             receive_depth,

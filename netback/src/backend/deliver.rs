@@ -245,8 +245,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     /// Copies what is to be copied, and does what no device does.
     pub(super) fn carry(&mut self) {
         self.copy();
-        if !self.soft.is_empty() {
+        if !self.soft.is_empty() || !self.cutting.is_empty() {
             self.do_soft();
+            self.cut_on();
             self.copy();
         }
     }

@@ -36,6 +36,19 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         if let Some(job) = self.jobs.get_mut(index) {
             job.answer = answer;
             self.done.push(index);
+            if let Some(whole) = job.whole.take() {
+                self.piece_ended(whole);
+            }
+        }
+    }
+
+    /// A piece of a frame has come to its end, or there are no more to be made: the frame ends with the last.
+    pub(super) fn piece_ended(&mut self, whole: u32) {
+        if let Some(job) = self.jobs.get_mut(whole) {
+            job.pieces = job.pieces.saturating_sub(1);
+            if job.pieces == 0 {
+                self.end(whole, Status::Okay);
+            }
         }
     }
 

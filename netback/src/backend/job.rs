@@ -101,6 +101,10 @@ pub(super) struct Job {
     pub(super) is_sent: bool,
     /// All of it is in private memory, or will be.
     pub(super) is_soft: bool,
+    /// What it is a piece of, and lies in the memory of.
+    pub(super) whole: Option<u32>,
+    /// Its pieces that have not come to their end, and one more while it is being cut.
+    pub(super) pieces: u32,
 }
 
 impl Job {
@@ -130,6 +134,8 @@ impl Job {
             cost: 0,
             is_sent: false,
             is_soft: false,
+            whole: None,
+            pieces: 0,
         }
     }
 
@@ -145,6 +151,7 @@ impl Job {
         (self.sum, self.segments, self.layout) = (Sum::Whole, None, None);
         self.answer = Status::Okay;
         (self.is_sent, self.is_soft) = (false, false);
+        (self.whole, self.pieces) = (None, 0);
     }
 
     /// Private memory for what comes before the bytes of its part number `part` in the page, which is a later one.

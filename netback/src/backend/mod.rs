@@ -63,7 +63,6 @@ use bulkhead_ring::SharedPage;
 
 use crate::counters::{Counters, Loss, Totals};
 use crate::machine::{Flip, Machine, PAGE, PageId};
-use crate::negotiation::{Features, Offer};
 use crate::pcap::Captured;
 use crate::vfr::classify::PortId;
 use crate::vfr::router::{UPLINK, Vfr};
@@ -76,6 +75,7 @@ use pool::Pool;
 pub use records::{
     CaptureId, Channel, ConnectError, Connection, Event, Flaw, Idle, Logged, Rest, Tap, VifId,
 };
+use soft::Cutting;
 use vif::Vif;
 
 /// The most frames that are under way.
@@ -114,8 +114,6 @@ pub struct BackEnd<N, M, P> {
     machine: M,
     vfr: Vfr,
     health: Health,
-    /// What front-ends may send.
-    offered: Features,
     now: u64,
     places: Vec<Place<P>>,
     /// By port: whose it is.
@@ -144,6 +142,8 @@ pub struct BackEnd<N, M, P> {
     taken: Vec<Taken>,
     /// Jobs whose frames wait in private memory for what no device does, and where they go.
     soft: Vec<(u32, PortId)>,
+    /// Frames that are being cut into segments, in their order.
+    cutting: VecDeque<Cutting>,
     flips: Vec<Flip>,
     pages: Vec<PageId>,
     /// Jobs for the wire: without pins, and how many of `maps` are theirs; and with them.
@@ -167,7 +167,6 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let heads = (buffers / 2).clamp(1, MAX_JOBS / JOBS_OF_BUFFER);
         Self {
             health: Health::Well,
-            offered: Offer::of(nic.info(), true).features,
             now: 0,
             places: Vec::new(),
             ports: Vec::new(),
@@ -188,6 +187,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             deliveries: Vec::new(),
             taken: Vec::new(),
             soft: Vec::new(),
+            cutting: VecDeque::new(),
             flips: Vec::new(),
             pages: Vec::new(),
             sending: Vec::new(),

@@ -4,6 +4,9 @@ use alloc::vec::Vec;
 
 use crate::machine::{BufferId, PageId};
 
+/// Buffers of the largest frame.
+const LARGEST: usize = 17;
+
 /// What belongs to nobody now.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -16,6 +19,8 @@ pub(super) struct Pool {
     /// How many are.
     pub(super) count: usize,
     buffers: Vec<BufferId>,
+    /// How many buffers a frame finds that is taken in any case.
+    ample: usize,
 }
 
 impl Pool {
@@ -26,6 +31,7 @@ impl Pool {
             ready: Vec::with_capacity(pages as usize),
             posted: alloc::vec![false; pages as usize],
             count: 0,
+            ample: LARGEST.min(buffers.len() / 2),
             buffers: buffers.rev().map(BufferId).collect(),
         }
     }
@@ -62,6 +68,11 @@ impl Pool {
 
     pub(super) const fn buffers_left(&self) -> usize {
         self.buffers.len()
+    }
+
+    /// Whether so many buffers are enough for another frame, whatever its length.
+    pub(super) const fn is_ample(&self, buffers: usize) -> bool {
+        buffers > 0 && buffers >= self.ample
     }
 
     /// Gives buffers back.

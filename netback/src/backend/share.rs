@@ -11,9 +11,10 @@ const LEAST: usize = 64;
 /// Bytes that may be under way, of all interfaces together.
 pub(super) const UNDER_WAY: usize = 96 << 10;
 
-/// What a frame of so many bytes counts as.
-pub(super) const fn cost(bytes: usize) -> usize {
-    if bytes < LEAST { LEAST } else { bytes }
+/// What a frame of so many bytes counts as. One that is to be cut into segments of a size has headers for each.
+pub(super) fn cost(bytes: usize, size: Option<u16>) -> usize {
+    let pieces = size.and_then(|size| bytes.checked_div(size.into())).unwrap_or(0);
+    bytes.saturating_add(pieces.saturating_mul(LEAST)).max(LEAST)
 }
 
 /// A rate that is kept to on average: a token bucket.

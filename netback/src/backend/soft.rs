@@ -2,13 +2,12 @@
 
 use alloc::vec::Vec;
 
-use bulkhead_abi::netif::Status;
 use bulkhead_devices::nic::Nic;
 use bulkhead_ring::SharedPage;
 
 use super::job::{HEADER, Job, Origin, Part, Segments, Sum, cut};
 use super::vif::takes;
-use super::{BackEnd, Owner, vif_in};
+use super::{BackEnd, Health, Owner, vif_in};
 use crate::counters::{Loss, add};
 use crate::machine::{End, Machine, PAGE};
 use crate::vfr::checksum;
@@ -62,32 +61,56 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 bytes: PAGE,
             });
             job.parts.extend(copied);
-            let place = self.at_port(to).filter(|_| to != UPLINK);
-            let features = place
-                .and_then(|place| vif_in(&mut self.places, place))
-                .map(|vif| vif.features);
-            let Some(job) = self.jobs.get_mut(index) else {
-                continue;
-            };
             let Some(ip) = job.ip() else {
                 self.lose(index, Loss::Blank, None);
                 continue;
             };
-            let takes_blank = match features {
-                Some(features) => takes(&features, ip.is_ipv6),
-                None => self.nic.info().offloads.checksum,
-            };
-            match job.segments {
-                // To the wire nothing goes that the NIC does not cut: it was not offered.
-                Some(segments) if to != UPLINK => self.cut(index, to, segments, &ip, takes_blank),
+            let offloads = self.nic.info().offloads;
+            match (job.segments, job.tcp()) {
+                (Some(segments), Some((_, headers))) if to != UPLINK || !offloads.cuts(segments.ip) => {
+                    job.pieces = 1;
+                    self.cutting.push_back(Cutting {
+                        whole: index,
+                        to,
+                        from: headers,
+                    });
+                }
                 _ => {
-                    if job.sum == Sum::Blank && !takes_blank {
+                    if job.sum == Sum::Blank && !self.takes_blank(to, ip.is_ipv6) {
                         self.sum(index);
                     }
                     self.deliver(index, to);
                 }
             }
         }
+    }
+
+    /// Whether a frame may go to a port with a checksum that is to be completed.
+    fn takes_blank(&mut self, to: PortId, is_v6: bool) -> bool {
+        let place = self.at_port(to).filter(|_| to != UPLINK);
+        match place.and_then(|place| vif_in(&mut self.places, place)) {
+            Some(vif) => takes(&vif.features, is_v6),
+            None => self.nic.info().offloads.checksum,
+        }
+    }
+
+    /// Goes on cutting frames, as far as there are jobs for the pieces: the rest waits until others have come to their end.
+    pub(super) fn cut_on(&mut self) {
+        let mut cutting = core::mem::take(&mut self.cutting);
+        while self.has_jobs_for_pieces()
+            && let Some(first) = cutting.front_mut()
+        {
+            let Cutting { whole, to, .. } = *first;
+            if to == UPLINK && self.health == Health::Broken {
+                // What is left of it is a successor's, to which the whole frame is left.
+                cutting.pop_front();
+            } else if self.cut(first) {
+                cutting.pop_front();
+                self.piece_ended(whole);
+            }
+        }
+        // Pieces need no more to be done: nothing was put there meanwhile.
+        self.cutting = cutting;
     }
 
     /// Completes the checksum of a frame that is all in private memory.
@@ -107,41 +130,52 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         job.sum = Sum::Whole;
     }
 
-    /// Cuts a frame that is all in private memory into segments, and sends these on. They are gone when the frame is.
-    fn cut(&mut self, index: u32, to: PortId, segments: Segments, ip: &IpLayout, takes_blank: bool) {
-        let Some(job) = self.jobs.get(index) else { return };
-        let Some((_, headers)) = job.tcp() else { return };
+    /// Cuts a frame that is all in private memory into segments, as many as there are jobs for, and sends these on. Whether that was all.
+    fn cut(&mut self, cutting: &mut Cutting) -> bool {
+        let Cutting { whole, to, .. } = *cutting;
+        let Some(job) = self.jobs.get(whole) else {
+            return true;
+        };
+        let (Some(Segments { size, .. }), Some(ip), Some((_, headers))) = (job.segments, job.ip(), job.tcp())
+        else {
+            return true;
+        };
         let mut header = [0; HEADER];
         let Some(header) = header.get_mut(..headers) else {
-            return;
+            return true;
         };
         let (buffer, offset) = job.home;
         self.machine.read(buffer, offset.into(), header);
-        let length = job.length;
+        let (length, layout) = (job.length, job.layout);
         let parts: Vec<Part> = job.parts.clone();
-        let layout = job.layout;
-        let mut from = headers;
-        while from < length {
-            let end = from.saturating_add(segments.size.into()).min(length);
+        // Who is at the port may be another than when the first piece went there.
+        let takes_blank = self.takes_blank(to, ip.is_ipv6);
+        while cutting.from < length {
+            if !self.has_jobs_for_pieces() {
+                return false;
+            }
             let Some((piece, job)) = self.jobs.open(Origin::Made) else {
-                self.totals.lose(Loss::NoMemory);
-                break;
+                return false;
             };
+            let from = cutting.from;
+            let end = from.saturating_add(size.into()).min(length);
             let mut own = [0; HEADER];
-            let Some(own) = own.get_mut(..headers) else { return };
+            let Some(own) = own.get_mut(..headers) else {
+                return true;
+            };
             own.copy_from_slice(header);
             let is_last = end == length;
             change(
                 own,
-                ip,
+                &ip,
                 from.saturating_sub(headers),
-                segments.size,
+                size,
                 end.saturating_sub(from),
                 is_last,
             );
             let (buffer, offset) = job.home;
             self.machine.write(buffer, offset.into(), own);
-            job.layout = layout;
+            (job.layout, job.whole, job.is_soft) = (layout, Some(whole), true);
             (job.copied, job.split) = (headers, headers);
             job.length = headers.saturating_add(end).saturating_sub(from);
             job.parts.push(Part {
@@ -150,14 +184,27 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             });
             job.parts.extend(cut(parts.iter().copied(), from, end));
             job.sum = Sum::Blank;
+            if let Some(job) = self.jobs.get_mut(whole) {
+                job.pieces = job.pieces.saturating_add(1);
+            }
             if !takes_blank {
                 self.sum(piece);
             }
             self.deliver(piece, to);
-            from = end;
+            cutting.from = end;
         }
-        self.end(index, Status::Okay);
+        true
     }
+}
+
+/// A frame that is being cut into segments, all of it in private memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cutting {
+    whole: u32,
+    /// Where its pieces go.
+    to: PortId,
+    /// Where the next begins.
+    from: usize,
 }
 
 /// The sum of all bytes of a frame from `start` on, complemented, where the frame is all in private memory. Headers end at an even place, and all

@@ -13,7 +13,6 @@ use bulkhead_ring::descriptor::Ticket;
 use super::job::{Job, Part, Segments, Slot, Sum};
 use crate::counters::Loss;
 use crate::machine::End;
-use crate::negotiation::Features;
 
 /// What the next slot holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,8 +95,8 @@ impl Assembly {
         flags & EXTRA_MORE != 0
     }
 
-    /// Makes the frame that has ended a job's, for which there was offered what is in `offered`. Its slots are the job's in any case.
-    pub(super) fn finish(&mut self, job: &mut Job, domain: DomId, offered: &Features) -> Result<(), Loss> {
+    /// Makes the frame that has ended a job's. Its slots are the job's in any case.
+    pub(super) fn finish(&mut self, job: &mut Job, domain: DomId) -> Result<(), Loss> {
         core::mem::swap(&mut job.slots, &mut self.slots);
         let gso = self.gso.take();
         let mut result = self.wrong.take().map_or(Ok(()), Err);
@@ -129,9 +128,9 @@ impl Assembly {
         }
         if let Some(Gso { size, gso_type, .. }) = gso {
             let ip = match GsoType::from_raw(gso_type) {
-                Some(GsoType::Tcpv4) if offered.segments_v4 => Some(Ip::V4),
-                Some(GsoType::Tcpv6) if offered.segments_v6 => Some(Ip::V6),
-                Some(GsoType::None | GsoType::Tcpv4 | GsoType::Tcpv6) | None => None,
+                Some(GsoType::Tcpv4) => Some(Ip::V4),
+                Some(GsoType::Tcpv6) => Some(Ip::V6),
+                Some(GsoType::None) | None => None,
             };
             match ip {
                 Some(ip) => job.segments = Some(Segments { ip, size }),

@@ -3,17 +3,26 @@
 use bulkhead_devices::nic::Nic;
 use bulkhead_ring::SharedPage;
 
-use super::job::Origin;
+use super::job::{Origin, Segments};
 use super::share::{QUANTUM, UNDER_WAY, cost};
 use super::{BackEnd, Health, Rest, vif_in, wire};
 use crate::counters::{Fault, add};
-use crate::machine::Machine;
+use crate::machine::{Machine, PAGE};
 
 /// The most frames that are taken from rings in a round, and bytes of them.
 const FRAMES: usize = 128;
 const BYTES: usize = 512 << 10;
 /// Jobs that frames from rings leave for others.
 const RESERVED: usize = wire::FRAMES + 16;
+
+/// What a round has room for yet.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    frames: usize,
+    bytes: usize,
+    /// For frames that a NIC leaves something to be done for.
+    buffers: usize,
+}
 
 impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     /// A VIF may have something to send.
@@ -53,15 +62,8 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             .checked_div(busy)
             .unwrap_or(0);
         let most = (most_jobs.max(1), most_bytes.max(1));
-        // Each frame may need a buffer, if the NIC completes no checksums.
-        let most_frames = match self.nic.info().offloads.checksum {
-            true => FRAMES,
-            false => FRAMES.min(self.pool.buffers_left()),
-        };
-        let mut room = (most_frames, BYTES);
-        while room.0 > 0
-            && room.1 > 0
-            && self.has_jobs()
+        let mut room = self.room_of_a_round();
+        while self.has_room(&room)
             && let Some(place) = self.turns.pop_front()
         {
             if let Some(vif) = vif_in(&mut self.places, place) {
@@ -77,10 +79,30 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.jobs.left() > RESERVED.min(self.jobs.count() / 2)
     }
 
+    /// Whether there is a job for a piece of a frame: as long as half of them are left, so that others do not wait for what is cut.
+    pub(super) fn has_jobs_for_pieces(&self) -> bool {
+        self.jobs.left() > self.jobs.count() / 2
+    }
+
+    /// What a round has room for when it begins.
+    const fn room_of_a_round(&self) -> Room {
+        Room {
+            frames: FRAMES,
+            bytes: BYTES,
+            buffers: self.pool.buffers_left(),
+        }
+    }
+
+    /// Whether there is room for another frame from a ring, whatever its length.
+    fn has_room(&self, room: &Room) -> bool {
+        let has_buffers = self.nic.info().offloads.are_all() || self.pool.is_ample(room.buffers);
+        room.frames > 0 && room.bytes > 0 && has_buffers && self.has_jobs()
+    }
+
     /// A VIF's turn. It has no more than so many jobs and bytes under way.
-    fn turn(&mut self, place: u32, most: (usize, usize), room: &mut (usize, usize)) {
+    fn turn(&mut self, place: u32, most: (usize, usize), room: &mut Room) {
         loop {
-            let has_jobs = self.has_jobs();
+            let has_room = self.has_room(room);
             let Some(vif) = vif_in(&mut self.places, place).filter(|vif| !vif.is_deaf && !vif.is_leaving)
             else {
                 return;
@@ -95,8 +117,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 self.held.push((at, place));
                 return;
             }
-            let is_out = room.0 == 0 || room.1 == 0 || !has_jobs;
-            if vif.deficit <= 0 || is_out {
+            if vif.deficit <= 0 || !has_room {
                 return self.list(place);
             }
             match vif.transmit.take() {
@@ -115,13 +136,19 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             let Some((index, job)) = self.jobs.open(Origin::Vif(place)) else {
                 return;
             };
-            let finished = vif.assembly.finish(job, vif.domain, &self.offered);
-            job.cost = cost(job.length);
+            let finished = vif.assembly.finish(job, vif.domain);
+            job.cost = cost(job.length, job.segments.map(|segments| segments.size));
+            let offloads = self.nic.info().offloads;
+            let is_left = |segments: Segments| !offloads.cuts(segments.ip);
+            if !offloads.checksum || job.segments.is_some_and(is_left) {
+                room.buffers = room.buffers.saturating_sub(job.length.div_ceil(PAGE));
+            }
             vif.jobs = vif.jobs.saturating_add(1);
             vif.under_way = vif.under_way.saturating_add(job.cost);
             vif.deficit = vif.deficit.saturating_sub_unsigned(job.cost as u64);
             vif.rate.pay(job.length, self.now);
-            *room = (room.0.saturating_sub(1), room.1.saturating_sub(job.cost));
+            room.frames = room.frames.saturating_sub(1);
+            room.bytes = room.bytes.saturating_sub(job.cost);
             match finished {
                 Ok(()) => {
                     add(&mut vif.counters.sent, 1);
@@ -149,10 +176,11 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         }
         self.looked = looked;
         // When there is no job or buffer left for frames from rings, the NIC has them.
-        let can_take = self.has_jobs() && (self.nic.info().offloads.checksum || self.pool.buffers_left() > 0);
+        let can_take = self.has_room(&self.room_of_a_round());
+        let can_cut = !self.cutting.is_empty() && self.has_jobs_for_pieces();
         let due = self.vfr.tick(self.now);
         self.take_made();
-        let is_more = !self.made.is_empty() || can_take && !self.turns.is_empty();
+        let is_more = !self.made.is_empty() || can_cut || can_take && !self.turns.is_empty();
         if is_more || self.health == Health::Well && !self.nic.may_sleep() {
             return Rest::Again;
         }

@@ -129,6 +129,9 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let info = self.nic.info();
         let is_long = job.segments.is_none() && job.length > info.max_frame() as usize;
         let is_blank = job.sum == Sum::Blank && !info.offloads.checksum;
+        let is_uncut = job
+            .segments
+            .is_some_and(|segments| !info.offloads.cuts(segments.ip));
         // What is to be pinned, unless something else is to be done first.
         let before = self.maps.len();
         let mut pieces = 0_usize;
@@ -145,7 +148,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         });
         let pins = self.maps.len().saturating_sub(before);
         let is_scattered = pieces > info.max_segments.into();
-        let is_soft = (is_blank || is_scattered) && !job.is_soft;
+        let is_soft = (is_blank || is_uncut || is_scattered) && !job.is_soft;
         // Nobody does it again.
         let is_lost = self.health == Health::Broken && !matches!(job.origin, Origin::Vif(_));
         if is_long || is_soft || is_lost {

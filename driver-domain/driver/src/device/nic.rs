@@ -18,8 +18,8 @@ use crate::net::NetMachine;
 
 /// How many pages there are for frames that are received, and on their way to guests.
 const POOL: usize = 512;
-/// Bytes of memory for headers, and for frames of the VFR's own.
-const BUFFERS: usize = 64 * PAGE;
+/// Bytes of memory for headers, for frames of the VFR's own, and for what no device does: cutting a few of the largest frames.
+const BUFFERS: usize = 128 * PAGE;
 
 /// A NIC, whoever drives it.
 pub(crate) type AnyNic = Net<PciFunction>;

@@ -68,7 +68,7 @@ pub(super) async fn serve_all(
             server: Rc::clone(server),
             port,
             rate,
-            offer: negotiation::Offer::of(server.info(), flip),
+            offer: negotiation::Offer { flip },
         };
         let result = directory.serve(&interface, &front).await;
         server.change(|vfr| vfr.remove_vif(port));
