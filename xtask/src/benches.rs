@@ -6,9 +6,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::bootlist::Domain;
+use crate::bootlist::{Domain, Ramdisk};
 use crate::console::{Pattern, Step};
 use crate::disks::{Controller, Disk};
+use crate::linux_benches;
 use crate::machine_tests::{Outside, UNTIL_ALL_ENDED, WITH_DIRECT_GATES};
 use crate::net_benches;
 use crate::qemu::Nic;
@@ -25,10 +26,23 @@ pub(crate) struct Bench {
     pub(crate) steps: &'static [Step],
     /// Who is at the other end of its NIC's wire.
     pub(crate) peer: Option<Outside>,
+    /// What is measured beside it without Bulkhead.
+    pub(crate) elsewhere: Option<Elsewhere>,
+    /// Who serves its guest, if the guest marks what is to be measured of that; empty if nobody does. What that costs is the same by whatever clock.
+    pub(crate) served_by: &'static str,
     /// Whether the sizes of its images are among its figures.
     pub(crate) weighs: bool,
     /// How long one run may take.
     pub(crate) limit: Duration,
+}
+
+/// Debian's kernel on the bare machine, and as a guest of Xen: the same, with as much memory as the guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elsewhere {
+    pub(crate) ramdisk: Ramdisk<'static>,
+    pub(crate) memory_mib: u32,
+    /// Without its console.
+    pub(crate) command_line: &'static str,
 }
 
 /// A benchmark of these domains on the default machine.
@@ -45,6 +59,8 @@ pub(crate) const fn bench(
         },
         steps: &[],
         peer: None,
+        elsewhere: None,
+        served_by: "",
         weighs: false,
         limit: Duration::from_secs(120),
     }
@@ -110,6 +126,7 @@ pub(crate) static BENCHES: LazyLock<Vec<Bench>> = LazyLock::new(|| {
         .copied()
         .chain(made)
         .chain(net_benches::all())
+        .chain(linux_benches::all())
         .collect()
 });
 

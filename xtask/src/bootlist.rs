@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 
-use crate::linux::system;
+use crate::linux::{Flavour, bench, system};
 
 /// One domain of a machine.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +39,12 @@ pub(crate) enum Ramdisk<'a> {
     None,
     /// An archive with this image as the first process of a Linux guest.
     Init(&'a str),
-    /// [The small system of a Linux guest](crate::linux::system).
-    LinuxSystem,
+    /// [The small system of a Linux guest](crate::linux::system) with this kernel.
+    LinuxSystem(Flavour),
+    /// The same with programs that burden a guest.
+    LinuxStress,
+    /// [What measures a Linux](crate::linux::bench).
+    LinuxBench,
     /// This file of the boot archive.
     File(&'a str),
 }
@@ -73,6 +77,14 @@ impl<'a> Domain<'a> {
     pub(crate) const fn init(self, program: &'a str) -> Self {
         Self {
             ramdisk: Ramdisk::Init(program),
+            ..self
+        }
+    }
+
+    /// With what measures a Linux.
+    pub(crate) const fn linux_bench(self) -> Self {
+        Self {
+            ramdisk: Ramdisk::LinuxBench,
             ..self
         }
     }
@@ -116,8 +128,8 @@ impl<'a> Domain<'a> {
     /// The domain's line, without its end.
     fn line(&self) -> Result<String> {
         let ramdisk = match self.ramdisk {
-            Ramdisk::None | Ramdisk::LinuxSystem => None,
             Ramdisk::Init(name) | Ramdisk::File(name) => Some(name),
+            Ramdisk::None | Ramdisk::LinuxSystem(_) | Ramdisk::LinuxStress | Ramdisk::LinuxBench => None,
         };
         for word in [self.name, self.kernel].into_iter().chain(ramdisk) {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -139,7 +151,9 @@ impl<'a> Domain<'a> {
         match self.ramdisk {
             Ramdisk::None => {}
             Ramdisk::Init(program) => write!(line, " ramdisk={program}.cpio")?,
-            Ramdisk::LinuxSystem => write!(line, " ramdisk={}", system::NAME)?,
+            Ramdisk::LinuxSystem(flavour) => write!(line, " ramdisk={}", system::name(flavour))?,
+            Ramdisk::LinuxStress => write!(line, " ramdisk={}", system::STRESS)?,
+            Ramdisk::LinuxBench => write!(line, " ramdisk={}", bench::NAME)?,
             Ramdisk::File(name) => write!(line, " ramdisk={name}")?,
         }
         if self.vcpus != 1 {

@@ -14,9 +14,9 @@ use cargo_metadata::Message;
 
 use crate::archive;
 use crate::bootlist::Ramdisk;
-use crate::images::{HYPERVISOR, Image, Images};
-use crate::linux::{self, LINUX, VMLINUZ, initramfs};
-use crate::project::{BARE_METAL, Project, run_to_end, spelled};
+use crate::images::{HYPERVISOR, Image, Images, Platform};
+use crate::linux::{self, VMLINUZ, initramfs};
+use crate::project::{self, BARE_METAL, Project, run_to_end, spelled};
 use crate::scenario::{self, Scenario};
 use crate::setup::{self, Need};
 use crate::symbols::Functions;
@@ -82,7 +82,9 @@ pub(crate) fn build(project: &Project, arguments: &Arguments) -> Result<ExitCode
     let images = Images::of(&project.metadata(None)?);
     let mut workshop = Workshop::new(project, &images, Profile::Release);
     if arguments.images.is_empty() {
-        for image in images.all() {
+        // Programs for Linux guests need a C library of the host's, and are for tests alone.
+        let for_all = |image: &&Image| image.platform == Platform::BareMetal;
+        for image in images.all().iter().filter(for_all) {
             println!("{}", workshop.image(&image.name)?.elf.display());
         }
         println!("{}", workshop.boot_files(&scenario::EXAMPLE)?.archive.display());
@@ -144,13 +146,7 @@ impl<'a> Workshop<'a> {
                 .clone()
                 .with_context(|| format!("image `{name}` does not build, as told above"));
         }
-        if name == LINUX || name == VMLINUZ {
-            let kernel = linux::kernel(self.project)?;
-            let kernel = if name == LINUX {
-                kernel.unpacked()
-            } else {
-                kernel.packaged()
-            };
+        if let Some(kernel) = linux::image(self.project, name)? {
             self.built.insert(name.to_owned(), Some(kernel.clone()));
             return Ok(kernel);
         }
@@ -179,9 +175,18 @@ impl<'a> Workshop<'a> {
                 let content = initramfs::with_init(&read(&program.stripped)?);
                 Some((format!("{}.cpio", program.name), content))
             }
-            Ramdisk::LinuxSystem => {
-                let content = linux::system::ramdisk(self.project)?;
-                Some((linux::system::NAME.to_owned(), content))
+            Ramdisk::LinuxSystem(flavour) => {
+                let content = linux::system::ramdisk(self.project, flavour)?;
+                Some((linux::system::name(flavour).to_owned(), content))
+            }
+            Ramdisk::LinuxStress => {
+                let content = linux::system::stress_ramdisk(self.project)?;
+                Some((linux::system::STRESS.to_owned(), content))
+            }
+            Ramdisk::LinuxBench => {
+                let program = self.image(linux::bench::PROGRAM)?;
+                let content = linux::bench::ramdisk(self.project, &read(&program.stripped)?)?;
+                Some((linux::bench::NAME.to_owned(), content))
             }
             Ramdisk::File(name) => {
                 let path = self.ramdisks.get(name);
@@ -191,11 +196,24 @@ impl<'a> Workshop<'a> {
         })
     }
 
+    /// Debian's kernel as it is packaged, and a file with a ramdisk for it, to start without a hypervisor.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::image`], and if there is no such ramdisk or it cannot be written.
+    pub(crate) fn linux_files(&mut self, ramdisk: Ramdisk<'_>) -> Result<[PathBuf; 2]> {
+        let kernel = self.image(VMLINUZ)?.stripped;
+        let (name, content) = self.ramdisk(ramdisk)?.context("there is no ramdisk")?;
+        let path = self.project.target(self.profile.directory())?.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok([kernel, path])
+    }
+
     /// The hypervisor, and the boot archive of a scenario with the images of its domains.
     ///
     /// # Errors
     ///
-    /// If an image is unknown or does not build, or the archive cannot be written.
+    /// If an image is unknown or does not build, what disks are to have cannot be had, or the archive cannot be written.
     pub(crate) fn boot_files(&mut self, scenario: &Scenario<'_>) -> Result<BootFiles> {
         let hypervisor = self.image(HYPERVISOR)?;
         let kernels = scenario.domains.iter().map(|domain| domain.kernel);
@@ -211,6 +229,10 @@ impl<'a> Workshop<'a> {
             .into_iter()
             .filter_map(|ramdisk| self.ramdisk(ramdisk).transpose())
             .collect::<Result<Vec<_>>>()?;
+        // What disks are to have is looked for here, where it can be told that it cannot be had.
+        for disk in scenario.disks {
+            disk.source.map(|source| source(self.project)).transpose()?;
+        }
         let path = self
             .project
             .target(self.profile.directory())?
@@ -257,16 +279,30 @@ fn build_image(project: &Project, image: &Image, profile: Profile) -> Result<Bui
     Ok(built)
 }
 
+/// Where Cargo looks for the flags of programs for Linux guests.
+const LINUX_FLAGS: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
+
 /// Has Cargo compile the image; returns the program's path as Cargo reports it.
 fn compile(project: &Project, image: &Image, profile: Profile) -> Result<PathBuf> {
     let mut cargo = project.cargo();
+    let target = match image.platform {
+        Platform::BareMetal => BARE_METAL,
+        Platform::Linux => {
+            // There is no loader and no library where it runs, and many are started: none needs to be relocated.
+            cargo.env(
+                LINUX_FLAGS,
+                "-Ctarget-feature=+crt-static -Crelocation-model=static",
+            );
+            project::LINUX
+        }
+    };
     cargo
         .args([
             "build",
             "--package",
             &image.package,
             "--target",
-            BARE_METAL,
+            target,
             "--profile",
             profile.name(),
         ])

@@ -12,6 +12,8 @@ use gpt::GptConfig;
 use gpt::mbr::ProtectiveMBR;
 use gpt::partition_types::LINUX_FS;
 
+use crate::project::Project;
+
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
 
@@ -55,6 +57,8 @@ pub(crate) struct Disk<'a> {
     pub(crate) partitions: &'a [(&'a str, u64)],
     /// Writes what it has at first, beside its partition table.
     pub(crate) fill: Option<fn(&mut DiskImage) -> Result<()>>,
+    /// Gets the file that its first partition begins with.
+    pub(crate) source: Option<fn(&Project) -> Result<PathBuf>>,
     /// How the machine gets to that.
     pub(crate) through: Through,
 }
@@ -69,6 +73,7 @@ impl<'a> Disk<'a> {
             controller,
             partitions,
             fill: None,
+            source: None,
             through: Through::Image,
         }
     }
@@ -76,6 +81,12 @@ impl<'a> Disk<'a> {
     /// With this between it and its image.
     pub(crate) const fn through(mut self, what: Through) -> Self {
         self.through = what;
+        self
+    }
+
+    /// With a copy of the file that this gets in its first partition.
+    pub(crate) const fn copied(mut self, source: fn(&Project) -> Result<PathBuf>) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -181,6 +192,9 @@ pub(crate) fn provide(directory: &Path, name: &str, disks: &[Disk<'_>]) -> Resul
     let drive = |(number, disk): (usize, &Disk<'_>)| {
         let image = directory.join(format!("{name}-{number}.img"));
         let mut made = DiskImage::create(&image, disk.partitions)?;
+        if let (Some(source), Some((partition, _))) = (disk.source, disk.partitions.first()) {
+            made.copy(partition, &source(&Project::of_this_tool())?)?;
+        }
         if let Some(fill) = disk.fill {
             fill(&mut made)?;
         }
@@ -294,6 +308,31 @@ impl DiskImage {
             .read_exact(&mut bytes)
             .with_context(|| format!("cannot read {count} sectors of {}", self.path.display()))?;
         Ok(bytes)
+    }
+
+    /// Copies the file at `from` to the partition called `name`, which is new: what is nothing but zeros is left out.
+    fn copy(&mut self, name: &str, from: &Path) -> Result<()> {
+        let told = || format!("cannot copy {}", from.display());
+        let (first, sectors) = self.partition(name)?;
+        let mut file = File::open(from).with_context(told)?;
+        let length = file.metadata().with_context(told)?.len();
+        if length > place(sectors)? {
+            bail!("{} is too large for partition {name}", from.display());
+        }
+        let mut block = vec![0; usize::try_from(MIB)?];
+        let mut at = place(first)?;
+        loop {
+            let read = file.read(&mut block).with_context(told)?;
+            let block = block.get(..read).unwrap_or_default();
+            if block.is_empty() {
+                return Ok(());
+            }
+            if block.iter().any(|byte| *byte != 0) {
+                self.file.seek(SeekFrom::Start(at))?;
+                self.file.write_all(block)?;
+            }
+            at = at.saturating_add(block.len() as u64);
+        }
     }
 
     /// Writes whole sectors from sector `first` of the disk on.
@@ -485,6 +524,21 @@ mod tests {
         assert_eq!(again.read(first, 1).unwrap(), [0; 512]);
         assert_eq!(again.read(first + 1, 2).unwrap(), [7; 1024]);
         assert!(again.read(first + sectors + 2048, 1).is_err());
+    }
+
+    #[test]
+    fn a_partition_begins_with_what_was_copied_and_never_runs_over_into_the_next() {
+        let place = Place::new("copy");
+        let mut image = DiskImage::create(&place.0.join("a.img"), &[("one", 3), ("two", 1)]).unwrap();
+        let source = place.0.join("source");
+        let content = [[1; 512].as_slice(), &[0; 2 << 20], &[2; 512]].concat();
+        std::fs::write(&source, &content).unwrap();
+        image.copy("one", &source).unwrap();
+        let (first, _) = image.partition("one").unwrap();
+        let sectors = content.len() as u64 / SECTOR;
+        assert!(image.read(first, sectors).unwrap() == content);
+        let refused = image.copy("two", &source).unwrap_err().to_string();
+        assert!(refused.ends_with("is too large for partition two"), "{refused}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::bootlist::{Domain, Ramdisk, bytes_of, is_size};
 use crate::build::{Built, Workshop};
 use crate::disks;
-use crate::linux::boot_image;
+use crate::linux;
 use crate::project::Project;
 use crate::scenario::Offer;
 use crate::symbols::Functions;
@@ -31,6 +31,28 @@ const GUEST: &str = "guest";
 const CONTROL: Domain<'static> = Domain::new("control", "control")
     .memory("32M")
     .command_line("headless=guest");
+
+/// The guest's network.
+const NETWORK: &str = r#"
+[[network]]
+name = "net"
+subnet = "10.10.1.0/24"
+uplink = "nat"
+rules = "accept nat from net to uplink"
+"#;
+
+/// What a machine has that a driver domain gives the guest a share of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Devices {
+    pub(crate) has_disk: bool,
+    pub(crate) has_nic: bool,
+}
+
+impl Devices {
+    const fn are_there(self) -> bool {
+        self.has_disk || self.has_nic
+    }
+}
 
 /// What a machine holds besides the guest and the boot archive: hypervisor and control domain.
 const HOUSEHOLD: u64 = 128 << 20;
@@ -86,7 +108,7 @@ impl Foreign {
             let file =
                 fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
             let kernel = if self.privileged {
-                boot_image::vmlinux(&file).with_context(|| format!("kernel {}", path.display()))?
+                linux::vmlinux(&file).with_context(|| format!("kernel {}", path.display()))?
             } else {
                 file
             };
@@ -117,8 +139,8 @@ impl Foreign {
         }]
     }
 
-    /// What the control domain is told of its guest, which has the whole of the machine's disk if there is one.
-    pub(crate) fn config(&self, has_disk: bool) -> String {
+    /// What the control domain is told of its guest, which has the whole of the machine's disk, and a network behind its NIC.
+    pub(crate) fn config(&self, devices: Devices) -> String {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut config = format!(
             "[[guest]]\nname = \"{GUEST}\"\nkernel = \"{KERNEL}\"\nmemory = \"{}\"\nvcpus = {}\ncommand-line = {}\n",
@@ -129,23 +151,36 @@ impl Foreign {
         if self.ramdisk.is_some() {
             config.push_str(&format!("ramdisk = \"{RAMDISK}\"\n"));
         }
-        if has_disk {
-            config.push_str(&format!(
-                "disk = [\"@00:0{}:rw\"]\n\n[[driver]]\nname = \"io\"\ndevices = [\"block\"]\n",
-                disks::address(0)
-            ));
+        let mut classes = Vec::new();
+        if devices.has_disk {
+            config.push_str(&format!("disk = [\"@00:0{}:rw\"]\n", disks::address(0)));
+            classes.push("block");
+        }
+        if devices.has_nic {
+            config.push_str("network = [\"net\"]\n");
+            classes.push("net");
+        }
+        if devices.are_there() {
+            config.push_str(&format!("\n[[driver]]\nname = \"io\"\ndevices = {classes:?}\n"));
+        }
+        if devices.has_nic {
+            config.push_str(NETWORK);
         }
         config
     }
 
-    /// What the control domain finds in the boot archive, besides a disk or not.
-    pub(crate) fn offer<'a>(&'a self, config: &'a str, has_disk: bool) -> Offer<'a> {
+    /// What the control domain finds in the boot archive, on a machine with these devices.
+    pub(crate) fn offer<'a>(&'a self, config: &'a str, devices: Devices) -> Offer<'a> {
         if self.privileged {
             return Offer::NOTHING;
         }
         Offer {
             config,
-            images: if has_disk { &[KERNEL, DRIVER] } else { &[KERNEL] },
+            images: if devices.are_there() {
+                &[KERNEL, DRIVER]
+            } else {
+                &[KERNEL]
+            },
             ramdisks: if self.ramdisk.is_some() {
                 &[Ramdisk::File(RAMDISK)]
             } else {
@@ -244,31 +279,40 @@ mod tests {
         let guest = guest.unwrap();
         let list = crate::bootlist::text(&guest.domains()).unwrap();
         assert!(list.contains("domain control kernel=control"), "{list}");
-        let config = bulkhead_config::parse(guest.config(false).as_bytes()).unwrap();
+        let config = bulkhead_config::parse(guest.config(Devices::default()).as_bytes()).unwrap();
         let [made] = config.guests() else {
             panic!("one guest");
         };
         assert_eq!((made.vcpus.get(), made.command_line.as_str()), (2, "a \"b\""));
         assert_eq!(made.ramdisk.as_ref().map(|name| name.as_str()), Some(RAMDISK));
-        assert_eq!(guest.offer("", false).ramdisks.len(), 1);
+        assert_eq!(guest.offer("", Devices::default()).ramdisks.len(), 1);
         let alone = arguments(&["--kernel", "tests.elf", "--privileged", "--append", "a \"b\""]).unwrap();
         assert_eq!(alone.domains().len(), 1);
-        assert!(alone.offer("", true).images.is_empty());
+        let has_disk = Devices {
+            has_disk: true,
+            has_nic: false,
+        };
+        assert!(alone.offer("", has_disk).images.is_empty());
     }
 
     #[test]
-    fn the_guest_has_the_machines_disk_whole_from_a_driver() {
+    fn the_guest_has_the_machines_disk_whole_and_a_network_from_a_driver() {
         let guest = arguments(&["--kernel", "vmlinuz"]).unwrap();
-        let config = bulkhead_config::parse(guest.config(true).as_bytes()).unwrap();
-        let [made] = config.guests() else {
-            panic!("one guest");
-        };
-        assert_eq!(
-            (made.disks.to_string().as_str(), config.drivers().len()),
-            ("@00:04.0:rw", 1)
-        );
-        assert!(guest.offer("", true).images.contains(&"driver"));
-        assert!(!guest.offer("", false).images.contains(&"driver"));
+        for (has_disk, has_nic) in [(true, false), (false, true), (true, true)] {
+            let devices = Devices { has_disk, has_nic };
+            let config = bulkhead_config::parse(guest.config(devices).as_bytes()).unwrap();
+            let [made] = config.guests() else {
+                panic!("one guest");
+            };
+            let disks = if has_disk { "@00:04.0:rw" } else { "" };
+            assert_eq!(made.disks.to_string(), disks);
+            assert_eq!(
+                (config.networks().len(), config.drivers().len()),
+                (usize::from(has_nic), 1)
+            );
+            assert!(guest.offer("", devices).images.contains(&"driver"));
+        }
+        assert!(!guest.offer("", Devices::default()).images.contains(&"driver"));
     }
 
     #[test]

@@ -8,13 +8,24 @@ use cargo_metadata::Metadata;
 
 use crate::licences::Policy;
 
-/// One bare-metal program.
+/// What an image runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Platform {
+    /// Nothing but the hypervisor, or not even that.
+    BareMetal,
+    /// A Linux guest's kernel, without any other file of a Linux system.
+    Linux,
+}
+
+/// One program for a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     /// Its name in `target/bulkhead/` and in the boot archive.
     pub(crate) name: String,
     /// The Cargo package that it is the only program of.
     pub(crate) package: String,
+    /// What it runs on.
+    pub(crate) platform: Platform,
     /// Which licences its crates may have.
     pub(crate) licences: Policy,
 }
@@ -42,6 +53,7 @@ impl Images {
         let services = SERVICES.iter().map(|&(name, package, licences)| Image {
             name: name.into(),
             package: package.into(),
+            platform: Platform::BareMetal,
             licences,
         });
         let mut guests: Vec<Image> = metadata
@@ -55,7 +67,7 @@ impl Images {
                 let (_, prefix) = GUESTS
                     .iter()
                     .find(|(folder, _)| place.as_str().starts_with(folder))?;
-                Some(guest(package.name.as_str(), prefix))
+                Some(guest(package.name.as_str(), prefix, platform(&package.metadata)))
             })
             .collect();
         guests.sort_by(|left, right| left.name.cmp(&right.name));
@@ -80,12 +92,21 @@ impl Images {
     }
 }
 
+/// What a package's `[package.metadata.bulkhead]` says of its platform.
+fn platform(metadata: &serde_json::Value) -> Platform {
+    match metadata.pointer("/bulkhead/platform") {
+        Some(name) if name == "linux" => Platform::Linux,
+        _ => Platform::BareMetal,
+    }
+}
+
 /// The image of a guest: package `test-hello` gives image `hello`.
-fn guest(package: &str, prefix: &str) -> Image {
+fn guest(package: &str, prefix: &str, platform: Platform) -> Image {
     let name = package.strip_prefix(prefix).unwrap_or(package);
     Image {
         name: name.into(),
         package: package.into(),
+        platform,
         licences: Policy::Permissive,
     }
 }
@@ -96,15 +117,28 @@ mod tests {
 
     #[test]
     fn a_guest_is_named_without_its_packages_prefix() {
-        assert_eq!(guest("test-hello", "test-").name, "hello");
-        assert_eq!(guest("test-hello", "test-").package, "test-hello");
-        assert_eq!(guest("guest-disk", "guest-").name, "disk");
-        assert_eq!(guest("odd", "test-").name, "odd");
+        assert_eq!(guest("test-hello", "test-", Platform::BareMetal).name, "hello");
+        assert_eq!(
+            guest("test-hello", "test-", Platform::BareMetal).package,
+            "test-hello"
+        );
+        assert_eq!(guest("guest-disk", "guest-", Platform::BareMetal).name, "disk");
+        assert_eq!(guest("odd", "test-", Platform::BareMetal).name, "odd");
+    }
+
+    #[test]
+    fn a_package_says_if_it_is_for_linux() {
+        let metadata = serde_json::json!({"bulkhead": {"platform": "linux"}});
+        assert_eq!(platform(&metadata), Platform::Linux);
+        assert_eq!(platform(&serde_json::Value::Null), Platform::BareMetal);
     }
 
     #[test]
     fn an_unknown_image_is_refused_with_the_list_of_known_ones() {
-        let images = Images(vec![guest("test-hello", "test-"), guest("test-events", "test-")]);
+        let images = Images(vec![
+            guest("test-hello", "test-", Platform::BareMetal),
+            guest("test-events", "test-", Platform::BareMetal),
+        ]);
         assert_eq!(images.named("events").unwrap().package, "test-events");
         let message = images.named("even").unwrap_err().to_string();
         assert!(message.contains("hello, events"), "{message}");

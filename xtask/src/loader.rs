@@ -40,8 +40,8 @@ pub(crate) enum Medium {
     Files {
         /// The hypervisor.
         hypervisor: PathBuf,
-        /// The boot archive.
-        archive: PathBuf,
+        /// What it is given: the boot archive, or what another kernel wants.
+        modules: Vec<Module>,
         /// The hypervisor's command line.
         line: String,
     },
@@ -52,6 +52,21 @@ pub(crate) enum Medium {
         /// Firmware to use instead of the board's own.
         firmware: Option<PathBuf>,
     },
+}
+
+/// A file that is loaded beside a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Module {
+    pub(crate) path: PathBuf,
+    /// What the kernel is told of it.
+    pub(crate) words: &'static str,
+}
+
+impl Module {
+    /// A file of which nothing needs to be told.
+    pub(crate) const fn new(path: PathBuf) -> Self {
+        Self { path, words: "" }
+    }
 }
 
 /// Prepares what `loader` starts from: `files` with `words` for the hypervisor's command line, and the word that makes
@@ -73,7 +88,7 @@ pub(crate) fn medium(
         Loader::Pvh => {
             return Ok(Medium::Files {
                 hypervisor: files.hypervisor.clone(),
-                archive: files.archive.clone(),
+                modules: vec![Module::new(files.archive.clone())],
                 line: words.join(" "),
             });
         }

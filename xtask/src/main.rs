@@ -28,6 +28,7 @@ mod images;
 mod iommu_tests;
 mod licences;
 mod linux;
+mod linux_benches;
 mod linux_tests;
 mod loader;
 mod machine_tests;

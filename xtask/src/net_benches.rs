@@ -88,6 +88,12 @@ const fn red(name: &'static str, to: &'static str, line: &'static str) -> Client
 
 const OUTSIDE: &str = "192.0.2.1";
 
+/// Who has that address, and serves what measures.
+pub(crate) const FAR_END: Outside = Outside {
+    host: Host::outside,
+    work: |peer| peer.stay(bulkhead_stack::speed::serve(peer.stack(), PORT)),
+};
+
 /// From a guest to the wire and back.
 fn wire() -> Bench {
     let config = kept(&[
@@ -103,14 +109,10 @@ fn wire() -> Bench {
         red("wire-500", OUTSIDE, kept(&["mtu=500 ", STREAMS])),
         red("wire-sizes", OUTSIDE, SIZES),
     ];
-    const PEER: Outside = Outside {
-        host: Host::outside,
-        work: |peer| peer.stay(bulkhead_stack::speed::serve(peer.stack(), PORT)),
-    };
     let about =
         "what a guest has of the wire: streams, rows of datagrams, pings; received by copies and by flips";
     Bench {
-        peer: Some(PEER),
+        peer: Some(FAR_END),
         ..net("net-wire", about, config, &clients)
     }
 }

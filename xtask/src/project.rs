@@ -11,8 +11,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
 
-/// The target that every image is built for.
+/// The target that images are built for.
 pub(crate) const BARE_METAL: &str = "x86_64-unknown-none";
+
+/// The target of programs for Linux guests, which is also this tool's own.
+pub(crate) const LINUX: &str = "x86_64-unknown-linux-gnu";
 
 /// The source tree that this tool was built from.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use crate::disks::Drive;
-use crate::loader::Medium;
+use crate::loader::{Medium, Module};
 
 /// How the guest's clock runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,11 +235,16 @@ pub(crate) fn command(
     match medium {
         Medium::Files {
             hypervisor,
-            archive,
+            modules,
             line,
         } => {
+            let module = |Module { path, words }: &Module| match *words {
+                "" => in_option(path),
+                words => format!("{} {words}", in_option(path)),
+            };
+            let modules: Vec<String> = modules.iter().map(module).collect();
             command.arg("-kernel").arg(hypervisor);
-            command.arg("-initrd").arg(in_option(archive));
+            command.args(["-initrd", &modules.join(",")]);
             command.arg("-append").arg(line);
         }
         Medium::Disc { iso, firmware } => {
@@ -312,7 +317,7 @@ mod tests {
     fn words(machine: &Machine<'_>, console: Console) -> String {
         let medium = Medium::Files {
             hypervisor: "hv".into(),
-            archive: "a,b.tar".into(),
+            modules: vec![Module::new("a,b.tar".into())],
             line: "debug-exit loglevel=debug".into(),
         };
         crate::project::spelled(&command(machine, &[], &Cable::QUIET, &medium, console))
@@ -358,6 +363,23 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_has_several_modules_is_told_of_each() {
+        let medium = Medium::Files {
+            hypervisor: "hv".into(),
+            modules: vec![
+                Module {
+                    path: "a,b".into(),
+                    words: "quiet x=y",
+                },
+                Module::new("c".into()),
+            ],
+            line: String::new(),
+        };
+        let command = command(&Machine::DEFAULT, &[], &Cable::QUIET, &medium, Console::Plain);
+        assert!(crate::project::spelled(&command).contains("-initrd 'a,,b quiet x=y,c'"));
     }
 
     #[test]

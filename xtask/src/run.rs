@@ -20,9 +20,9 @@ use shared_child::unix::SharedChildExt as _;
 use crate::bootlist::{Ramdisk, is_size};
 use crate::build::{self, Profile, Workshop};
 use crate::disks::{self, Controller, DEFAULT_PARTITIONS, DiskImage, Drive, Through};
-use crate::foreign::{self, Foreign};
+use crate::foreign::{self, Devices, Foreign};
 use crate::images::Images;
-use crate::linux::{self, Unavailable, VMLINUZ};
+use crate::linux::{self, Flavour, Unavailable, VMLINUZ};
 use crate::loader::{self, Loader};
 use crate::project::{Project, spelled};
 use crate::qemu::{self, Cable, Clock, Console, Ending, Forward, MICROVM, Machine, Nic, Protocol};
@@ -98,6 +98,14 @@ impl Arguments {
     /// Whether the arguments give the machine a disk.
     const fn has_disk(&self) -> bool {
         self.disk.is_some() || self.disk_image.is_some()
+    }
+
+    /// What the arguments give the machine of what a kernel of the operator's is to have.
+    fn devices(&self) -> Devices {
+        Devices {
+            has_disk: self.has_disk(),
+            has_nic: self.nic.is_some_and(|nic| nic != Nic::None),
+        }
     }
 
     /// The machine's disks: that of the arguments, or those of the scenario, made anew.
@@ -216,7 +224,7 @@ fn opened(config: &str) -> BTreeSet<Forward> {
 
 /// Whether Debian's kernel and what its guest runs can be had; if not, says why.
 fn has_linux(project: &Project) -> Result<bool> {
-    match linux::system::ramdisk(project) {
+    match linux::system::ramdisk(project, Flavour::Stock) {
         Ok(_) => Ok(true),
         Err(error) => match error.downcast_ref::<Unavailable>() {
             Some(why) => {
@@ -247,14 +255,14 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
         (domains, memory, config) = (
             arguments.foreign.domains(),
             arguments.foreign.machine_memory(files),
-            arguments.foreign.config(arguments.has_disk()),
+            arguments.foreign.config(arguments.devices()),
         );
         Scenario {
             machine: Machine {
                 memory: &memory,
                 ..Machine::DEFAULT
             },
-            offer: arguments.foreign.offer(&config, arguments.has_disk()),
+            offer: arguments.foreign.offer(&config, arguments.devices()),
             ..Scenario::new("foreign", &domains)
         }
     } else if let Some(path) = &arguments.config {
@@ -289,7 +297,7 @@ pub(crate) fn run(project: &Project, arguments: &Arguments) -> Result<ExitCode> 
             offer: Offer {
                 config: &with_linux,
                 images: &archive_images,
-                ramdisks: &[Ramdisk::LinuxSystem],
+                ramdisks: &[Ramdisk::LinuxSystem(Flavour::Stock)],
             },
             ..EXAMPLE
         }
@@ -379,7 +387,7 @@ impl Operators {
         });
         let drivers = config.drivers().iter().map(|driver| driver.kernel.as_str());
         let named = guests.chain(drivers);
-        let is_ours = |name: &str| name == VMLINUZ || images.named(name).is_ok();
+        let is_ours = |name: &str| linux::is_kernel(name) || images.named(name).is_ok();
         let (images, files): (BTreeSet<_>, BTreeSet<_>) =
             named.map(str::to_owned).partition(|name| is_ours(name));
         for name in &files {

@@ -31,8 +31,10 @@ pub(crate) enum Need {
     Mtools,
     /// UEFI for machines in QEMU.
     Ovmf,
-    /// What checks and reads ext4 file systems from outside of a machine.
+    /// What makes, checks and reads ext4 file systems from outside of a machine.
     Ext4,
+    /// What installs the root file system of a Linux guest.
+    Mmdebstrap,
     /// The C headers of the guest ABI, which ours is compared with.
     XenHeaders,
 }
@@ -53,6 +55,9 @@ impl Need {
             Self::Mtools => "mtools, package mtools (it writes what UEFI reads of discs)",
             Self::Ovmf => "OVMF.fd, package ovmf (it is UEFI for QEMU)",
             Self::Ext4 => "e2fsck and debugfs, package e2fsprogs (disks of Linux guests are looked at)",
+            Self::Mmdebstrap => {
+                "mmdebstrap, package mmdebstrap (it installs what a Linux guest has on its disk)"
+            }
             Self::XenHeaders => "xen/xen.h, package libxen-dev (the guest ABI is compared with it)",
         }
     }
@@ -66,6 +71,7 @@ impl Need {
             Self::Mtools => &["mtools"],
             Self::Ovmf => &["ovmf"],
             Self::Ext4 => &["e2fsprogs"],
+            Self::Mmdebstrap => &["mmdebstrap"],
             Self::XenHeaders => &["libxen-dev"],
             Self::BareMetalTarget | Self::LlvmTools | Self::Rustfmt | Self::Clippy => &[],
         }
@@ -89,6 +95,7 @@ impl Need {
             Self::Ext4 => ["/usr/sbin", "/sbin"]
                 .iter()
                 .any(|place| Path::new(place).join("debugfs").is_file()),
+            Self::Mmdebstrap => answers(Command::new("mmdebstrap").arg("--version")),
             Self::XenHeaders => Path::new("/usr/include/xen/xen.h").is_file(),
         }
     }
@@ -254,16 +261,25 @@ impl Step {
 
 /// `apt-get` as root, asking nothing.
 fn apt_get(privilege: Privilege) -> Command {
-    let mut command = match privilege {
+    let mut command = env(privilege);
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
+    command
+}
+
+/// `env`, as root where that is possible: what follows are variables, and a command with its arguments. Sudo alone would drop variables.
+pub(crate) fn as_root() -> Command {
+    env(Host::look().privilege)
+}
+
+fn env(privilege: Privilege) -> Command {
+    match privilege {
         Privilege::Root | Privilege::Nothing => Command::new("env"),
         Privilege::Sudo => {
             let mut command = Command::new("sudo");
             command.arg("env");
             command
         }
-    };
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
-    command
+    }
 }
 
 fn has_package_lists() -> bool {

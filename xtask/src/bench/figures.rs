@@ -1,7 +1,12 @@
 //! Reads the figures that a benchmark's guests print: lines `BENCH name value unit`, and how they are told by parts: lines
-//! `SPLIT name kernel=N program=N between=N`.
+//! `SPLIT name kernel=N program=N between=N` or `COSTS name program=NS kernel=NS hypervisor=NS`. Lines `MARK name begins` and `MARK name ends COUNT` are for
+//! [those who are served](of_server).
+
+use std::error::Error;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::console::without_domain;
 use crate::qemu::NS_PER_INSTRUCTION;
@@ -115,8 +120,9 @@ pub(super) fn split(lines: &[String], figures: &mut [Figure]) -> Result<()> {
         let Some(words) = without_domain(line).strip_prefix("SPLIT ") else {
             continue;
         };
-        let (name, [kernel, program, between]) =
-            parse_split(words).with_context(|| format!("parts that cannot be read: {line}"))?;
+        let (name, parts) = parse_parts(words, ["kernel=", "program=", "between="])
+            .with_context(|| format!("parts that cannot be read: {line}"))?;
+        let [kernel, program, between] = parts.map(|count: u32| f64::from(count));
         let stamped = instructions(figures, &format!("{name}-in-hypervisor"))?;
         let whole = instructions(figures, name)?;
         let hypervisor = whole - kernel - program;
@@ -136,6 +142,81 @@ pub(super) fn split(lines: &[String], figures: &mut [Figure]) -> Result<()> {
     Ok(())
 }
 
+/// Notes whose the instructions of each figure are that a guest tells in nanoseconds, as Bulkhead has told it. What the guest does to ask
+/// is among them, so they may be some more than the whole.
+///
+/// # Errors
+///
+/// If one cannot be read, or is about a figure that there is not.
+pub(super) fn costs(lines: &[String], figures: &mut [Figure]) -> Result<()> {
+    for line in lines {
+        let Some(words) = without_domain(line).strip_prefix("COSTS ") else {
+            continue;
+        };
+        let (name, parts) = parse_parts(words, ["program=", "kernel=", "hypervisor="])
+            .with_context(|| format!("costs that cannot be read: {line}"))?;
+        let [program, kernel, hypervisor] = parts.map(|ns: f64| ns / NS_PER_INSTRUCTION);
+        let figure = figures.iter_mut().find(|figure| figure.name == name);
+        figure.with_context(|| format!("there is no {name}"))?.parts = Some(Parts {
+            hypervisor,
+            kernel,
+            program,
+        });
+    }
+    Ok(())
+}
+
+/// What serving its guest has cost the domain `server`, for each operation between a guest's marks: figures `NAME-server`. The control domain tells of that domain after each
+/// mark, as a record in JSON, because it was asked to.
+///
+/// # Errors
+///
+/// If a mark cannot be read, or nobody tells after it.
+pub(super) fn of_server(lines: &[String], server: &str) -> Result<Vec<Figure>> {
+    const PARTS: [&str; 3] = ["user_ns", "kernel_ns", "hypervisor_ns"];
+    let mut figures = Vec::new();
+    let mut before = None;
+    for (at, line) in lines.iter().enumerate() {
+        let Some(mark) = without_domain(line).strip_prefix("MARK ") else {
+            continue;
+        };
+        let told = lines.iter().skip(at).find_map(|line| {
+            let (_, record) = line.split_once('{')?;
+            let record: Value = serde_json::from_str(&format!("{{{record}")).ok()?;
+            let is_it = record.get("name")? == server;
+            let parts = PARTS.map(|part| record.get(part).and_then(Value::as_u64));
+            is_it.then_some(parts)
+        });
+        let told = told.with_context(|| format!("nobody tells of {server} after: {line}"))?;
+        let [user, kernel, hypervisor] = told.map(|ns| ns.unwrap_or_default() as f64);
+        match mark.split(' ').collect::<Vec<_>>()[..] {
+            [name, "begins"] => before = Some((name, [user, kernel, hypervisor])),
+            [name, "ends", count] => {
+                let begun = before.take().filter(|(begun, _)| *begun == name);
+                let (_, before) = begun.with_context(|| format!("{name} has not begun"))?;
+                let count: f64 = count.parse().with_context(|| format!("`{count}` is no number"))?;
+                let each = |now: f64, before: f64| (now - before) / count / NS_PER_INSTRUCTION;
+                let [was_user, was_kernel, was_hypervisor] = before;
+                let parts = Parts {
+                    hypervisor: each(hypervisor, was_hypervisor),
+                    kernel: each(kernel, was_kernel),
+                    program: each(user, was_user),
+                };
+                let whole = parts.hypervisor + parts.kernel + parts.program;
+                figures.push(Figure {
+                    name: format!("{name}-server"),
+                    value: whole * NS_PER_INSTRUCTION,
+                    unit: "ns".into(),
+                    instructions: Some(whole),
+                    parts: Some(parts),
+                });
+            }
+            _ => bail!("a mark that cannot be read: {line}"),
+        }
+    }
+    Ok(figures)
+}
+
 /// The instructions of the figure `name`.
 fn instructions(figures: &[Figure], name: &str) -> Result<f64> {
     let figure = figures.iter().find(|figure| figure.name == name);
@@ -144,21 +225,24 @@ fn instructions(figures: &[Figure], name: &str) -> Result<f64> {
         .with_context(|| format!("there is no {name} in instructions"))
 }
 
-/// A figure's name, and the instructions that are its kernel's, its program's, and between stamps.
-fn parse_split(words: &str) -> Result<(&str, [f64; 3])> {
+/// A figure's name, and a number for each of `keys`, which come in this order.
+fn parse_parts<'a, T>(words: &'a str, keys: [&str; 3]) -> Result<(&'a str, [T; 3])>
+where
+    T: FromStr + Copy + Default,
+    T::Err: Error + Send + Sync + 'static,
+{
     let mut words = words.split_whitespace();
     let name = words.next().context("there is no name")?;
-    let mut counts = [0.0; 3];
-    for (count, key) in counts.iter_mut().zip(["kernel=", "program=", "between="]) {
+    let mut numbers = [T::default(); 3];
+    for (number, key) in numbers.iter_mut().zip(keys) {
         let word = words.next().and_then(|word| word.strip_prefix(key));
         let word = word.with_context(|| format!("there is no {key}"))?;
-        let number: u32 = word.parse().with_context(|| format!("`{word}` is no number"))?;
-        *count = number.into();
+        *number = word.parse().with_context(|| format!("`{word}` is no number"))?;
     }
     if let Some(word) = words.next() {
         bail!("`{word}` means nothing");
     }
-    Ok((name, counts))
+    Ok((name, numbers))
 }
 
 #[cfg(test)]
@@ -243,6 +327,37 @@ mod tests {
     }
 
     #[test]
+    fn costs_in_nanoseconds_are_parts_in_instructions() {
+        let mut figures = read("BENCH call 600 ns\n").unwrap();
+        let line = |text: &str| vec![text.to_owned()];
+        costs(
+            &line("(d1) COSTS call program=6.5 kernel=13.000 hypervisor=580"),
+            &mut figures,
+        )
+        .unwrap();
+        let expected = Parts {
+            hypervisor: 290.0,
+            kernel: 6.5,
+            program: 3.25,
+        };
+        assert_eq!(figures[0].parts, Some(expected));
+        assert!(
+            costs(
+                &line("COSTS other program=6 kernel=13 hypervisor=580"),
+                &mut figures
+            )
+            .is_err()
+        );
+        assert!(
+            costs(
+                &line("COSTS call kernel=13 program=6 hypervisor=580"),
+                &mut figures
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
     fn a_torn_or_senseless_figure_is_refused() {
         for line in [
             "BENCH trap",
@@ -259,5 +374,41 @@ mod tests {
     fn no_figure_at_all_and_one_twice_are_refused() {
         assert!(read("hello\n").is_err());
         assert!(read("BENCH trap 1 us\n(d1) BENCH trap 2 us\n").is_err());
+    }
+
+    const OF_SERVER: [&str; 4] = [
+        "(web) MARK read begins",
+        r#"> {"name":"io","user_ns":0,"kernel_ns":1000,"hypervisor_ns":500}"#,
+        "(web) MARK read ends 10",
+        r#"{"name":"io","user_ns":0,"kernel_ns":2000,"hypervisor_ns":900}"#,
+    ];
+
+    #[test]
+    fn who_serves_has_what_it_took_between_marks_for_each() {
+        let other = r#"{"name":"other","kernel_ns":7}"#;
+        let [begins, first, ends, last] = OF_SERVER;
+        let lines = [begins, other, first, "text", ends, "{", last].map(str::to_owned);
+        let figures = of_server(&lines, "io").unwrap();
+        let expected = Figure {
+            name: "read-server".into(),
+            value: 140.0,
+            unit: "ns".into(),
+            instructions: Some(70.0),
+            parts: Some(Parts {
+                hypervisor: 20.0,
+                kernel: 50.0,
+                program: 0.0,
+            }),
+        };
+        assert_eq!(figures, [expected]);
+    }
+
+    #[test]
+    fn marks_without_a_beginning_or_an_answer_are_refused() {
+        let lines = OF_SERVER.map(str::to_owned);
+        assert!(of_server(&lines[..3], "io").is_err());
+        assert!(of_server(&lines[2..], "io").is_err());
+        assert!(of_server(&lines, "other").is_err());
+        assert!(of_server(&["MARK read stops".to_owned(), lines[3].clone()], "io").is_err());
     }
 }

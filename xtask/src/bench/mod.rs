@@ -2,12 +2,16 @@
 //!
 //! With `--icount` the machine's clock counts instructions: one run is as good as many, and figures that are told by parts say how
 //! many are whose. Without it every figure
-//! is the median of three runs, and its spread is told beside it.
+//! is the median of three runs, and its spread is told beside it. What is measured elsewhere too, on the bare machine and as a guest of Xen, is compared with
+//! that.
 
+mod compare;
 mod figures;
 mod results;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -16,12 +20,13 @@ use serde_json::json;
 use crate::archive;
 use crate::bench::figures::Figure;
 use crate::bench::results::Results;
-use crate::benches::{BENCHES, Bench};
+use crate::benches::{BENCHES, Bench, Elsewhere};
 use crate::build::{self, BootFiles, Profile, Workshop};
-use crate::console::Script;
+use crate::console::{Script, Step};
 use crate::disks;
 use crate::images::Images;
-use crate::loader;
+use crate::linux::{Unavailable, xen};
+use crate::loader::{self, Medium, Module};
 use crate::machine_tests::ALWAYS_FORBIDDEN;
 use crate::project::{Project, output_of, spelled};
 use crate::qemu::{self, Cable, Clock, Console, Ending, Machine};
@@ -55,33 +60,55 @@ pub(crate) fn bench(project: &Project, arguments: &Arguments) -> Result<ExitCode
     let mut has_failed = false;
     for bench in benches {
         let name = bench.scenario.name;
-        if arguments.icount && bench.peer.is_some() {
+        if arguments.icount && bench.peer.is_some() && bench.served_by.is_empty() {
             println!("{name}: left out: the peer outside of the machine has another clock");
             continue;
         }
-        let files = workshop.boot_files(&bench.scenario)?;
-        println!("{name}: {}", bench.about);
-        match measure(project, bench, &files, arguments.icount)? {
-            Some((results, command)) => {
-                print!("{}", results.table());
-                // The two kinds of time are two histories: neither overwrites the other.
-                let kind = if arguments.icount { "-icount" } else { "" };
-                let path = project.target("bench")?.join(format!("{name}{kind}.json"));
-                let record = json!({
-                    "bench": name,
-                    "about": bench.about,
-                    "revision": revision(project)?,
-                    "date": output_of(project.tool("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]))?,
-                    "deterministic": arguments.icount,
-                    "command": command,
-                    "figures": results.json(),
-                });
-                let text = serde_json::to_string_pretty(&record).context("cannot write JSON")?;
-                fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-                println!("written to {}", path.display());
+        let files = match workshop.boot_files(&bench.scenario) {
+            Err(error) if error.downcast_ref::<Unavailable>().is_some() => {
+                println!("{name}: left out: {error}");
+                continue;
             }
-            None => has_failed = true,
+            files => files?,
+        };
+        println!("{name}: {}", bench.about);
+        let mut measured = BTreeMap::new();
+        for subject in subjects(project, &mut workshop, bench, &files)? {
+            let Some(of_subject) = measure(project, bench, &files, &subject, arguments.icount)? else {
+                has_failed = true;
+                break;
+            };
+            measured.insert(subject.side, of_subject);
         }
+        let Some((results, command)) = measured.get(&Side::Bulkhead) else {
+            continue;
+        };
+        print!("{}", results.table());
+        let results_of = |side| measured.get(&side).map(|(results, _)| results);
+        if let Some(bare) = results_of(Side::Bare) {
+            print!("{}", compare::table(results, bare, results_of(Side::Xen)));
+        }
+        let record_of = |side| {
+            let (results, command) = measured.get(&side)?;
+            Some(json!({ "command": command, "figures": results.json() }))
+        };
+        // The two kinds of time are two histories: neither overwrites the other.
+        let kind = if arguments.icount { "-icount" } else { "" };
+        let path = project.target("bench")?.join(format!("{name}{kind}.json"));
+        let record = json!({
+            "bench": name,
+            "about": bench.about,
+            "revision": revision(project)?,
+            "date": output_of(project.tool("date").args(["-u", "+%Y-%m-%dT%H:%M:%SZ"]))?,
+            "deterministic": arguments.icount,
+            "command": command,
+            "figures": results.json(),
+            "bare": record_of(Side::Bare),
+            "xen": record_of(Side::Xen),
+        });
+        let text = serde_json::to_string_pretty(&record).context("cannot write JSON")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("written to {}", path.display());
     }
     Ok(if has_failed {
         ExitCode::FAILURE
@@ -109,55 +136,148 @@ fn select(name: Option<&str>) -> Result<Vec<&'static Bench>> {
     Ok(parts)
 }
 
-/// Runs a benchmark as often as it takes; its results and the command that was run, or `None` after telling why
+/// What there is between the machine and what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    /// Nothing.
+    Bare,
+    Xen,
+    Bulkhead,
+}
+
+/// What is measured: a machine, and what it starts from.
+struct Subject {
+    side: Side,
+    machine: Machine<'static>,
+    medium: Medium,
+    steps: &'static [Step],
+    ending: Ending,
+}
+
+/// All that a benchmark measures.
+fn subjects(
+    project: &Project,
+    workshop: &mut Workshop<'_>,
+    bench: &Bench,
+    files: &BootFiles,
+) -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    if let Some(elsewhere) = bench.elsewhere {
+        let [kernel, ramdisk] = workshop.linux_files(elsewhere.ramdisk)?;
+        let xen = Subject::xen(project, elsewhere, &ramdisk);
+        subjects.push(Subject::bare(bench, elsewhere, kernel, ramdisk));
+        match xen {
+            Err(error) if error.downcast_ref::<Unavailable>().is_some() => {
+                println!("{}: without Xen: {error}", bench.scenario.name);
+            }
+            xen => subjects.push(xen?),
+        }
+    }
+    subjects.push(Subject::whole(project, bench, files)?);
+    Ok(subjects)
+}
+
+impl Subject {
+    /// The hypervisor with its domains.
+    fn whole(project: &Project, bench: &Bench, files: &BootFiles) -> Result<Self> {
+        let Scenario {
+            machine,
+            loader,
+            words,
+            grub_script,
+            ..
+        } = bench.scenario;
+        Ok(Self {
+            side: Side::Bulkhead,
+            machine,
+            medium: loader::medium(project, loader, files, words, grub_script)?,
+            steps: bench.steps,
+            ending: Ending::Clean,
+        })
+    }
+
+    /// A kernel alone.
+    fn bare(bench: &Bench, elsewhere: Elsewhere, kernel: PathBuf, ramdisk: PathBuf) -> Self {
+        Self {
+            side: Side::Bare,
+            machine: Machine {
+                memory: format!("{}M", elsewhere.memory_mib).leak(),
+                ..bench.scenario.machine
+            },
+            medium: Medium::Files {
+                hypervisor: kernel,
+                modules: vec![Module::new(ramdisk)],
+                line: format!("console=ttyS0 {}", elsewhere.command_line),
+            },
+            steps: &[],
+            ending: Ending::NoVerdict,
+        }
+    }
+
+    /// Xen with a control domain, which makes a guest of the same kernel.
+    fn xen(project: &Project, elsewhere: Elsewhere, ramdisk: &Path) -> Result<Self> {
+        let Elsewhere {
+            memory_mib,
+            command_line,
+            ..
+        } = elsewhere;
+        let config = format!(
+            "name = \"linux\"\nmemory = {memory_mib}\nvcpus = 1\ntsc_mode = \"native\"\nextra = \"console=hvc0 {command_line}\"\n"
+        );
+        let ramdisk = fs::read(ramdisk).with_context(|| format!("cannot read {}", ramdisk.display()))?;
+        Ok(Self {
+            side: Side::Xen,
+            machine: xen::MACHINE,
+            medium: xen::medium(project, &xen::Guest { config, ramdisk })?,
+            steps: &[],
+            ending: Ending::NoVerdict,
+        })
+    }
+}
+
+/// Runs a benchmark's subject as often as it takes; its results and the command that was run, or `None` after telling why
 /// it failed.
 fn measure(
     project: &Project,
     bench: &Bench,
     files: &BootFiles,
+    subject: &Subject,
     is_deterministic: bool,
 ) -> Result<Option<(Results, String)>> {
-    let (clock, runs) = if is_deterministic {
-        (Clock::InstructionsOnly, 1)
-    } else {
-        (Clock::Real, RUNS)
+    let (clock, runs) = match (is_deterministic, bench.peer) {
+        (false, _) => (Clock::Real, RUNS),
+        (true, None) => (Clock::InstructionsOnly, 1),
+        // Who is outside of the machine takes time that is to pass in it too.
+        (true, Some(_)) => (Clock::Instructions, 1),
     };
-    let Scenario {
-        loader,
-        words,
-        grub_script,
-        disks: wanted,
-        ..
-    } = bench.scenario;
-    let medium = loader::medium(project, loader, files, words, grub_script)?;
     let machine = Machine {
         clock,
-        ..bench.scenario.machine
+        ..subject.machine
     };
     let expected = Expectation {
         script: Script {
-            steps: bench.steps,
+            steps: subject.steps,
             forbidden: ALWAYS_FORBIDDEN,
             checks: 0,
         },
         covers_hypercalls: false,
-        ending: Ending::Clean,
+        ending: subject.ending,
         may_crash: false,
         limit: bench.limit,
     };
     let mut results = Results::default();
     let mut command_line = String::new();
+    let name = bench.scenario.name;
     for run in 1..=runs {
         let log = project
             .target("bench")?
-            .join(format!("{}-{run}.log", bench.scenario.name));
-        let drives = disks::provide(&project.target("bench")?, bench.scenario.name, wanted)?;
+            .join(format!("{name}-{:?}-{run}.log", subject.side).to_lowercase());
+        let drives = disks::provide(&project.target("bench")?, name, bench.scenario.disks)?;
         let command = |cable: &Cable| {
-            let command = qemu::command(&machine, &drives, cable, &medium, Console::Plain);
+            let command = qemu::command(&machine, &drives, cable, &subject.medium, Console::Plain);
             command_line = spelled(&command);
             command
         };
-        let name = bench.scenario.name;
         match trial::run_with_peer(name, bench.peer, command, &expected, &log) {
             Ok(transcript) => {
                 let mut figures = figures::of_console(transcript.lines())?;
@@ -167,6 +287,8 @@ fn measure(
                 if is_deterministic {
                     figures.iter_mut().for_each(Figure::count_instructions);
                     figures::split(transcript.lines(), &mut figures)?;
+                    figures::costs(transcript.lines(), &mut figures)?;
+                    figures.extend(figures::of_server(transcript.lines(), bench.served_by)?);
                 }
                 results.add(figures)?;
             }
@@ -211,6 +333,7 @@ mod tests {
         };
         assert_eq!(names("disk"), ["disk-throughput", "disk-throughput-nvme"]);
         assert_eq!(names("disk-throughput"), ["disk-throughput"]);
+        assert_eq!(names("linux"), ["linux-cpu", "linux-devices"]);
         assert!(names("net").contains(&"net-wire"));
     }
 

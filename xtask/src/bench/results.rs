@@ -85,6 +85,18 @@ impl Results {
         names.enumerate().filter_map(|(index, _)| row(index)).collect()
     }
 
+    /// The figures, each as the run had it that is the median.
+    pub(super) fn medians(&self) -> impl Iterator<Item = &Figure> {
+        self.rows().into_iter().map(|row| row.median)
+    }
+
+    /// The value of the figure `name`, if there is one.
+    pub(super) fn value(&self, name: &str) -> Option<f64> {
+        self.medians()
+            .find(|figure| figure.name == name)
+            .map(|figure| figure.value)
+    }
+
     /// An aligned table, one line a figure, numbers to the right. Columns that would be empty are left out.
     pub(super) fn table(&self) -> String {
         let head = [
@@ -144,7 +156,7 @@ impl Results {
 }
 
 /// A value with as many decimals as it deserves: four digits in all, or all that stand before the point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         size if size >= 1000.0 => 0,
         size if size >= 100.0 => 1,

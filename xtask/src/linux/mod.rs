@@ -1,19 +1,21 @@
-//! Debian's stock Linux as a guest: fetches the kernel's package and takes the kernel out of it.
+//! The distribution's stock Linux as a guest: fetches the kernel's package and takes the kernel out of it.
 //!
 //! Nothing is installed: the package is downloaded by `apt-get download` and unpacked below `target/linux/`, once for
 //! each version. What boots is the distributor's `vmlinuz`, or the `vmlinux` inside of
-//! it, byte for byte. Its [`modules`] come from the same package, and the [`programs`] of a guest from others; [`system`] makes a ramdisk of them.
+//! it, byte for byte. Its [`modules`] come from the same package, or from one beside it, and the [`programs`] of a guest from others; [`system`] makes a ramdisk of
+//! them, and [`debian`] a disk with all of the distribution.
 //!
-//! [`boot_image`] is pure and finds that `vmlinux`; [`kallsyms`] reads the names of its functions, of which the package has no
-//! other list.
+//! [`kallsyms`] reads the names of the kernel's functions, of which the package has no other list.
 
-pub(crate) mod boot_image;
+pub(crate) mod bench;
+pub(crate) mod debian;
 pub(crate) mod initramfs;
 mod kallsyms;
 mod modules;
 mod programs;
 pub(crate) mod reference;
 pub(crate) mod system;
+pub(crate) mod xen;
 
 use std::error::Error;
 use std::fmt;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
+use bulkhead_builder::kernel::load;
 
 use crate::build::Built;
 use crate::project::{Project, output_of, spelled};
@@ -33,8 +36,37 @@ pub(crate) const LINUX: &str = "linux";
 /// The same as the package has it, compressed.
 pub(crate) const VMLINUZ: &str = "vmlinuz";
 
-/// The package that depends on the kernel of the day.
-const META_PACKAGE: &str = "linux-image-amd64";
+/// The kernel for clouds, compressed.
+pub(crate) const VMLINUZ_CLOUD: &str = "vmlinuz-cloud";
+
+/// Which of the distribution's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Flavour {
+    /// For every machine.
+    Stock,
+    /// For virtual machines of clouds: smaller, and more of it is no module.
+    Cloud,
+}
+
+impl Flavour {
+    /// The packages of which one, if the distribution has it, depends on the kernel of the day: Debian's, Ubuntu's.
+    const fn meta_packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Stock => &["linux-image-amd64", "linux-image-generic"],
+            Self::Cloud => &["linux-image-cloud-amd64"],
+        }
+    }
+
+    /// The package that has the kernel of the day, such as `linux-image-6.1.0-56-amd64`.
+    fn package(self) -> Result<String> {
+        let names = self.meta_packages();
+        let known = names.iter().filter_map(|name| depends(name).ok());
+        let mut packages = known.filter_map(|depends| first_dependency(&depends).map(str::to_owned));
+        packages
+            .next()
+            .with_context(|| format!("no package {} is known", names.join(" or ")))
+    }
+}
 
 /// The kernel cannot be had here: no Debian, or no network.
 #[derive(Debug)]
@@ -48,14 +80,34 @@ impl fmt::Display for Unavailable {
 
 impl Error for Unavailable {}
 
+/// Whether an image of this name is one of the distribution's kernels.
+pub(crate) fn is_kernel(name: &str) -> bool {
+    [LINUX, VMLINUZ, VMLINUZ_CLOUD].contains(&name)
+}
+
+/// The kernel that is called `name` among images; `None` if [none is](is_kernel).
+///
+/// # Errors
+///
+/// As for [`kernel`].
+pub(crate) fn image(project: &Project, name: &str) -> Result<Option<Built>> {
+    Ok(Some(match name {
+        LINUX => kernel(project, Flavour::Stock)?.unpacked(name),
+        VMLINUZ => kernel(project, Flavour::Stock)?.packaged(name),
+        VMLINUZ_CLOUD => kernel(project, Flavour::Cloud)?.packaged(name),
+        _ => return Ok(None),
+    }))
+}
+
 /// Gets the kernel, from the last time if it is still the current one.
 ///
 /// # Errors
 ///
 /// [`Unavailable`] if it cannot be had here; others if what was had cannot be used.
-pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
+fn kernel(project: &Project, flavour: Flavour) -> Result<Kernel> {
     let directory = project.target("linux")?;
-    let package = current_package().map_err(|error| Unavailable(format!("{error:#}")))?;
+    let unavailable = |error: anyhow::Error| Unavailable(format!("{error:#}"));
+    let package = flavour.package().map_err(unavailable)?;
     let file = |suffix: &str| directory.join(format!("{package}.{suffix}"));
     let built = |modules| Kernel {
         packed: file("vmlinuz"),
@@ -70,8 +122,12 @@ pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
     }
     let tree = directory.join(&package);
     println!("set-up: downloads {package} (machines boot its kernel)");
-    unpacked_packages(project, &directory, &[&package], &tree)
-        .map_err(|error| Unavailable(format!("{error:#}")))?;
+    let depends = depends(&package).map_err(unavailable)?;
+    let packages: Vec<&str> = [package.as_str()]
+        .into_iter()
+        .chain(of_modules(&depends))
+        .collect();
+    unpacked_packages(project, &directory, &packages, &tree).map_err(unavailable)?;
     let told = || format!("in package {package}");
     Modules::take(&tree, &file("modules")).with_context(told)?;
     let modules = Modules::at(file("modules")).with_context(told)?;
@@ -83,7 +139,7 @@ pub(crate) fn kernel(project: &Project) -> Result<Kernel> {
 
 /// The files of the kernel.
 #[derive(Clone, Debug)]
-pub(crate) struct Kernel {
+struct Kernel {
     /// As the package has it.
     packed: PathBuf,
     /// The ELF file in it.
@@ -93,20 +149,20 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The ELF file, as [`LINUX`].
-    pub(crate) fn unpacked(self) -> Built {
+    /// The ELF file, as the image `name`.
+    fn unpacked(self, name: &str) -> Built {
         Built {
-            name: LINUX.into(),
+            name: name.into(),
             elf: self.elf.clone(),
             stripped: self.elf,
             symbols: self.symbols,
         }
     }
 
-    /// The boot image, as [`VMLINUZ`].
-    pub(crate) fn packaged(self) -> Built {
+    /// The boot image, as the image `name`.
+    fn packaged(self, name: &str) -> Built {
         Built {
-            name: VMLINUZ.into(),
+            name: name.into(),
             elf: self.elf,
             stripped: self.packed,
             symbols: self.symbols,
@@ -114,19 +170,37 @@ impl Kernel {
     }
 }
 
-/// The package that has the kernel of the day, such as `linux-image-6.1.0-56-amd64`.
-fn current_package() -> Result<String> {
-    let depends = output_of(Command::new("apt-cache").args(["depends", META_PACKAGE]))?;
-    first_dependency(&depends)
-        .map(str::to_owned)
-        .with_context(|| format!("no package {META_PACKAGE} is known"))
+/// What `apt-cache` says of what a package depends on.
+fn depends(package: &str) -> Result<String> {
+    output_of(Command::new("apt-cache").args(["depends", package]))
 }
 
-/// The first `Depends:` of what `apt-cache depends` prints.
+/// The packages after `Depends:` in what `apt-cache depends` prints.
+fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines();
+    lines.filter_map(|line| Some(line.trim().strip_prefix("Depends: ")?.trim()))
+}
+
+/// The first of them.
 fn first_dependency(text: &str) -> Option<&str> {
-    text.lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: "))
-        .map(str::trim)
+    dependencies(text).next()
+}
+
+/// Those of a kernel's that have its modules. Ubuntu's has such a package; Debian's kernel has its modules with it.
+fn of_modules(text: &str) -> impl Iterator<Item = &str> {
+    dependencies(text).filter(|package| package.starts_with("linux-modules-"))
+}
+
+/// The `vmlinux` in a `vmlinuz`.
+///
+/// # Errors
+///
+/// If the file is no kernel, or is compressed in a way that the control domain does not know either.
+pub(crate) fn vmlinux(file: &[u8]) -> Result<Vec<u8>> {
+    /// More than any kernel has.
+    const LIMIT: usize = 512 << 20;
+    let elf = embassy_futures::block_on(load(file, LIMIT, async || ()))?;
+    Ok(elf.into_owned())
 }
 
 /// Downloads `packages` and unpacks them into `tree`, which is made anew.
@@ -155,8 +229,9 @@ fn unpacked_packages(project: &Project, directory: &Path, packages: &[&str], tre
 fn unpack(tree: &Path, built: &Kernel) -> Result<()> {
     let path = only_file(&tree.join("boot"), |name| name.starts_with("vmlinuz-"))?;
     let file = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let vmlinux = boot_image::vmlinux(&file).with_context(|| format!("in {}", path.display()))?;
-    let functions = kallsyms::functions(&vmlinux).context("no names in the kernel")?;
+    let vmlinux = vmlinux(&file).with_context(|| format!("in {}", path.display()))?;
+    // Without them, as in kernels from 6.4 on, backtraces are bare addresses.
+    let functions = kallsyms::functions(&vmlinux).unwrap_or_default();
     fs::write(&built.elf, &vmlinux).with_context(|| format!("cannot write {}", built.elf.display()))?;
     fs::write(&built.symbols, functions.encode()?)
         .with_context(|| format!("cannot write {}", built.symbols.display()))?;
@@ -205,6 +280,24 @@ mod tests {
         let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Suggests: grub\n";
         assert_eq!(first_dependency(text), Some("linux-image-6.1.0-56-amd64"));
         assert_eq!(first_dependency("linux-image-amd64\n"), None);
+    }
+
+    #[test]
+    fn modules_come_with_the_kernel_or_in_a_package_of_their_own() {
+        let ubuntu = "linux-image-6.8.0-151-generic\n  Depends: kmod\n  Depends: linux-base\n  Depends: linux-modules-6.8.0-151-generic\n  \
+                      Recommends: grub-pc\n";
+        assert_eq!(
+            Vec::from_iter(of_modules(ubuntu)),
+            ["linux-modules-6.8.0-151-generic"]
+        );
+        let debian = "linux-image-6.1.0-56-amd64\n  Depends: kmod\n |Depends: initramfs-tools\n";
+        assert_eq!(of_modules(debian).count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused_and_an_elf_file_taken_as_it_is() {
+        assert_eq!(vmlinux(b"\x7fELF...").unwrap(), b"\x7fELF...");
+        assert!(vmlinux(b"MZ").is_err());
     }
 
     #[test]

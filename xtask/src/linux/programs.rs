@@ -43,6 +43,40 @@ pub(super) const GUEST: Packages = Packages {
     purpose: "Linux guests run them",
 };
 
+/// Those that burden a guest.
+pub(super) const STRESS: Packages = Packages {
+    name: "stress",
+    packages: &[
+        "iperf3",
+        "libapparmor1",
+        "libbsd0",
+        "libc6",
+        "libcrypt1",
+        "libdrm2",
+        "libegl1",
+        "libexpat1",
+        "libffi8",
+        "libgbm1",
+        "libgles2",
+        "libglvnd0",
+        "libiperf0",
+        "libipsec-mb1",
+        "libjpeg62-turbo",
+        "libjudydebian1",
+        "libkmod2",
+        "liblzma5",
+        "libmd0",
+        "libsctp1",
+        "libssl3",
+        "libwayland-server0",
+        "libxxhash0",
+        "libzstd1",
+        "stress-ng",
+        "zlib1g",
+    ],
+    purpose: "they burden Linux guests",
+};
+
 /// Xen, and what its control domain runs beside what guests have.
 pub(super) const XEN: Packages = Packages {
     name: "xen",

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use cargo_metadata::Metadata;
 
-use crate::images::Images;
+use crate::images::{Images, Platform};
 use crate::licences;
 use crate::project::{BARE_METAL, Project, run_to_end};
 use crate::test::filter::{Filter, Group};
@@ -97,11 +97,12 @@ fn commands(project: &Project, metadata: &Metadata, images: &Images) -> Vec<(&'s
     commands
 }
 
-/// Arguments that select every image's package. That their features are united does not matter for looking.
+/// Arguments that select the package of every image for bare metal; the others are looked at with what runs on the host. That their features are united does not matter for looking.
 fn for_images(images: &Images) -> Vec<String> {
     let packages = images
         .all()
         .iter()
+        .filter(|image| image.platform == Platform::BareMetal)
         .flat_map(|image| ["--package".to_owned(), image.package.clone()]);
     ["--target".to_owned(), BARE_METAL.to_owned()]
         .into_iter()

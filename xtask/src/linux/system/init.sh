@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # The first process: makes the system usable, loads the kernel's modules, and does what the command line says (work=NAME), or else gives a shell.
+# With root=DEVICE it hands over to the system on that disk.
 
 /bin/busybox mkdir -p /bin /dev /mnt /proc /sbin /sys /tmp
 /bin/busybox mount -t devtmpfs dev /dev
@@ -20,6 +21,18 @@ while read -r module || [ -n "$module" ]; do
     # shellcheck disable=SC2086
     insmod "/lib/modules/$module.ko" $words || echo "CHECK init-loads-$module FAILED: insmod"
 done </lib/modules/order
+
+# The kernel keeps this word for itself.
+root=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^root=//p')
+if [ -n "$root" ]; then
+    . /work/lib
+    await test -b "$root"
+    if mount -t ext4 -o ro "$root" /mnt; then
+        umount /dev /proc /sys
+        exec switch_root /mnt /sbin/init
+    fi
+    echo "CHECK init-mounts-$root FAILED: mount"
+fi
 
 # shellcheck disable=SC2154
 if [ -x "/work/${work:=shell}" ]; then

@@ -20,3 +20,21 @@ await() {
         usleep 100000
     done
 }
+
+# statistic NAME: of the interface.
+statistic() {
+    cat "/sys/class/net/eth0/statistics/$1"
+}
+
+# begin_count WAY: of what is received (rx) or sent (tx) from now on.
+begin_count() {
+    bytes_before=$(statistic "$1_bytes")
+    packets_before=$(statistic "$1_packets")
+}
+
+# is_large WAY: a frame had more than two of the wire's since then, on the average, as it has if several segments are one.
+is_large() {
+    per_frame=$((($(statistic "$1_bytes") - bytes_before) / ($(statistic "$1_packets") - packets_before)))
+    echo "RESULT $1-per-frame=$per_frame" >/dev/console
+    [ $per_frame -gt 3000 ]
+}

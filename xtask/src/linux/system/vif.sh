@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# Asks the network for addresses, downloads from a peer (peer=ADDRESS, peer6=ADDRESS) so many bytes (bytes=N) with a checksum (crc=CRC32), and
+# Asks the network for addresses, downloads from a peer (peer=ADDRESS) so many bytes (bytes=N) with a checksum (crc=CRC32), and
 # serves them again, until the domain is asked to end.
 
 . /work/lib
@@ -11,12 +11,6 @@ has_global_address() {
 # download FILE URL: the file has the checksum then.
 download() {
     wget -q -O "$1" "$2" && [ "$(crc32 <"$1")" = "$crc" ]
-}
-
-# per_frame WAY: bytes of a frame, on the average; a frame of segments is one.
-per_frame() {
-    statistics=/sys/class/net/eth0/statistics
-    echo $(($(cat $statistics/"$1"_bytes) / $(cat $statistics/"$1"_packets)))
 }
 
 await test -e /sys/class/net/eth0
@@ -33,14 +27,18 @@ ip link set eth0 up
     check vif-downloads download "$www/bytes/$bytes" "http://$peer/bytes/$bytes"
 }
 echo "RESULT vif addresses=$(ip address show dev eth0 scope global | sed -n 's/^ *inet6* \([^ ]*\).*/\1/p' | tr '\n' ',') \
-queues=$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l) mtu=$(cat /sys/class/net/eth0/mtu) rx-per-frame=$(per_frame rx)"
+queues=$(ls -d /sys/class/net/eth0/queues/tx-* | wc -l) mtu=$(cat /sys/class/net/eth0/mtu)"
 httpd -h $www -p 80
 echo "vif: serves"
-sent=$(cat /sys/class/net/eth0/statistics/tx_bytes)
 # shellcheck disable=SC2154
-until [ "$(cat /sys/class/net/eth0/statistics/tx_bytes)" -gt $((sent + bytes)) ]; do
+has_sent() {
+    [ "$(statistic tx_bytes)" -gt $((bytes_before + bytes)) ]
+}
+begin_count tx
+until has_sent; do
     usleep 200000
 done
-echo "RESULT vif tx-per-frame=$(per_frame tx)"
+# Not cut by the guest: netback or the NIC does that.
+check vif-sends-segments-together is_large tx
 # The kernel ends all when its domain is asked to end.
 exec sleep 1000
