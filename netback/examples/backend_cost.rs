@@ -15,7 +15,7 @@ use bulkhead_abi::netif::{RxRequest, RxSlot, TX_CSUM_BLANK, TxRequest, TxRespons
 use bulkhead_backend::pins::{Map, Pin};
 use bulkhead_devices::BusAddress;
 use bulkhead_devices::nic::{Event, Front as Ahead, Nic, NicInfo, Offload, Received, Refused, Segment, Tag};
-use bulkhead_netback::backend::{BackEnd, Channel, Connection, VifId};
+use bulkhead_netback::backend::{BackEnd, Channel, Connection, Rings, VifId};
 use bulkhead_netback::machine::{BufferId, Copy, End, Flip, Machine, PageId};
 use bulkhead_netback::negotiation::Mode;
 use bulkhead_netback::testing::frames::{self, Host};
@@ -229,9 +229,11 @@ fn measure(way: Way, mode: Mode, depth: u32, frames: u32) -> Result<(f64, f64), 
             id: back.connect(Connection {
                 domain: DomId::new(number.into()),
                 port,
-                transmit: pages[0].clone(),
-                receive: pages[1].clone(),
-                is_split: false,
+                queues: vec![Rings {
+                    transmit: pages[0].clone(),
+                    receive: pages[1].clone(),
+                    is_split: false,
+                }],
                 mode,
                 features: ALL,
                 rate: 0,
@@ -328,7 +330,7 @@ fn run_one(
         }))?;
     }
     let _ = sender.transmit.push();
-    back.kick(sender.id, Channel::Both);
+    back.kick(sender.id, Channel::Both(0));
     let _ = back.round(1);
     Ok(())
 }

@@ -3,14 +3,18 @@
 //! The states, and who does what with a [`Step`], are in [`bulkhead_backend::negotiation`]; here is what is offered, and what a front-end says of
 //! interfaces. Source: the guest ABI's section 13.3, and [`netif::key`](key).
 //!
-//! One pair of rings is offered, and no multicast control: a VFR passes no groups on.
+//! Several queues are offered, and no multicast control: a VFR passes no groups on.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use bulkhead_abi::netif::key;
 pub use bulkhead_backend::negotiation::{Action, Phase, PlanError, Seen, Step, state_of};
 use bulkhead_backend::negotiation::{needed, number};
+
+/// The most queues of a front-end: as many as Linux makes if nobody tells it otherwise.
+pub const MAX_QUEUES: u32 = 8;
 
 /// What an end takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +52,7 @@ impl Offer {
     /// All that the front-end has to know: each key with its value.
     #[must_use]
     pub fn keys(&self) -> Vec<(&'static str, String)> {
-        [
+        let flags = [
             (key::FEATURE_RX_COPY, true),
             (key::FEATURE_RX_FLIP, self.flip),
             (key::FEATURE_SG, true),
@@ -58,10 +62,11 @@ impl Offer {
             (key::FEATURE_NO_CSUM_OFFLOAD, false),
             (key::FEATURE_SPLIT_EVENT_CHANNELS, true),
             (key::FEATURE_MULTICAST_CONTROL, false),
-            (key::MULTI_QUEUE_MAX_QUEUES, true),
-        ]
-        .map(|(key, is_on)| (key, u32::from(is_on).to_string()))
-        .into()
+        ];
+        let flags = flags.map(|(key, is_on)| (key, u32::from(is_on).to_string()));
+        let mut keys: Vec<_> = flags.into();
+        keys.push((key::MULTI_QUEUE_MAX_QUEUES, MAX_QUEUES.to_string()));
+        keys
     }
 }
 
@@ -85,22 +90,29 @@ pub enum Ports {
 }
 
 /// How a front-end wants to be connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The grant of the sending ring.
-    pub transmit: u32,
-    /// The grant of the receiving ring.
-    pub receive: u32,
-    /// Its ports.
-    pub ports: Ports,
+    /// Its queues, 1 to [`MAX_QUEUES`].
+    pub queues: Vec<QueuePlan>,
     /// How it receives.
     pub mode: Mode,
     /// What it takes.
     pub features: Features,
 }
 
+/// A pair of rings of a front-end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuePlan {
+    /// The grant of the sending ring.
+    pub transmit: u32,
+    /// The grant of the receiving ring.
+    pub receive: u32,
+    /// The front-end's ports.
+    pub ports: Ports,
+}
+
 impl Plan {
-    /// Reads how a front-end wants to be connected. `read` answers what a key in its directory holds, if it is there.
+    /// Reads how a front-end wants to be connected. `read` answers what a key in its directory holds, if it is there; a key may have one `/`.
     ///
     /// # Errors
     ///
@@ -109,19 +121,34 @@ impl Plan {
         offer: &Offer,
         mut read: impl AsyncFnMut(&str) -> Result<Option<Vec<u8>>, E>,
     ) -> Result<Self, PlanError<E>> {
-        if number(&mut read, key::MULTI_QUEUE_NUM_QUEUES.to_string(), 1).await? == Some(0) {
+        let count = number(&mut read, key::MULTI_QUEUE_NUM_QUEUES.to_string(), MAX_QUEUES).await?;
+        let mut queues = Vec::new();
+        for queue in 0..count.unwrap_or(1) {
+            // They have directories of their own only if there are several.
+            let directory = match count {
+                Some(2..) => format!("queue-{queue}/"),
+                _ => String::new(),
+            };
+            let key = |key: &str| format!("{directory}{key}");
+            let transmit = needed(&mut read, key(key::TX_RING_REF)).await?;
+            let receive = needed(&mut read, key(key::RX_RING_REF)).await?;
+            let split = number(&mut read, key(key::EVENT_CHANNEL_TX), u32::MAX).await?;
+            let ports = match split {
+                Some(transmit) => Ports::Two {
+                    transmit,
+                    receive: needed(&mut read, key(key::EVENT_CHANNEL_RX)).await?,
+                },
+                None => Ports::One(needed(&mut read, key(key::EVENT_CHANNEL)).await?),
+            };
+            queues.push(QueuePlan {
+                transmit,
+                receive,
+                ports,
+            });
+        }
+        if queues.is_empty() {
             return Err(PlanError::Value(key::MULTI_QUEUE_NUM_QUEUES.to_string()));
         }
-        let transmit = needed(&mut read, key::TX_RING_REF.to_string()).await?;
-        let receive = needed(&mut read, key::RX_RING_REF.to_string()).await?;
-        let split = number(&mut read, key::EVENT_CHANNEL_TX.to_string(), u32::MAX).await?;
-        let ports = match split {
-            Some(transmit) => Ports::Two {
-                transmit,
-                receive: needed(&mut read, key::EVENT_CHANNEL_RX.to_string()).await?,
-            },
-            None => Ports::One(needed(&mut read, key::EVENT_CHANNEL.to_string()).await?),
-        };
         let mut flag = async |key: &str| {
             let flag = number(&mut read, key.to_string(), 1).await?;
             Ok::<_, PlanError<E>>(flag == Some(1))
@@ -144,9 +171,7 @@ impl Plan {
             checksum_v6: flag(key::FEATURE_IPV6_CSUM_OFFLOAD).await?,
         };
         Ok(Self {
-            transmit,
-            receive,
-            ports,
+            queues,
             mode,
             features,
         })

@@ -7,11 +7,11 @@
 )]
 
 use bulkhead_devices::nic::{self, Failed, Nic, NicInfo, Tag};
-use bulkhead_netback::backend::{Event, Flaw, Logged, Tap};
+use bulkhead_netback::backend::{ConnectError, Event, Flaw, Logged, Tap};
 use bulkhead_netback::counters::{Loss, Totals};
 use bulkhead_netback::negotiation::{Features, Mode};
 use bulkhead_netback::testing::frames::{self, Host};
-use bulkhead_netback::testing::{ALL, Guest, NIC, VFR_MAC, WIRE_MAC, World};
+use bulkhead_netback::testing::{ALL, Guest, NIC, VFR_MAC, WIRE_MAC, World, add_port};
 use bulkhead_netback::vfr::classify::{NetworkId, PortId};
 use bulkhead_netback::vfr::packet::tcp_flags;
 use bulkhead_netback::vfr::reason::Reason;
@@ -55,11 +55,76 @@ fn frames_between_guests_arrive_whole_and_in_order_whoever_copies_and_whoever_fl
             });
             let numbers = &world.guests[to].0.numbers;
             assert!(numbers.iter().copied().eq(0..600), "{numbers:?}");
-            assert_eq!(world.guests[from].0.transmit.sent().frames, 600);
+            assert_eq!(world.guests[from].0.sent().frames, 600);
             world.check_rest();
             assert_eq!(world.events, []);
         }
     }
+}
+
+/// Guests whose numbers are not powers of two, so that connections meet all queues.
+#[test]
+fn the_frames_of_a_connection_go_by_one_queue_and_those_of_many_by_all() {
+    for mode in MODES {
+        let mut world = World::new(NIC);
+        let (from, to) = (world.add(mode), world.add_with_queues(mode, ALL, 3));
+        world.settle();
+        let host = world.host(to);
+        for round in 0..4 {
+            for port in 1..41 {
+                let host = Host { port, ..host };
+                assert!(
+                    world
+                        .guest(from)
+                        .post_data(&host, round * 40 + u32::from(port), 100, false)
+                );
+            }
+            world.guest(from).step();
+            world.settle();
+            let numbers = world.guests[to].0.numbers.len();
+            assert_eq!(numbers, 40 * (round as usize + 1));
+        }
+        let received: Vec<u64> = world.guests[to]
+            .0
+            .queues
+            .iter()
+            .map(|queue| queue.received)
+            .collect();
+        assert_eq!(received.iter().sum::<u64>(), 160);
+        for count in received {
+            // Four of each connection.
+            assert!(count >= 20 && count.is_multiple_of(4), "{count}");
+        }
+        // What it sends by any of them arrives, and is answered there.
+        let back = world.host(from);
+        for port in 1..61 {
+            let back = Host { port, ..back };
+            assert!(world.guest(to).post_data(&back, u32::from(port), 100, false));
+        }
+        world.guest(to).step();
+        world.settle();
+        for queue in &world.guests[to].0.queues {
+            assert_eq!(queue.transmit.sent().frames, 20);
+        }
+        let mut numbers = world.guests[from].0.numbers.clone();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(1..61));
+        world.check_rest();
+        assert_eq!(world.events, []);
+    }
+}
+
+#[test]
+fn a_front_end_has_one_queue_at_least_and_no_more_than_are_offered() {
+    let mut world = World::new(NIC);
+    let guest = Guest::new(&world.machine, 1, Mode::Copy, ALL);
+    let port = add_port(world.back.vfr_mut(), &guest);
+    for count in [0, 9] {
+        let guest = Guest::with_queues(&world.machine, 1, Mode::Copy, ALL, count);
+        let refused = world.back.connect(guest.connection(port, |page| page));
+        assert_eq!(refused, Err(ConnectError::Queues(count)));
+    }
+    assert!(world.back.connect(guest.connection(port, |page| page)).is_ok());
 }
 
 #[test]
@@ -88,7 +153,7 @@ fn frames_to_the_wire_arrive_whole_with_their_checksums_completed() {
         world.guest(guest).step();
         world.settle();
         assert!(world.numbers.iter().copied().eq(0..500), "{:?}", world.numbers);
-        assert_eq!(world.guests[guest].0.transmit.sent().frames, 500);
+        assert_eq!(world.guests[guest].0.sent().frames, 500);
         let counters = *world.back.counters(world.guests[guest].2).unwrap();
         assert_eq!(counters.copied > 0, !offloads, "{counters}");
         assert_eq!(counters.pins > 0, offloads, "{counters}");
@@ -146,7 +211,7 @@ fn what_the_vfr_drops_is_answered_so_and_counted_by_its_reason() {
     world.guest(guest).step();
     world.settle();
     let (guest, port, _) = &world.guests[guest];
-    assert_eq!(guest.transmit.sent().dropped, 1);
+    assert_eq!(guest.sent().dropped, 1);
     assert_eq!(
         world.back.vfr().drops(*port).unwrap().of(Reason::SpoofedAddress),
         1
@@ -259,7 +324,8 @@ fn tcp_is_cut_for_a_guest_that_takes_no_more_than_the_mtu() {
                 checksum_v4: takes_blank,
                 ..Features::default()
             };
-            let (from, to) = (world.add(Mode::Copy), world.add_with(mode, features, 0));
+            let from = world.add(Mode::Copy);
+            let to = world.add_with_queues(mode, features, 3);
             world.settle();
             begin_tcp(&mut world, from, to);
             let (a, b) = (world.host(from), world.host(to));
@@ -283,7 +349,13 @@ fn tcp_is_cut_for_a_guest_that_takes_no_more_than_the_mtu() {
             }
             assert_eq!(frames::number(&found), 7);
             assert_eq!(found.len(), 40_001);
-            assert_eq!(world.guests[from].0.transmit.sent().errors, 0);
+            assert_eq!(world.guests[from].0.sent().errors, 0);
+            let used = world.guests[to]
+                .0
+                .queues
+                .iter()
+                .filter(|queue| queue.received > 0);
+            assert_eq!(used.count(), 1, "a connection goes by one");
             world.check_rest();
         }
     }
@@ -445,7 +517,7 @@ fn tcp_is_cut_here_for_a_nic_that_does_not() {
             sequence += u32::try_from(length).unwrap();
         }
         world.settle();
-        let sent = world.guests[guest].0.transmit.sent();
+        let sent = world.guests[guest].0.sent();
         assert_eq!((sent.frames, sent.errors), (1 + 6, 0));
         world.check_rest();
         assert_eq!(world.events, []);
@@ -488,7 +560,7 @@ fn a_frame_of_very_small_segments_is_cut_bit_by_bit() {
         assert_eq!(world.guests[to].0.numbers.len(), number as usize + 1);
     }
     assert_eq!(
-        world.guests[greedy].0.transmit.sent().frames,
+        world.guests[greedy].0.sent().frames,
         1,
         "not before all of it is gone"
     );
@@ -496,7 +568,7 @@ fn a_frame_of_very_small_segments_is_cut_bit_by_bit() {
     assert_eq!(pieces.len(), 60_000 / 48);
     assert!(check_pieces(&pieces, 48, 101, false) == data);
     world.settle();
-    assert_eq!(world.guests[greedy].0.transmit.sent().frames, 2);
+    assert_eq!(world.guests[greedy].0.sent().frames, 2);
     world.check_rest();
     assert_eq!(world.events, []);
 }
@@ -563,7 +635,7 @@ fn a_guest_that_posts_no_pages_loses_its_own_frames_and_delays_nobody() {
         (counters.received, counters.lost_received(Loss::NoPage)),
         (256, 544)
     );
-    assert_eq!(world.guests[from].0.transmit.sent().dropped, 544);
+    assert_eq!(world.guests[from].0.sent().dropped, 544);
     world.check_rest();
 }
 
@@ -649,7 +721,7 @@ fn when_the_nic_breaks_nothing_that_was_to_go_out_is_answered_and_guests_still_r
         begin_tcp_outside(&mut world, guest);
         world.machine.state_mut().is_broken = true;
         let (outside, own) = (world.outside(), world.host(guest));
-        let before = world.guests[guest].0.transmit.sent();
+        let before = world.guests[guest].0.sent();
         for number in 0..10 {
             let data = frames::data(number, 20_000);
             let sequence = 101 + number * 20_000;
@@ -661,7 +733,7 @@ fn when_the_nic_breaks_nothing_that_was_to_go_out_is_answered_and_guests_still_r
             world.guest(other).step();
             world.settle();
         }
-        assert_eq!(world.guests[guest].0.transmit.sent(), before);
+        assert_eq!(world.guests[guest].0.sent(), before);
         assert_eq!(world.guests[guest].0.numbers.len(), 10);
         assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
     }
@@ -908,7 +980,7 @@ fn a_frame_of_which_a_broken_nic_does_not_say_whether_it_was_sent_is_left_to_a_s
     world.settle();
     world.meet(guest);
     let outside = world.outside();
-    let before = world.guests[guest].0.transmit.sent();
+    let before = world.guests[guest].0.sent();
     assert!(world.guest(guest).post_data(&outside, 1, 1000, true));
     world.guest(guest).step();
     world.serve();
@@ -916,7 +988,7 @@ fn a_frame_of_which_a_broken_nic_does_not_say_whether_it_was_sent_is_left_to_a_s
     world.serve();
     world.guest(guest).step();
     assert_eq!(world.events, [Event::Flaw(Flaw::Broken)]);
-    assert_eq!(world.guests[guest].0.transmit.sent(), before);
+    assert_eq!(world.guests[guest].0.sent(), before);
     assert_eq!(world.machine.pinned(), 1);
 }
 

@@ -152,10 +152,14 @@ struct World {
 }
 
 impl World {
+    /// The first guest has one queue, the other two.
     fn new(seed: u64, modes: [Mode; 2]) -> Self {
         let machine = Machine::new(NIC, 24, 24);
         Self {
-            guests: [1, 2].map(|domain| Guest::new(&machine, domain, modes[usize::from(domain) - 1], ALL)),
+            guests: [1, 2].map(|number| {
+                let mode = modes[number - 1];
+                Guest::with_queues(&machine, number as u8, mode, ALL, number)
+            }),
             machine,
             dice: Dice::new(seed),
             posted: [0; 2],
@@ -221,7 +225,7 @@ impl World {
 
     fn is_over(&self) -> bool {
         let sent = |guest: &Guest| {
-            let sent = guest.transmit.sent();
+            let sent = guest.sent();
             sent.frames + sent.dropped + sent.errors
         };
         self.guests.iter().all(|guest| sent(guest) == u64::from(FRAMES)) && self.arrived == [FRAMES; 2]
@@ -250,11 +254,11 @@ impl World {
             self.now += 1_000_000;
             let rest = back.round(self.now);
             for event in back.events() {
-                if let Event::Notify(id, _) = event
+                if let Event::Notify(id, channel) = event
                     && !life.is_over()
                 {
                     let at = ids.iter().position(|known| *known == id).unwrap();
-                    self.guests[at].is_told = true;
+                    self.guests[at].tell(channel);
                 }
             }
             if life.is_over() {
@@ -263,7 +267,7 @@ impl World {
             self.act(true);
             for (guest, id) in self.guests.iter_mut().zip(&ids) {
                 if core::mem::take(&mut guest.has_told) {
-                    back.kick(*id, Channel::Both);
+                    back.kick(*id, Channel::Both(0));
                 }
             }
             if self.is_over() && matches!(rest, Rest::Sleep(_)) && turn > 20 {
@@ -300,12 +304,15 @@ fn history(seed: u64, modes: [Mode; 2], lives: &[u64]) -> bool {
     for guest in &mut world.guests {
         guest.step();
         // The front-end has all its pages, and the back-end all that it may have: what was taken was given back.
-        assert_eq!(guest.receive.posted(), 256, "each page was answered once");
+        for queue in &guest.queues {
+            assert_eq!(queue.receive.posted(), 256, "each page was answered once");
+        }
         let (grants, offers) = (guest.memory.grants(), guest.memory.offers());
+        let queues = guest.queues.len();
         let expected = if guest.mode == Mode::Copy {
-            (258, 0)
+            (258 * queues, 0)
         } else {
-            (2, 256)
+            (2 * queues, 256 * queues)
         };
         assert_eq!((grants, offers), expected);
         let mut times = BTreeMap::new();

@@ -114,7 +114,7 @@ fn each_field_that_is_wrong_is_answered_with_an_error_by_its_reason() {
         for slot in &slots {
             villain.slot(slot);
         }
-        world.back.kick(villain.id, Channel::Transmit);
+        world.back.kick(villain.id, Channel::Transmit(0));
         world.serve();
         let counters = world.back.counters(villain.id).unwrap();
         assert_eq!(counters.lost_sent(loss), 1, "{loss:?}: {counters}");
@@ -146,7 +146,7 @@ fn a_frame_that_does_not_go_on_harms_its_own_ring_alone() {
             ..FIRST
         }));
     }
-    world.back.kick(villain.id, Channel::Transmit);
+    world.back.kick(villain.id, Channel::Transmit(0));
     world.settle();
     assert_eq!(villain.answers(0), []);
     let host = world.host(to);
@@ -166,7 +166,7 @@ fn a_ring_whose_index_cannot_be_is_told_once_and_not_read_again() {
         let from = world.add(Mode::Copy);
         let villain = Villain::new(&mut world, 9, Mode::Copy);
         villain.rings[ring].store(0, 1000);
-        world.back.kick(villain.id, Channel::Transmit);
+        world.back.kick(villain.id, Channel::Transmit(0));
         let host = villain.guest.host;
         for number in 0..3 {
             assert!(world.guest(from).post_data(&host, number, 100, true));
@@ -174,7 +174,7 @@ fn a_ring_whose_index_cannot_be_is_told_once_and_not_read_again() {
         world.guest(from).step();
         world.settle();
         villain.rings[ring].store(0, 1);
-        world.back.kick(villain.id, Channel::Transmit);
+        world.back.kick(villain.id, Channel::Transmit(0));
         world.settle();
         let [Event::Fault(id, Fault::Producer(error))] = world.events[..] else {
             panic!("{:?}", world.events);
@@ -202,7 +202,7 @@ fn what_cannot_be_connected_is_refused_with_the_reason() {
     }
     world.back.disconnect(world.guests[guest].2);
     let other = Guest::new(&world.machine, 50, Mode::Copy, ALL);
-    other.rings[1].store(0, 257);
+    other.queues[0].rings[1].store(0, 257);
     let refused = world.back.connect(other.connection(port, |page| page));
     assert!(matches!(refused, Err(ConnectError::Receive(_))));
 }
@@ -281,7 +281,7 @@ fn no_villain_harms_a_neighbour_or_keeps_anything() {
                 villain.page.write(0, &frame);
             }
             villain.act(dice);
-            world.back.kick(villain.id, Channel::Transmit);
+            world.back.kick(villain.id, Channel::Transmit(0));
             assert!(
                 world
                     .guest(from)
@@ -340,7 +340,7 @@ fn headers_that_a_guest_changes_after_they_were_checked_go_out_as_they_were() {
     );
     villain.page.write(0, &frame);
     villain.slot(&TxSlot::holding(&FIRST));
-    world.back.kick(villain.id, Channel::Transmit);
+    world.back.kick(villain.id, Channel::Transmit(0));
     world.serve();
     // The NIC has it, and reads it now.
     villain.page.write(0, &[0x77; 1000]);

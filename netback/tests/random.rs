@@ -41,7 +41,8 @@ fn history(info: NicInfo, pages: usize, seed: u64) {
     for _ in 0..count {
         let mode = if dice.one_of(2) { Mode::Copy } else { Mode::Flip };
         let features = if dice.one_of(3) { Features::default() } else { ALL };
-        world.add_with(mode, features, 0);
+        let queues = 1 + dice.below(3) as usize;
+        world.add_with_queues(mode, features, queues);
     }
     world.settle();
     world.meet(0);
@@ -84,7 +85,7 @@ fn history(info: NicInfo, pages: usize, seed: u64) {
     world.settle();
     for (guest, expected) in expected.iter().enumerate() {
         let (found, _, id) = &world.guests[guest];
-        let answered = found.transmit.sent();
+        let answered = found.sent();
         let extra = u64::from(guest == 0);
         assert_eq!(answered.frames + answered.dropped, sent[guest] + extra);
         assert_eq!(answered.errors, 0);

@@ -7,14 +7,20 @@
 )]
 
 use bulkhead_netback::negotiation::Mode;
+use bulkhead_netback::testing::frames::Host;
 use bulkhead_netback::testing::{ALL, NIC, World};
 
 /// Has guests send frames of these sizes to the wire as fast as they can, while the NIC sends `per_step` frames at a time. Bytes that each sent,
 /// and the most steps that one of its frames took.
 fn contend(sizes: &[(usize, usize)], steps: u32, per_step: usize) -> Vec<(u64, u32)> {
+    contend_by(&vec![1; sizes.len()], sizes, steps, per_step)
+}
+
+/// The same, where each guest has so many queues, and sends by all of them.
+fn contend_by(queues: &[usize], sizes: &[(usize, usize)], steps: u32, per_step: usize) -> Vec<(u64, u32)> {
     let mut world = World::new(NIC);
-    for _ in sizes {
-        world.add(Mode::Copy);
+    for queues in queues {
+        world.add_with_queues(Mode::Copy, ALL, *queues);
     }
     world.settle();
     world.meet(0);
@@ -23,11 +29,16 @@ fn contend(sizes: &[(usize, usize)], steps: u32, per_step: usize) -> Vec<(u64, u
     let mut posted = vec![std::collections::VecDeque::new(); sizes.len()];
     for step in 0..steps {
         for (guest, (size, depth)) in sizes.iter().enumerate() {
-            while posted[guest].len() < *depth
-                && world
-                    .guest(guest)
-                    .post_data(&outside, u32::try_from(guest).unwrap(), size - 42, true)
-            {
+            loop {
+                let to = Host {
+                    port: outside.port + u16::try_from(posted[guest].len() % queues[guest]).unwrap(),
+                    ..outside
+                };
+                let number = u32::try_from(guest).unwrap();
+                let is_full = posted[guest].len() >= *depth;
+                if is_full || !world.guest(guest).post_data(&to, number, size - 42, true) {
+                    break;
+                }
                 posted[guest].push_back(step);
             }
             world.guest(guest).step();
@@ -61,6 +72,16 @@ fn floods_share_the_wire_by_bytes_whatever_the_size_of_their_frames() {
         let share = bytes * 1000 / all;
         assert!((270..400).contains(&share), "{share} of 1000");
     }
+}
+
+#[test]
+fn a_flood_by_eight_queues_gets_no_more_than_one_by_one() {
+    let results = contend_by(&[8, 1], &[(1514, 200), (1514, 200)], 1000, 8);
+    println!("{results:?}");
+    let [(by_eight, _), (by_one, _)] = results[..] else {
+        panic!("there are two")
+    };
+    assert!(by_eight.abs_diff(by_one) * 20 < by_one);
 }
 
 #[test]

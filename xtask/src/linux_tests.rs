@@ -251,11 +251,15 @@ fn vif(name: &'static str, vcpus: u32, words: &str, told: &[&'static str]) -> Ma
     made
 }
 
-/// The same, while the guest's driver is made anew twice: the download from it, one connection, goes on.
+/// The same by two queues, while the guest's driver is made anew twice: the download from it, one connection, goes on.
 fn vif_restart() -> MachineTest {
     let restart = [typed("driver restart io\n"), expect("(io)*: a NIC, by ")];
     let steps = [
-        vec![all_of(&["\"event\":\"control-ready\"", "(web) vif: serves"])],
+        vec![all_of(&[
+            "\"event\":\"control-ready\"",
+            " queues=2 ",
+            "(web) vif: serves",
+        ])],
         restart.repeat(2),
         vec![
             expect("(peer) CHECK peer-fetches ok"),
@@ -594,7 +598,7 @@ static MADE: LazyLock<Vec<MachineTest>> = LazyLock::new(|| {
             "linux-vif",
             1,
             "",
-            &["(web) CHECK vif-sends-segments-together ok"],
+            &[" queues=1 ", "(web) CHECK vif-sends-segments-together ok"],
         ),
         vif_restart(),
         life("linux-life", 2, 2),

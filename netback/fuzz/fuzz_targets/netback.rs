@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         match dice.below(10) {
             0..3 => {
                 villain.act(dice);
-                world.back.kick(villain.id, Channel::Transmit);
+                world.back.kick(villain.id, Channel::Transmit(0));
             }
             3 => {
                 let peer = if dice.one_of(2) { host } else { world.outside() };

@@ -1,16 +1,19 @@
 //! What becomes of frames: their beginnings are copied, the VFR decides over the copies, and they are on their way.
 
 use alloc::vec::Vec;
+use core::hash::Hasher;
 
 use bulkhead_abi::netif::Status;
 use bulkhead_devices::nic::Nic;
 use bulkhead_ring::SharedPage;
+use siphasher::sip::SipHasher13;
 
 use super::job::{HEADER, Origin, Part, Sum};
 use super::{BackEnd, Event, Logged, MADE, Owner, vif_in};
 use crate::counters::{Fault, Loss, add};
 use crate::machine::{End, Machine, PAGE};
 use crate::vfr::nat::Checksum;
+use crate::vfr::packet::{ETHERNET, IpLayout, Layout, TCP, UDP};
 use crate::vfr::router::{Fate, Telling, UPLINK};
 
 /// Bytes of a frame's beginning that the VFR is shown first: Ethernet, IP and TCP with the usual options.
@@ -192,6 +195,11 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         } else {
             job.copied
         };
+        let place = self.ports.get(usize::from(to.0)).copied().flatten();
+        let receiver = place.and_then(|place| vif_in(&mut self.places, place));
+        if receiver.is_some_and(|vif| vif.queues.len() > 1) {
+            job.flow = flow(header, outcome.layout);
+        }
         match job.admit() {
             Ok(()) => self.deliver(index, to),
             Err(loss) => self.lose(index, loss, None),
@@ -233,4 +241,28 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             self.deliver(index, to);
         }
     }
+}
+
+/// The number of a frame's connection: of its addresses, and of its ports if it has some. What is not IP has 0.
+fn flow(header: &[u8], layout: Option<Layout>) -> u32 {
+    let Some(IpLayout {
+        is_ipv6,
+        protocol,
+        transport_at,
+        ..
+    }) = layout.and_then(|layout| layout.ip)
+    else {
+        return 0;
+    };
+    let (first, bytes) = if is_ipv6 { (8, 32) } else { (12, 8) };
+    let first = ETHERNET.saturating_add(first);
+    let addresses = header.get(first..first.saturating_add(bytes));
+    let ports = header.get(transport_at..transport_at.saturating_add(4));
+    let ports = ports.filter(|_| matches!(protocol, TCP | UDP));
+    // Nobody else's frames go by it, so it needs no secret.
+    let mut hasher = SipHasher13::new();
+    hasher.write(addresses.unwrap_or_default());
+    hasher.write(ports.unwrap_or_default());
+    let [b0, b1, b2, b3, ..] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([b0, b1, b2, b3])
 }

@@ -22,6 +22,7 @@ use crate::vfr::classify::PortId;
 pub(super) struct Delivery {
     job: u32,
     place: u32,
+    queue: usize,
     /// Its slots, among all that were taken in this round.
     first: usize,
     slots: usize,
@@ -82,7 +83,11 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         }
         let slots = pages.saturating_add(usize::from(is_extra));
         let first = self.taken.len();
-        match vif.receive.waiting() {
+        let number = vif.queue_of(job.flow);
+        let Some(queue) = vif.queues.get_mut(number) else {
+            return;
+        };
+        match queue.receive.waiting() {
             Ok(waiting) if waiting as usize >= slots && !vif.is_deaf => {}
             Ok(_) => return self.lose(index, Loss::NoPage, Some(place)),
             Err(error) => {
@@ -92,7 +97,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         }
         while self.taken.len() < first.saturating_add(slots) {
             // There are as many, and a front-end that says otherwise now is told so with the next frame.
-            let Ok(Some((ticket, request))) = vif.receive.take() else {
+            let Ok(Some((ticket, request))) = queue.receive.take() else {
                 break;
             };
             self.taken.push(Taken {
@@ -109,6 +114,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.deliveries.push(Delivery {
             job: index,
             place,
+            queue: number,
             first,
             slots: found,
             is_extra,
@@ -304,7 +310,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let Some(delivery) = self.deliveries.get_mut(number) else {
             return;
         };
-        let (index, place) = (delivery.job, delivery.place);
+        let (index, place, number) = (delivery.job, delivery.place, delivery.queue);
         let range = delivery.first..delivery.first.saturating_add(delivery.slots);
         let slots = self.taken.get_mut(range).unwrap_or_default();
         let mut flips = 0_u64;
@@ -339,8 +345,11 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             return;
         };
         add(&mut vif.counters.flips, flips);
+        let Some(queue) = vif.queues.get_mut(number) else {
+            return;
+        };
         let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        vif.make_room(count);
+        queue.make_room(count);
         let last = slots.len().saturating_sub(1);
         for (at, slot) in slots.iter_mut().enumerate() {
             let Some(ticket) = slot.ticket.take() else {
@@ -355,13 +364,13 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                     ..RxResponse::default()
                 }),
             };
-            vif.receive.complete(ticket, answer);
+            queue.receive.complete(ticket, answer);
         }
         if failed.is_none() {
             add(&mut vif.counters.received, 1);
             add(&mut vif.counters.received_bytes, job.length as u64);
         }
-        self.touch(place);
+        self.touch(place, number);
         if let Some((gref, status)) = refused {
             self.fault(place, Fault::Grant { gref, status });
         }

@@ -3,10 +3,9 @@
 use bulkhead_abi::netif::{Status, TxResponse};
 use bulkhead_devices::nic::Nic;
 use bulkhead_ring::SharedPage;
-use bulkhead_ring::descriptor::Notify;
 
 use super::job::Origin;
-use super::{BackEnd, Channel, Event, Flaw, Health, Place, VifId, vif_in};
+use super::{BackEnd, Event, Flaw, Health, Place, VifId, vif_in};
 use crate::counters::{Fault, Loss, add};
 use crate::machine::Machine;
 
@@ -135,9 +134,10 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         let Some(job) = self.jobs.get_mut(index) else {
             return;
         };
-        let (origin, cost, status) = (job.origin, job.cost, job.answer);
+        let (origin, number, cost, status) = (job.origin, job.queue, job.cost, job.answer);
         if let Origin::Vif(place) = origin
             && let Some(vif) = vif_in(&mut self.places, place)
+            && let Some(queue) = vif.queues.get_mut(number)
         {
             for slot in job.slots.drain(..) {
                 let status = if slot.is_extra { Status::Null } else { status };
@@ -145,12 +145,12 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                     id: slot.id,
                     status: status.raw(),
                 };
-                vif.transmit.complete(slot.ticket, response);
+                queue.transmit.complete(slot.ticket, response);
             }
             vif.jobs = vif.jobs.saturating_sub(1);
             vif.under_way = vif.under_way.saturating_sub(cost);
             let is_blocked = vif.is_blocked;
-            self.touch(place);
+            self.touch(place, number);
             if is_blocked {
                 self.list(place);
             }
@@ -168,21 +168,13 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             return;
         };
         vif.is_touched = false;
-        vif.notify.0 |= vif.transmit.publish() == Notify::Yes;
-        vif.publish_received();
         let generation = *generation;
         let id = VifId { place, generation };
-        let channels = match core::mem::take(&mut vif.notify) {
-            (false, false) => [None, None],
-            _ if !vif.is_split => [Some(Channel::Both), None],
-            (transmit, receive) => [
-                transmit.then_some(Channel::Transmit),
-                receive.then_some(Channel::Receive),
-            ],
-        };
-        for channel in channels.into_iter().flatten() {
-            add(&mut self.totals.notifications, 1);
-            self.events.push(Event::Notify(id, channel));
+        for (number, queue) in vif.queues.iter_mut().enumerate() {
+            for channel in queue.publish(number).into_iter().flatten() {
+                add(&mut self.totals.notifications, 1);
+                self.events.push(Event::Notify(id, channel));
+            }
         }
     }
 

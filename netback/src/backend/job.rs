@@ -83,7 +83,11 @@ pub(super) struct Job {
     pub(super) split: usize,
     /// All of it, as it came.
     pub(super) parts: Vec<Part>,
+    /// The queue of its sender's that they are of.
+    pub(super) queue: usize,
     pub(super) slots: Vec<Slot>,
+    /// A number that the frames of a connection have in common, where the receiver has several queues.
+    pub(super) flow: u32,
     /// Pages of the pool that it holds; they are pinned.
     pub(super) pages: Vec<PageId>,
     /// Private memory that it holds beside its own.
@@ -123,7 +127,9 @@ impl Job {
             copied: 0,
             split: 0,
             parts: Vec::new(),
+            queue: 0,
             slots: Vec::new(),
+            flow: 0,
             pages: Vec::new(),
             buffers: Vec::new(),
             pins: Vec::new(),
@@ -150,6 +156,7 @@ impl Job {
         (self.length, self.copied, self.split, self.cost) = (0, 0, 0, 0);
         (self.sum, self.segments, self.layout) = (Sum::Whole, None, None);
         self.answer = Status::Okay;
+        (self.queue, self.flow) = (0, 0);
         (self.is_sent, self.is_soft) = (false, false);
         (self.whole, self.pieces) = (None, 0);
     }

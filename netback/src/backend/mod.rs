@@ -73,7 +73,7 @@ use job::{JOBS_OF_BUFFER, Jobs};
 use log::Log;
 use pool::Pool;
 pub use records::{
-    CaptureId, Channel, ConnectError, Connection, Event, Flaw, Idle, Logged, Rest, Tap, VifId,
+    CaptureId, Channel, ConnectError, Connection, Event, Flaw, Idle, Logged, Rest, Rings, Tap, VifId,
 };
 use soft::Cutting;
 use vif::Vif;
@@ -265,7 +265,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             return Err(ConnectError::Taken(vif.domain));
         }
         let mut vif = Vif::adopt(connection)?;
-        vif.notify = (true, true);
+        vif.is_touched = true;
         let free = self.places.iter().position(|place| place.vif.is_none());
         let index = free.unwrap_or(self.places.len());
         if free.is_none() {
@@ -291,7 +291,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         if let Some(place) = self.ports.get_mut(at) {
             *place = Some(number);
         }
-        self.touch(number);
+        self.touched.push(number);
         self.list(number);
         Ok(id)
     }
@@ -327,7 +327,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
     /// A front-end has notified us by one of its channels, or may have.
     pub fn kick(&mut self, id: VifId, channel: Channel) {
         // Whether pages were posted is looked at when there is a frame.
-        if channel != Channel::Receive && self.counters(id).is_some() {
+        if !matches!(channel, Channel::Receive(_)) && self.counters(id).is_some() {
             self.list(id.place);
         }
     }
@@ -392,12 +392,15 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         self.ports.get(usize::from(port.0)).copied().flatten()
     }
 
-    /// A VIF has answers to publish, or is to be notified.
-    fn touch(&mut self, place: u32) {
-        if let Some(vif) = vif_in(&mut self.places, place)
-            && !core::mem::replace(&mut vif.is_touched, true)
-        {
-            self.touched.push(place);
+    /// A VIF has answers to publish in the queue with this number.
+    fn touch(&mut self, place: u32, queue: usize) {
+        if let Some(vif) = vif_in(&mut self.places, place) {
+            if let Some(queue) = vif.queues.get_mut(queue) {
+                queue.is_touched = true;
+            }
+            if !core::mem::replace(&mut vif.is_touched, true) {
+                self.touched.push(place);
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a back-end is told, and what it tells.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use bulkhead_abi::DomId;
@@ -7,7 +8,7 @@ use bulkhead_ring::descriptor::RingError;
 
 use crate::counters::{Counters, Fault};
 use crate::machine::PageId;
-use crate::negotiation::{Features, Mode};
+use crate::negotiation::{Features, MAX_QUEUES, Mode};
 use crate::vfr::classify::{NetworkId, PortId};
 use crate::vfr::packet::Packet;
 use crate::vfr::router::Fate;
@@ -27,12 +28,8 @@ pub struct Connection<P> {
     pub domain: DomId,
     /// The VFR's port that it is; not the uplink.
     pub port: PortId,
-    /// The page of the ring of frames that it sends.
-    pub transmit: P,
-    /// The page of the ring of frames that it receives.
-    pub receive: P,
-    /// Each ring has an event channel of its own.
-    pub is_split: bool,
+    /// Its queues, 1 to [`MAX_QUEUES`].
+    pub queues: Vec<Rings<P>>,
     /// How it receives.
     pub mode: Mode,
     /// What it takes.
@@ -41,9 +38,22 @@ pub struct Connection<P> {
     pub rate: u64,
 }
 
+/// The pages of a queue's rings.
+#[derive(Debug)]
+pub struct Rings<P> {
+    /// That of the ring of frames that the front-end sends.
+    pub transmit: P,
+    /// That of the ring of frames that it receives.
+    pub receive: P,
+    /// Each ring has an event channel of its own.
+    pub is_split: bool,
+}
+
 /// Why a front-end is not connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
+    /// It has so many queues.
+    Queues(usize),
     /// The ring of frames that it sends is none.
     Transmit(RingError),
     /// The ring of frames that it receives is none.
@@ -57,6 +67,7 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Queues(count) => write!(f, "{count} queues: there should be 1 to {MAX_QUEUES}"),
             Self::Transmit(error) => write!(f, "the sending ring: {error}"),
             Self::Receive(error) => write!(f, "the receiving ring: {error}"),
             Self::Port(PortId(port)) => write!(f, "port {port} should be one that the VFR has for a VIF"),
@@ -67,15 +78,15 @@ impl fmt::Display for ConnectError {
 
 impl core::error::Error for ConnectError {}
 
-/// An event channel of a front-end.
+/// An event channel of a front-end, by the number of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
     /// That of both rings, where they have one.
-    Both,
+    Both(usize),
     /// That of the sending ring.
-    Transmit,
+    Transmit(usize),
     /// That of the receiving ring.
-    Receive,
+    Receive(usize),
 }
 
 /// What others have to know after a round.

@@ -146,7 +146,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
         };
         let (buffer, offset) = job.home;
         self.machine.read(buffer, offset.into(), header);
-        let (length, layout) = (job.length, job.layout);
+        let (length, layout, flow) = (job.length, job.layout, job.flow);
         let parts: Vec<Part> = job.parts.clone();
         // Who is at the port may be another than when the first piece went there.
         let takes_blank = self.takes_blank(to, ip.is_ipv6);
@@ -176,7 +176,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             let (buffer, offset) = job.home;
             self.machine.write(buffer, offset.into(), own);
             (job.layout, job.whole, job.is_soft) = (layout, Some(whole), true);
-            (job.copied, job.split) = (headers, headers);
+            (job.copied, job.split, job.flow) = (headers, headers, flow);
             job.length = headers.saturating_add(end).saturating_sub(from);
             job.parts.push(Part {
                 at: End::Buffer(buffer, offset),

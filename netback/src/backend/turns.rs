@@ -120,23 +120,23 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             if vif.deficit <= 0 || !has_room {
                 return self.list(place);
             }
-            match vif.transmit.take() {
-                Ok(Some((ticket, slot))) => {
-                    if !vif.assembly.take(ticket, &slot) {
-                        continue;
-                    }
-                }
+            let queue = match vif.take_frame() {
+                Ok(Some(queue)) => queue,
                 Ok(None) => {
                     vif.deficit = 0;
                     self.looked.push(place);
                     return;
                 }
                 Err(error) => return self.fault(place, Fault::Producer(error)),
-            }
+            };
             let Some((index, job)) = self.jobs.open(Origin::Vif(place)) else {
                 return;
             };
-            let finished = vif.assembly.finish(job, vif.domain);
+            job.queue = queue;
+            let Some(assembly) = vif.queues.get_mut(queue).map(|queue| &mut queue.assembly) else {
+                return;
+            };
+            let finished = assembly.finish(job, vif.domain);
             job.cost = cost(job.length, job.segments.map(|segments| segments.size));
             let offloads = self.nic.info().offloads;
             let is_left = |segments: Segments| !offloads.cuts(segments.ip);
@@ -168,7 +168,7 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
             else {
                 continue;
             };
-            match vif.transmit.may_sleep() {
+            match vif.may_sleep() {
                 Ok(true) => {}
                 Ok(false) => self.list(place),
                 Err(error) => self.fault(place, Fault::Producer(error)),

@@ -37,7 +37,7 @@ fn a_front_end_may_send_whatever_there_is() {
         (key::FEATURE_GSO_TCPV4, "1"),
         (key::FEATURE_GSO_TCPV6, "1"),
         (key::FEATURE_NO_CSUM_OFFLOAD, "0"),
-        (key::MULTI_QUEUE_MAX_QUEUES, "1"),
+        (key::MULTI_QUEUE_MAX_QUEUES, "8"),
     ] {
         assert_eq!(keys[key], value, "{key}");
     }
@@ -54,12 +54,15 @@ fn linux_is_understood_and_so_is_a_front_end_that_flips() {
         checksum_v6: true,
     };
     let linux = Plan {
-        transmit: 768,
-        receive: 769,
-        ports: Ports::Two {
-            transmit: 20,
-            receive: 21,
-        },
+        queues: [QueuePlan {
+            transmit: 768,
+            receive: 769,
+            ports: Ports::Two {
+                transmit: 20,
+                receive: 21,
+            },
+        }]
+        .into(),
         mode: Mode::Copy,
         features: all,
     };
@@ -74,8 +77,50 @@ fn linux_is_understood_and_so_is_a_front_end_that_flips() {
         (key::FEATURE_GSO_TCPV4, "1"),
     ];
     let plan = plan(&offer, &small).unwrap();
-    assert_eq!((plan.ports, plan.mode), (Ports::One(5), Mode::Flip));
+    assert_eq!((plan.queues[0].ports, plan.mode), (Ports::One(5), Mode::Flip));
     assert_eq!(plan.features, Features::default());
+}
+
+#[test]
+fn queues_have_directories_of_their_own_if_there_are_several() {
+    let offer = Offer { flip: true };
+    let keys = [
+        (key::MULTI_QUEUE_NUM_QUEUES, "2"),
+        ("queue-0/tx-ring-ref", "8"),
+        ("queue-0/rx-ring-ref", "9"),
+        ("queue-0/event-channel-tx", "20"),
+        ("queue-0/event-channel-rx", "21"),
+        ("queue-1/tx-ring-ref", "10"),
+        ("queue-1/rx-ring-ref", "11"),
+        ("queue-1/event-channel", "22"),
+        (key::REQUEST_RX_COPY, "1"),
+    ];
+    let queues = [
+        QueuePlan {
+            transmit: 8,
+            receive: 9,
+            ports: Ports::Two {
+                transmit: 20,
+                receive: 21,
+            },
+        },
+        QueuePlan {
+            transmit: 10,
+            receive: 11,
+            ports: Ports::One(22),
+        },
+    ];
+    assert_eq!(plan(&offer, &keys).unwrap().queues, queues);
+    let (last, rest) = keys.split_last().unwrap();
+    let (_, rest) = rest.split_last().unwrap();
+    let without_a_port = [rest, &[*last]].concat();
+    assert_eq!(
+        plan(&offer, &without_a_port),
+        Err(PlanError::Missing("queue-1/event-channel".to_string()))
+    );
+    // One queue has none, even if it is said that there is one.
+    let one = [LINUX, &[(key::MULTI_QUEUE_NUM_QUEUES, "1")]].concat();
+    assert_eq!(plan(&offer, &one), plan(&offer, LINUX));
 }
 
 #[test]
@@ -92,7 +137,7 @@ fn a_front_end_that_contradicts_itself_or_asks_for_more_is_refused_by_the_key() 
         (key::FEATURE_SG, "yes", value(key::FEATURE_SG)),
         (
             key::MULTI_QUEUE_NUM_QUEUES,
-            "2",
+            "9",
             value(key::MULTI_QUEUE_NUM_QUEUES),
         ),
         (

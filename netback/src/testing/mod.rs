@@ -38,7 +38,7 @@ use bulkhead_ring::SharedPage;
 pub use bulkhead_ring::testing::Page;
 
 use crate::machine::{self, BufferId, Copy, End, Flip, PAGE, PageId};
-pub use world::{ALL, Guest, VFR_MAC, WIRE_MAC, World, add_port, vfr};
+pub use world::{ALL, Guest, Queue, VFR_MAC, WIRE_MAC, World, add_port, vfr};
 
 /// What pages are full of that nobody else may see.
 pub const SECRET: u8 = 0xee;

@@ -9,7 +9,7 @@ use bulkhead_frontend::{Access, Domain, Flips};
 use bulkhead_ring::SharedPage;
 
 use super::{ALL, Dice, Guest, Page, World, add_port};
-use crate::backend::{Connection, VifId};
+use crate::backend::{Connection, Rings, VifId};
 use crate::negotiation::Mode;
 
 /// A request for a frame in the villain's page.
@@ -56,9 +56,12 @@ impl Villain {
             .connect(Connection {
                 domain: DomId::new(domain.into()),
                 port,
-                transmit: rings[0].clone(),
-                receive: rings[1].clone(),
-                is_split: true,
+                queues: [Rings {
+                    transmit: rings[0].clone(),
+                    receive: rings[1].clone(),
+                    is_split: true,
+                }]
+                .into(),
                 mode,
                 features: ALL,
                 rate: 0,

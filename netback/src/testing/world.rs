@@ -12,7 +12,7 @@ use front::{Offload, Pool, Receive, Transmit};
 
 use super::frames::{self, Host};
 use super::{Machine, NicInfo, Page};
-use crate::backend::{BackEnd, Channel, Connection, Event, Rest, VifId};
+use crate::backend::{BackEnd, Channel, Connection, Event, Rest, Rings, VifId};
 use crate::negotiation::{Features, Mode};
 use crate::vfr::classify::PortId;
 use crate::vfr::packet::Mac;
@@ -62,12 +62,8 @@ pub struct Guest {
     pub memory: Memory,
     /// Where its pages come from.
     pub pool: Pool<Memory>,
-    /// Its halves of the rings.
-    pub transmit: Transmit<Memory>,
-    /// See `transmit`.
-    pub receive: Receive<Memory>,
-    /// The pages of both, for back-ends.
-    pub rings: [Page; 2],
+    /// Its queues.
+    pub queues: Vec<Queue>,
     /// Who it is on its network.
     pub host: Host,
     /// How it receives.
@@ -80,12 +76,25 @@ pub struct Guest {
     pub checks: Option<[u8; 6]>,
     /// It has notified the back-end.
     pub has_told: bool,
-    /// It has been notified.
-    pub is_told: bool,
     /// Numbers of data that it was sent, in the order of their arrival.
     pub numbers: Vec<u32>,
     /// What it was sent, whole.
     pub frames: VecDeque<(Vec<u8>, Offload)>,
+}
+
+/// A guest's halves of a pair of rings.
+#[derive(Debug)]
+pub struct Queue {
+    /// Of the frames that it sends.
+    pub transmit: Transmit<Memory>,
+    /// Of those that it receives.
+    pub receive: Receive<Memory>,
+    /// The pages of both, for back-ends.
+    pub rings: [Page; 2],
+    /// The guest has been notified.
+    pub is_told: bool,
+    /// How many frames it has received.
+    pub received: u64,
 }
 
 /// A ring and the page that it is in.
@@ -99,11 +108,15 @@ impl Guest {
     /// A guest with the last byte of its address, which is its domain's number, too.
     #[must_use]
     pub fn new(machine: &Machine, domain: u8, mode: Mode, features: Features) -> Self {
+        Self::with_queues(machine, domain, mode, features, 1)
+    }
+
+    /// The same, with so many queues.
+    #[must_use]
+    pub fn with_queues(machine: &Machine, domain: u8, mode: Mode, features: Features, queues: usize) -> Self {
         let memory = Memory::new();
         machine.add_domain(domain.into(), &memory);
         let pool = Pool::new(memory.clone());
-        let (transmit, tx) = ring(&memory);
-        let (receive, rx) = ring(&memory);
         let all = front::Features {
             several_slots: true,
             segments_v4: true,
@@ -115,13 +128,22 @@ impl Guest {
             Mode::Copy => front::Mode::Copy,
             Mode::Flip => front::Mode::Flip,
         };
+        let queue = |_| {
+            let (transmit, tx) = ring(&memory);
+            let (receive, rx) = ring(&memory);
+            Queue {
+                transmit: Transmit::new(pool.clone(), transmit, all),
+                receive: Receive::new(pool.clone(), receive, front_mode),
+                rings: [tx, rx],
+                is_told: true,
+                received: 0,
+            }
+        };
         let mut guest = Self {
             domain: domain.into(),
-            transmit: Transmit::new(pool.clone(), transmit, all),
-            receive: Receive::new(pool.clone(), receive, front_mode),
+            queues: (0..queues).map(queue).collect(),
             memory,
             pool,
-            rings: [tx, rx],
             host: Host {
                 mac: [2, 0, 0, 0, 0, domain],
                 address: [10, 0, 0, domain],
@@ -132,7 +154,6 @@ impl Guest {
             rate: 0,
             checks: None,
             has_told: false,
-            is_told: true,
             numbers: Vec::new(),
             frames: VecDeque::new(),
         };
@@ -143,28 +164,47 @@ impl Guest {
     /// What it is connected with.
     #[must_use]
     pub fn connection<P>(&self, port: PortId, wrap: impl Fn(Page) -> P) -> Connection<P> {
-        let [transmit, receive] = self.rings.clone().map(wrap);
+        let rings = |(number, queue): (usize, &Queue)| {
+            let [transmit, receive] = queue.rings.clone().map(&wrap);
+            Rings {
+                transmit,
+                receive,
+                is_split: number % 2 == 1,
+            }
+        };
         Connection {
             domain: DomId::new(self.domain),
             port,
-            transmit,
-            receive,
-            is_split: false,
+            queues: self.queues.iter().enumerate().map(rings).collect(),
             mode: self.mode,
             features: self.features,
             rate: self.rate,
         }
     }
 
-    /// Posts a frame, in as few pages as it takes. Whether there was room.
+    /// Posts a frame, in as few pages as it takes, to the queue for its address and port. Whether there was room.
     pub fn post(&mut self, bytes: &[u8], offload: Offload) -> bool {
-        if !self.transmit.has_room() {
+        let connection = [33, 37].map(|at| usize::from(bytes.get(at).copied().unwrap_or(0)));
+        let number = connection.iter().sum::<usize>() % self.queues.len();
+        let queue = &mut self.queues[number];
+        if !queue.transmit.has_room() {
             return false;
         }
         let mut frame = self.pool.frame(bytes.len()).unwrap();
         frame.write(0, bytes).unwrap();
-        self.transmit.send(frame, offload).unwrap();
+        queue.transmit.send(frame, offload).unwrap();
         true
+    }
+
+    /// What has become of the frames that it sent.
+    #[must_use]
+    pub fn sent(&self) -> front::Sent {
+        let each = self.queues.iter().map(|queue| queue.transmit.sent());
+        each.fold(front::Sent::default(), |all, sent| front::Sent {
+            frames: all.frames + sent.frames,
+            dropped: all.dropped + sent.dropped,
+            errors: all.errors + sent.errors,
+        })
     }
 
     /// Posts a datagram with numbered data for somebody, by way of a MAC, its checksum blank or not.
@@ -186,9 +226,15 @@ impl Guest {
 
     /// Shows the back-end what was posted, and takes what there is. Frames with numbered data are checked.
     pub fn step(&mut self) {
-        let notify = [self.transmit.step().unwrap(), self.receive.step().unwrap()];
+        (0..self.queues.len()).for_each(|queue| self.step_queue(queue));
+    }
+
+    fn step_queue(&mut self, queue: usize) {
+        let queue = &mut self.queues[queue];
+        let notify = [queue.transmit.step().unwrap(), queue.receive.step().unwrap()];
         self.has_told |= notify.contains(&Notify::Yes);
-        while let Some(received) = self.receive.take() {
+        while let Some(received) = queue.receive.take() {
+            queue.received += 1;
             let frame = received.frame.to_vec();
             if self.checks.is_some_and(|mac| frame[6..12] != mac) {
                 continue;
@@ -202,19 +248,34 @@ impl Guest {
             }
         }
         // The pages of what was taken.
-        self.has_told |= self.receive.step().unwrap() == Notify::Yes;
+        self.has_told |= queue.receive.step().unwrap() == Notify::Yes;
     }
 
-    /// Does so, having been notified, until it may sleep.
+    /// Does so with the queues that it was notified of, until it may sleep.
     pub fn collect(&mut self) {
-        while core::mem::take(&mut self.is_told) {
-            self.step();
-            let may_sleep = [
-                self.transmit.may_sleep().unwrap(),
-                self.receive.may_sleep().unwrap(),
-            ];
-            self.is_told = may_sleep != [true, true];
+        for number in 0..self.queues.len() {
+            while core::mem::take(&mut self.queues[number].is_told) {
+                self.step_queue(number);
+                let queue = &mut self.queues[number];
+                let may_sleep = [
+                    queue.transmit.may_sleep().unwrap(),
+                    queue.receive.may_sleep().unwrap(),
+                ];
+                queue.is_told = may_sleep != [true, true];
+            }
         }
+    }
+
+    /// It is notified by this channel.
+    pub fn tell(&mut self, channel: Channel) {
+        let (Channel::Both(queue) | Channel::Transmit(queue) | Channel::Receive(queue)) = channel;
+        self.queues[queue].is_told = true;
+    }
+
+    /// Whether it has been notified and has not looked.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.queues.iter().any(|queue| queue.is_told)
     }
 }
 
@@ -277,9 +338,22 @@ impl World {
 
     /// Connects a guest.
     pub fn add_with(&mut self, mode: Mode, features: Features, rate: u64) -> usize {
-        let domain = u8::try_from(self.guests.len() + 1).unwrap();
-        let mut guest = Guest::new(&self.machine, domain, mode, features);
+        let mut guest = Guest::new(&self.machine, self.next_domain(), mode, features);
         guest.rate = rate;
+        self.connect(guest)
+    }
+
+    /// Connects a guest by so many queues.
+    pub fn add_with_queues(&mut self, mode: Mode, features: Features, queues: usize) -> usize {
+        let domain = self.next_domain();
+        self.connect(Guest::with_queues(&self.machine, domain, mode, features, queues))
+    }
+
+    fn next_domain(&self) -> u8 {
+        u8::try_from(self.guests.len() + 1).unwrap()
+    }
+
+    fn connect(&mut self, guest: Guest) -> usize {
         let port = add_port(self.back.vfr_mut(), &guest);
         let id = self.back.connect(guest.connection(port, |page| page)).unwrap();
         self.guests.push((guest, port, id));
@@ -325,7 +399,7 @@ impl World {
     pub fn serve(&mut self) {
         for (guest, _, id) in &mut self.guests {
             if core::mem::take(&mut guest.has_told) {
-                self.back.kick(*id, Channel::Both);
+                self.back.kick(*id, Channel::Both(0));
             }
         }
         for _ in 0..10_000 {
@@ -338,7 +412,7 @@ impl World {
                         told.push((id, channel));
                         self.notified += 1;
                         for (guest, ..) in self.guests.iter_mut().filter(|(_, _, known)| *known == id) {
-                            guest.is_told = true;
+                            guest.tell(channel);
                         }
                     }
                     Event::Fault(..)
@@ -397,7 +471,7 @@ impl World {
             let told = self
                 .guests
                 .iter()
-                .any(|(guest, ..)| guest.has_told || guest.is_told);
+                .any(|(guest, ..)| guest.has_told || guest.is_told());
             if !told && self.machine.state().events.is_empty() && self.machine.state().sending.is_empty() {
                 return;
             }

@@ -8,7 +8,7 @@ use core::{convert::Infallible, net::IpAddr};
 use bulkhead_backend::directory::{Offered, Refusal, number};
 use bulkhead_bus::client::Error;
 use bulkhead_netback::{
-    backend::{Channel, Connection, VifId},
+    backend::{Channel, Connection, Rings, VifId},
     negotiation::{self, Phase, Plan, Ports, Seen, Step},
     vfr::{
         classify::{NetworkId, PortId},
@@ -128,19 +128,29 @@ impl Offered<NoopRawMutex> for Interface {
             let page = map_ring(front.guest, &[gref])?.pop();
             page.ok_or_else(|| Refusal::Told(String::from("its ring has no page")))
         };
-        let channels = match plan.ports {
-            Ports::One(port) => Vec::from([(Channel::Both, bind(front.guest, port)?)]),
-            Ports::Two { transmit, receive } => Vec::from([
-                (Channel::Transmit, bind(front.guest, transmit)?),
-                (Channel::Receive, bind(front.guest, receive)?),
-            ]),
-        };
+        let (mut queues, mut channels) = (Vec::new(), Vec::new());
+        for (number, queue) in plan.queues.iter().enumerate() {
+            queues.push(Rings {
+                transmit: ring(queue.transmit)?,
+                receive: ring(queue.receive)?,
+                is_split: matches!(queue.ports, Ports::Two { .. }),
+            });
+            let mut bind = |channel, port| {
+                channels.push((channel, bind(front.guest, port)?));
+                Ok::<_, Refusal>(())
+            };
+            match queue.ports {
+                Ports::One(port) => bind(Channel::Both(number), port)?,
+                Ports::Two { transmit, receive } => {
+                    bind(Channel::Transmit(number), transmit)?;
+                    bind(Channel::Receive(number), receive)?;
+                }
+            }
+        }
         let connection = Connection {
             domain: front.guest,
             port: self.port,
-            transmit: ring(plan.transmit)?,
-            receive: ring(plan.receive)?,
-            is_split: channels.len() > 1,
+            queues,
             mode: plan.mode,
             features: plan.features,
             rate: self.rate,
