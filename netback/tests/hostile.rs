@@ -262,7 +262,7 @@ fn no_villain_harms_a_neighbour_or_keeps_anything() {
         let mut world = World::new(nic);
         let mode = if seed % 2 == 0 { Mode::Copy } else { Mode::Flip };
         let (from, to) = (world.add(mode), world.add(Mode::Flip));
-        let mut villain = Villain::new(&mut world, 9, mode);
+        let mut villain = Villain::with_two_queues(&mut world, 9, mode);
         world.settle();
         world.meet(from);
         let host = world.host(to);

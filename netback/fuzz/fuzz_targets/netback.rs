@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let to = mode(dice);
     let to = world.add_with(to, features, 0);
     let kind = mode(dice);
-    let mut villain = Villain::new(&mut world, 9, kind);
+    let mut villain = Villain::with_two_queues(&mut world, 9, kind);
     let capture = world.back.start_capture(Tap::Port(PortId(3)), 100);
     world.settle();
     world.meet(from);

@@ -6,15 +6,16 @@
 
 /// What a turn is worth, in bytes: the largest frame.
 pub(super) const QUANTUM: i64 = 64 << 10;
-/// The least that a frame counts as, in bytes.
+/// The least that a frame counts as, in bytes, and each of its slots.
 const LEAST: usize = 64;
 /// Bytes that may be under way, of all interfaces together.
 pub(super) const UNDER_WAY: usize = 96 << 10;
 
-/// What a frame of so many bytes counts as. One that is to be cut into segments of a size has headers for each.
-pub(super) fn cost(bytes: usize, size: Option<u16>) -> usize {
+/// What a frame of so many bytes in so many slots counts as. One that is to be cut into segments of a size has headers for each.
+pub(super) fn cost(bytes: usize, slots: usize, size: Option<u16>) -> usize {
     let pieces = size.and_then(|size| bytes.checked_div(size.into())).unwrap_or(0);
-    bytes.saturating_add(pieces.saturating_mul(LEAST)).max(LEAST)
+    let bytes = bytes.saturating_add(pieces.saturating_mul(LEAST));
+    bytes.max(slots.saturating_mul(LEAST))
 }
 
 /// A rate that is kept to on average: a token bucket.
@@ -61,6 +62,18 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_counts_as_its_bytes_and_headers_and_no_less_than_its_slots() {
+        assert_eq!(cost(1514, 1, None), 1514);
+        assert_eq!(cost(15_000, 4, Some(1500)), 15_640);
+        assert_eq!(cost(14, 1, None), 64);
+        assert_eq!(
+            cost(14, 200, None),
+            12_800,
+            "whoever sends nothing in many slots pays for these"
+        );
+    }
 
     #[test]
     fn a_rate_is_kept_after_the_burst_and_the_wait_is_as_long_as_is_said() {

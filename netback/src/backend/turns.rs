@@ -137,7 +137,11 @@ impl<N: Nic, M: Machine, P: SharedPage> BackEnd<N, M, P> {
                 return;
             };
             let finished = assembly.finish(job, vif.domain);
-            job.cost = cost(job.length, job.segments.map(|segments| segments.size));
+            job.cost = cost(
+                job.length,
+                job.slots.len(),
+                job.segments.map(|segments| segments.size),
+            );
             let offloads = self.nic.info().offloads;
             let is_left = |segments: Segments| !offloads.cuts(segments.ip);
             if !offloads.checksum || job.segments.is_some_and(is_left) {

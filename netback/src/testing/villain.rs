@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use bulkhead_abi::layout::PAGE_SIZE;
 use bulkhead_abi::netif::{ExtraType, Gso, TX_EXTRA_INFO, TX_MORE_DATA, TxRequest, TxResponse, TxSlot};
 use bulkhead_abi::{DomId, Record};
 use bulkhead_frontend::testing::{Grant, Memory, Offer};
@@ -24,8 +25,10 @@ pub const FIRST: TxRequest = TxRequest {
 /// A front-end without a front-end's manners: its rings are bare pages, and pages of its own are granted or offered by small numbers.
 #[derive(Debug)]
 pub struct Villain {
-    /// The pages of its rings.
+    /// The pages of the rings of its first queue.
     pub rings: [Page; 2],
+    /// Those of the second, if there is one.
+    others: [Page; 2],
     memory: Memory,
     /// Its name to the VFR.
     pub guest: Guest,
@@ -40,28 +43,39 @@ pub struct Villain {
 }
 
 impl Villain {
-    /// Connects one that receives so.
+    /// Connects one that receives so, by one queue.
     pub fn new(world: &mut World, domain: u8, mode: Mode) -> Self {
+        Self::connect(world, domain, mode, 1)
+    }
+
+    /// Connects one that receives so, by two queues.
+    pub fn with_two_queues(world: &mut World, domain: u8, mode: Mode) -> Self {
+        Self::connect(world, domain, mode, 2)
+    }
+
+    fn connect(world: &mut World, domain: u8, mode: Mode, queues: usize) -> Self {
         let guest = Guest::new(&world.machine, domain, mode, ALL);
         let port = add_port(world.back.vfr_mut(), &guest);
         let memory = Memory::new();
         world.machine.add_domain(domain.into(), &memory);
-        let rings = [Page::new(), Page::new()];
-        for page in &rings {
+        let ring = || {
+            let page = Page::new();
             page.store(4, 1);
             page.store(12, 1);
-        }
+            page
+        };
+        let (rings, others) = ([ring(), ring()], [ring(), ring()]);
+        let queue = |[transmit, receive]: &[Page; 2]| Rings {
+            transmit: transmit.clone(),
+            receive: receive.clone(),
+            is_split: true,
+        };
         let id = world
             .back
             .connect(Connection {
                 domain: DomId::new(domain.into()),
                 port,
-                queues: [Rings {
-                    transmit: rings[0].clone(),
-                    receive: rings[1].clone(),
-                    is_split: true,
-                }]
-                .into(),
+                queues: [&rings, &others].into_iter().take(queues).map(queue).collect(),
                 mode,
                 features: ALL,
                 rate: 0,
@@ -79,6 +93,7 @@ impl Villain {
         }
         Self {
             rings,
+            others,
             memory,
             guest,
             id,
@@ -171,6 +186,14 @@ impl Villain {
                 .concat();
             self.rings[1].write(64 + 8 * (index % 256) as usize, &request);
             self.rings[1].store(0, index.wrapping_add(1));
+        }
+        // The second queue has rubbish alone, and now and then an index that cannot be.
+        if dice.one_of(3) {
+            let page = &self.others[dice.below(2) as usize];
+            let at = 64 + dice.below(PAGE_SIZE as u64 - 64 - 8) as usize;
+            page.write(at, &dice.below(u64::MAX).to_le_bytes());
+            let ahead = if dice.one_of(40) { 1 << 20 } else { 20 };
+            page.store(0, page.load(8).wrapping_add(dice.below(ahead) as u32));
         }
         let offset = dice.below(200) as usize;
         self.page.write(offset, &[dice.below(256) as u8]);
