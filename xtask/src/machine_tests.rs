@@ -746,6 +746,16 @@ const MACHINE_TESTS: &[MachineTest] = &[
         &[FIRST_WITNESS, victim("return-to-no-program"), SECOND_WITNESS],
         BAD_RETURN,
     ),
+    // What cannot be written to its kernel's stack is left by the entry code as it was.
+    crash(
+        "crash-fault-of-a-program",
+        &[FIRST_WITNESS, victim("fault-of-a-program"), SECOND_WITNESS],
+        &[
+            expect("(bh) ERROR*domain 1 (victim) vCPU 0: its kernel stack at 0xfc0 cannot take a frame"),
+            expect("(bh) ERROR*rip*0000000000000008"),
+            Step::Expect(IS_GONE),
+        ],
+    ),
     // Debian's kernel, unmodified, comes up beside a domain of ours; without a disk to go on from, it ends by panicking.
     test("linux-contact", LINUX_BESIDE_HELLO)
         .steps(LINUX_CONTACT)

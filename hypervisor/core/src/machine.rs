@@ -95,9 +95,9 @@ pub enum Flush {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Trace {
-    /// A hypercall begins: number, first argument.
+    /// A hypercall begins: number, first argument. What goes by in the machine's entry code alone is not recorded.
     Hypercall = 1,
-    /// A trap was handed to the guest: vector, where it happened.
+    /// A trap was handed to the guest: vector, where it happened. Programs' page faults are not recorded, as long as there is nothing unusual about them.
     Bounce = 2,
     /// An event upcall was made: where the guest was interrupted.
     Upcall = 3,

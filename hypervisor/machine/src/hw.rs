@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use bulkhead_abi::DomId;
 use bulkhead_abi::control::TraceRecord;
 use bulkhead_abi::memory::E820Entry;
+use bulkhead_abi::msr;
 use bulkhead_abi::shared_info::TscScale;
 use bulkhead_core::devices::Resource;
 use bulkhead_core::emulate::Width;
@@ -121,15 +122,11 @@ fn m2p(mfn: Mfn) -> &'static AtomicU64 {
 
 const fn base_msr(base: Base) -> u32 {
     match base {
-        Base::Fs => MSR_FS_BASE,
-        Base::Gs => MSR_GS_BASE,
-        Base::OtherGs => MSR_KERNEL_GS_BASE,
+        Base::Fs => msr::FS_BASE,
+        Base::Gs => msr::GS_BASE,
+        Base::OtherGs => msr::KERNEL_GS_BASE,
     }
 }
-
-const MSR_FS_BASE: u32 = 0xc000_0100;
-const MSR_GS_BASE: u32 = 0xc000_0101;
-const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
 
 impl Machine for Hw {
     type Frame<'a> = &'a FrameWords;
@@ -302,9 +299,9 @@ impl Machine for Hw {
         // checked that they are canonical.
         unsafe {
             let loaded = guest_memory::load_selectors(ds, es, fs, gs);
-            Msr::new(MSR_FS_BASE).write(fs_base);
-            Msr::new(MSR_GS_BASE).write(gs_base);
-            Msr::new(MSR_KERNEL_GS_BASE).write(gs_base_other);
+            Msr::new(msr::FS_BASE).write(fs_base);
+            Msr::new(msr::GS_BASE).write(gs_base);
+            Msr::new(msr::KERNEL_GS_BASE).write(gs_base_other);
             loaded
         }
     }
@@ -321,7 +318,7 @@ impl Machine for Hw {
         }
         // SAFETY: every 64-bit CPU has these registers.
         let [fs_base, gs_base, gs_base_other] =
-            [MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE].map(|msr| unsafe { Msr::new(msr).read() });
+            [msr::FS_BASE, msr::GS_BASE, msr::KERNEL_GS_BASE].map(|msr| unsafe { Msr::new(msr).read() });
         *segments = Segments {
             ds,
             es,

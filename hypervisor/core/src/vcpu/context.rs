@@ -8,6 +8,7 @@ use crate::ids::CpuId;
 use crate::ports::IoBitmap;
 use bulkhead_abi::layout;
 use bulkhead_abi::selectors;
+use bulkhead_abi::trap::Vector;
 
 /// Which half of a guest runs. Both run in ring 3; their page tables differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,19 +84,28 @@ pub struct Callback {
 
 /// One trap handler, in a word: the low 48 bits of a canonical address, the gate's flags above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
 struct Gate(u64);
 
 /// The handlers that a guest kernel registered for exceptions and software interrupts.
 #[derive(Clone, Debug)]
+#[repr(transparent)]
 pub struct Traps([Gate; 256]);
 
 const GATE_ADDRESS: u64 = (1 << 48) - 1;
 const GATE_DPL_SHIFT: u32 = 48;
-const GATE_MASKS: u64 = 1 << 50;
+/// The bit that says that events are masked.
+pub(super) const GATE_MASKS_BIT: u32 = 50;
+const GATE_MASKS: u64 = 1 << GATE_MASKS_BIT;
 
 impl Traps {
     /// No handler at all.
     pub const NONE: Self = Self([Gate(0); 256]);
+
+    /// Where the handler for `vector` is, in bytes.
+    pub(super) const fn offset(vector: Vector) -> usize {
+        size_of::<Gate>().saturating_mul(vector.raw() as usize)
+    }
 
     /// Registers a handler. `address` is canonical; `dpl` (0 to 3) says who may raise it by software.
     pub fn set(&mut self, vector: u8, address: u64, dpl: u8, masks_events: bool) {

@@ -14,6 +14,9 @@ unsafe extern "C" {
     static crossing_return_start: u8;
     static crossing_return_end: u8;
     static crossing_return_fixup: u8;
+    static crossing_fault_start: u8;
+    static crossing_fault_end: u8;
+    static crossing_fault_fixup: u8;
 }
 
 /// If `rip` may fault on a guest's account: where it goes on.
@@ -28,6 +31,11 @@ pub(super) fn fixup(rip: u64) -> Option<u64> {
             &raw const crossing_return_start,
             &raw const crossing_return_end,
             &raw const crossing_return_fixup,
+        ),
+        (
+            &raw const crossing_fault_start,
+            &raw const crossing_fault_end,
+            &raw const crossing_fault_fixup,
         ),
     ];
     parts
@@ -59,8 +67,25 @@ crossing_code! {
         ".macro return_by_sysret",
         "sysretq",
         ".endm",
+        ".macro read_cr2 to",
+        "mov \\to, cr2",
+        ".endm",
+        ".macro write_cr2 from",
+        "mov cr2, \\from",
+        ".endm",
+        ".macro set_fs_base",
+        "mov rdx, rax",
+        "shr rdx, 32",
+        "mov ecx, {FS_BASE}",
+        "wrmsr",
+        ".endm",
+        // If it faults, the CPU's frame and what handles it lie further below.
+        ".macro load_other_gs",
+        "call load_guest_gs",
+        ".endm",
     }
     SMAP = sym SMAP,
+    FS_BASE = const bulkhead_abi::msr::FS_BASE,
     CONTEXT = const CONTEXT,
     KEPT_RCX = const KEPT_RCX,
     KEPT_R11 = const KEPT_R11,

@@ -3,7 +3,7 @@
 //! Every way in ends with the interrupted registers as a [`Regs`] on the stack and interrupts off:
 //!
 //! - from a guest, by interrupt or exception: the CPU starts to push at the end of [`CpuInfo`]'s `regs`, so that the
-//!   frame *is* that field;
+//!   frame *is* that field. Of a page fault, [`crossing`](super::crossing) sees first whether it is a program's and goes by without Rust;
 //! - from a guest, by SYSCALL: the CPU changes no stack. Each CPU has a stub of its own, which knows its record's address. Here
 //!   [`crossing`](super::crossing) comes first: what goes by without Rust has only some of the registers saved;
 //! - from a guest, by SYSCALL in 32-bit code (where AMD's CPUs have that) or by SYSENTER (where Intel's do): likewise, by stubs of their
@@ -20,10 +20,12 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use bulkhead_abi::selectors;
+use bulkhead_abi::trap::Vector;
 use bulkhead_core::vcpu::{Regs, flags};
 use bulkhead_machine::layout::{MAX_CPUS, STACK_STRIDE, STACKS};
 
 use super::dispatch;
+use super::guest_memory::SMAP;
 use super::info::ENTRY_OFFSET;
 
 unsafe extern "C" {
@@ -98,10 +100,16 @@ const SYSCALL_REGS: u64 = STACKS + ENTRY_OFFSET - size_of::<Regs>() as u64;
 
 global_asm!(
     ".text",
-    // Saves the general registers; error code and vector are on the stack already.
+    // Saves the general registers; error code and vector are on the stack already. Flags that a program has chosen are in force: strings are to go
+    // upwards, and guest memory is closed.
     ".macro save_registers",
     "push rdi", "push rsi", "push rdx", "push rcx", "push rax", "push r8", "push r9", "push r10", "push r11",
     "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
+    "cld",
+    "cmp byte ptr [rip + {SMAP}], 0",
+    "je 9f",
+    "clac",
+    "9:",
     ".endm",
     ".macro restore_registers_but_rcx_r11",
     "mov r15, [rsp + {R15}]", "mov r14, [rsp + {R14}]", "mov r13, [rsp + {R13}]", "mov r12, [rsp + {R12}]",
@@ -132,6 +140,8 @@ global_asm!(
     "mov dword ptr [rsp + 4], vector",
     ".if vector == 1 || vector == 2 || vector == 8 || vector == 18",
     "jmp enter_on_interrupt_stack",
+    ".elseif vector == {PAGE_FAULT}",
+    "jmp enter_by_page_fault",
     ".else",
     "jmp enter_by_vector",
     ".endif",
@@ -139,10 +149,19 @@ global_asm!(
     ".endr",
     ".balign {VECTOR_STUB_SIZE}",
 
+    // In: the frame down to error code and vector. What goes by without Rust needs no other registers saved.
+    "enter_by_page_fault:",
+    "test byte ptr [rsp + {CS} - {ERROR_CODE}], 3",
+    "jz enter_by_vector",
+    "sub rsp, {ERROR_CODE}",
+    "jmp crossing_page_fault",
+    ".globl crossing_trap_slow",
+    "crossing_trap_slow:",
+    "add rsp, {ERROR_CODE}",
+
     // In: the frame down to error code and vector.
     "enter_by_vector:",
     "save_registers",
-    "cld",
     "test byte ptr [rsp + {CS}], 3",
     "jz 3f",
     "2:",
@@ -169,7 +188,6 @@ global_asm!(
     // As above, on an interrupt stack.
     "enter_on_interrupt_stack:",
     "save_registers",
-    "cld",
     "test byte ptr [rsp + {CS}], 3",
     "jz 3b",
     // Move the frame to the CPU's record, and go on on the main stack.
@@ -312,6 +330,8 @@ global_asm!(
     STACK_STRIDE = const STACK_STRIDE,
     ENTRY_OFFSET = const ENTRY_OFFSET,
     SYSCALL_REGS = const SYSCALL_REGS,
+    SMAP = sym SMAP,
+    PAGE_FAULT = const Vector::PageFault.raw(),
     ERROR_CODE = const offset_of!(Regs, error_code),
     VECTOR = const offset_of!(Regs, entry_vector),
     REGS_SIZE = const size_of::<Regs>(),

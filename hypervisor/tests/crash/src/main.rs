@@ -12,13 +12,21 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::{arch::asm, hint::black_box};
 
-use bulkhead_abi::{Hypercall, layout::HYPERVISOR, selectors::FLAT_RING3_CS64, trap::IretFrame};
-use bulkhead_runtime::{CommandLine, Environment, ShutdownReason, println};
+use bulkhead_abi::{
+    Hypercall,
+    layout::HYPERVISOR,
+    selectors::{FLAT_RING3_CS64, FLAT_RING3_SS},
+    trap::IretFrame,
+};
+use bulkhead_runtime::{
+    CommandLine, Environment, ShutdownReason, println,
+    user::{Code, Exit, Program, Registers},
+};
 
 bulkhead_runtime::entry!(main);
 
 /// The ways to die, by the word that chooses them.
-const WAYS: [(&str, fn()); 11] = [
+const WAYS: [(&str, fn()); 12] = [
     ("null", null),
     ("privileged", privileged),
     ("write-code", write_code),
@@ -30,6 +38,7 @@ const WAYS: [(&str, fn()); 11] = [
     ("frame-of-the-hypervisor", return_by_the_hypervisors_memory),
     ("return-to-nowhere", return_to_nowhere),
     ("return-to-no-program", return_to_no_program),
+    ("fault-of-a-program", fault_of_a_program),
 ];
 
 fn main(environment: &Environment) -> ShutdownReason {
@@ -137,6 +146,42 @@ fn return_to_nowhere() {
 fn return_to_no_program() {
     let frame = IretFrame {
         cs: FLAT_RING3_CS64.into(),
+        ..IretFrame::default()
+    };
+    return_by((&raw const frame).expose_provenance() as u64)
+}
+
+/// By a page fault of a program, of which the kernel cannot be told: its stack is nowhere.
+fn fault_of_a_program() {
+    /// SYSCALL.
+    const CALL: Code<'static> = Code::new(&[0x0f, 0x05]);
+    let Ok(mut program) = Program::load(CALL) else {
+        return println!("there is no program");
+    };
+    let exit = program.run(&mut Registers::at_start());
+    if exit != Exit::SystemCall {
+        return println!("the program does not begin: {exit:?}");
+    }
+    let answer: u64;
+    // SAFETY: the kernel's stack for programs is used by the next exit of one, which is the last that happens here.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") Hypercall::StackSwitch.raw() => answer,
+            in("rdi") u64::from(FLAT_RING3_SS),
+            in("rsi") 0x1000_u64,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack)
+        )
+    };
+    if answer != 0 {
+        return println!("the stack is refused");
+    }
+    let frame = IretFrame {
+        rip: 8,
+        cs: FLAT_RING3_CS64.into(),
+        ss: FLAT_RING3_SS.into(),
         ..IretFrame::default()
     };
     return_by((&raw const frame).expose_provenance() as u64)

@@ -13,6 +13,7 @@ use bulkhead_core::vcpu::{Context, Regs};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Slow,
+    Trap,
     Sysret,
     Iret,
 }
@@ -27,6 +28,11 @@ pub(super) struct Outcome {
     pub(super) root: u64,
     /// How often the bases of GS changed places.
     pub(super) swaps: u64,
+    /// What FS's base was set to, and the selector that was loaded for the other GS.
+    pub(super) fs_base: Option<u64>,
+    pub(super) other_gs: Option<u64>,
+    /// What CR2 is then.
+    pub(super) cr2: u64,
 }
 
 /// What the code finds around the registers.
@@ -44,9 +50,14 @@ struct Record {
 struct Notes {
     root: u64,
     swaps: u64,
+    fs_base: u64,
+    other_gs: u64,
+    cr2: u64,
+    /// Where the code is entered.
+    entry: u64,
     /// How often guest memory was allowed and not forbidden again.
     allowed: u64,
-    /// [`SLOW`], [`SYSRET`] or [`IRET`].
+    /// [`SLOW`], [`SYSRET`], [`IRET`] or [`TRAP`].
     end: u64,
     /// The registers at the end, in the order of [`Regs`], up to rdi.
     general: [u64; 15],
@@ -58,10 +69,23 @@ struct Notes {
 const SLOW: u64 = 1;
 const SYSRET: u64 = 2;
 const IRET: u64 = 3;
+const TRAP: u64 = 4;
+
+unsafe extern "C" {
+    static crossing_enter: u8;
+    static crossing_page_fault: u8;
+}
+
+/// Neither a canonical address nor a selector.
+const UNSET: u64 = 1 << 63;
 
 const NOTHING: Notes = Notes {
     root: 0,
     swaps: 0,
+    fs_base: UNSET,
+    other_gs: UNSET,
+    cr2: 0,
+    entry: 0,
     allowed: 0,
     end: 0,
     general: [0; 15],
@@ -89,8 +113,28 @@ crossing_code! {
         "mov qword ptr [rip + {NOTES} + {NOTED_END}], {SYSRET}",
         "jmp crossing_noted",
         ".endm",
+        ".macro read_cr2 to",
+        "mov \\to, [rip + {NOTES} + {NOTED_CR2}]",
+        ".endm",
+        ".macro write_cr2 from",
+        "mov [rip + {NOTES} + {NOTED_CR2}], \\from",
+        ".endm",
+        ".macro set_fs_base",
+        "mov [rip + {NOTES} + {NOTED_FS}], rax",
+        "xor ecx, ecx",
+        "xor edx, edx",
+        ".endm",
+        ".macro load_other_gs",
+        "mov [rip + {NOTES} + {NOTED_GS}], rdi",
+        "push rdi",
+        "pop rdi",
+        "xor edi, edi",
+        ".endm",
         "crossing_iret:",
         "mov qword ptr [rip + {NOTES} + {NOTED_END}], {BY_IRET}",
+        "jmp crossing_noted",
+        "crossing_trap_slow:",
+        "mov qword ptr [rip + {NOTES} + {NOTED_END}], {TRAP}",
         "jmp crossing_noted",
         "crossing_slow:",
         "mov qword ptr [rip + {NOTES} + {NOTED_END}], {SLOW}",
@@ -107,6 +151,9 @@ crossing_code! {
     NOTES = sym NOTES,
     NOTED_ROOT = const offset_of!(Notes, root),
     NOTED_SWAPS = const offset_of!(Notes, swaps),
+    NOTED_FS = const offset_of!(Notes, fs_base),
+    NOTED_GS = const offset_of!(Notes, other_gs),
+    NOTED_CR2 = const offset_of!(Notes, cr2),
     NOTED_ALLOWED = const offset_of!(Notes, allowed),
     NOTED_END = const offset_of!(Notes, end),
     NOTED_GENERAL = const offset_of!(Notes, general),
@@ -114,6 +161,7 @@ crossing_code! {
     NOTED_HOST = const offset_of!(Notes, host_rsp),
     SLOW = const SLOW,
     SYSRET = const SYSRET,
+    TRAP = const TRAP,
     BY_IRET = const IRET,
     CONTEXT = const offset_of!(Record, context) - offset_of!(Record, regs),
     KEPT_R11 = const offset_of!(Record, kept_r11) - offset_of!(Record, regs),
@@ -123,7 +171,7 @@ crossing_code! {
 
 const _: () = assert!(offset_of!(Record, regs) - offset_of!(Record, kept_rcx) == 8);
 
-/// Enters the code as SYSCALL does: with the registers at `regs`, but rip in rcx and the flags in r11.
+/// Enters the code where the notes say, with the registers at `regs`.
 #[unsafe(naked)]
 unsafe extern "C" fn enter(regs: *mut Regs) {
     naked_asm!(
@@ -133,9 +181,10 @@ unsafe extern "C" fn enter(regs: *mut Regs) {
         "mov r15, [rsp + {r15}]", "mov r14, [rsp + {r14}]", "mov r13, [rsp + {r13}]", "mov r12, [rsp + {r12}]",
         "mov rbp, [rsp + {rbp}]", "mov rbx, [rsp + {rbx}]", "mov r10, [rsp + {r10}]", "mov r9, [rsp + {r9}]",
         "mov r8, [rsp + {r8}]", "mov rax, [rsp + {rax}]", "mov rdx, [rsp + {rdx}]", "mov rsi, [rsp + {rsi}]",
-        "mov rdi, [rsp + {rdi}]", "mov rcx, [rsp + {rip}]", "mov r11, [rsp + {rflags}]",
-        "jmp crossing_enter",
+        "mov rdi, [rsp + {rdi}]", "mov rcx, [rsp + {rcx}]", "mov r11, [rsp + {r11}]",
+        "jmp qword ptr [rip + {notes} + {entry}]",
         notes = sym NOTES,
+        entry = const offset_of!(Notes, entry),
         host_rsp = const offset_of!(Notes, host_rsp),
         r15 = const offset_of!(Regs, r15),
         r14 = const offset_of!(Regs, r14),
@@ -150,8 +199,8 @@ unsafe extern "C" fn enter(regs: *mut Regs) {
         rdx = const offset_of!(Regs, rdx),
         rsi = const offset_of!(Regs, rsi),
         rdi = const offset_of!(Regs, rdi),
-        rip = const offset_of!(Regs, rip),
-        rflags = const offset_of!(Regs, rflags),
+        rcx = const offset_of!(Regs, rcx),
+        r11 = const offset_of!(Regs, r11),
     )
 }
 
@@ -160,15 +209,35 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// Lets the code serve a SYSCALL with `regs` and `context`, whose addresses must be the test's own.
 pub(super) fn run(regs: &Regs, context: &mut Context) -> Outcome {
-    run_on(regs, context)
+    call(regs, context)
 }
 
 /// Lets the code serve a SYSCALL when nothing may go by without Rust.
 pub(super) fn run_closed(regs: &Regs) -> Outcome {
-    run_on(regs, closed())
+    call(regs, closed())
 }
 
-fn run_on(regs: &Regs, context: *mut Context) -> Outcome {
+/// Lets the code take a page fault at the address `cr2` with `regs` and `context`, as [`run`] does.
+pub(super) fn fault(regs: &Regs, cr2: u64, context: &mut Context) -> Outcome {
+    run_at(&raw const crossing_page_fault, regs, cr2, context)
+}
+
+/// Lets the code take a page fault when nothing may go by without Rust.
+pub(super) fn fault_closed(regs: &Regs, cr2: u64) -> Outcome {
+    run_at(&raw const crossing_page_fault, regs, cr2, closed())
+}
+
+/// As SYSCALL does: with rip in rcx and the flags in r11.
+fn call(regs: &Regs, context: *mut Context) -> Outcome {
+    let called = Regs {
+        rcx: regs.rip,
+        r11: regs.rflags,
+        ..*regs
+    };
+    run_at(&raw const crossing_enter, &called, 0, context)
+}
+
+fn run_at(entry: *const u8, regs: &Regs, cr2: u64, context: *mut Context) -> Outcome {
     let _turn = TURN.lock();
     let mut record = Record {
         kept_rcx: 0,
@@ -179,7 +248,11 @@ fn run_on(regs: &Regs, context: *mut Context) -> Outcome {
     // SAFETY: it is this test's turn to use the notes; record and context outlive the call, and the stacks that they name are the
     // test's, or such that the code must not touch them. It ends in the harness, which gives the host its registers back.
     let notes = unsafe {
-        NOTES = NOTHING;
+        NOTES = Notes {
+            cr2,
+            entry: entry.addr() as u64,
+            ..NOTHING
+        };
         enter(&raw mut record.regs);
         NOTES
     };
@@ -225,6 +298,10 @@ fn run_on(regs: &Regs, context: *mut Context) -> Outcome {
             let Regs { rbx, rsp, .. } = record.regs;
             (End::Slow, Regs { rbx, rsp, ..general })
         }
+        TRAP => {
+            assert_eq!(notes.rsp, (&raw const record.regs).addr() as u64);
+            (End::Trap, general)
+        }
         SYSRET => (
             End::Sysret,
             flat(Regs {
@@ -263,6 +340,9 @@ fn run_on(regs: &Regs, context: *mut Context) -> Outcome {
         after,
         root: notes.root,
         swaps: notes.swaps,
+        fs_base: Some(notes.fs_base).filter(|base| *base != UNSET),
+        cr2: notes.cr2,
+        other_gs: Some(notes.other_gs).filter(|selector| *selector != UNSET),
     }
 }
 
